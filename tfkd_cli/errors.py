@@ -1,0 +1,64 @@
+"""The errors a user may see.
+
+TfkdError
+├── RequestError   the request was wrong               exit code 2
+└── RunError       a run or the machine failed         exit code 1
+
+Every error has three parts: what happened (with the value), what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TfkdError(Exception):
+    """What happened, what was expected, what to do; printed without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, expected: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.expected:
+            lines.append(f"  {self.expected}")
+        if self.hint:
+            lines.append(f"  Hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class RequestError(TfkdError):
+    """The request was wrong: nothing was started."""
+
+    exit_code = 2
+
+
+class RunError(TfkdError):
+    """A run, or the machine under it, failed; what was done so far is kept."""
+
+    exit_code = 1
+
+
+def fold(name: str) -> str:
+    """`MobileNet_V2` → `mobilenetv2`: how names are compared (case, `-` and `_` do not count)."""
+    return name.lower().replace("-", "").replace("_", "").strip()
+
+
+def canonical(name: str, known: Iterable[str], *, kind: str, hint: str = "") -> str:
+    """The known name that `name` means; RequestError with the nearest known one otherwise."""
+    by_fold = {fold(each): each for each in known}
+    if fold(name) in by_fold:
+        return by_fold[fold(name)]
+    nearest = difflib.get_close_matches(fold(name), by_fold, n=1, cutoff=0.5)
+    suggestion = f'did you mean "{by_fold[nearest[0]]}"?' if nearest else hint
+    raise RequestError(
+        f'unknown {kind} "{name}".',
+        expected="Known: " + ", ".join(sorted(by_fold.values())),
+        hint=suggestion,
+    )

@@ -1,0 +1,42 @@
+"""How runs are executed: device, threads, paths. Never part of a run's identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where things are and what runs them; written as JSON into `submissions/<id>/` for the worker.
+
+    `sources` maps the resolved name of a data set (or the digest of a foreign teacher) to the path it
+    came from, for whoever has to decode it again.
+    """
+
+    cache: str  # decoded data sets, shared by all runs on a machine
+    data_dir: str | None = None  # a read-only folder with official files
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    threads: int | None = None  # per run; None: cores ÷ slots
+    checkpoint_minutes: float = 3.0  # the most work a kill may cost
+    teacher_cache_gb: float = 20.0  # cap on <results>/answers
+    tensorboard: bool = False
+    verbose: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Execution:
+        """The execution that `to_json` wrote; keys of a newer version are left aside."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder."""
+        return Path(self.cache)

@@ -1,0 +1,255 @@
+"""What a run *is*: Recipe, Teacher, RunSpec, and the key that names it.
+
+Everything that decides a run's numbers (up to numerics) is here, and nothing else. How a run is executed
+(device, threads, paths, cluster) is `execution.Execution` and never enters the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import LOSSES, CrossEntropy, Distillation, Loss
+
+TRAINER_VERSION = 1
+"""Raised by a fix that changes numbers: every key changes with it, so old and new never mix."""
+
+SNAPSHOT_EPOCHS = (1, 10, 20, 35, 50, 80, 120, 160)
+"""Epochs (of 200) whose weights every baseline run keeps: De-KD and Figure 2 need them."""
+
+PAPER_EPOCHS = 200
+
+Optimizer = Literal["sgd", "adam"]
+Precision = Literal["fp32", "bf16"]
+AugmentStream = Literal["seed", "shared"]
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise RequestError(f"{name} is {value}.", expected="a finite number above 0.")
+
+
+def _later(default: Any) -> Any:
+    """A field that came after keys were published: left out of the key while it has its old meaning."""
+    return field(default=default, metadata={"as_before": default})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is optimised; the defaults are the paper's CIFAR recipe."""
+
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.1  # at a batch of 128; scaled linearly with the batch size
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: Optimizer = "sgd"
+    milestones: tuple[int, ...] = (60, 120, 160)  # epochs done before each drop
+    lr_factor: float = 0.2
+    warmup_epochs: float = 1.0  # linear per step, from lr/N to lr (*released main.py*; not in the paper)
+    augment: str = "crop-flip-rotate15"
+    augment_stream: AugmentStream = "seed"
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        _positive("recipe.epochs", self.epochs)
+        _positive("recipe.batch_size", self.batch_size)
+        _positive("recipe.lr", self.lr)
+        for name, allowed in (("optimizer", ("sgd", "adam")), ("precision", ("fp32", "bf16")),
+                              ("augment_stream", ("seed", "shared"))):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise RequestError(
+                    f'recipe.{name} is "{getattr(self, name)}".', expected=f"one of {', '.join(allowed)}."
+                )
+        if any(not 0 <= value < math.inf for value in (self.momentum, self.weight_decay, self.warmup_epochs)):
+            raise RequestError("momentum, weight_decay and warmup_epochs must be finite and not negative.")
+
+    def with_epochs(self, epochs: int) -> Recipe:
+        """This recipe at another length: milestones scale (half up, at least 1), warm-up is min(1, epochs/20)."""
+        _positive("recipe.epochs", epochs)
+        scaled = {max(1, math.floor(m * epochs / self.epochs + 0.5)) for m in self.milestones}
+        warmup = min(1.0, self.warmup_epochs, epochs / 20)
+        return replace(self, epochs=epochs, milestones=tuple(sorted(scaled)), warmup_epochs=warmup)
+
+    def fast(self) -> Recipe:
+        """bf16 and one augmentation stream for all seeds (so that a teacher's answers can be kept)."""
+        return replace(self, precision="bf16", augment_stream="shared")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, at this recipe's batch size."""
+        return self.lr * self.batch_size / 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A teacher is a run, and the checkpoint of it that teaches: its best epoch, its last, or an epoch from 1."""
+
+    run: RunSpec
+    checkpoint: Literal["best", "last"] | int = "best"
+
+    @property
+    def network(self) -> str:
+        """The teacher's architecture."""
+        return self.run.student
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignTeacher:
+    """A teacher from a file of another code base: its architecture and the sha256 of its weights."""
+
+    network: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides a run's numbers up to numerics, and nothing else."""
+
+    dataset: str
+    student: str
+    loss: Loss = CrossEntropy()
+    teacher: Teacher | ForeignTeacher | None = None
+    recipe: Recipe = Recipe()
+    seed: int = 0
+
+    SCHEMA: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RequestError(f"seed is {self.seed}.", expected="a seed of 0 or more.")
+        if self.loss.needs_teacher and self.teacher is None:
+            raise RequestError(
+                f"{self.loss.kind} needs a teacher, none was given.", hint="add --teacher resnet18."
+            )
+        if not self.loss.needs_teacher and self.teacher is not None:
+            raise RequestError(f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
+                               hint="leave out --teacher, or use --method kd.")  # fmt: skip
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the resolved values, 64 hex digits."""
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+    @property
+    def parents(self) -> tuple[RunSpec, ...]:
+        """The runs that must be done before this one."""
+        return (self.teacher.run,) if isinstance(self.teacher, Teacher) else ()
+
+    @property
+    def method(self) -> str:
+        """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
+        if isinstance(self.loss, CrossEntropy):
+            return "baseline" if self.loss.scale == 1 else "scaled-ce"
+        if not isinstance(self.loss, Distillation):
+            return {"label-smoothing": "lsr", "tf-reg": "tf-reg"}[self.loss.kind]
+        if isinstance(self.teacher, Teacher) and isinstance(self.teacher.checkpoint, int):
+            return "de-kd"
+        return "tf-self" if self.teacher is not None and self.teacher.network == self.student else "kd"
+
+    @property
+    def folder(self) -> str:
+        """`cifar100-resnet18-kd-from-mobilenetv2-s0-8d4c1185ab12`: readable, then unique."""
+        parts = [self.dataset, self.student, self.method]
+        if self.method in ("kd", "de-kd") and self.teacher is not None:
+            parts.append(f"from-{self.teacher.network}")
+            if isinstance(self.teacher, Teacher) and self.teacher.checkpoint != "best":
+                epoch = self.teacher.checkpoint
+                parts.append(f"e{epoch}" if isinstance(epoch, int) else epoch)
+        return slug("-".join([*parts, f"s{self.seed}"]))[:180] + "-" + self.key[:12]
+
+    @property
+    def snapshots(self) -> tuple[int, ...]:
+        """Epochs whose weights this run keeps besides `best` and `last`: those of a baseline, else none."""
+        return snapshot_epochs(self.recipe.epochs) if self.loss == CrossEntropy() else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All resolved values as JSON types; a teacher stands as its own full description."""
+        return {"schema": self.SCHEMA, "trainer": TRAINER_VERSION, **_plain(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
+        """The spec that `to_json` wrote; RequestError on anything else."""
+        try:
+            return _run_from(data)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise RequestError(f"not a run's description: {type(error).__name__}: {error}.",
+                               expected="the spec.json that tfkd wrote.",
+                               hint="a newer tfkd may have written it; nothing was changed.") from error  # fmt: skip
+
+
+def snapshot_epochs(epochs: int) -> tuple[int, ...]:
+    """The epochs (from 1) a baseline of this length keeps: max(1, ceil(e·E/200)), duplicates merged."""
+    return tuple(sorted({scale_epoch(each, epochs) for each in SNAPSHOT_EPOCHS}))
+
+
+def scale_epoch(paper_epoch: int, epochs: int) -> int:
+    """Epoch `paper_epoch` of the paper's 200, in a run of `epochs`."""
+    return min(epochs, max(1, math.ceil(paper_epoch * epochs / PAPER_EPOCHS)))
+
+
+def canonical_json(value: Any) -> bytes:
+    """One value, one text: sorted keys, no spaces, ASCII, NaN refused."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def slug(text: str) -> str:
+    """`text` as a safe part of a file name."""
+    return re.sub(r"[^a-z0-9.@_-]+", "-", text.lower()).strip("-.") or "x"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = {"kind": value.kind} if isinstance(value, tuple(LOSSES.values())) else {}
+        kept = (f for f in fields(value) if not _as_before(f, value))
+        return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 20 and 20.0 are one temperature, hence one key
+    return value
+
+
+def _as_before(each: Any, owner: Any) -> bool:
+    return "as_before" in each.metadata and getattr(owner, each.name) == each.metadata["as_before"]
+
+
+def _run_from(data: Mapping[str, Any]) -> RunSpec:
+    if data["schema"] != RunSpec.SCHEMA or data["trainer"] != TRAINER_VERSION:
+        raise ValueError(f"schema {data['schema']}, trainer {data['trainer']}")
+    return _run_fields(data)
+
+
+def _run_fields(data: Mapping[str, Any]) -> RunSpec:
+    loss = dict(data["loss"])
+    return RunSpec(
+        dataset=_text(data["dataset"]),
+        student=_text(data["student"]),
+        loss=LOSSES[loss.pop("kind")](**loss),
+        teacher=_teacher_from(data["teacher"]),
+        recipe=Recipe(**{**data["recipe"], "milestones": tuple(data["recipe"]["milestones"])}),
+        seed=int(data["seed"]),
+    )
+
+
+def _teacher_from(data: Mapping[str, Any] | None) -> Teacher | ForeignTeacher | None:
+    if data is None:
+        return None
+    if "digest" in data:
+        return ForeignTeacher(network=_text(data["network"]), digest=_text(data["digest"]))
+    return Teacher(run=_run_fields(data["run"]), checkpoint=data["checkpoint"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 500:
+        raise ValueError(f"not a name: {str(value)[:40]!r}")
+    return value
