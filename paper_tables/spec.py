@@ -77,7 +77,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A printed row: the texts that head it, and its cells in the order of the table's columns (None: empty)."""
+    """A printed row: the texts that head it, and its cells in the order of the columns (None: empty)."""
 
     labels: tuple[str, ...]
     cells: tuple[Cell | None, ...]
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as printed. `kind`: the paper's own, our controls, the demo, or one made from a grid (`run`)."""
+    """A table as printed. `kind`: the paper's own, our controls, the demo, or made from a grid (`run`)."""
 
     name: str
     title: str

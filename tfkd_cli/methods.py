@@ -54,11 +54,17 @@ def _check(
     *, alpha: float = 0.0, temperature: float = 1.0, multiplier: float = 1.0, scale: float = 1.0
 ) -> None:
     if not 0 <= alpha <= 1:
-        raise RequestError(f"alpha is {alpha}.", expected="alpha is a weight: 0 ≤ alpha ≤ 1.",
-                           hint="--alpha 0.1 trusts the labels, --alpha 0.95 the teacher.")  # fmt: skip
+        raise RequestError(
+            f"alpha is {alpha}.",
+            expected="alpha is a weight: 0 ≤ alpha ≤ 1.",
+            hint="--alpha 0.1 trusts the labels, --alpha 0.95 the teacher.",
+        )
     if not (temperature > 0 and math.isfinite(temperature)):
-        raise RequestError(f"temperature is {temperature}.", expected="a finite temperature above 0.",
-                           hint="the paper uses 6 to 40, plain cross-entropy is 1.")  # fmt: skip
+        raise RequestError(
+            f"temperature is {temperature}.",
+            expected="a finite temperature above 0.",
+            hint="the paper uses 6 to 40, plain cross-entropy is 1.",
+        )
     for name, value in (("multiplier", multiplier), ("scale", scale)):
         if not (value > 0 and math.isfinite(value)):
             raise RequestError(
@@ -124,7 +130,7 @@ class LabelSmoothing:
         return LossParts(total, ce, others - math.log(classes - 1))
 
     def weights(self, classes: int) -> Weights:
-        """The weights of CE and of D_KL(u ‖ p) with u uniform over all K classes, whichever way it is spread."""
+        """The weights of CE and of D_KL(u ‖ p), u uniform over all K classes, however it is spread."""
         if self.spread == "all":
             return Weights(self.scale * (1 - self.alpha), self.scale * self.alpha)
         on_uniform = (
@@ -159,8 +165,11 @@ class Distillation:
 
     def __call__(self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
         if teacher_NK is None:
-            raise RequestError("distillation was called without a teacher's logits.",
-                               expected="teacher logits of shape (N, K).", hint="pass teacher_NK.")  # fmt: skip
+            raise RequestError(
+                "distillation was called without a teacher's logits.",
+                expected="teacher logits of shape (N, K).",
+                hint="pass teacher_NK.",
+            )
         ce = cross_entropy(logits_NK, labels_N)
         target_NK = (teacher_NK.detach() / self.temperature).softmax(1)
         kl = kl_divergence(target_NK, (logits_NK / self.temperature).log_softmax(1))
@@ -174,7 +183,7 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class TfReg:
-    """Tf-KD_reg: a hand-made teacher p^d, `correct_prob` on the label and the rest spread evenly (*paper Eq. 8*).
+    """Tf-KD_reg: a hand-made teacher p^d, `correct_prob` on the label, the rest even (*paper Eq. 8*).
 
     `printed` is *paper Eq. 9*; how p^d is softened there is not defined: ours is p^(1/τ), normalised
     (assumed). `released` is `loss_kd_regularization`: softmax of the *probabilities* over τ, the
@@ -210,8 +219,11 @@ class TfReg:
     def __post_init__(self) -> None:
         _check(alpha=self.alpha, temperature=self.temperature, multiplier=self.multiplier)
         if not 0 < self.correct_prob < 1:
-            raise RequestError(f"correct_prob is {self.correct_prob}.", expected="a probability between 0 and 1.",
-                               hint="the paper uses 0.99.")  # fmt: skip
+            raise RequestError(
+                f"correct_prob is {self.correct_prob}.",
+                expected="a probability between 0 and 1.",
+                hint="the paper uses 0.99.",
+            )
 
     def __call__(self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
         ce = cross_entropy(logits_NK, labels_N)

@@ -62,17 +62,21 @@ class Recipe:
         _positive("recipe.epochs", self.epochs)
         _positive("recipe.batch_size", self.batch_size)
         _positive("recipe.lr", self.lr)
-        for name, allowed in (("optimizer", ("sgd", "adam")), ("precision", ("fp32", "bf16")),
-                              ("augment_stream", ("seed", "shared"))):  # fmt: skip
+        for name, allowed in (
+            ("optimizer", ("sgd", "adam")),
+            ("precision", ("fp32", "bf16")),
+            ("augment_stream", ("seed", "shared")),
+        ):
             if getattr(self, name) not in allowed:
                 raise RequestError(
-                    f'recipe.{name} is "{getattr(self, name)}".', expected=f"one of {', '.join(allowed)}."
+                    f'recipe.{name} is "{getattr(self, name)}".',
+                    expected=f"one of {', '.join(allowed)}.",
                 )
         if any(not 0 <= value < math.inf for value in (self.momentum, self.weight_decay, self.warmup_epochs)):
             raise RequestError("momentum, weight_decay and warmup_epochs must be finite and not negative.")
 
     def with_epochs(self, epochs: int) -> Recipe:
-        """This recipe at another length: milestones scale (half up, at least 1), warm-up is min(1, epochs/20)."""
+        """This recipe at another length: milestones scale (half up, ≥ 1), warm-up min(1, epochs/20)."""
         _positive("recipe.epochs", epochs)
         scaled = {max(1, math.floor(m * epochs / self.epochs + 0.5)) for m in self.milestones}
         warmup = min(1.0, self.warmup_epochs, epochs / 20)
@@ -115,9 +119,9 @@ class RunSpec:
 
     dataset: str
     student: str
-    loss: Loss = CrossEntropy()
+    loss: Loss = field(default_factory=CrossEntropy)
     teacher: Teacher | ForeignTeacher | None = None
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
 
     SCHEMA: ClassVar[int] = 1
@@ -130,8 +134,10 @@ class RunSpec:
                 f"{self.loss.kind} needs a teacher, none was given.", hint="add --teacher resnet18."
             )
         if not self.loss.needs_teacher and self.teacher is not None:
-            raise RequestError(f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
-                               hint="leave out --teacher, or use --method kd.")  # fmt: skip
+            raise RequestError(
+                f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
+                hint="leave out --teacher, or use --method kd.",
+            )
 
     @cached_property
     def key(self) -> str:
@@ -180,9 +186,11 @@ class RunSpec:
         try:
             return _run_from(data)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RequestError(f"not a run's description: {type(error).__name__}: {error}.",
-                               expected="the spec.json that tfkd wrote.",
-                               hint="a newer tfkd may have written it; nothing was changed.") from error  # fmt: skip
+            raise RequestError(
+                f"not a run's description: {type(error).__name__}: {error}.",
+                expected="the spec.json that tfkd wrote.",
+                hint="a newer tfkd may have written it; nothing was changed.",
+            ) from error
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:
@@ -209,7 +217,7 @@ def slug(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        kind = {"kind": value.kind} if isinstance(value, tuple(LOSSES.values())) else {}
+        kind = {"kind": value.kind} if hasattr(value, "kind") else {}
         kept = (f for f in fields(value) if not _as_before(f, value))
         return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
     if isinstance(value, tuple):

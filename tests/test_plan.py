@@ -1,0 +1,80 @@
+"""What is missing, in order, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkd_cli.methods import Distillation
+from tfkd_cli.plan import Estimate, Plan, Progress, make_plan
+from tfkd_cli.spec import RunSpec, Teacher
+
+TEACHER = RunSpec(dataset="digits", student="resnet20")
+BASELINE = RunSpec(dataset="digits", student="resnet8")
+STUDENT = replace(BASELINE, loss=Distillation(), teacher=Teacher(run=TEACHER))
+DONE = Progress("done", 1.0)
+
+
+def plan(wanted: dict[str, list[RunSpec]], **progress: Progress) -> Plan:
+    by_name = {"teacher": TEACHER.key, "baseline": BASELINE.key, "student": STUDENT.key}
+    states = {by_name[name]: each for name, each in progress.items()}
+    return make_plan(wanted, progress=states, cost=lambda spec: Estimate(60.0, "estimate", 1000))
+
+
+def test_a_student_brings_its_teacher_first() -> None:
+    assert plan({"t": [STUDENT]}).missing == (TEACHER, STUDENT)
+
+
+def test_a_finished_teacher_is_not_planned_again() -> None:
+    assert plan({"t": [STUDENT]}, teacher=DONE).missing == (STUDENT,)
+
+
+def test_finished_students_do_not_ask_for_a_missing_teacher() -> None:
+    made = plan({"t": [STUDENT]}, student=DONE)
+    assert made.missing == ()
+    assert made.counts().wanted == 1
+
+
+def test_a_finished_teacher_without_weights_is_trained_again_when_a_student_needs_it() -> None:
+    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, weights=False))
+    assert made.missing == (TEACHER, STUDENT)
+
+
+def test_a_finished_teacher_without_weights_is_left_alone_when_nobody_needs_it() -> None:
+    record_only = Progress("done", 1.0, weights=False)
+    assert plan({"t": [STUDENT, TEACHER]}, teacher=record_only, student=DONE).missing == ()
+
+
+def test_two_tables_share_a_run() -> None:
+    made = plan({"one": [STUDENT], "two": [STUDENT, BASELINE]})
+    assert made.counts().wanted == 3
+    assert made.counts("one").shared == 2
+    assert made.counts("two").wanted == 3
+
+
+def test_a_resumable_run_costs_what_is_left_of_it() -> None:
+    made = plan({"t": [BASELINE]}, baseline=Progress("resumable", 0.75))
+    assert made.counts().resumable == 1
+    assert made.counts().seconds == 15.0
+
+
+def test_the_critical_path_is_teacher_then_student() -> None:
+    made = plan({"t": [STUDENT, BASELINE]})
+    assert made.counts().critical_path_seconds == 120.0
+    assert made.counts().seconds == 180.0
+    assert made.wall_seconds(1) == 180.0
+    assert made.wall_seconds(2) == 120.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=20), st.integers(1, 4))
+def test_any_plan_holds_each_run_once_with_parents_first(wanted: list[tuple[bool, int]], slots: int) -> None:
+    runs = [replace(STUDENT if taught else BASELINE, seed=seed) for taught, seed in wanted]
+    made = plan({"t": runs})
+    keys = list(made.items)
+    assert len(set(keys)) == len(keys)
+    for item in made.items.values():
+        assert all(keys.index(parent.key) < keys.index(item.spec.key) for parent in item.spec.parents)
+    assert made.wall_seconds(slots) >= made.counts().critical_path_seconds - 1e-9
+    assert made.wall_seconds(slots) * slots >= made.counts().seconds - 1e-9

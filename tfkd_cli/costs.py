@@ -1,0 +1,112 @@
+"""What a run will cost: from like runs that were measured, a calibration, or a multiply-add model. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfkd_cli import data, models
+from tfkd_cli.data import DataSet
+from tfkd_cli.plan import Estimate
+from tfkd_cli.spec import RunSpec
+
+UNKNOWN_IMAGES = 50_000
+BACKWARD = 2.0  # a backward pass costs about two forward passes
+WEIGHT_COPIES = 4  # best, last, student, and the training state with its momentum
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """A device as a straight line: multiply-adds per second, and seconds per image whatever the network."""
+
+    name: str
+    multiply_adds_per_second: float
+    seconds_per_image: float
+
+
+# Assumed, to be off by a factor of two at most on the networks of the paper: measured runs and
+# `plan --calibrate` replace them.
+DEVICE_MODELS: Mapping[str, DeviceModel] = {
+    "cpu": DeviceModel("two CPU cores", 4.0e10, 3e-4),
+    "cuda": DeviceModel("one data-centre GPU", 1.5e12, 2e-5),
+    "mps": DeviceModel("one Apple GPU", 2.5e11, 1e-4),
+}
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`); rates are seconds per image and epoch."""
+
+    device: str
+    facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
+    measured: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def __call__(self, spec: RunSpec) -> Estimate:
+        facts = facts_of(spec.dataset, self.facts)
+        images = facts.train_images or UNKNOWN_IMAGES
+        for rates, source in ((self.measured, "measured"), (self.calibrated, "calibrated")):
+            if rate_key(spec) in rates:
+                seconds = rates[rate_key(spec)] * images * spec.recipe.epochs
+                return Estimate(seconds, source, disk_bytes(spec, facts))
+        return Estimate(
+            self._modelled(spec, facts) * images * spec.recipe.epochs, "estimate", disk_bytes(spec, facts)
+        )
+
+    def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
+        device = DEVICE_MODELS[self.device]
+        share_tested = (facts.test_images or 0) / max(1, facts.train_images or 1)
+        forward = forward_multiply_adds(spec.student, facts)
+        work = forward * (1 + BACKWARD + share_tested)
+        if spec.teacher is not None:
+            work += forward_multiply_adds(spec.teacher.network, facts)
+        speed = device.multiply_adds_per_second * (2 if spec.recipe.precision == "bf16" else 1)
+        return work / speed + device.seconds_per_image
+
+
+def rate_key(spec: RunSpec) -> tuple[Any, ...]:
+    """What makes two runs cost the same per image: networks, data set, precision, batch size."""
+    teacher = spec.teacher.network if spec.teacher is not None else None
+    return (
+        spec.dataset.partition("@")[0],
+        spec.student,
+        teacher,
+        spec.recipe.precision,
+        spec.recipe.batch_size,
+    )
+
+
+def measured_rates(
+    results: Iterable[tuple[RunSpec, Mapping[str, Any]]], *, device: str, facts: Mapping[str, DataSet]
+) -> dict[tuple[Any, ...], float]:
+    """Median seconds per image and epoch of the finished runs on this kind of device."""
+    seen: dict[tuple[Any, ...], list[float]] = {}
+    for spec, result in results:
+        numerics = result.get("numerics", {})
+        if str(numerics.get("device", "")).partition(":")[0] == device and result.get("seconds"):
+            images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
+            rate = result["seconds"] / (images * spec.recipe.epochs)
+            seen.setdefault(rate_key(spec), []).append(rate)
+    return {key: statistics.median(rates) for key, rates in seen.items()}
+
+
+def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
+    """The facts of a resolved data set: as resolved, of the official one, or those of CIFAR-100 as a guess."""
+    base = name.partition("@")[0]
+    return known.get(name) or data.DATASETS.get(base) or data.DATASETS["cifar100"]
+
+
+def forward_multiply_adds(network: str, facts: DataSet) -> int:
+    """Multiply-adds of one image's forward pass; those of ResNet18 where the network is not ours."""
+    shape = {"size": facts.size, "classes": facts.classes, "channels": facts.channels}
+    return models.multiply_adds(network, **shape) or models.multiply_adds("resnet18", **shape) or 0
+
+
+def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
+    """What a finished run takes on disk: its weights and snapshots in fp32."""
+    weights = 4 * (
+        models.parameters(spec.student, classes=facts.classes, channels=facts.channels) or 10_000_000
+    )
+    return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs

@@ -1,0 +1,104 @@
+"""Axes → settings: what `tfkd run --student A,B --method M,N` means, as a table like any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paper_tables.spec import Cell, Column, Row, Setting, Table
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import METHODS, Method, method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """The axes of a grid: canonical names, in the order they were asked for."""
+
+    dataset: str
+    students: tuple[str, ...]
+    methods: tuple[str, ...]
+    teachers: tuple[str, ...] = ()
+    teacher_epochs: tuple[int, ...] = ()
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`3` → 0, 1, 2; `0-4` → 0 … 4; `7,9` → 7, 9; RequestError on anything else."""
+    seeds: tuple[int, ...] = ()
+    if re.fullmatch(r"\s*\d{1,6}\s*", text):
+        seeds = tuple(range(int(text)))
+    elif re.fullmatch(r"\s*\d{1,9}(-\d{1,9})?(\s*,\s*\d{1,9}(-\d{1,9})?)*\s*", text, re.ASCII):
+        seeds = tuple(dict.fromkeys(seed for part in text.split(",") for seed in _seed_range(part)))
+    if not seeds:
+        raise RequestError(
+            f'--seeds "{text}" names no seed.',
+            expected="a count (3 is 0, 1, 2), a range (0-4) or a list (7,9); at least one seed.",
+            hint="--seeds 3",
+        )
+    return seeds
+
+
+def _seed_range(part: str) -> range:
+    first, _, last = part.strip().partition("-")
+    start, stop = int(first), int(last or first) + 1
+    return range(start, min(stop, start + 1_000_000))
+
+
+def table(axes: Axes) -> Table:
+    """The grid as a table: a row for each student (and teacher), a column for each method."""
+    methods = [method(name) for name in axes.methods]
+    _check_teacher(methods, axes)
+    columns = tuple(Column(name=each.name, label=each.label) for each in methods)
+    pairs = [(student, teacher) for student in axes.students for teacher in axes.teachers or (None,)]
+    rows = tuple(_row(index, pair, methods, axes) for index, pair in enumerate(pairs))
+    heads = ("Student", "Teacher") if axes.teachers else ("Student",)
+    title = f"{', '.join(axes.methods)} on {axes.dataset}"
+    return Table(name="run", title=title, kind="grid", heads=heads, columns=columns, rows=rows)
+
+
+def _row(index: int, pair: tuple[str, str | None], methods: Sequence[Method], axes: Axes) -> Row:
+    student, teacher = pair
+    cells = tuple(
+        Cell(row=index, column=each.name, setting=_setting(student, teacher, each, axes)) for each in methods
+    )
+    return Row(labels=(student, teacher) if teacher else (student,), cells=cells)
+
+
+def _setting(student: str, teacher: str | None, each: Method, axes: Axes) -> Setting:
+    taught = each.teacher == "given"
+    epoch = axes.teacher_epochs[0] if axes.teacher_epochs and taught else None
+    if each.name == "de-kd" and epoch is None:
+        epoch = 1
+    if each.name != "de-kd" and "de-kd" in axes.methods:
+        epoch = None  # the epoch is meant for the badly trained teacher
+    return Setting(
+        dataset=axes.dataset,
+        student=student,
+        method=each.name,
+        teacher=teacher if taught else None,
+        teacher_epoch=epoch,
+    )
+
+
+def _check_teacher(methods: Sequence[Method], axes: Axes) -> None:
+    need = [each.name for each in methods if each.teacher == "given"]
+    if need and not axes.teachers:
+        raise RequestError(
+            f"{', '.join(need)} needs a teacher, none was given.",
+            expected="--teacher NETWORK beside --method " + ",".join(need) + ".",
+            hint="--teacher resnet18; `tfkd list models` shows all.",
+        )
+    if axes.teachers and not need:
+        raise RequestError(
+            f"{', '.join(axes.methods)} takes no teacher, {', '.join(axes.teachers)} was given.",
+            expected="--teacher only with "
+            + ", ".join(m.name for m in METHODS.values() if m.teacher == "given")
+            + ".",
+            hint="leave out --teacher: tf-self is taught by the student's own baseline.",
+        )
+    if axes.teacher_epochs and not need:
+        raise RequestError(
+            "--teacher-epoch was given, but no method here has a teacher that is chosen.",
+            expected="--method kd, re-kd or de-kd beside it.",
+            hint="leave out --teacher-epoch.",
+        )

@@ -1,0 +1,201 @@
+"""Runs → what is missing, in order, and what it costs. Pure: states and costs come in as values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tfkd_cli.spec import RunSpec
+
+
+class Estimate(NamedTuple):
+    """What one run costs on one device, and how we know: `measured`, `calibrated` or `estimate`."""
+
+    seconds: float
+    source: str
+    disk_bytes: int = 0
+
+
+class Progress(NamedTuple):
+    """What the store says of a run: its status, and the share of it that is already trained."""
+
+    status: str  # done, resumable, running, failed, damaged, todo
+    share: float = 0.0
+    weights: bool = True
+
+
+TODO = Progress("todo")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run of a plan."""
+
+    spec: RunSpec
+    progress: Progress
+    cost: Estimate
+    wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do for this run."""
+        return self.progress.status == "done"
+
+    @property
+    def seconds_left(self) -> float:
+        """What is still to be spent on it."""
+        return 0.0 if self.done else self.cost.seconds * (1 - self.progress.share)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs."""
+
+    wanted: int
+    shared: int
+    done: int
+    resumable: int
+    todo: int
+    seconds: float
+    critical_path_seconds: float
+    disk_bytes: int
+    sources: tuple[tuple[str, int], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented shape of `plan --json`."""
+        runs = {name: getattr(self, name) for name in ("wanted", "shared", "done", "resumable", "todo")}
+        return {
+            "runs": runs,
+            "gpu_hours": round(self.seconds / 3600, 4),
+            "critical_path_hours": round(self.critical_path_seconds / 3600, 4),
+            "disk_gb": round(self.disk_bytes / 1e9, 4),
+            "estimates": dict(self.sources),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a request, teachers before students, each once."""
+
+    items: Mapping[str, Item]  # by key, in an order that respects parents
+    tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
+
+    @property
+    def missing(self) -> tuple[RunSpec, ...]:
+        """The runs to start, teachers first."""
+        return tuple(item.spec for item in self.items.values() if not item.done)
+
+    def counts(self, table: str | None = None) -> Counts:
+        """The counts of one table, or of all."""
+        keys = self.items.keys() if table is None else self.tables[table]
+        items = [self.items[key] for key in keys]
+        missing = [item for item in items if not item.done]
+        statuses = Counter(item.progress.status for item in items)
+        return Counts(
+            wanted=len(items),
+            shared=sum(len(item.wanted_by) > 1 for item in items),
+            done=statuses["done"],
+            resumable=sum(0 < item.progress.share < 1 for item in missing),
+            todo=len(missing),
+            seconds=sum(item.seconds_left for item in missing),
+            critical_path_seconds=_critical_path(missing),
+            disk_bytes=sum(item.cost.disk_bytes for item in items),
+            sources=tuple(sorted(Counter(item.cost.source for item in missing).items())),
+        )
+
+    def wall_seconds(self, slots: int) -> float:
+        """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
+        return _list_schedule([item for item in self.items.values() if not item.done], max(1, slots))
+
+    def to_json(self) -> dict[str, Any]:
+        """Totals and the same per table."""
+        return {
+            **self.counts().to_json(),
+            "tables": {name: self.counts(name).to_json() for name in self.tables},
+        }
+
+
+def make_plan(
+    wanted: Mapping[str, Sequence[RunSpec]],
+    *,
+    progress: Mapping[str, Progress],
+    cost: Callable[[RunSpec], Estimate],
+) -> Plan:
+    """The plan for `wanted` (table → runs); a teacher comes before its first student.
+
+    A finished run is never planned again. A teacher that only finished students had is not planned at
+    all; one whose weights are gone is planned again when an unfinished student needs them.
+    """
+    specs: dict[str, RunSpec] = {}
+    users: dict[str, dict[str, None]] = {}
+    asked = {spec.key for runs in wanted.values() for spec in runs}
+    for table, runs in wanted.items():
+        for spec in runs:
+            for each in _with_parents(spec):
+                specs.setdefault(each.key, each)
+                users.setdefault(each.key, {})[table] = None
+    order = _in_order(specs)
+    needed = _needed_teachers(order, asked, progress)
+    items: dict[str, Item] = {}
+    for key, spec in order:
+        seen = progress.get(key, TODO)
+        if seen.status == "done" and not seen.weights and key in needed:
+            seen = TODO
+        if seen.status == "done" or key in asked or key in needed:
+            items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
+    tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
+    return Plan(items, tables)
+
+
+def _needed_teachers(
+    order: Sequence[tuple[str, RunSpec]], asked: set[str], progress: Mapping[str, Progress]
+) -> set[str]:
+    """Keys of the runs that an unfinished student (or student's student) is waiting for."""
+    needed: set[str] = set()
+    for key, spec in reversed(order):  # students first
+        unfinished = progress.get(key, TODO).status != "done" or not progress[key].weights
+        if unfinished and (key in needed or (key in asked and progress.get(key, TODO).status != "done")):
+            needed.update(parent.key for parent in spec.parents)
+    return needed
+
+
+def _with_parents(spec: RunSpec) -> Iterable[RunSpec]:
+    for parent in spec.parents:
+        yield from _with_parents(parent)
+    yield spec
+
+
+def _in_order(specs: Mapping[str, RunSpec]) -> list[tuple[str, RunSpec]]:
+    """Teachers before students: a stable sort by depth (a teacher of a teacher has depth 0)."""
+    depths: dict[str, int] = {}
+
+    def depth(spec: RunSpec) -> int:
+        if spec.key not in depths:
+            depths[spec.key] = 1 + max((depth(parent) for parent in spec.parents), default=-1)
+        return depths[spec.key]
+
+    return sorted(specs.items(), key=lambda pair: depth(pair[1]))
+
+
+def _critical_path(missing: Sequence[Item]) -> float:
+    ends: dict[str, float] = {}
+    for item in missing:  # in order: parents come first
+        start = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
+        ends[item.spec.key] = start + item.seconds_left
+    return max(ends.values(), default=0.0)
+
+
+def _list_schedule(missing: Sequence[Item], slots: int) -> float:
+    import heapq
+
+    free = [0.0] * slots
+    ends: dict[str, float] = {}
+    generations = sorted(missing, key=lambda item: (len(item.spec.parents), -item.seconds_left))
+    for item in generations:
+        ready = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
+        start = max(heapq.heappop(free), ready)
+        ends[item.spec.key] = start + item.seconds_left
+        heapq.heappush(free, ends[item.spec.key])
+    return max(ends.values(), default=0.0)

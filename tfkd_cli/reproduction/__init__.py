@@ -1,0 +1,1 @@
+"""Settings → runs; results → measured values; `explain`."""

@@ -1,0 +1,166 @@
+"""Settings → runs: where a name of the paper becomes a full description of what to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from paper_tables import hyperparameters
+from paper_tables.spec import Figure, Setting, Table
+from tfkd_cli.data import ResolvedData
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import METHODS, Form, Loss
+from tfkd_cli.reproduction.overrides import Overrides
+from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
+
+Scale = Literal["paper", "quick"]
+QUICK_EPOCHS = 10
+TEACHER_SEED = 0
+"""One teacher per architecture serves all student seeds, as in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked: tables and figures, at which scale, in which form, with which seeds and changes."""
+
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    scale: Scale = "paper"
+    form: Form = "released"
+    fast: bool = False
+    overrides: Overrides = field(default_factory=Overrides)
+    data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
+    foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
+
+    def __post_init__(self) -> None:
+        self._check_loss_overrides()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tables and figures."""
+        return tuple(each.name for each in (*self.tables, *self.figures))
+
+    def settings(self, item: Table | Figure) -> tuple[Setting, ...]:
+        """The distinct settings behind one table or figure."""
+        return item.settings()
+
+    def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
+        """The runs behind one table or figure, without the teachers they need."""
+        own_epochs = isinstance(item, Table) and item.kind == "grid"
+        fast = isinstance(item, Table) and item.fast
+        resolved = [self.spec(each, own_epochs=own_epochs, fast=fast) for each in item.settings()]
+        return tuple(replace(spec, seed=seed) for spec in resolved for seed in self.seeds_of(item))
+
+    def seeds_of(self, item: Table | Figure) -> tuple[int, ...]:
+        """The seeds of one table or figure."""
+        return self.seeds
+
+    def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
+        """Name of the table or figure → its runs."""
+        return {item.name: self.runs(item) for item in (*self.tables, *self.figures)}
+
+    def spec(
+        self, setting: Setting, *, seed: int = 0, own_epochs: bool = False, fast: bool = False
+    ) -> RunSpec:
+        """The run of one setting and seed; `own_epochs`: a teacher's epoch counts in its own recipe."""
+        form = setting.form or self.form
+        loss = self._loss(setting, form)
+        return RunSpec(
+            dataset=self.data_name(setting.dataset),
+            student=setting.student,
+            loss=loss,
+            teacher=self._teacher(setting, loss, own_epochs=own_epochs, fast=fast),
+            recipe=self._recipe(setting, fast=fast),
+            seed=seed,
+        )
+
+    def data_name(self, dataset: str) -> str:
+        """The resolved name of a data set: what enters the run's key."""
+        return self.data[dataset].name if dataset in self.data else dataset
+
+    def _loss(self, setting: Setting, form: Form) -> Loss:
+        kind = METHODS[setting.method].loss
+        looked_up = hyperparameters.lookup(setting, form=form).loss
+        values = {
+            **kind.FORMS[form],
+            **{name: each.value for name, each in looked_up.items()},
+            **dict(setting.loss),
+            **self._loss_overrides(setting, kind),
+        }
+        return kind(**values)
+
+    def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
+        return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
+
+    def _recipe(self, setting: Setting, *, fast: bool) -> Recipe:
+        looked_up = hyperparameters.lookup(setting, form=setting.form or self.form).recipe
+        recipe = apply_recipe(Recipe(), {name: each.value for name, each in looked_up.items()})
+        recipe = apply_recipe(recipe, dict(setting.recipe))
+        if self.scale == "quick":
+            recipe = recipe.with_epochs(min(QUICK_EPOCHS, recipe.epochs))
+        recipe = apply_recipe(recipe, dict(self.overrides.recipe))
+        return recipe.fast() if fast or self.fast or self.scale == "quick" else recipe
+
+    def _teacher(
+        self, setting: Setting, loss: Loss, *, own_epochs: bool, fast: bool
+    ) -> Teacher | ForeignTeacher | None:
+        if not loss.needs_teacher:
+            return None
+        if setting.teacher is not None and self.foreign_teacher is not None:
+            return self.foreign_teacher
+        network = setting.student if METHODS[setting.method].teacher == "self" else setting.teacher
+        if network is None:
+            raise RequestError(
+                f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
+            )
+        run = self.spec(
+            replace(setting.baseline(), student=network), seed=TEACHER_SEED, own_epochs=own_epochs, fast=fast
+        )
+        return Teacher(run=run, checkpoint=_checkpoint(run, setting.teacher_epoch, own_epochs=own_epochs))
+
+    def _check_loss_overrides(self) -> None:
+        """Every `loss.*` of the command line must reach at least one of the runs asked for."""
+        kinds = {METHODS[s.method].loss for item in (*self.tables, *self.figures) for s in item.settings()}
+        for name, value in self.overrides.loss:
+            if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
+                raise RequestError(
+                    f"loss.{name}={value} reaches none of these runs.",
+                    expected="a method whose loss has this field.",
+                    hint="`tfkd list methods` shows the fields of each loss.",
+                )
+
+
+def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with `values`; milestones scale when the epochs change and the milestones are not given."""
+    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    epochs = changes.pop("epochs", recipe.epochs)
+    if epochs != recipe.epochs:
+        scaled = recipe.with_epochs(epochs)
+        recipe = replace(recipe, epochs=epochs) if "milestones" in changes else scaled
+        changes.setdefault("warmup_epochs", scaled.warmup_epochs)
+    return replace(recipe, **changes)
+
+
+def _checkpoint(run: RunSpec, epoch: int | None, *, own_epochs: bool) -> Literal["best", "last"] | int:
+    if epoch is None:
+        return "best"
+    resolved = epoch if own_epochs else scale_epoch(epoch, run.recipe.epochs)
+    if resolved == run.recipe.epochs and resolved not in run.snapshots:
+        return "last"
+    if resolved not in run.snapshots:
+        kept = ", ".join(map(str, run.snapshots))
+        raise RequestError(
+            f"the teacher {run.student} keeps no weights of epoch {epoch}.",
+            expected=f"an epoch that a baseline of {run.recipe.epochs} keeps: {kept}, {run.recipe.epochs}.",
+            hint="--teacher-epoch 1 is the badly trained teacher of De-KD.",
+        )
+    return resolved
+
+
+def resolve_specs(request: Request, names: Iterable[str]) -> dict[str, RunSpec]:
+    """Key → run, over the tables and figures called `names`."""
+    chosen = set(names)
+    items = [item for item in (*request.tables, *request.figures) if item.name in chosen]
+    return {spec.key: spec for item in items for spec in request.runs(item)}
