@@ -93,7 +93,7 @@ def measured_rates(
 
 
 def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
-    """The facts of a resolved data set: as resolved, of the official one, or those of CIFAR-100 as a guess."""
+    """The facts of a resolved data set: as resolved, of the official one, or CIFAR-100's as a guess."""
     base = name.partition("@")[0]
     return known.get(name) or data.DATASETS.get(base) or data.DATASETS["cifar100"]
 

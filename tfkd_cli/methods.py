@@ -72,6 +72,16 @@ def _check(
             )
 
 
+def _choose(loss: object, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        if getattr(loss, name) not in allowed:
+            raise RequestError(
+                f'loss.{name} is "{getattr(loss, name)}".',
+                expected=f"one of {', '.join(allowed)}.",
+                hint="`--form printed` and `--form released` set it as the paper and its code do.",
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
     """`scale`·H(q, p): the baseline, and with `scale` < 1 the control nobody ran (paper.md c.2, 4)."""
@@ -115,6 +125,7 @@ class LabelSmoothing:
 
     def __post_init__(self) -> None:
         _check(alpha=self.alpha, scale=self.scale)
+        _choose(self, spread=("others", "all"))
 
     def __call__(self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
         classes = logits_NK.shape[1]
@@ -162,6 +173,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         _check(alpha=self.alpha, temperature=self.temperature, multiplier=self.multiplier)
+        _choose(self, reduction=("elements", "batchmean"))
 
     def __call__(self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
         if teacher_NK is None:
@@ -218,6 +230,8 @@ class TfReg:
 
     def __post_init__(self) -> None:
         _check(alpha=self.alpha, temperature=self.temperature, multiplier=self.multiplier)
+        _choose(self, reduction=("elements", "batchmean"))
+        _choose(self, softening=("softmax", "power"))
         if not 0 < self.correct_prob < 1:
             raise RequestError(
                 f"correct_prob is {self.correct_prob}.",

@@ -94,7 +94,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A teacher is a run, and the checkpoint of it that teaches: its best epoch, its last, or an epoch from 1."""
+    """A teacher is a run, and the checkpoint that teaches: its best epoch, its last, or an epoch from 1."""
 
     run: RunSpec
     checkpoint: Literal["best", "last"] | int = "best"

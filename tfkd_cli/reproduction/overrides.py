@@ -13,6 +13,11 @@ from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Recipe)}
 LOSS_FIELDS: Mapping[str, str] = {f.name: str(f.type) for loss in LOSSES.values() for f in fields(loss)}
+KINDS = {
+    "tuple[int, ...]": "a list of whole numbers, as 60,120,160",
+    "int": "a whole number",
+    "float": "a number",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,6 @@ def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
         known = RECIPE_FIELDS if owner == "recipe" else LOSS_FIELDS
         field = canonical(name, known, kind=f"{owner} field")
         changes[owner][field] = _typed(f"{owner}.{field}", value.strip(), known[field])
-            f"{owner}.{field}", value.strip(), known[field]
-        )
     for name, value in shorthands.items():
         if value is not None:
             changes["recipe" if name in RECIPE_FIELDS else "loss"][name] = value
@@ -71,6 +74,6 @@ def _typed(path: str, text: str, kind: str) -> Any:
     except (ValueError, KeyError, SyntaxError) as error:
         raise RequestError(
             f"--set {path}={text}: not a value for it.",
-            expected=f"{path} is {kind.replace('tuple[int, ...]', 'a list of whole numbers, as 60,120,160')}.",
-            hint=f"`tfkd list methods` shows the fields of a loss; the recipe has {', '.join(RECIPE_FIELDS)}.",
+            expected=f"{path} is {KINDS.get(kind, kind)}.",
+            hint="`tfkd list methods` shows the fields of each loss and of the recipe.",
         ) from error
