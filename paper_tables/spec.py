@@ -60,11 +60,12 @@ class Cell:
     setting: Setting
     published: Published = Published()
     note: str = ""  # an erratum or a remark; shown wherever the number is
+    erratum: bool = False  # the note is about a slip of the paper, copied and not mended
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this cell is a baseline (it has no gain of its own)."""
-        return self.setting.method == "baseline"
+        """Whether this cell is a baseline (it has no gain of its own); scaled cross-entropy is not."""
+        return self.setting == self.setting.baseline()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +156,12 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """One cell of a claim: the gain of `setting` over `against`."""
+    """One cell of a claim: the gain of `setting` over `against`, in points where the paper prints it."""
 
     setting: Setting
     against: Setting
     label: str
+    published: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
