@@ -1,0 +1,171 @@
+"""Builds networks of torchvision, timm or the user's, and makes them fit: classes, input channels, output."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: TID253  reached only through importlib
+import torch.hub  # noqa: TID253
+from torch import nn  # noqa: TID253
+
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.models.own import OwnName, parse, require_known, require_timm
+
+
+def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
+    """The network, with `classes` outputs, tried on blank images; RequestError when it does not fit."""
+    parsed = parse(name)
+    makers = {"torchvision": _from_torchvision, "timm": _from_timm, "python": _from_python}
+    built = makers[parsed.library](parsed, classes=classes, channels=channels)
+    _try(built, parsed, classes=classes, shape=(2, channels, size, size))
+    return built
+
+
+def weights_to_fetch(name: str) -> str | None:
+    """What building `name` would download, in words; None when nothing, or when only timm knows."""
+    parsed = parse(name)
+    if parsed.library != "torchvision" or not parsed.pretrained:
+        return None
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(parsed.rest).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
+
+
+def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
+    import torchvision
+
+    require_known(parsed, _torchvision_names())
+    # Auxiliary heads would make the output a tuple while training.
+    plain: dict[str, Any] = {"aux_logits": False} if parsed.rest in ("googlenet", "inception_v3") else {}
+    if parsed.pretrained:
+        plain["weights"] = "DEFAULT"
+    else:
+        plain |= {"num_classes": classes} | ({"init_weights": True} if plain else {})
+    built = _made(lambda: torchvision.models.get_model(parsed.rest, **plain), parsed)
+    if parsed.pretrained:
+        _replace_head(built, parsed, classes=classes)
+    if channels != 3:
+        _adapt_stem(built, parsed, channels=channels)
+    return built
+
+
+def _from_timm(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
+    require_timm(parsed)
+    import timm
+
+    if not timm.is_model(parsed.rest):
+        require_known(parsed, timm.list_models())
+    wanted = {"pretrained": parsed.pretrained, "num_classes": classes, "in_chans": channels}
+    return _made(lambda: timm.create_model(parsed.rest, **wanted), parsed)
+
+
+def _from_python(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
+    module_name, _, factory_name = parsed.rest.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; kept, for imports made later
+    expected = f"{factory_name}(num_classes={classes}) in {module_name} that gives a torch.nn.Module."
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+        built = factory(num_classes=classes)
+    except Exception as error:  # the user's own code may raise anything
+        raise RequestError(
+            f'"{parsed}" failed: {type(error).__name__}: {error}.',
+            expected=expected,
+            hint="modules are looked for in the current folder first; --debug shows where it failed.",
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise RequestError(f'"{parsed}" gave {_what(built)}.', expected=expected)
+    return built
+
+
+def _replace_head(built: nn.Module, parsed: OwnName, *, classes: int) -> None:
+    """The last fully connected layer or convolution with 1000 outputs makes way for one with `classes`."""
+    found: tuple[str, nn.Module] | None = None
+    for name, module in built.named_modules():
+        outputs = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}.get(type(module))
+        if outputs and getattr(module, outputs) == 1000:
+            found = name, _like(module, classes=classes)
+    if found is None:
+        raise RequestError(f'"{parsed}" has no classifier that can be replaced.', expected=_TRAIN_ANEW)
+    built.set_submodule(*found)
+
+
+def _like(head: nn.Module, *, classes: int) -> nn.Module:
+    bias = head.bias is not None
+    if isinstance(head, nn.Conv2d):
+        return nn.Conv2d(head.in_channels, classes, head.kernel_size, bias=bias)  # type: ignore[arg-type]
+    return nn.Linear(head.in_features, classes, bias=bias)  # type: ignore[arg-type]
+
+
+def _adapt_stem(built: nn.Module, parsed: OwnName, *, channels: int) -> None:
+    """One channel, seen as three equal ones: the stem's weights summed over its inputs gives just that."""
+    convs = (m for m in built.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+    stem = next(convs, None)
+    if stem is None or channels != 1:
+        raise RequestError(
+            f'"{parsed}" cannot take images with {channels} channels.', expected="one channel, or three."
+        )
+    stem.weight = nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
+    stem.in_channels = 1
+
+
+def _try(built: nn.Module, parsed: OwnName, *, classes: int, shape: tuple[int, int, int, int]) -> None:
+    expected = f"logits of shape ({shape[0]}, {classes}) for images of shape {shape}."
+    built.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            out = built(torch.zeros(shape))
+    except Exception as error:  # whatever a foreign network may raise
+        raise RequestError(
+            f'"{parsed}" cannot take images of shape {shape}: {type(error).__name__}: {error}',
+            expected=expected,
+            hint="many ImageNet networks need larger images: a recipe at 224 pixels, or another network.",
+        ) from error
+    built.train()
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (shape[0], classes):
+        raise RequestError(
+            f'"{parsed}" gives {_what(out)} for images of shape {shape}.',
+            expected=expected,
+            hint="the factory must use its num_classes and give one tensor of logits, not probabilities.",
+        )
+
+
+def _what(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
+
+
+def _made(make: Callable[[], Any], parsed: OwnName) -> nn.Module:
+    try:
+        built: nn.Module = make()
+    except Exception as error:  # a failed download, a damaged file, an argument the network does not know
+        what = f'"{parsed}" cannot be built: {type(error).__name__}: {error}.'
+        if not parsed.pretrained:
+            raise RequestError(what) from error
+        fetch = {
+            "torchvision": "models.get_model({!r}, weights='DEFAULT')",
+            "timm": "create_model({!r}, True)",
+        }
+        call = fetch[parsed.library].format(parsed.rest)
+        raise RunError(
+            what,
+            expected="its pretrained weights in the cache ($TORCH_HOME, $HF_HOME), or a network.",
+            hint=f'where there is a network: python -c "import {parsed.library}; {parsed.library}.{call}"',
+        ) from error
+    return built
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+_TRAIN_ANEW = "a network whose classifier is a fully connected layer or a convolution."

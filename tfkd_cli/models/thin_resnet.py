@@ -1,0 +1,71 @@
+"""The thin ResNets of He et al. 2016, section 4.2 (16-32-64 channels): for work without a GPU.
+
+Not in the paper. As He et al.: depth 6n + 2, identity shortcuts that skip every other pixel and pad the
+new channels with zeros (their option A), initialised after He et al. 2015.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
+from torch import Tensor, nn  # noqa: TID253  reached only through importlib
+
+WIDTHS = (16, 32, 64)
+
+
+class ThinBlock(nn.Module):
+    """Two 3×3 convolutions beside an identity without parameters."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.stride, self.new_channels = (1 if c_in == c_out else 2), c_out - c_in
+        self.residual = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride=self.stride, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        shortcut = maps_NCHW
+        if self.stride == 2:
+            shortcut = F.pad(maps_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(self.residual(maps_NCHW) + shortcut, inplace=True)
+
+
+class ThinResNet(nn.Module):
+    """Stem, three stages of n blocks, global average, classifier."""
+
+    def __init__(self, n: int, *, classes: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
+        stages, c_in = [], 16
+        for width in WIDTHS:
+            stages.append(
+                nn.Sequential(ThinBlock(c_in, width), *(ThinBlock(width, width) for _ in range(n - 1)))
+            )
+            c_in = width
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(c_in, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        maps = self.stages(self.stem(images_NCHW))
+        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        return logits_NK
+
+
+def resnet8(*, classes: int, channels: int) -> nn.Module:
+    """75 290 parameters at 10 classes."""
+    return ThinResNet(1, classes=classes, channels=channels)
+
+
+def resnet20(*, classes: int, channels: int) -> nn.Module:
+    """269 722 parameters at 10 classes (He et al.: 0.27 M)."""
+    return ThinResNet(3, classes=classes, channels=channels)
