@@ -1,0 +1,11 @@
+"""The results folder: files, leases, attempts, publishing, scan. Bytes and JSON only, no torch."""
+
+from __future__ import annotations
+
+from tfkd_cli.store.attempt import Attempt
+from tfkd_cli.store.reading import DamagedFile, Lines
+from tfkd_cli.store.records import RunState
+from tfkd_cli.store.run_folder import RunFolder
+from tfkd_cli.store.store import Store
+
+__all__ = ["Attempt", "DamagedFile", "Lines", "RunFolder", "RunState", "Store"]

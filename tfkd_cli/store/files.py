@@ -1,0 +1,297 @@
+"""Durable writes: whole or not at all, once or not at all. Every change of the store goes through here.
+
+A file appears under its name only when its bytes are on the disk; a file created once is never replaced.
+`at_write_point` is called around every change, so a test can stop a process at each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.store.reading import DamagedFile, digest, read_bytes, read_json
+
+__all__ = [
+    "DamagedFile",
+    "append",
+    "at_write_point",
+    "create_once",
+    "digest",
+    "encode_json",
+    "make_folder",
+    "read_bytes",
+    "read_json",
+    "remove",
+    "write_atomic",
+    "write_hint",
+    "write_stream",
+]
+
+KILL_VARIABLE = "TFKD_KILL_AT_WRITE"  # tests only: the number of the write point at which to die
+_NO_LINKS = {
+    errno.EPERM,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EXDEV,
+    errno.EACCES,
+}
+_points_left = int(os.environ.get(KILL_VARIABLE, "0"))
+
+
+def at_write_point(name: str) -> None:
+    """Called before and after each durable change; dies here when a test has asked for it."""
+    global _points_left
+    if _points_left:
+        _points_left -= 1
+        if not _points_left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def encode_json(value: Any, *, indent: int | None = 1) -> bytes:
+    """JSON as the store writes it: ASCII, ended by a newline; numbers that are not finite become null."""
+    return (json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` under `path`, replacing what was there; RunError when it cannot be written."""
+    write_stream(path, lambda stream: stream.write(data))
+
+
+def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Like `write_atomic`, for bytes that `write` puts into a stream."""
+    with _written(path, write) as temporary:
+        at_write_point(f"replace {path.name}")
+        _replace(temporary, path)
+        at_write_point(f"replaced {path.name}")
+        sync_folder(path.parent)
+
+
+def write_hint(path: Path, data: bytes) -> None:
+    """Replace a file whose loss costs nothing: atomic for readers, but not forced to the disk."""
+    with _written(path, lambda stream: stream.write(data), durable=False) as temporary:
+        temporary.replace(path)
+
+
+def create_once(path: Path, data: bytes) -> bool:
+    """Put `data` under `path` unless something is there: whether it was this call that did.
+
+    Exactly one of many callers, on any number of machines, gets True.
+    """
+    if os.path.lexists(path):
+        return False
+    with _written(path, lambda stream: stream.write(data)) as temporary:
+        at_write_point(f"link {path.name}")
+        try:
+            created = _link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            created = _create_without_links(temporary, path)
+        at_write_point(f"linked {path.name}")
+        sync_folder(path.parent)
+    return created
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """A hard link fails when the name is taken. NFS may report that for a link it made: two names tell."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if temporary.stat().st_nlink == 2:
+            return True
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def _create_without_links(temporary: Path, path: Path) -> bool:
+    """Where there are no hard links: renaming a folder onto one that is not empty fails everywhere.
+
+    The folder `.NAME.once` decides; whoever finds it completes the file from it, always with the same bytes.
+    """
+    chosen = path.with_name(f".{path.name}.once")
+    mine = temporary.with_suffix(".once.tmp")
+    mine.mkdir()
+    temporary.replace(mine / "content")
+    sync_folder(mine)
+    at_write_point(f"choose {path.name}")
+    try:
+        mine.rename(chosen)
+        won = True
+    except OSError as error:
+        shutil.rmtree(mine, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        won = False
+    sync_folder(path.parent)
+    at_write_point(f"chosen {path.name}")
+    if not os.path.lexists(path):
+        write_atomic(path, (chosen / "content").read_bytes())
+    return won
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add `data` at the end of a file that one process writes; on return it is on the disk."""
+    at_write_point(f"append {path.name}")
+    with _reported(path), path.open("ab", buffering=0) as stream:
+        start = os.fstat(stream.fileno()).st_size
+        try:
+            _write_all(stream.fileno(), data)
+            os.fsync(stream.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                stream.truncate(start)
+            raise
+    at_write_point(f"appended {path.name}")
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` becomes the same file as `source`, or a copy of it where that cannot be; durable."""
+    at_write_point(f"keep {target.name}")
+    with _reported(target):
+        sync_file(source)
+        try:
+            target.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(source, target)
+            sync_file(target)
+    at_write_point(f"kept {target.name}")
+
+
+def move(source: Path, target: Path) -> bool:
+    """Rename `source` to `target`; False when there is no `source` (any more)."""
+    at_write_point(f"move {target.name}")
+    with _reported(target):
+        try:
+            source.replace(target)
+        except FileNotFoundError:
+            return False
+    at_write_point(f"moved {target.name}")
+    return True
+
+
+def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
+    """Make one folder (and its parents), durably: whether it was this call that made it."""
+    with _reported(path):
+        if not path.parent.is_dir():
+            make_folder(path.parent)
+        at_write_point(f"mkdir {path.name}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if exist_ok and not path.is_dir():
+                raise
+            return False
+        at_write_point(f"made {path.name}")
+        sync_folder(path.parent)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    at_write_point(f"remove {path.name}")
+    with _reported(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's names to the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        sync_file(path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = True) -> Iterator[Path]:
+    """A complete temporary file beside `path`, under a name nobody else uses; gone afterwards."""
+    temporary = path.with_name(f".{path.name[:120]}.{uuid.uuid4().hex[:16]}.tmp")
+    with _reported(path):
+        try:
+            at_write_point(f"open {path.name}")
+            with temporary.open("xb") as stream:
+                write(stream)
+                stream.flush()
+                at_write_point(f"written {path.name}")
+                if durable:
+                    os.fsync(stream.fileno())
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename; an error is none if the file is there under its new name (rename(2), BUGS: NFS)."""
+    inode = temporary.stat().st_ino
+    try:
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            if not temporary.exists() and path.stat().st_ino == inode:
+                return
+        raise
+
+
+_CURES = {
+    errno.ENOSPC: "free space (tfkd clean shows what can go), then give the same command again.",
+    errno.EDQUOT: "your quota is used up: free space (tfkd clean), then give the same command again.",
+    errno.EFBIG: "a limit on file size is set (ulimit -f): raise it, then give the same command again.",
+    errno.EROFS: "the file system is read-only: choose another folder with --results.",
+    errno.EACCES: "check who owns the folder, or choose another with --results.",
+    errno.EPERM: "check who owns the folder, or choose another with --results.",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --results.",
+}
+
+
+@contextlib.contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}.",
+            expected="nothing finished is lost.",
+            hint=_CURES.get(error.errno or 0, "mend the cause, then give the same command again."),
+        ) from error

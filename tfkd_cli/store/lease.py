@@ -1,0 +1,180 @@
+"""Who works on a run: a hint that saves time. A duplicate costs time, never correctness."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.store import files, reading
+from tfkd_cli.store.reading import DamagedFile
+
+LIVE_SECONDS = 600.0
+"""A heartbeat older than this is taken for the end of its owner, unless SLURM knows better."""
+
+LEASE = "lease.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The last sign of life: who, in which attempt, how far, and how many seconds ago."""
+
+    owner: str
+    attempt: int
+    age: float
+    host: str = ""
+    pid: int = 0
+    process_start: str = ""
+    slurm: str | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody seems to work: a fresh heartbeat, and a process that exists where we can see."""
+        if abs(self.age) > LIVE_SECONDS:
+            return False
+        if self.host != this_host():
+            return True
+        start = _process_start(self.pid)
+        return bool(start) and self.process_start in ("", start)
+
+
+def new_owner(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `given` says about an owner, completed by what this process knows of itself."""
+    pid = os.getpid()
+    return {
+        "uuid": uuid.uuid4().hex,
+        "host": this_host(),
+        "pid": pid,
+        "process_start": _process_start(pid),
+        "slurm": os.environ.get("SLURM_JOB_ID"),
+        **{key: value for key, value in given.items() if value is not None},
+    }
+
+
+def encode(owner: Mapping[str, Any], *, attempt: int, progress: Mapping[str, Any]) -> bytes:
+    """The bytes of a lease."""
+    return files.encode_json({**owner, "attempt": attempt, "progress": dict(progress)})
+
+
+def read(run: Path, *, clock: Clock) -> Lease | None:
+    """The lease in a run's folder; a damaged one is none."""
+    path = run / LEASE
+    try:
+        written = path.stat().st_mtime
+        data = reading.read_object(path, limit=64 << 10)
+    except (OSError, DamagedFile):
+        return None
+    return None if data is None else _parse(data, age=clock.now() - written)
+
+
+def _parse(data: Mapping[str, Any], *, age: float) -> Lease | None:
+    progress = data.get("progress")
+    pid, attempt = data.get("pid"), data.get("attempt")
+    slurm = data.get("slurm")
+    if not isinstance(data.get("uuid"), str) or not isinstance(attempt, int):
+        return None
+    return Lease(
+        owner=data["uuid"],
+        attempt=attempt,
+        age=age,
+        host=str(data.get("host", "")),
+        pid=pid if isinstance(pid, int) else 0,
+        process_start=str(data.get("process_start", "")),
+        slurm=None if slurm is None else str(slurm),
+        progress=progress if isinstance(progress, dict) else {},
+    )
+
+
+@cache
+def this_host() -> str:
+    """This machine, and the process numbers valid on it: containers share host names but not processes."""
+    try:
+        namespace = Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {namespace}".strip()
+
+
+def _process_start(pid: int) -> str:
+    """When process `pid` of this machine began; "" where there is none. A number alone may be used again."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return _exists(pid)
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _exists(pid: int) -> str:
+    """Without /proc (macOS): "alive" or ""."""
+    if pid <= 0 or Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        pass
+    return "alive"
+
+
+class Clock:
+    """The file server's time, in seconds: what it stamps on files, whatever this machine's clock says."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ahead: float | None = None
+
+    def now(self) -> float:
+        """The server's time; asked once by a probe file, this machine's where none can be written."""
+        if self._ahead is None:
+            self._ahead = self._probe()
+        return time.time() + self._ahead
+
+    def _probe(self) -> float:
+        probe = self._folder / f".clock.{uuid.uuid4().hex[:16]}.tmp"
+        try:
+            with probe.open("xb") as stream:
+                stream.write(b"?")
+                stream.flush()
+                os.fsync(stream.fileno())
+                stamped = os.fstat(stream.fileno()).st_mtime
+        except OSError:
+            return 0.0
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        ahead = stamped - time.time()
+        return ahead if abs(ahead) > 1.0 else 0.0
+
+
+def claim(run: Path, owner: Mapping[str, Any], *, clock: Clock) -> bool:
+    """Become the owner of a run nobody seems to work on; of many callers one gets True."""
+    path = run / LEASE
+    holder = read(run, clock=clock)
+    if holder is not None and holder.live:
+        return False
+    if os.path.lexists(path) and not _break(path, holder):
+        return False
+    return files.create_once(path, encode(owner, attempt=0, progress={}))
+
+
+def _break(path: Path, holder: Lease | None) -> bool:
+    """Move a dead owner's lease out of the way; a live one that came in between is put back."""
+    aside = path.with_name(f".{LEASE}.{uuid.uuid4().hex[:16]}.tmp")
+    if not files.move(path, aside):
+        return False
+    data = reading.read_bytes(aside, limit=64 << 10) or b""
+    files.remove(aside)
+    owner = holder.owner if holder else ""
+    if owner and owner.encode() not in data:
+        files.create_once(path, data)
+        return False
+    return True

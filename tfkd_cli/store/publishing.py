@@ -1,0 +1,172 @@
+"""How an attempt's records become the run's: one decision, then steps anybody may finish.
+
+1. The attempt stages a complete set in its own folder: `attempts/0003/publish/{metrics.jsonl, weights/}`.
+2. It creates `attempts/winner.json`, once: the whole result, with the digest of every file. This decides.
+3. The winner's files move to the run's folder, and `result.json` is created, once, with the same bytes.
+
+A crash or a stop before 2 leaves nothing but an attempt; after 2 any later process does the rest, without
+training. Losers never touch what the winner staged, so files of two attempts cannot mix.
+
+A finished run whose weights were freed may be trained again to teach: weights with the same digests just
+return to their place; others are vouched for by `attempts/retrained-1.json`, and the result stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.store import files, reading
+from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
+from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
+from tfkd_cli.store.records import METRICS, SCHEMA, check_result
+
+RESULT = "result.json"
+WEIGHTS = "weights"
+WINNER = "winner.json"
+
+
+def stage(
+    attempt: Path, *, metrics: list[dict[str, Any]], weights: Mapping[str, Path]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Put a complete set into the attempt's own folder; the digests of its records and of its weights."""
+    staged = attempt / STAGED
+    files.remove(staged)
+    files.make_folder(staged / WEIGHTS)
+    lines = encode_lines(metrics)
+    files.write_atomic(staged / METRICS, lines)
+    digests = {}
+    for name, source in weights.items():
+        if not reading.is_safe_name(name):
+            raise ValueError(f"weights cannot be named {name!r}")
+        files.link_or_copy(source, staged / WEIGHTS / name)
+        digests[name] = reading.digest(staged / WEIGHTS / name)
+    files.sync_folder(staged / WEIGHTS)
+    return {METRICS: hashlib.sha256(lines).hexdigest()}, digests
+
+
+def decide(run: Path, result: Mapping[str, Any]) -> None:
+    """Make this the run's result, unless there is one; then finish whichever it is."""
+    check_result(dict(result), path=run / RESULT, key=result["key"])
+    files.create_once(run / ATTEMPTS / WINNER, files.encode_json(result))
+    finish(run)
+
+
+def finish(run: Path) -> None:
+    """Do what is left to do after a decision; nothing where there is none, or where all is done."""
+    data = reading.read_bytes(run / ATTEMPTS / WINNER)
+    if data is not None and reading.read_bytes(run / RESULT) is None:
+        winner = read_winner(run, data)
+        _move_staged(run, attempt=winner["attempt"], names=[METRICS])
+        _move_weights(run, winner)
+        _check_moved(run, winner)
+        files.create_once(run / RESULT, data)
+    for again in retrained(run):
+        _move_weights(run, again)
+
+
+def read_winner(run: Path, data: bytes) -> dict[str, Any]:
+    """The decided result; DamagedFile when it is none."""
+    path = run / ATTEMPTS / WINNER
+    return check_result(reading.parse_json(data, path=path), path=path, key=run.name[-12:])
+
+
+def _move_weights(run: Path, decision: Mapping[str, Any]) -> None:
+    files.make_folder(run / WEIGHTS)
+    _move_staged(
+        run, attempt=decision["attempt"], names=[f"{WEIGHTS}/{name}" for name in decision["weights"]]
+    )
+    files.sync_folder(run / WEIGHTS)
+
+
+def _move_staged(run: Path, *, attempt: int, names: list[str]) -> None:
+    """What is no longer staged has been moved before, by this process or by another."""
+    for name in names:
+        files.move(attempt_path(run, attempt) / STAGED / name, run / name)
+    files.sync_folder(run)
+
+
+def _check_moved(run: Path, result: Mapping[str, Any]) -> None:
+    """Refuse to vouch for other bytes. Weights may be absent (freed since), the records may not."""
+    check_records(run, result)
+    for name, expected in result[WEIGHTS].items():
+        path = run / WEIGHTS / name
+        if path.exists() and reading.digest(path) != expected:
+            raise DamagedFile(path, "does not hold the weights that were saved.", hint=_remove(path))
+
+
+def check_records(run: Path, result: Mapping[str, Any]) -> None:
+    """DamagedFile unless the records are there and hold what the result says."""
+    for name, expected in result["records"].items():
+        data = reading.read_bytes(run / name, limit=LINES_LIMIT)
+        if data is None:
+            raise DamagedFile(run / name, "is missing.", expected="the record its result.json names.")
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise DamagedFile(
+                run / name,
+                "is not what its result.json vouches for (wrong digest).",
+                hint=f"bring the file back, or move the run away (mv '{run}' ELSEWHERE) to train it again.",
+            )
+
+
+def _remove(path: Path) -> str:
+    return f"remove it (rm '{path}'), then give the same command again."
+
+
+def retrained(run: Path) -> list[dict[str, Any]]:
+    """The later trainings that gave this finished run its weights back, in order."""
+    found = []
+    for number in range(1, 1000):
+        path = _retrained_path(run, number)
+        again = reading.read_object(path)
+        if again is None:
+            break
+        weights, attempt = again.get("weights"), again.get("attempt")
+        if not isinstance(weights, dict) or not isinstance(attempt, int):
+            raise DamagedFile(path, "names no weights.")
+        if not all(reading.is_safe_name(k) and reading.is_digest(v) for k, v in weights.items()):
+            raise DamagedFile(path, "names weights that cannot be.")
+        found.append(again)
+    return found
+
+
+def _retrained_path(run: Path, number: int) -> Path:
+    return run / ATTEMPTS / f"retrained-{number}.json"
+
+
+def vouched_weights(run: Path, result: Mapping[str, Any]) -> dict[str, str]:
+    """File name → digest of the weights this run stands for."""
+    digests = dict(result[WEIGHTS])
+    for again in retrained(run):
+        digests.update(again[WEIGHTS])
+    return digests
+
+
+def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights the result names that are not there (freed by `clean`, or left out of a pack)."""
+    try:
+        present = set(os.listdir(run / WEIGHTS))  # noqa: PTH208 - half the time of iterdir, in a scan
+    except OSError:
+        present = set()
+    return tuple(name for name in result[WEIGHTS] if name not in present)
+
+
+def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Mapping[str, str]) -> bool:
+    """Weights of a finished run that were freed return from an attempt that trained it again."""
+    missing = [name for name in missing_weights(run, result) if name in staged]
+    if not missing:
+        return False
+    vouched = vouched_weights(run, result)
+    other = {name: staged[name] for name in missing if staged[name] != vouched[name]}
+    if other:
+        note = {"schema": SCHEMA, "key": result["key"], "attempt": attempt, "weights": other}
+        number = len(retrained(run)) + 1
+        files.create_once(_retrained_path(run, number), files.encode_json(note))
+        finish(run)
+    same = [f"{WEIGHTS}/{name}" for name in missing if name not in other]
+    files.make_folder(run / WEIGHTS)
+    _move_staged(run, attempt=attempt, names=same)
+    return not missing_weights(run, result)

@@ -1,0 +1,163 @@
+"""Reading what may be broken: size, depth and type are checked before anything is believed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tfkd_cli.errors import RunError
+
+JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
+LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
+DEPTH_LIMIT = 64  # a spec nests teacher in student: four levels each
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]{0,239}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
+    """A file of the store that cannot be believed; `path` says which."""
+
+    def __init__(self, path: Path, what: str, *, expected: str = "", hint: str = "") -> None:
+        super().__init__(
+            f"{path}: {what}",
+            expected=expected,
+            hint=hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.",
+        )
+        self.path = path
+
+
+def is_safe_name(name: object) -> bool:
+    """Whether `name` may become one component of a path: no separators, no `..`, no NUL, not hidden."""
+    return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
+
+
+def is_digest(value: object) -> bool:
+    """Whether `value` is a sha256 in hex."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
+    """The bytes of a regular file, None where there is none; links are not followed.
+
+    Raises DamagedFile for a link, a pipe, a folder or a file above `limit` bytes, RunError when not readable.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            return None
+        _refuse(path, error)
+    with os.fdopen(handle, "rb", buffering=0) as stream:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedFile(path, "is not a file.")
+        if found.st_size > limit:
+            raise DamagedFile(path, f"has {found.st_size} bytes.", expected=f"at most {limit}.")
+        try:
+            return stream.read(limit)
+        except OSError as error:
+            _refuse(path, error)
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+        raise DamagedFile(path, "is a link or a device.", expected="a file of the store.") from error
+    raise RunError(f"cannot read {path}: {error.strerror}.", hint="check its permissions.") from error
+
+
+def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
+    """The JSON value in `path`; DamagedFile when it is missing, too large, too deep or no JSON."""
+    data = read_bytes(path, limit=limit)
+    if data is None:
+        raise DamagedFile(path, "is not there.", hint="give the same command again.")
+    return parse_json(data, path=path)
+
+
+def read_object(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
+    """The JSON object in `path`, None where there is no file."""
+    data = read_bytes(path, limit=limit)
+    if data is None:
+        return None
+    value = parse_json(data, path=path)
+    if not isinstance(value, dict):
+        raise DamagedFile(path, f"holds a {type(value).__name__}.", expected="a JSON object.")
+    return value
+
+
+def parse_json(data: bytes, *, path: Path) -> Any:
+    """The JSON value in `data`; `path` is named in the DamagedFile raised for anything else."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise DamagedFile(path, "is nested too deeply.") from error
+    except ValueError as error:
+        raise DamagedFile(path, f"is no JSON ({str(error)[:120]}).", expected="a file tfkd wrote.") from error
+    if _depth_exceeds(value):
+        raise DamagedFile(path, f"is nested more than {DEPTH_LIMIT} levels deep.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _depth_exceeds(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The readable lines of a `.jsonl` file and, in words, what had to be left out."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    damage: str = ""
+
+
+def read_lines(path: Path, *, limit: int = LINES_LIMIT) -> Lines | None:
+    """The JSON objects of a `.jsonl` file, None where there is none; unreadable lines are left out, named."""
+    data = read_bytes(path, limit=limit)
+    return None if data is None else parse_lines(data, path=path)
+
+
+def parse_lines(data: bytes, *, path: Path) -> Lines:
+    """The JSON objects in `data`, one a line."""
+    lines: list[dict[str, Any]] = []
+    bad: list[int] = []
+    raw = data.split(b"\n")
+    for number, text in enumerate(raw, start=1):
+        if not text.strip():
+            continue
+        try:
+            value = parse_json(text, path=path)
+        except DamagedFile:
+            value = None
+        if isinstance(value, dict):
+            lines.append(value)
+        else:
+            bad.append(number)
+    cut = "cut off" if bad == [len(raw)] else "unreadable"
+    named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+    return Lines(lines, f"{path}: line {named} is {cut} and left out." if bad else "")
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hex; FileNotFoundError where there is none."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

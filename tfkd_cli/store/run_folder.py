@@ -1,0 +1,171 @@
+"""One run's folder: what it is, what it has, and the attempts made on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import attempts, files, lease, publishing, reading, scan
+from tfkd_cli.store.attempt import Attempt
+from tfkd_cli.store.lease import Clock, Lease
+from tfkd_cli.store.reading import DamagedFile, Lines
+from tfkd_cli.store.records import METRICS, RunState, check_result
+
+SPEC = "spec.json"
+NUMERICS = "numerics.json"
+
+
+class RunFolder:
+    """`runs/cifar100-resnet18-kd-from-mobilenetv2-s0-8d4c1185ab12`; it need not exist yet."""
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self.path = path
+        self.name = path.name
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.name})"
+
+    @property
+    def short_key(self) -> str:
+        """The 12 hex digits of the key that end the name."""
+        return self.name[-12:]
+
+    def declare(self, spec: RunSpec) -> None:
+        """Write spec.json, once, and finish a publishing that was cut short.
+
+        RunError when another run's spec stands there.
+        """
+        files.make_folder(self.path)
+        if not files.create_once(self.path / SPEC, encode_spec(spec)) and self.spec().key != spec.key:
+            raise RunError(
+                f"{self.path} belongs to another run (key {self.spec().key[:12]}).",
+                expected=f"key {spec.key[:12]}.",
+                hint="keep the two in separate stores (--results), and please report it: keys have collided.",
+            )
+        publishing.finish(self.path)
+
+    def spec(self) -> RunSpec:
+        """The run this folder is for; DamagedFile when spec.json is missing or no run's description."""
+        path = self.path / SPEC
+        data = reading.read_json(path)
+        try:
+            spec = RunSpec.from_json(data)
+        except RequestError as error:
+            raise DamagedFile(path, error.what, expected=error.expected) from error
+        if not spec.key.startswith(self.short_key):
+            raise DamagedFile(path, f"describes run {spec.key[:12]}.", expected=f"run {self.short_key}.")
+        return spec
+
+    def state(self) -> RunState:
+        """What the folder says about the run now."""
+        return scan.run_state(self.path, clock=self._clock)
+
+    def lease(self) -> Lease | None:
+        """The last sign of life of whoever works, or worked, on this run."""
+        return lease.read(self.path, clock=self._clock)
+
+    def result(self) -> dict[str, Any] | None:
+        """The validated result, its records' digests checked; None while there is none.
+
+        DamagedFile when it, or a record it names, cannot be believed.
+        """
+        path = self.path / publishing.RESULT
+        data = reading.read_object(path)
+        if data is None:
+            return None
+        result = check_result(data, path=path, key=self.short_key)
+        publishing.check_records(self.path, result)
+        return result
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """A line per epoch: the published ones, or those of the newest attempt."""
+        return self.read_metrics().lines
+
+    def read_metrics(self) -> Lines:
+        """The readable lines of `metrics`, and in words what had to be left out."""
+        published = reading.read_lines(self.path / METRICS)
+        return attempts.latest_metrics(self.path) if published is None else published
+
+    def weights(self, name: str) -> Path:
+        """The file of published weights ("best.pt", "last.pt", "epoch-001.pt"), its digest checked.
+
+        RunError when the run has no result or these weights are absent, DamagedFile for other bytes.
+        """
+        result = self.result()
+        if result is None:
+            raise RunError(f"{self.name} is not finished.", hint="give the command that trains it again.")
+        expected = publishing.vouched_weights(self.path, result).get(name)
+        if expected is None:
+            known = ", ".join(sorted(result["weights"])) or "none"
+            raise RunError(f'{self.name} keeps no weights "{name}".', expected=f"kept: {known}.")
+        path = self.path / publishing.WEIGHTS / name
+        if path.is_symlink() or path.parent.is_symlink():
+            raise DamagedFile(path, "is a link.", expected="a file of the store.")
+        if not path.is_file():
+            raise RunError(
+                f"{self.name} is finished, but its weights {name} are gone: it cannot teach.",
+                hint="tfkd plan shows what must be trained again; the command that needs it does so.",
+            )
+        if files.digest(path) != expected:
+            hint = f"remove it (rm '{path}') to have it trained again; the result stays."
+            raise DamagedFile(path, "does not hold the weights its result vouches for.", hint=hint)
+        return path
+
+    def has_weights(self, name: str) -> bool:
+        """Whether these weights are vouched for and there; their digest is checked when they are loaded."""
+        state = self.state()
+        return state.result is not None and name in state.result["weights"] and name not in state.missing
+
+    def start_attempt(self, *, owner: Mapping[str, Any]) -> Attempt:
+        """A new attempt with a number of its own, whoever else is at work."""
+        publishing.finish(self.path)
+        return Attempt(self.path, owner=lease.new_owner(owner), clock=self._clock)
+
+    def claim_attempt(self, *, owner: Mapping[str, Any]) -> Attempt | None:
+        """Like `start_attempt`, but None while somebody else's heartbeat is fresh; of many, one gets it."""
+        files.make_folder(self.path / attempts.ATTEMPTS)
+        mine = lease.new_owner(owner)
+        if not lease.claim(self.path, mine, clock=self._clock):
+            return None
+        publishing.finish(self.path)
+        return Attempt(self.path, owner=mine, clock=self._clock)
+
+    def numerics(self) -> dict[str, Any] | None:
+        """The numerics fixed at the first attempt: device, threads, torch."""
+        return reading.read_object(self.path / NUMERICS)
+
+    def fix_numerics(self, numerics: Mapping[str, Any]) -> dict[str, Any]:
+        """Fix the numerics unless they are: those in force."""
+        files.create_once(self.path / NUMERICS, files.encode_json(dict(numerics)))
+        return self.numerics() or dict(numerics)
+
+    def failure(self) -> dict[str, Any] | None:
+        """What the newest failed attempt says."""
+        return attempts.newest_failure(self.path)
+
+    def newest_states(self) -> list[Path]:
+        """The sound training states of all attempts, the furthest first; unsound ones are passed over."""
+        return [state.path for state in attempts.all_states(self.path) if state.is_sound()]
+
+    def attempts(self) -> list[Path]:
+        """The folders of the attempts, oldest first."""
+        numbers = attempts.attempt_numbers(self.path)
+        return [attempts.attempt_path(self.path, number) for number in numbers]
+
+    def log_path(self) -> Path | None:
+        """The log of the newest attempt that has one."""
+        for path in reversed(self.attempts()):
+            with contextlib.suppress(OSError):
+                if (path / "log").stat().st_size:
+                    return path / "log"
+        return None
+
+
+def encode_spec(spec: RunSpec) -> bytes:
+    """spec.json: the full key, then every resolved value."""
+    return files.encode_json({"key": spec.key, **spec.to_json()})

@@ -1,0 +1,207 @@
+"""The results folder: runs, requests, submissions."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import files, reading, scan
+from tfkd_cli.store.lease import Clock
+from tfkd_cli.store.reading import DamagedFile
+from tfkd_cli.store.records import RunState
+from tfkd_cli.store.run_folder import RunFolder
+
+_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9.@_-]{0,199}-[0-9a-f]{12}")
+
+
+class Store:
+    """A results folder. Opening one checks that it can be used; nothing is written before it must be."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._clock = Clock(root)
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool, writable: bool = True) -> Store:
+        """The store at `root`, a folder or (to read) a file made by `tfkd pack`.
+
+        `create` makes the folder; without it, one that does not exist is an empty store. RequestError when
+        it is neither folder nor pack, or `writable` and it is not.
+        """
+        root = Path(root)
+        if "\0" in str(root):
+            raise RequestError("the results folder's name holds a NUL character.")
+        if root.is_file():
+            return cls._open_file(root, writable=writable)
+        if root.exists() and not root.is_dir():
+            raise RequestError(f"{root} is not a folder.", hint="choose a folder with --results.")
+        try:
+            if create:
+                root.mkdir(parents=True, exist_ok=True)
+            if writable and root.exists():
+                _try_writing(root)
+        except OSError as error:
+            raise RequestError(
+                f"cannot write the results folder {root}: {error.strerror}.",
+                expected="a folder you may write to.",
+                hint="choose another with --results DIR (or TFKD_RESULTS).",
+            ) from error
+        return cls(root)
+
+    @classmethod
+    def _open_file(cls, root: Path, *, writable: bool) -> Store:
+        raise RequestError(f"{root} is a file.", hint="choose a folder with --results.")
+
+    @property
+    def runs_path(self) -> Path:
+        """`runs/`."""
+        return self.root / "runs"
+
+    @property
+    def answers_path(self) -> Path:
+        """`answers/`: the teachers' kept answers."""
+        return self.root / "answers"
+
+    @property
+    def code_path(self) -> Path:
+        """`code/`: the package as staged for SLURM."""
+        return self.root / "code"
+
+    def run(self, spec: RunSpec) -> RunFolder:
+        """The folder of this run, which need not exist."""
+        return self.folder(spec.folder)
+
+    def folder(self, name: str) -> RunFolder:
+        """The folder of this name; RequestError for a name that could not be a run's, or a link."""
+        if _RUN_NAME.fullmatch(name) is None:
+            raise RequestError(
+                f"{name[:80]!r} is no run's name.", expected="one like cifar100-resnet18-kd-s0-8d4c1185ab12."
+            )
+        path = self.runs_path / name
+        if path.is_symlink() or self.runs_path.is_symlink():
+            raise RequestError(f"{path} is a link.", expected="a folder inside the store.")
+        return RunFolder(path, clock=self._clock)
+
+    def runs(self) -> Iterator[RunFolder]:
+        """The runs that have a folder, by name; whatever else lies there is left alone."""
+        for name in self._names():
+            yield RunFolder(self.runs_path / name, clock=self._clock)
+
+    def _names(self) -> list[str]:
+        if self.runs_path.is_symlink():
+            raise RequestError(f"{self.runs_path} is a link.", expected="a folder inside the store.")
+        try:
+            with os.scandir(self.runs_path) as entries:
+                found = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"cannot read {self.runs_path}: {error.strerror}.") from error
+        return sorted(name for name in found if _RUN_NAME.fullmatch(name))
+
+    def find(self, prefix_or_name: str) -> RunFolder:
+        """The one run whose key or folder name begins like this; RequestError when there is none, or many."""
+        text = prefix_or_name.strip().lower()
+        names = self._names()
+        found = [n for n in names if n == text] or [n for n in names if _names_run(text, n)]
+        if len(found) == 1:
+            return self.folder(found[0])
+        if found:
+            shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+            raise RequestError(f'"{prefix_or_name[:80]}" means {len(found)} runs.', expected=shown)
+        raise RequestError(
+            f'no run "{prefix_or_name[:80]}" in {self.root}.', hint="tfkd status lists the runs there are."
+        )
+
+    def scan(self, keys: Iterable[str] | None = None, *, deep: bool = False) -> dict[str, RunState]:
+        """Key (64 hex digits) → state, of all runs or of these; a run without a folder is `todo`."""
+        names = self._names()
+        if keys is None:
+            states = (scan.run_state(self.runs_path / n, clock=self._clock, deep=deep) for n in names)
+            return {state.key: state for state in states}
+        by_key = {name[-12:]: name for name in names}
+        return {key: self._state(key, by_key.get(key[:12]), deep=deep) for key in keys}
+
+    def _state(self, key: str, name: str | None, *, deep: bool) -> RunState:
+        if name is None:
+            return RunState(key=key, name="", status="todo")
+        return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
+
+    def add_request(self, data: Mapping[str, Any]) -> str:
+        """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
+        encoded = files.encode_json(dict(data))
+        mark = hashlib.sha256(encoded).hexdigest()[:10]
+        folder = self.root / "requests"
+        files.make_folder(folder)
+        for path in folder.glob(f"*-{mark}.json"):
+            with contextlib.suppress(OSError):
+                os.utime(path)  # asked again: the newest wish
+            return path.stem
+        name = f"{_stamp()}-{mark}"
+        files.create_once(folder / f"{name}.json", encoded)
+        return name
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What was asked, the newest last, each with its `id`; unreadable ones are left out."""
+        dated = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "requests") as entries:
+            dated = [(e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)]
+        found = []
+        for _, name in sorted(dated):
+            with contextlib.suppress(DamagedFile):
+                data = reading.read_object(self.root / "requests" / name)
+                if data is not None:
+                    found.append({**data, "id": name.removesuffix(".json")})
+        return found
+
+    def add_submission(self, data: Mapping[str, Any]) -> str:
+        """Keep what a backend is to run, as `submissions/<id>/submission.json`; the id."""
+        name = f"{_stamp()}-{uuid.uuid4().hex[:10]}"
+        path = self.submission_path(name)
+        files.make_folder(path)
+        files.create_once(path / "submission.json", files.encode_json(dict(data)))
+        return name
+
+    def submission(self, name: str) -> dict[str, Any]:
+        """What `add_submission` was given; DamagedFile when it cannot be read."""
+        path = self.submission_path(name) / "submission.json"
+        value = reading.read_object(path)
+        if value is None:
+            raise RequestError(f'no submission "{name}" in {self.root}.')
+        return value
+
+    def submission_path(self, name: str) -> Path:
+        """`submissions/<id>`; RequestError for an id that could not be one."""
+        if not reading.is_safe_name(name):
+            raise RequestError(f"{name[:80]!r} is no submission's id.")
+        return self.root / "submissions" / name
+
+
+def _names_run(text: str, name: str) -> bool:
+    """Whether `text` begins the run's key (at least 4 digits; all 64 are known by 12) or its name."""
+    if re.fullmatch(r"[0-9a-f]{4,64}", text) and name[-12:].startswith(text[:12]):
+        return True
+    return len(text) >= 4 and name.startswith(text)
+
+
+def _is_request(name: str) -> bool:
+    return name.endswith(".json") and reading.is_safe_name(name)
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+
+def _try_writing(root: Path) -> None:
+    probe = root / f".writable.{uuid.uuid4().hex[:16]}.tmp"
+    probe.touch(exist_ok=False)
+    probe.unlink()
