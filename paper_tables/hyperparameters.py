@@ -1,0 +1,147 @@
+"""The values of a setting's loss and recipe, each with where it comes from (`hyperparameters.toml`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from paper_tables.spec import Setting, Values
+from paper_tables.strict import Entry, Names, read_toml
+
+Source = Literal["released", "printed", "assumed", "declared"]
+FILE = Path(__file__).with_name("hyperparameters.toml")
+CONDITIONS = ("dataset", "method", "student", "teacher", "form")
+KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe")
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """A value, where it comes from, and why. `declared`: by a table of our own, or by the request."""
+
+    value: Any
+    source: Source
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """The values of a setting by field name; a field that is not named keeps its default."""
+
+    loss: Mapping[str, Sourced] = field(default_factory=dict)
+    recipe: Mapping[str, Sourced] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One entry of the file: what it is for (an empty set: for all), and its values."""
+
+    conditions: Mapping[str, frozenset[str]]
+    elsewhere: bool
+    source: Source
+    note: str
+    loss: Values
+    recipe: Values
+
+    def source_for(self, facts: Mapping[str, str | None]) -> Source | None:
+        """Where this rule's values come from for a setting, None where it does not apply."""
+        missed = [key for key, allowed in self.conditions.items() if facts[key] not in allowed]
+        if not missed:
+            return self.source
+        return "assumed" if self.elsewhere and missed == ["dataset"] else None
+
+
+def lookup(setting: Setting, *, form: str) -> Hyperparameters:
+    """The loss and recipe values of `setting`; its own `form`, `loss` and `recipe` go before the file's."""
+    found = _looked_up(
+        _family(setting.dataset), setting.method, setting.student, setting.teacher, setting.form or form
+    )
+    return Hyperparameters(
+        loss={**found.loss, **_declared(setting.loss)}, recipe={**found.recipe, **_declared(setting.recipe)}
+    )
+
+
+def assumed(setting: Setting, form: str) -> tuple[str, ...]:
+    """The values of a setting and of its teacher that rest on an assumption.
+
+    `("loss.alpha", "recipe.batch_size", "teacher.recipe.batch_size")`; empty where all are published.
+    """
+    found = lookup(setting, form=form)
+    parts = [("loss", found.loss), ("recipe", found.recipe)]
+    if setting.teacher is not None:
+        taught_by = replace(setting.baseline(), student=setting.teacher)
+        parts.append(("teacher.recipe", lookup(taught_by, form=form).recipe))
+    return tuple(
+        f"{part}.{name}"
+        for part, values in parts
+        for name, each in values.items()
+        if each.source == "assumed"
+    )
+
+
+def check(names: Names, path: Path = FILE) -> None:
+    """Refuse a file that names an unknown network, data set, method or field; PaperTablesError says where."""
+    for entry in read_toml(path).only("entry").entries("entry"):
+        _rule(entry)
+        for key in ("dataset", "method", "student", "teacher"):
+            kind = "network" if key in ("student", "teacher") else key
+            for name in _names(entry, key):
+                if name != "folder":
+                    names.resolve(kind, name, where=f'{entry.where}, key "{key}"')
+        entry.values("loss", names.loss_fields)
+        entry.values("recipe", names.recipe_fields)
+
+
+@cache
+def rules(path: Path = FILE) -> tuple[Rule, ...]:
+    """The entries of the file, in its order."""
+    return tuple(_rule(each) for each in read_toml(path).only("entry").entries("entry"))
+
+
+@cache
+def _looked_up(dataset: str, method: str, student: str, teacher: str | None, form: str) -> Hyperparameters:
+    facts = {"dataset": dataset, "method": method, "student": student, "teacher": teacher, "form": form}
+    loss: dict[str, Sourced] = {}
+    recipe: dict[str, Sourced] = {}
+    for rule in rules():
+        source = rule.source_for(facts)
+        if source is None:
+            continue
+        for found, values in ((loss, rule.loss), (recipe, rule.recipe)):
+            found.update({name: Sourced(value, source, rule.note) for name, value in values})
+    return Hyperparameters(loss=loss, recipe=recipe)
+
+
+def _family(dataset: str) -> str:
+    """`tiny-imagenet@4f…` → `tiny-imagenet`, `folder:PATH` → `folder`: whose values a data set takes."""
+    return dataset.partition("@")[0].partition(":")[0]
+
+
+def _declared(values: Values) -> dict[str, Sourced]:
+    return {name: Sourced(value, "declared") for name, value in values}
+
+
+def _rule(entry: Entry) -> Rule:
+    entry.only(*KEYS)
+    conditions = {key: frozenset(_names(entry, key)) for key in CONDITIONS if key in entry}
+    for form in conditions.get("form", ()):
+        if form not in ("released", "printed"):
+            raise entry.error("form", f'is "{form}".', expected="Known: released, printed.")
+    if "loss" not in entry and "recipe" not in entry:
+        raise entry.error("loss", "is missing, and so is recipe.", expected="Expected one of the two.")
+    return Rule(
+        conditions=conditions,
+        elsewhere=entry.get("elsewhere", bool, False),
+        source=entry.choice("from", ("released", "printed", "assumed")),
+        note=entry.text("note", ""),
+        loss=entry.values("loss", entry.entry("loss").data),
+        recipe=entry.values("recipe", entry.entry("recipe").data),
+    )
+
+
+def _names(entry: Entry, key: str) -> tuple[str, ...]:
+    if key not in entry:
+        return ()
+    return (entry.text(key),) if isinstance(entry.data[key], str) else entry.texts(key)

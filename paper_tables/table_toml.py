@@ -1,0 +1,236 @@
+"""From a table's TOML to a Table.
+
+The keys of a setting (`SETTING`) may stand at the table, a column, a row or a cell; the more special one
+wins, and `loss` and `recipe` are merged value by value. A row names its `networks` in the order of the
+table's `roles`; `student` and `teacher` may name a role, so that one row can swap roles between columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from paper_tables import printed
+from paper_tables.spec import Cell, Column, PaperTablesError, Published, Row, Setting, Table
+from paper_tables.strict import MISSING, Entry, Names
+
+SETTING = ("dataset", "student", "method", "teacher", "teacher_epoch", "form", "loss", "recipe")
+TABLE = ("title", "kind", "source", "caption", "note", "seeds", "fast", "heads", "roles", "column", "row")
+COLUMN = ("name", "label")
+ROW = ("labels", "networks", "teacher_accuracy", "cells")
+CELL = ("printed", "note", "erratum")
+TAUGHT = ("kd", "re-kd", "de-kd")  # the paper's methods with a teacher of another network
+UNTAUGHT = ("baseline", "lsr", "tf-self", "tf-reg")
+
+
+class _Place(NamedTuple):
+    """What a cell's text needs besides its own entry."""
+
+    names: Names
+    roles: Mapping[str, str]  # role → network of this row
+    teacher_accuracy: float | None
+
+
+def table(name: str, source: Entry, names: Names) -> Table:
+    """The table that `source` declares; PaperTablesError with file, row, cell and key."""
+    source.only(*TABLE, *SETTING)
+    kind = source.choice("kind", ("paper", "control", "demo"))
+    columns = source.entries("column")
+    labels = tuple(_column(each) for each in columns)
+    _distinct([each.name for each in labels], where=source.where, what="column")
+    heads = source.texts("heads")
+    rows = tuple(
+        _row(index, each, source=source, columns=columns, names=names, heads=heads)
+        for index, each in enumerate(source.entries("row"))
+    )
+    _distinct([each.labels for each in rows], where=source.where, what="row")
+    _distinct([_settings(each) for each in rows], where=source.where, what="row")
+    result = Table(
+        name=name,
+        title=source.text("title"),
+        kind=kind,
+        heads=heads,
+        columns=labels,
+        rows=rows,
+        source=source.text("source", ""),
+        caption=source.text("caption", ""),
+        note=source.text("note", ""),
+        seeds=source.whole("seeds", low=1, high=1000, default=None),
+        fast=source.get("fast", bool, False),
+    )
+    _check_gains(result, where=source.where)
+    return result
+
+
+def setting(levels: Sequence[Entry], names: Names, *, roles: Mapping[str, str] | None = None) -> Setting:
+    """The setting that these entries declare, from the general to the special."""
+    last = levels[-1]
+    taken: dict[str, Any] = {}
+    for level in levels:
+        for key in ("dataset", "student", "method", "teacher", "form"):
+            if key in level:
+                taken[key] = level.text(key)
+        if "teacher_epoch" in level:
+            taken["teacher_epoch"] = level.whole("teacher_epoch", low=1, high=200)
+        for key, known in (("loss", names.loss_fields), ("recipe", names.recipe_fields)):
+            taken[key] = {**taken.get(key, {}), **dict(level.values(key, known))}
+    for key in ("dataset", "student", "method"):
+        if key not in taken:
+            raise PaperTablesError(
+                f'{last.where}: no "{key}" is given.',
+                expected=f"Expected {key} at the cell, its row, its column or the table.",
+            )
+    return _resolve(taken, names, where=last.where, roles=roles or {})
+
+
+def _resolve(taken: dict[str, Any], names: Names, *, where: str, roles: Mapping[str, str]) -> Setting:
+    if taken.get("form", "released") not in ("released", "printed"):
+        raise PaperTablesError(
+            f'{where}, key "form": is "{taken["form"]}".', expected="Known: released, printed."
+        )
+    for key in ("student", "teacher"):
+        if key in taken:
+            taken[key] = names.resolve(
+                "network", roles.get(taken[key], taken[key]), where=f'{where}, key "{key}"'
+            )
+    for key in ("dataset", "method"):
+        taken[key] = names.resolve(key, taken[key], where=f'{where}, key "{key}"')
+    for key in ("loss", "recipe"):
+        taken[key] = tuple(sorted(taken[key].items()))
+    found = Setting(**taken)
+    _check_teacher(found, where)
+    return found
+
+
+def _check_teacher(each: Setting, where: str) -> None:
+    if each.method in TAUGHT and each.teacher is None:
+        raise PaperTablesError(
+            f"{where}: {each.method} has no teacher.", expected='Expected the key "teacher".'
+        )
+    if each.method in UNTAUGHT and each.teacher is not None:
+        raise PaperTablesError(
+            f"{where}: {each.method} takes no teacher.", hint='leave out the key "teacher".'
+        )
+    if (each.method == "de-kd") != (each.teacher_epoch is not None):
+        raise PaperTablesError(
+            f'{where}, key "teacher_epoch": is {each.teacher_epoch} for {each.method}.',
+            expected="Expected an epoch from 1 to 200 for de-kd, and for no other method.",
+        )
+
+
+def _column(entry: Entry) -> Column:
+    entry.only(*COLUMN, *SETTING)
+    return Column(name=entry.text("name"), label=entry.text("label"))
+
+
+def _row(
+    index: int, entry: Entry, *, source: Entry, columns: Sequence[Entry], names: Names, heads: tuple[str, ...]
+) -> Row:
+    entry.only(*ROW, *SETTING)
+    networks = entry.texts("networks", [])
+    role_names = source.texts("roles", [])
+    if len(networks) != len(role_names):
+        raise entry.error(
+            "networks",
+            f"has {len(networks)} names.",
+            expected=f"Expected one for each role: {', '.join(role_names)}.",
+        )
+    labels = entry.texts("labels", list(networks))
+    if len(labels) != len(heads):
+        raise entry.error(
+            "labels", f"has {len(labels)} texts.", expected=f"Expected one for each head: {', '.join(heads)}."
+        )
+    accuracy = entry.number("teacher_accuracy", low=1, high=100, default=None)
+    place = _Place(names, dict(zip(role_names, networks, strict=True)), accuracy)
+    texts = _texts(entry, columns, bare=source.data["kind"] != "paper")
+    base = Entry({key: source.data[key] for key in SETTING if key in source.data}, entry.where)
+    above = Entry({key: entry.data[key] for key in SETTING if key in entry.data}, entry.where)
+    cells = tuple(
+        _cell(index, text, levels=(base, column, above), place=place)
+        for column, text in zip(columns, texts, strict=True)
+    )
+    return Row(labels=labels, cells=cells)
+
+
+def _texts(entry: Entry, columns: Sequence[Entry], *, bare: bool) -> list[Any]:
+    """The row's cells as written; only a table of our own may leave them out."""
+    names = [str(each.data["name"]) for each in columns]
+    texts: list[Any] = entry.get("cells", list, [{} for _ in columns] if bare else MISSING)
+    if len(texts) != len(columns):
+        raise entry.error(
+            "cells",
+            f"has {len(texts)} cells.",
+            expected=f"Expected {len(columns)}, one for each column: {', '.join(names)}.",
+        )
+    return texts
+
+
+def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _Place) -> Cell | None:
+    table_level, column, row = levels
+    name = str(column.data["name"])
+    where = f'{row.where}, cell "{name}"'
+    if not isinstance(text, str | dict):
+        raise PaperTablesError(f"{where}: {text!r:.60} is a {type(text).__name__}.", expected=printed.EXAMPLE)
+    if text == "":
+        return None
+    entry = Entry({"printed": text} if isinstance(text, str) else text, where).only(*CELL, *SETTING)
+    column_level = Entry({key: column.data[key] for key in SETTING if key in column.data}, column.where)
+    found = setting((table_level, column_level, row, entry), place.names, roles=place.roles)
+    taught_badly = place.teacher_accuracy if found.teacher_epoch is not None else None
+    published = Published(teacher_accuracy=taught_badly)
+    if "printed" in entry:
+        published = printed.parse(entry.text("printed"), where=where, teacher_accuracy=taught_badly)
+    if "note" in entry and "erratum" in entry:
+        raise entry.error("note", "stands beside an erratum.", expected="Expected one of the two.")
+    note = entry.text("erratum", entry.text("note", ""))
+    return Cell(
+        row=index, column=name, setting=found, published=published, note=note, erratum="erratum" in entry
+    )
+
+
+def _settings(row: Row) -> tuple[Setting | None, ...]:
+    return tuple(None if cell is None else cell.setting for cell in row.cells)
+
+
+def _distinct(found: Sequence[Any], *, where: str, what: str) -> None:
+    first: dict[Any, int] = {}
+    for number, each in enumerate(found, 1):
+        if first.setdefault(each, number) != number:
+            raise PaperTablesError(
+                f"{where}, {what} {number}: repeats {what} {first[each]}.",
+                expected=f"Expected each {what} once.",
+            )
+
+
+def arithmetic_gain(cell: Cell, row: Row) -> float | None:
+    """The printed mean less the baseline printed in the same row, in points; None where one is missing."""
+    if cell.is_baseline or cell.published.mean is None:
+        return None
+    for other in row.cells:
+        if (
+            other is not None
+            and other.setting == cell.setting.baseline()
+            and other.published.mean is not None
+        ):
+            return round(cell.published.mean - other.published.mean, 3)
+    return None
+
+
+def is_slip(cell: Cell, row: Row) -> bool:
+    """Whether the printed gain is not the printed mean less the printed baseline."""
+    derived = arithmetic_gain(cell, row)
+    return (
+        derived is not None and cell.published.gain is not None and abs(derived - cell.published.gain) > 0.005
+    )
+
+
+def _check_gains(each: Table, *, where: str) -> None:
+    for row in each.rows:
+        for cell in filter(None, row.cells):
+            if is_slip(cell, row) and not cell.erratum:
+                raise PaperTablesError(
+                    f'{where}, row {cell.row + 1}, cell "{cell.column}", key "printed": the gain is '
+                    f"{cell.published.gain:+.2f}, mean less baseline is {arithmetic_gain(cell, row):+.2f}.",
+                    expected="Expected the two to agree, or an erratum that says they do not.",
+                    hint='if the paper prints it so, copy it and add erratum = "…".',
+                )
