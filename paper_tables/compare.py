@@ -1,0 +1,158 @@
+"""A table's published numbers beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from paper_tables.gains import Gain, single_gain
+from paper_tables.measured import EPOCHS, NOTHING, Epoch, Measured, Pool, SeedValue, pools
+from paper_tables.spec import Cell, Published, Setting, Table
+from paper_tables.statistics import deviation, mean
+
+__all__ = ["CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one cell measures at the best or the last epoch, in percent and points.
+
+    `difference` and `gain_difference` are measured minus published. `gain` is None for a baseline, and
+    where the baseline has no run.
+    """
+
+    epoch: Epoch
+    mean: float
+    std: float | None
+    n: int
+    pool: Pool
+    difference: float | None = None
+    gain: Gain | None = None
+    gain_difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellComparison:
+    """One cell: what was published, what was measured, and what stands between the two."""
+
+    cell: Cell
+    measured: Measured
+    best: Reading | None
+    last: Reading | None
+    assumed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    baseline: Measured  # the runs the gain is over (its own, for a baseline)
+    baseline_published: Published
+    baseline_assumed: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """How many runs are finished."""
+        return self.measured.n
+
+    @property
+    def wanted(self) -> int:
+        """How many runs were asked for; never fewer than there are."""
+        return max(self.measured.wanted, self.measured.n)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The folders of the finished runs, by seed."""
+        return tuple(value.run for value in sorted(self.measured.values, key=lambda value: value.seed))
+
+    def reading(self, epoch: Epoch) -> Reading | None:
+        """The reading at the best or the last epoch."""
+        return self.best if epoch == "best" else self.last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A table with its cells in place (row by row, None where the paper leaves one empty)."""
+
+    table: Table
+    rows: tuple[tuple[CellComparison | None, ...], ...]
+    pools: tuple[Pool, ...]
+
+    def cells(self) -> Iterator[CellComparison]:
+        """All cells, row by row."""
+        for row in self.rows:
+            yield from (each for each in row if each is not None)
+
+    @property
+    def published(self) -> bool:
+        """Whether the table has any printed number."""
+        printed = (each.cell.published for each in self.cells())
+        return any(each.mean is not None or each.gain is not None for each in printed)
+
+
+Assumptions = Callable[[Setting], tuple[str, ...]]
+"""Which values of a setting nobody published, in words."""
+
+
+def compare(
+    table: Table, measured: Mapping[Setting, Measured], assumed: Assumptions = lambda setting: ()
+) -> Comparison:
+    """Every cell of `table` beside what was measured for its setting."""
+    pooled = {epoch: pools(table.settings(), measured, epoch) for epoch in EPOCHS}
+    published = {cell.setting: cell.published for cell in table.cells() if cell.is_baseline}
+
+    def cell_comparison(cell: Cell) -> CellComparison:
+        setting, baseline = cell.setting, cell.setting.baseline()
+        readings = {
+            epoch: _reading(cell, measured, pooled[epoch].get(setting.dataset), epoch) for epoch in EPOCHS
+        }
+        own, under = measured.get(setting, NOTHING), measured.get(baseline, NOTHING)
+        return CellComparison(
+            cell=cell,
+            measured=own,
+            best=readings["best"],
+            last=readings["last"],
+            assumed=assumed(setting),
+            warnings=_warnings(own, NOTHING if cell.is_baseline else under),
+            baseline=under,
+            baseline_published=published.get(baseline, Published()),
+            baseline_assumed=assumed(baseline),
+        )
+
+    rows = tuple(tuple(cell_comparison(cell) if cell else None for cell in row.cells) for row in table.rows)
+    in_order = (pool for epoch in EPOCHS for pool in pooled[epoch].values())
+    return Comparison(table=table, rows=rows, pools=tuple(in_order))
+
+
+def _reading(
+    cell: Cell, measured: Mapping[Setting, Measured], pool: Pool | None, epoch: Epoch
+) -> Reading | None:
+    own = measured.get(cell.setting, NOTHING)
+    if pool is None or not own.n:
+        return None
+    values = list(own.group(epoch).values())
+    gain = None if cell.is_baseline else single_gain((cell.setting, cell.setting.baseline()), measured, pool)
+    return Reading(
+        epoch=epoch,
+        mean=mean(values),
+        std=deviation(values),
+        n=len(values),
+        pool=pool,
+        difference=_minus(mean(values), cell.published.mean),
+        gain=gain,
+        gain_difference=_minus(gain.mean if gain else None, cell.published.gain),
+    )
+
+
+def _minus(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _warnings(own: Measured, baseline: Measured) -> tuple[str, ...]:
+    """What a reader must know before trusting the cell: mixtures within it, and against its baseline."""
+    across: list[str] = []
+    for name, words in (("precision", "precision"), ("code", "code version")):
+        ours = {getattr(value, name) for value in own.values}
+        theirs = {getattr(value, name) for value in baseline.values}
+        if len(ours) == len(theirs) == 1 and ours != theirs:
+            across.append(f"its baseline ran with another {words}: {_word(theirs)}, these runs {_word(ours)}")
+    return tuple(dict.fromkeys([*own.warnings, *own.unlike_paper, *own.mixtures(), *across]))
+
+
+def _word(values: set[str]) -> str:
+    return next(iter(values)) or "unknown"

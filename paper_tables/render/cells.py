@@ -1,0 +1,163 @@
+"""A comparison as a sheet, in the paper's own layout.
+
+With several columns of numbers a field stacks its lines (paper, best, gain, last …); with one column, as
+in the demo, each line becomes a column of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from paper_tables import printed
+from paper_tables.compare import CellComparison, Comparison, Reading
+from paper_tables.gains import Gain
+from paper_tables.measured import Epoch
+from paper_tables.render.footnotes import Footnotes
+from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
+from paper_tables.verdicts import CellVerdict, CellWord, judge_cell
+
+Link = Callable[[CellComparison], str | None]
+
+STYLES: dict[CellWord, Style] = {"agrees": "good", "differs": "bad"}
+
+LABELS = {
+    "paper": "paper",
+    "best": "best epoch",
+    "n": "n",
+    "gain": "gain over baseline [95 %]",
+    "could show": "could show",
+    "last": "last epoch",
+    "gain, last": "gain, last epoch [95 %]",
+}
+
+EXPLAINED = (
+    "paper: mean±std (gain) as printed. best, last: mean±std over n seeds at the best and the last epoch, "
+    "Δ from the paper. gain: over the same baseline, with its 95 % interval. could show: the smallest gain "
+    "these seeds could have shown (80 % power), and how many seeds the printed gain would need."
+)
+
+
+def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) -> Sheet:
+    """What there is to show of a comparison."""
+    footnotes, table = Footnotes(), comparison.table
+    stacked = len(table.columns) > 1
+    rows = tuple(
+        SheetRow(
+            labels=row.labels,
+            fields=tuple(
+                _field(each, footnotes, link=link, stacked=stacked) if each else Field() for each in cells
+            ),
+        )
+        for row, cells in zip(table.rows, comparison.rows, strict=True)
+    )
+    explained = (EXPLAINED,) if comparison.published and any(each.n for each in comparison.cells()) else ()
+    sheet = Sheet(
+        name=table.name,
+        title=table.title,
+        heads=table.heads,
+        columns=tuple(column.label for column in table.columns),
+        rows=rows,
+        notes=(*explained, *footnotes.notes(comparison)),
+        order=tuple(LABELS),
+    )
+    return sheet if stacked else _spread_out(sheet, published=comparison.published)
+
+
+def _spread_out(sheet: Sheet, *, published: bool) -> Sheet:
+    """One column per line instead of one line per number."""
+    present = {line.label for row in sheet.rows for field in row.fields for line in field.lines}
+    labels = [label for label in LABELS if label in present and (published or label != "could show")]
+    rows = tuple(
+        SheetRow(
+            labels=row.labels,
+            fields=tuple(
+                Field(lines=(replace(line, label=""),), link=field.link if line.label == "best" else None)
+                for field in row.fields
+                for line in map(field.line, labels)
+            ),
+        )
+        for row in sheet.rows
+    )
+    return Sheet(
+        name=sheet.name,
+        title=sheet.title,
+        heads=sheet.heads,
+        columns=tuple(LABELS[label] for label in labels),
+        rows=rows,
+        notes=sheet.notes,
+    )
+
+
+def _field(cell: CellComparison, footnotes: Footnotes, *, link: Link, stacked: bool) -> Field:
+    lines = (*_paper_lines(cell, footnotes), *_measured_lines(cell, footnotes, stacked=stacked))
+    return Field(lines=tuple(line for line in lines if line.text), link=link(cell) if cell.n else None)
+
+
+def _paper_lines(cell: CellComparison, footnotes: Footnotes) -> list[Line]:
+    published = cell.cell.published
+    text = printed.show(published) + footnotes.erratum(cell.cell.note)
+    value = published.gain if published.mean is None else published.mean
+    return [Line(text, "paper", "paper", value)]
+
+
+def _measured_lines(cell: CellComparison, footnotes: Footnotes, *, stacked: bool) -> list[Line]:
+    marks = footnotes.assumption(cell.assumed) + footnotes.warning(cell.warnings)
+    count = count_text(cell)
+    if cell.best is None or cell.last is None:
+        if stacked:
+            return [Line(count + marks, "best", "faint")]
+        return [Line(marks, "best", "faint"), Line(count, "n", "faint", 0)]
+    best, last = judge_cell(cell, "best"), judge_cell(cell, "last")
+    n = f"n={count}" if stacked else ""
+    return [
+        _level(cell.best, best, "best", footnotes, after=(marks, n)),
+        Line("" if stacked else count, "n", value=cell.n),
+        _gain(cell.best, best, "gain", footnotes),
+        Line(could_show_text(best) if cell.best.gain else "", "could show", value=best.smallest_gain),
+        _level(cell.last, last, "last", footnotes, after=(marks, "")),
+        _gain(cell.last, last, "gain, last", footnotes),
+    ]
+
+
+def _level(
+    reading: Reading, verdict: CellVerdict, label: Epoch, footnotes: Footnotes, *, after: tuple[str, str]
+) -> Line:
+    marks, n = after
+    difference = f"Δ{reading.difference:+.2f}" if reading.difference is not None else ""
+    word = verdict.level.word
+    parts = (level_text(reading) + marks, n, difference, footnotes.verdict(word))
+    return Line(" ".join(filter(None, parts)), label, STYLES.get(word, ""), reading.mean)
+
+
+def _gain(reading: Reading, verdict: CellVerdict, label: str, footnotes: Footnotes) -> Line:
+    if reading.gain is None:
+        return Line("", label)
+    word = verdict.gain.word
+    parts = (gain_text(reading.gain), footnotes.verdict(word))
+    return Line(" ".join(filter(None, parts)), label, STYLES.get(word, ""), reading.gain.mean)
+
+
+def level_text(reading: Reading) -> str:
+    """`70.90±0.21`; no ± for a single run."""
+    return f"{reading.mean:.2f}" + (f"±{reading.std:.2f}" if reading.std is not None else "")
+
+
+def count_text(cell: CellComparison) -> str:
+    """`3`, or `2/3` while runs are missing; nothing where none was asked for."""
+    if not cell.wanted:
+        return ""
+    return str(cell.n) if cell.n == cell.wanted else f"{cell.n}/{cell.wanted}"
+
+
+def gain_text(gain: Gain) -> str:
+    """`+2.52 [+2.11, +2.93]`; no interval where no spread is known."""
+    interval = f" [{gain.interval.low:+.2f}, {gain.interval.high:+.2f}]" if gain.interval else ""
+    return f"{gain.mean:+.2f}{interval}"
+
+
+def could_show_text(verdict: CellVerdict) -> str:
+    """`0.42, 2 seeds`: the smallest gain these seeds could have shown, the seeds the printed one needs."""
+    smallest = "?" if verdict.smallest_gain is None else f"{verdict.smallest_gain:.2f}"
+    seeds = verdict.seeds_for_printed_gain
+    return smallest + (f", {seeds} seeds" if seeds is not None else "")

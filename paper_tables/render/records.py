@@ -1,0 +1,183 @@
+"""A comparison as data: JSON (the shape of `show --format json`) and CSV, one record per cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from paper_tables.compare import CellComparison, Comparison, Reading
+from paper_tables.measured import EPOCHS, Epoch, Pool
+from paper_tables.spec import Published, Setting
+from paper_tables.verdicts import judge_cell
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """JSON types only; None where nothing is known. `measured.gain` is the gain at the best epoch."""
+    table = comparison.table
+    return {
+        "table": table.name,
+        "title": table.title,
+        "kind": table.kind,
+        "source": table.source,
+        "caption": table.caption,
+        "note": table.note,
+        "heads": list(table.heads),
+        "columns": [{"name": column.name, "label": column.label} for column in table.columns],
+        "cells": [_cell(each, table.rows[each.cell.row].labels) for each in comparison.cells()],
+        "pooled": [_pool(pool) for pool in comparison.pools],
+    }
+
+
+def setting_record(setting: Setting) -> dict[str, Any]:
+    """A setting as JSON."""
+    return {
+        "dataset": setting.dataset,
+        "student": setting.student,
+        "method": setting.method,
+        "teacher": setting.teacher,
+        "teacher_epoch": setting.teacher_epoch,
+        "form": setting.form,
+        "loss": dict(setting.loss),
+        "recipe": dict(setting.recipe),
+    }
+
+
+def _cell(cell: CellComparison, labels: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "row": cell.cell.row,
+        "labels": list(labels),
+        "column": cell.cell.column,
+        "setting": setting_record(cell.cell.setting),
+        "published": _published(cell.cell.published),
+        "note": cell.cell.note,
+        "assumed": list(cell.assumed),
+        "warnings": list(cell.warnings),
+        "measured": {
+            "n": cell.n,
+            "wanted": cell.wanted,
+            "best": _reading(cell, "best"),
+            "last": _reading(cell, "last"),
+            "gain": cell.best.gain.mean if cell.best and cell.best.gain else None,
+            "runs": list(cell.runs),
+        },
+    }
+
+
+def _published(published: Published) -> dict[str, Any]:
+    return {
+        "mean": published.mean,
+        "std": published.std,
+        "gain": published.gain,
+        "runs": published.runs,
+        "teacher_accuracy": published.teacher_accuracy,
+    }
+
+
+def _reading(cell: CellComparison, epoch: Epoch) -> dict[str, Any] | None:
+    reading = cell.reading(epoch)
+    return None if reading is None else dict(_values(cell, reading))
+
+
+def _values(cell: CellComparison, reading: Reading) -> Iterator[tuple[str, Any]]:
+    """What is known at one epoch: the same names in JSON and, prefixed by the epoch, in CSV."""
+    verdict, gain = judge_cell(cell, reading.epoch), reading.gain
+    interval = gain.interval if gain else None
+    yield from (("mean", reading.mean), ("std", reading.std), ("difference", reading.difference))
+    yield from (("verdict", verdict.level.word), ("allowed_difference", verdict.level.allowed))
+    yield "gain", gain.mean if gain else None
+    yield "gain_low", interval.low if interval else None
+    yield "gain_high", interval.high if interval else None
+    yield "gain_se", gain.error.se if gain and gain.error else None
+    yield "gain_df", gain.error.df if gain and gain.error else None
+    yield "gain_pairs", gain.pairs if gain and gain.paired else None
+    yield "gain_difference", reading.gain_difference
+    yield from (("gain_verdict", verdict.gain.word), ("allowed_gain_difference", verdict.gain.allowed))
+    yield "smallest_gain", verdict.smallest_gain
+    yield "seeds_for_printed_gain", verdict.seeds_for_printed_gain
+
+
+READING = [
+    "mean",
+    "std",
+    "difference",
+    "verdict",
+    "allowed_difference",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_se",
+    "gain_df",
+    "gain_pairs",
+    "gain_difference",
+    "gain_verdict",
+    "allowed_gain_difference",
+    "smallest_gain",
+    "seeds_for_printed_gain",
+]
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    return {
+        "dataset": pool.dataset,
+        "epoch": pool.epoch,
+        "sigma": pool.level.sigma,
+        "df": pool.level.df,
+        "sigma_paired": pool.paired.sigma,
+        "df_paired": pool.paired.df,
+    }
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """One line per cell; the columns are the same for every table."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(CSV_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    for each in comparison.cells():
+        writer.writerow({name: _text(value) for name, value in _line(comparison, each)})
+    return out.getvalue()
+
+
+CSV_COLUMNS = (
+    *[
+        "table",
+        "row",
+        "labels",
+        "column",
+        "dataset",
+        "student",
+        "method",
+        "teacher",
+        "teacher_epoch",
+        "form",
+        "loss",
+        "recipe",
+    ],
+    *["published_mean", "published_std", "published_gain", "published_runs", "n", "wanted"],
+    *(f"{epoch}_{name}" for epoch in EPOCHS for name in READING),
+    *["assumed", "note", "warnings", "runs"],
+)
+
+
+def _line(comparison: Comparison, cell: CellComparison) -> Iterator[tuple[str, Any]]:
+    yield from (("table", comparison.table.name), ("row", cell.cell.row), ("column", cell.cell.column))
+    yield "labels", " / ".join(comparison.table.rows[cell.cell.row].labels)
+    for name, value in setting_record(cell.cell.setting).items():
+        yield name, "; ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
+    for name in ("mean", "std", "gain", "runs"):
+        yield f"published_{name}", getattr(cell.cell.published, name)
+    yield from (("n", cell.n), ("wanted", cell.wanted))
+    for epoch in EPOCHS:
+        reading = cell.reading(epoch)
+        if reading is not None:
+            yield from ((f"{epoch}_{name}", value) for name, value in _values(cell, reading))
+    yield from (("assumed", "; ".join(cell.assumed)), ("note", cell.cell.note))
+    yield from (("warnings", "; ".join(cell.warnings)), ("runs", " ".join(cell.runs)))
+
+
+def _text(value: Any) -> Any:
+    """Empty for None; floats to six decimals: past what a test set can tell."""
+    return (
+        f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else "" if value is None else value
+    )

@@ -1,0 +1,70 @@
+"""A sheet: what is to be shown, before anyone decides how. Every renderer draws the same sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Style = Literal["", "paper", "good", "bad", "faint"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a field: its text, its label (`best`, `gain`; may be empty), how it is meant.
+
+    `value` is what it sorts by.
+    """
+
+    text: str
+    label: str = ""
+    style: Style = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """What stands in one place of a sheet; `link` leads to where it comes from."""
+
+    lines: tuple[Line, ...] = ()
+    link: str | None = None
+
+    @property
+    def value(self) -> float | None:
+        """What sorts it: the last value among its `paper` and `best` lines, or its only one."""
+        values = [line.value for line in self.lines if line.label in ("", "paper", "best")]
+        return next((value for value in reversed(values) if value is not None), None)
+
+    def line(self, label: str) -> Line:
+        """The line with this label; an empty one where there is none."""
+        return next((line for line in self.lines if line.label == label), Line("", label))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetRow:
+    """The texts that head a row, and its fields."""
+
+    labels: tuple[str, ...]
+    fields: tuple[Field, ...]
+
+    def line_labels(self, order: tuple[str, ...]) -> tuple[str, ...]:
+        """The labels of the lines in this row, in this order; one empty label for an empty row."""
+        used = {line.label for field in self.fields for line in field.lines}
+        return tuple(label for label in order if label in used) or ("",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A titled table of fields with its notes; `order` is that of the labels of their lines."""
+
+    name: str
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[SheetRow, ...]
+    notes: tuple[str, ...] = ()
+    order: tuple[str, ...] = ("",)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether lines carry labels, which then need a column of their own."""
+        return self.order != ("",)
