@@ -10,7 +10,11 @@ from paper_tables.measured import EPOCHS, NOTHING, Epoch, Measured, Pool, SeedVa
 from paper_tables.spec import Cell, Published, Setting, Table
 from paper_tables.statistics import deviation, mean
 
-__all__ = ["CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
+__all__ = ["Assumptions", "CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
+
+
+Assumptions = Callable[[Setting], tuple[str, ...]]
+"""Which values of a setting nobody published, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +87,6 @@ class Comparison:
         """Whether the table has any printed number."""
         printed = (each.cell.published for each in self.cells())
         return any(each.mean is not None or each.gain is not None for each in printed)
-
-
-Assumptions = Callable[[Setting], tuple[str, ...]]
-"""Which values of a setting nobody published, in words."""
 
 
 def compare(

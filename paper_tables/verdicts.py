@@ -6,14 +6,14 @@ guessed setting `setting assumed`, another scale or data set `not comparable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from paper_tables.compare import CellComparison, Reading
+from paper_tables.compare import Assumptions, CellComparison, Reading
 from paper_tables.gains import Gain, mean_gain
 from paper_tables.measured import NOTHING, Epoch, Measured, pools
-from paper_tables.spec import Claim, Contrast, Published, Setting, Table
+from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import (
     Interval,
     beyond,
@@ -137,11 +137,10 @@ def _obstacle(
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastResult:
-    """One cell of a claim: its own gain, and what the paper prints for it."""
+    """One cell of a claim and its own gain; `contrast.published` is what the paper prints for it."""
 
     contrast: Contrast
     gain: Gain | None
-    printed: float | None
     n: tuple[int, int]  # runs of the setting, and of the one it is held against
     assumed: bool
 
@@ -160,7 +159,7 @@ class Part:
 class ClaimVerdict:
     """One claim, judged at one epoch. `gain` is over the cells measured so far, and judged only when all are.
 
-    `interval` has `confidence` 0.95 for "better" and 0.90 for "equal"; `p_holm` is over all claims asked
+    `interval` has `confidence` 0.95 for "better" and 0.90 for "equal"; `p_holm` is over all `claims` asked
     for, one that cannot be judged counting with p = 1.
     """
 
@@ -168,8 +167,6 @@ class ClaimVerdict:
     epoch: Epoch
     word: ClaimWord
     gain: Gain | None
-    interval: Interval | None
-    confidence: float
     p: float | None
     p_holm: float | None
     claims: int
@@ -177,11 +174,6 @@ class ClaimVerdict:
     parts: tuple[Part, ...]
     runs: int
     runs_wanted: int
-    printed_gain: float | None
-    smallest_gain: float | None
-    seeds_for_printed_gain: int | None
-    smallest_margin: float | None  # "equal" only
-    seeds_for_margin: int | None
     notes: tuple[str, ...]
 
     @property
@@ -189,85 +181,100 @@ class ClaimVerdict:
         """Cells with runs on both sides."""
         return sum(part.measured for part in self.parts)
 
+    @property
+    def confidence(self) -> float:
+        """Of the interval the verdict is read from."""
+        return 0.90 if self.claim.relation == "equal" else 0.95
 
-def published_values(tables: Iterable[Table]) -> dict[Setting, Published]:
-    """What the paper prints for each setting; the first table counts where it prints two values."""
-    found: dict[Setting, Published] = {}
-    for table in tables:
-        for cell in table.cells():
-            found.setdefault(cell.setting, cell.published)
-    return found
+    @property
+    def interval(self) -> Interval | None:
+        """Of the mean gain, in points."""
+        if self.gain is None or self.gain.error is None:
+            return None
+        return t_interval(self.gain.mean, self.gain.error, confidence=self.confidence)
+
+    @property
+    def printed_gain(self) -> float | None:
+        """The mean of the printed gains; None unless the paper prints all of them."""
+        printed = [each.contrast.published for each in self.contrasts]
+        known = [each for each in printed if each is not None]
+        return mean(known) if known and len(known) == len(printed) else None
+
+    @property
+    def smallest_gain(self) -> float | None:
+        """The smallest gain these seeds could have shown (80 % power, 5 % two-sided, before Holm)."""
+        return self.gain.smallest if self.gain else None
+
+    @property
+    def seeds_for_printed_gain(self) -> int | None:
+        """Seeds per setting that would show the printed gain."""
+        return self.gain.seeds_for(self.printed_gain) if self.gain else None
+
+    @property
+    def smallest_margin(self) -> float | None:
+        """For "equal": the smallest margin these seeds could have confirmed were there no difference."""
+        if self.claim.relation != "equal" or self.gain is None or self.gain.error is None:
+            return None
+        return smallest_margin(self.gain.error)
+
+    @property
+    def seeds_for_margin(self) -> int | None:
+        """For "equal": seeds per setting that would confirm the margin were there no difference."""
+        if self.smallest_margin is None or self.gain is None:
+            return None
+        return seeds_needed(self.claim.margin, self.gain.strata, smallest=smallest_margin)
 
 
 def judge_claims(
     claims: Sequence[Claim],
     measured: Mapping[Setting, Measured],
     *,
-    published: Mapping[Setting, Published] | None = None,
-    assumed: Callable[[Setting], tuple[str, ...]] = lambda setting: (),
+    assumed: Assumptions = lambda setting: (),
     epoch: Epoch = "best",
 ) -> tuple[ClaimVerdict, ...]:
     """A verdict for each claim, with Holm's correction over all of them."""
-    open_verdicts = [_measure(claim, measured, published or {}, assumed, epoch) for claim in claims]
-    adjusted = holm([1.0 if verdict.p is None else verdict.p for verdict in open_verdicts])
+    undecided = [_measure(claim, measured, assumed, epoch) for claim in claims]
+    adjusted = holm([1.0 if verdict.p is None else verdict.p for verdict in undecided])
     return tuple(
         _decide(replace(verdict, claims=len(claims)), p_holm)
-        for verdict, p_holm in zip(open_verdicts, adjusted, strict=True)
+        for verdict, p_holm in zip(undecided, adjusted, strict=True)
     )
 
 
 def _measure(
-    claim: Claim,
-    measured: Mapping[Setting, Measured],
-    published: Mapping[Setting, Published],
-    assumed: Callable[[Setting], tuple[str, ...]],
-    epoch: Epoch,
+    claim: Claim, measured: Mapping[Setting, Measured], assumed: Assumptions, epoch: Epoch
 ) -> ClaimVerdict:
-    """A claim with its numbers, before Holm: `word` says what stands in the way, or "not shown"."""
-    settings = _settings(claim)
+    """A claim with its numbers, before Holm: `word` is what stands in the way, or "not shown"."""
+    settings = tuple(dict.fromkeys(each for c in claim.contrasts for each in (c.setting, c.against)))
+    own = [measured.get(setting, NOTHING) for setting in settings]
     pooled = pools(settings, measured, epoch)
 
     def gain_of(contrasts: Sequence[Contrast]) -> Gain | None:
-        pairs = [(each.setting, each.against) for each in contrasts if _is_measured(each, measured)]
+        pairs = [(each.setting, each.against) for each in contrasts if all(_counts(each, measured))]
         return mean_gain(pairs, measured, pooled, epoch)
 
-    gain = gain_of(claim.contrasts)
-    own = [measured.get(setting, NOTHING) for setting in settings]
-    word = _obstacle(own)
+    obstacle, gain = _obstacle(own), gain_of(claim.contrasts)
     contrasts = tuple(
         ContrastResult(
             contrast=each,
             gain=gain_of([each]),
-            printed=_printed(each, published),
-            n=(measured.get(each.setting, NOTHING).n, measured.get(each.against, NOTHING).n),
+            n=_counts(each, measured),
             assumed=bool(assumed(each.setting) or assumed(each.against)),
         )
         for each in claim.contrasts
     )
-    printed = [each.printed for each in contrasts if each.printed is not None]
-    printed_gain = mean(printed) if printed and len(printed) == len(contrasts) else None
-    equal = claim.relation == "equal"
-    confidence = 0.90 if equal else 0.95
-    error = gain.error if gain else None
     return ClaimVerdict(
         claim=claim,
         epoch=epoch,
-        word=word or "not shown",
+        word=obstacle or "not shown",
         gain=gain,
-        interval=t_interval(gain.mean, error, confidence=confidence) if gain and error else None,
-        confidence=confidence,
-        p=_p(claim, gain) if word is None else None,
+        p=_p(claim, gain) if obstacle is None else None,
         p_holm=None,
         claims=1,
         contrasts=contrasts,
-        parts=tuple(_parts(claim, measured, gain_of)),
+        parts=tuple(_parts(contrasts, gain_of)),
         runs=sum(each.n for each in own),
         runs_wanted=sum(max(each.n, each.wanted) for each in own),
-        printed_gain=printed_gain,
-        smallest_gain=gain.smallest if gain else None,
-        seeds_for_printed_gain=gain.seeds_for(printed_gain) if gain else None,
-        smallest_margin=smallest_margin(error) if equal and error else None,
-        seeds_for_margin=_seeds_for_margin(claim, gain) if equal and gain else None,
         notes=_notes(contrasts, own),
     )
 
@@ -278,13 +285,11 @@ def _decide(verdict: ClaimVerdict, p_holm: float) -> ClaimVerdict:
     if verdict.p is None or gain is None or gain.error is None:
         return verdict
     word: ClaimWord = "not shown"
-    if verdict.claim.relation == "better":
-        if p_holm <= LEVEL:
-            word = "holds" if gain.mean > 0 else "contradicted"
-    elif p_holm <= LEVEL:
-        word = "holds"
-    elif verdict.claims * beyond(gain.mean, gain.error, margin=verdict.claim.margin) <= LEVEL:
-        word = "contradicted"
+    if p_holm <= LEVEL:
+        word = "holds" if verdict.claim.relation == "equal" or gain.mean > 0 else "contradicted"
+    elif verdict.claim.relation == "equal":
+        outside = beyond(gain.mean, gain.error, margin=verdict.claim.margin)
+        word = "contradicted" if verdict.claims * outside <= LEVEL else "not shown"
     return replace(verdict, word=word, p_holm=p_holm)
 
 
@@ -296,38 +301,19 @@ def _p(claim: Claim, gain: Gain | None) -> float | None:
     return two_sided(gain.mean, gain.error)
 
 
-def _seeds_for_margin(claim: Claim, gain: Gain) -> int | None:
-    return seeds_needed(claim.margin, gain.strata, smallest=smallest_margin) if gain.error else None
-
-
-def _settings(claim: Claim) -> tuple[Setting, ...]:
-    return tuple(dict.fromkeys(each for c in claim.contrasts for each in (c.setting, c.against)))
-
-
-def _is_measured(contrast: Contrast, measured: Mapping[Setting, Measured]) -> bool:
-    return all(measured.get(setting, NOTHING).n for setting in (contrast.setting, contrast.against))
-
-
-def _printed(contrast: Contrast, published: Mapping[Setting, Published]) -> float | None:
-    """The printed gain of a contrast: of printed gains where there are any, else of printed accuracies."""
-    ours, theirs = published.get(contrast.setting), published.get(contrast.against)
-    if ours is None or theirs is None:
-        return None
-    over = 0.0 if contrast.against == contrast.setting.baseline() else theirs.gain
-    if ours.gain is not None and over is not None:
-        return ours.gain - over
-    return ours.mean - theirs.mean if ours.mean is not None and theirs.mean is not None else None
+def _counts(contrast: Contrast, measured: Mapping[Setting, Measured]) -> tuple[int, int]:
+    return measured.get(contrast.setting, NOTHING).n, measured.get(contrast.against, NOTHING).n
 
 
 def _parts(
-    claim: Claim,
-    measured: Mapping[Setting, Measured],
-    gain_of: Callable[[Sequence[Contrast]], Gain | None],
-) -> Iterable[Part]:
-    for dataset in dict.fromkeys(each.setting.dataset for each in claim.contrasts):
-        within = [each for each in claim.contrasts if each.setting.dataset == dataset]
-        done = sum(_is_measured(each, measured) for each in within)
-        yield Part(dataset=dataset, gain=gain_of(within), measured=done, total=len(within))
+    contrasts: Sequence[ContrastResult], gain_of: Callable[[Sequence[Contrast]], Gain | None]
+) -> Iterator[Part]:
+    for dataset in dict.fromkeys(each.contrast.setting.dataset for each in contrasts):
+        within = [each for each in contrasts if each.contrast.setting.dataset == dataset]
+        gain = gain_of([each.contrast for each in within])
+        yield Part(
+            dataset=dataset, gain=gain, measured=sum(all(each.n) for each in within), total=len(within)
+        )
 
 
 def _notes(contrasts: Sequence[ContrastResult], own: Sequence[Measured]) -> tuple[str, ...]:

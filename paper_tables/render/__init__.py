@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.compare import Comparison
@@ -10,6 +11,23 @@ from paper_tables.render import latex as _latex
 from paper_tables.render import markdown as _markdown
 from paper_tables.render import records, terminal
 from paper_tables.render.cells import Link, comparison_sheet
+from paper_tables.render.claims import claims_record, claims_sheet, sentence
+from paper_tables.verdicts import ClaimVerdict
+
+__all__ = [
+    "claims_html",
+    "claims_json",
+    "claims_latex",
+    "claims_markdown",
+    "claims_text",
+    "csv",
+    "html",
+    "json",
+    "latex",
+    "markdown",
+    "sentence",
+    "text",
+]
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,3 +61,28 @@ def csv(comparison: Comparison) -> str:
 def json(comparison: Comparison) -> dict[str, Any]:
     """The shape of `show --format json`."""
     return records.comparison_record(comparison)
+
+
+def claims_text(*by_epoch: Sequence[ClaimVerdict], width: int = 100) -> RenderableType:
+    """The claims for a terminal: `claims_text(best, last)`."""
+    return terminal.text(claims_sheet(*by_epoch), width)
+
+
+def claims_markdown(*by_epoch: Sequence[ClaimVerdict]) -> str:
+    """The claims as a Markdown table."""
+    return _markdown.markdown(claims_sheet(*by_epoch))
+
+
+def claims_latex(*by_epoch: Sequence[ClaimVerdict]) -> str:
+    """The claims as a `table` float."""
+    return _latex.latex(claims_sheet(*by_epoch))
+
+
+def claims_html(*by_epoch: Sequence[ClaimVerdict]) -> str:
+    """The claims as a fragment of HTML."""
+    return _html.html(claims_sheet(*by_epoch))
+
+
+def claims_json(*by_epoch: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
+    """One record per claim and epoch."""
+    return [record for verdicts in by_epoch for record in claims_record(verdicts)]

@@ -1,0 +1,183 @@
+"""The verdicts on the claims: as a sheet, as sentences, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from paper_tables.gains import Gain
+from paper_tables.render.cells import gain_text
+from paper_tables.render.records import setting_record
+from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
+from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, Part
+
+STYLES: dict[ClaimWord, Style] = {"holds": "good", "contradicted": "bad"}
+JUDGED: tuple[ClaimWord, ...] = ("holds", "contradicted", "not shown")
+COLUMNS = ("epoch", "verdict", "mean gain", "p (Holm)", "could show", "cells", "runs")
+
+
+def claims_sheet(*by_epoch: Sequence[ClaimVerdict]) -> Sheet:
+    """One row per claim and epoch: verdicts at the best epoch, then at the last."""
+    rows = [row for verdicts in zip(*by_epoch, strict=True) for row in _rows(verdicts)]
+    used = {verdict.word for verdicts in by_epoch for verdict in verdicts}
+    return Sheet(
+        name="claims",
+        title="The paper's claims",
+        heads=("claim",),
+        columns=COLUMNS,
+        rows=tuple(rows),
+        notes=tuple(_explained(used)),
+    )
+
+
+def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[SheetRow]:
+    for index, verdict in enumerate(verdicts):
+        yield SheetRow(
+            labels=(verdict.claim.statement if index == 0 else "",), fields=tuple(_fields(verdict))
+        )
+
+
+def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
+    texts = (
+        (verdict.epoch, None),
+        (verdict.word, None),
+        (mean_gain_text(verdict), verdict.gain.mean if verdict.gain else None),
+        ("" if verdict.p_holm is None else p_text(verdict.p_holm), verdict.p_holm),
+        ("" if verdict.smallest_gain is None else f"{verdict.smallest_gain:.2f}", verdict.smallest_gain),
+        (f"{verdict.cells}/{len(verdict.contrasts)}", verdict.cells),
+        (f"{verdict.runs}/{verdict.runs_wanted}", verdict.runs),
+    )
+    style = STYLES.get(verdict.word, "")
+    yield from (Field(lines=(Line(text, style=style, value=value),)) for text, value in texts)
+
+
+def _explained(used: set[ClaimWord]) -> Iterator[str]:
+    yield (
+        "A claim is one number: the mean gain over its cells, in points. `better` holds when its 95 % "
+        "interval lies above 0, `equal` when its 90 % interval lies inside ±margin, both after Holm's "
+        "correction over all claims. could show: the smallest gain these seeds could have shown (80 % power)."
+    )
+    if "not shown" in used:
+        yield "not shown: these runs neither show the claim nor contradict it."
+    if used & set(JUDGED):
+        yield from (NOTES[name] for name in ("one teacher", "fixed cells", "best epoch"))
+
+
+def mean_gain_text(verdict: ClaimVerdict) -> str:
+    """`+1.02 [+0.80, +1.24] 95 %`."""
+    if verdict.gain is None:
+        return ""
+    if verdict.interval is None:
+        return f"{verdict.gain.mean:+.2f}"
+    low, high = verdict.interval
+    return f"{verdict.gain.mean:+.2f} [{low:+.2f}, {high:+.2f}] {100 * verdict.confidence:.0f} %"
+
+
+def p_text(p: float) -> str:
+    """`0.03`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def sentence(verdict: ClaimVerdict) -> str:
+    """The verdict in words, with what these seeds could have shown and what the printed gain would need."""
+    return " ".join(_sentences(verdict))
+
+
+def _sentences(verdict: ClaimVerdict) -> Iterator[str]:
+    cells = f"{verdict.cells} of {len(verdict.contrasts)} cells, {verdict.runs} of {verdict.runs_wanted} runs"
+    if verdict.gain is None:
+        yield f"{verdict.word.capitalize()}: {cells}."
+        return
+    holm = (
+        ""
+        if verdict.p_holm is None
+        else f"; p {p_text(verdict.p_holm)} after Holm over {verdict.claims} claims"
+    )
+    yield f"{verdict.word.capitalize()}: mean gain {mean_gain_text(verdict)} over {cells}{holm}."
+    if verdict.smallest_gain is not None:
+        yield f"These seeds could have shown a gain of {verdict.smallest_gain:.2f} (80 % power)."
+    if verdict.printed_gain is not None:
+        yield f"The paper prints {verdict.printed_gain:+.2f}{_needs(verdict.seeds_for_printed_gain)}."
+    else:
+        yield "The paper prints no such gain."
+    if verdict.smallest_margin is not None:
+        yield (
+            f"They could have confirmed equality within ±{verdict.smallest_margin:.2f}; "
+            f"±{verdict.claim.margin:g} is declared{_needs(verdict.seeds_for_margin)}."
+        )
+
+
+def _needs(seeds: int | None) -> str:
+    return "" if seeds is None else f", which needs {seeds} seeds"
+
+
+def claims_record(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
+    """JSON types only; None where nothing is known."""
+    return [_record(verdict) for verdict in verdicts]
+
+
+def _record(verdict: ClaimVerdict) -> dict[str, Any]:
+    claim, interval = verdict.claim, verdict.interval
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "relation": claim.relation,
+        "margin": claim.margin if claim.relation == "equal" else None,
+        "source": claim.source,
+        "epoch": verdict.epoch,
+        "verdict": verdict.word,
+        "sentence": sentence(verdict),
+        **_gain_record(verdict.gain),
+        "interval": list(interval) if interval else None,
+        "confidence": verdict.confidence,
+        "p": verdict.p,
+        "p_holm": verdict.p_holm,
+        "claims": verdict.claims,
+        "cells": verdict.cells,
+        "cells_wanted": len(verdict.contrasts),
+        "runs": verdict.runs,
+        "runs_wanted": verdict.runs_wanted,
+        "printed_gain": verdict.printed_gain,
+        "smallest_gain": verdict.smallest_gain,
+        "seeds_for_printed_gain": verdict.seeds_for_printed_gain,
+        "smallest_margin": verdict.smallest_margin,
+        "seeds_for_margin": verdict.seeds_for_margin,
+        "by_dataset": [_part(part) for part in verdict.parts],
+        "contrasts": [_contrast(each) for each in verdict.contrasts],
+        "notes": [*([claim.note] if claim.note else []), *verdict.notes],
+    }
+
+
+def _gain_record(gain: Gain | None) -> dict[str, Any]:
+    error = gain.error if gain else None
+    return {
+        "gain": gain.mean if gain else None,
+        "se": error.se if error else None,
+        "df": error.df if error else None,
+        "paired": gain.paired if gain else None,
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    interval = part.gain.interval if part.gain else None
+    return {
+        "dataset": part.dataset,
+        **_gain_record(part.gain),
+        "interval": list(interval) if interval else None,
+        "text": gain_text(part.gain) if part.gain else "",
+        "cells": part.measured,
+        "cells_wanted": part.total,
+    }
+
+
+def _contrast(result: ContrastResult) -> dict[str, Any]:
+    contrast = result.contrast
+    return {
+        "label": contrast.label,
+        "setting": setting_record(contrast.setting),
+        "against": setting_record(contrast.against),
+        "published": contrast.published,
+        **_gain_record(result.gain),
+        "n": list(result.n),
+        "assumed": result.assumed,
+    }
