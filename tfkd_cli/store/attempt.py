@@ -89,7 +89,7 @@ class Attempt:
         return path
 
     def _superseded(self, step: int) -> list[State]:
-        """Own states but the newest two; once there are two, those of earlier attempts not beyond them too."""
+        """Own states but the newest two; with two of them also those of earlier attempts not beyond."""
         own = attempts.states(self._run, self.number)
         if len(own) < 2:
             return []

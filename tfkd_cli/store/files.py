@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -155,8 +156,8 @@ def _create_without_links(temporary: Path, path: Path) -> bool:
 
 def append(path: Path, data: bytes) -> None:
     """Add `data` at the end of a file that one process writes; on return it is on the disk."""
-    at_write_point(f"append {path.name}")
     with _reported(path), path.open("ab", buffering=0) as stream:
+        at_write_point(f"append {path.name}")
         start = os.fstat(stream.fileno()).st_size
         try:
             _write_all(stream.fileno(), data)
@@ -176,8 +177,8 @@ def _write_all(handle: int, data: bytes) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """`target` becomes the same file as `source`, or a copy of it where that cannot be; durable."""
-    at_write_point(f"keep {target.name}")
     with _reported(target):
+        at_write_point(f"keep {target.name}")
         sync_file(source)
         try:
             target.hardlink_to(source)
@@ -191,8 +192,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def move(source: Path, target: Path) -> bool:
     """Rename `source` to `target`; False when there is no `source` (any more)."""
-    at_write_point(f"move {target.name}")
     with _reported(target):
+        at_write_point(f"move {target.name}")
         try:
             source.replace(target)
         except FileNotFoundError:
@@ -220,8 +221,8 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it; nothing happens where there is none."""
-    at_write_point(f"remove {path.name}")
     with _reported(path):
+        at_write_point(f"remove {path.name}")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -250,16 +251,42 @@ def _written(path: Path, write: Callable[[BinaryIO], object], *, durable: bool =
     with _reported(path):
         try:
             at_write_point(f"open {path.name}")
-            with temporary.open("xb") as stream:
-                write(stream)
-                stream.flush()
+            with _RecordingFile(temporary, "xb") as raw:
+                _fill(raw, write)
                 at_write_point(f"written {path.name}")
                 if durable:
-                    os.fsync(stream.fileno())
+                    os.fsync(raw.fileno())
             yield temporary
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+class _RecordingFile(io.FileIO):
+    """Remembers why a write failed: torch.save turns a full disk into "unexpected pos 704 vs 598"."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _fill(raw: _RecordingFile, write: Callable[[BinaryIO], object]) -> None:
+    stream = io.BufferedWriter(raw, buffer_size=1 << 20)
+    try:
+        write(stream)
+        stream.flush()
+    except Exception as error:
+        if raw.failure is not None and raw.failure is not error:
+            raise raw.failure from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            stream.detach()
 
 
 def _replace(temporary: Path, path: Path) -> None:

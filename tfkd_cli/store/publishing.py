@@ -75,6 +75,7 @@ def read_winner(run: Path, data: bytes) -> dict[str, Any]:
 
 
 def _move_weights(run: Path, decision: Mapping[str, Any]) -> None:
+    _refuse_link(run / WEIGHTS)
     files.make_folder(run / WEIGHTS)
     _move_staged(
         run, attempt=decision["attempt"], names=[f"{WEIGHTS}/{name}" for name in decision["weights"]]
@@ -112,6 +113,11 @@ def check_records(run: Path, result: Mapping[str, Any]) -> None:
             )
 
 
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise DamagedFile(folder, "is a link.", expected="a folder of the store.")
+
+
 def _remove(path: Path) -> str:
     return f"remove it (rm '{path}'), then give the same command again."
 
@@ -147,6 +153,7 @@ def vouched_weights(run: Path, result: Mapping[str, Any]) -> dict[str, str]:
 
 def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
     """The weights the result names that are not there (freed by `clean`, or left out of a pack)."""
+    _refuse_link(run / WEIGHTS)
     try:
         present = set(os.listdir(run / WEIGHTS))  # noqa: PTH208 - half the time of iterdir, in a scan
     except OSError:

@@ -49,10 +49,10 @@ def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
     Raises DamagedFile for a link, a pipe, a folder or a file above `limit` bytes, RunError when not readable.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = _open(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-            return None
         _refuse(path, error)
     with os.fdopen(handle, "rb", buffering=0) as stream:
         found = os.fstat(handle)
@@ -64,6 +64,16 @@ def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
             return stream.read(limit)
         except OSError as error:
             _refuse(path, error)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # NFS: replaced by another machine while we looked
+            raise
+        return os.open(path, flags)
 
 
 def _refuse(path: Path, error: OSError) -> NoReturn:
@@ -94,18 +104,21 @@ def read_object(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any] | None
 def parse_json(data: bytes, *, path: Path) -> Any:
     """The JSON value in `data`; `path` is named in the DamagedFile raised for anything else."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = _DECODER.decode(data.decode("utf-8"))
     except RecursionError as error:
         raise DamagedFile(path, "is nested too deeply.") from error
     except ValueError as error:
         raise DamagedFile(path, f"is no JSON ({str(error)[:120]}).", expected="a file tfkd wrote.") from error
-    if _depth_exceeds(value):
+    if data.count(b"[") + data.count(b"{") > DEPTH_LIMIT and _depth_exceeds(value):
         raise DamagedFile(path, f"is nested more than {DEPTH_LIMIT} levels deep.")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _depth_exceeds(value: Any) -> bool:
@@ -138,23 +151,36 @@ def read_lines(path: Path, *, limit: int = LINES_LIMIT) -> Lines | None:
 
 def parse_lines(data: bytes, *, path: Path) -> Lines:
     """The JSON objects in `data`, one a line."""
-    lines: list[dict[str, Any]] = []
-    bad: list[int] = []
     raw = data.split(b"\n")
+    try:  # all at once: a fifth of the time, and nearly always enough
+        values = parse_json(b"[" + b",".join(filter(None, raw)) + b"]", path=path)
+    except DamagedFile:
+        values = []
+    whole = len(values) == len(list(filter(None, raw)))
+    if whole and all(isinstance(value, dict) for value in values):
+        return Lines(values)
+    return _parse_each(raw, path=path)
+
+
+def _parse_each(raw: list[bytes], *, path: Path) -> Lines:
+    lines, bad = [], []
     for number, text in enumerate(raw, start=1):
-        if not text.strip():
-            continue
-        try:
-            value = parse_json(text, path=path)
-        except DamagedFile:
-            value = None
-        if isinstance(value, dict):
+        value = _try_object(text, path=path)
+        if value is not None:
             lines.append(value)
-        else:
+        elif text.strip():
             bad.append(number)
-    cut = "cut off" if bad == [len(raw)] else "unreadable"
+    what = "is cut off" if bad == [len(raw)] else "cannot be read"
     named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-    return Lines(lines, f"{path}: line {named} is {cut} and left out." if bad else "")
+    return Lines(lines, f"{path}: line {named} {what} and is left out." if bad else "")
+
+
+def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
+    try:
+        value = parse_json(text, path=path)
+    except DamagedFile:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def digest(path: Path) -> str:

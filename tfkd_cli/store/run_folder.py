@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tfkd_cli.store.records import METRICS, RunState, check_result
 
 SPEC = "spec.json"
 NUMERICS = "numerics.json"
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9.@_-]{0,199}-[0-9a-f]{12}")
 
 
 class RunFolder:

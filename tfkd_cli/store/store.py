@@ -6,21 +6,23 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files, reading, scan
+from tfkd_cli.store import cleaning, files, packing, reading, scan
+from tfkd_cli.store.cleaning import Cleanable
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
 from tfkd_cli.store.records import RunState
-from tfkd_cli.store.run_folder import RunFolder
-
-_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9.@_-]{0,199}-[0-9a-f]{12}")
+from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
 
 
 class Store:
@@ -28,6 +30,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.source = root  # what the user named: the folder, or the pack it was read from
         self._clock = Clock(root)
 
     @classmethod
@@ -59,7 +62,19 @@ class Store:
 
     @classmethod
     def _open_file(cls, root: Path, *, writable: bool) -> Store:
-        raise RequestError(f"{root} is a file.", hint="choose a folder with --results.")
+        """The records of a pack, in a temporary folder that goes when the store does."""
+        if writable:
+            raise RequestError(
+                f"{root} is a file of records, made to be read.",
+                expected="a folder to train into.",
+                hint="choose one with --results DIR.",
+            )
+        folder = Path(tempfile.mkdtemp(prefix="tfkd-records-"))
+        store = cls(folder)
+        store.source = root
+        weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+        packing.unpack(root, folder)
+        return store
 
     @property
     def runs_path(self) -> Path:
@@ -82,7 +97,7 @@ class Store:
 
     def folder(self, name: str) -> RunFolder:
         """The folder of this name; RequestError for a name that could not be a run's, or a link."""
-        if _RUN_NAME.fullmatch(name) is None:
+        if RUN_NAME.fullmatch(name) is None:
             raise RequestError(
                 f"{name[:80]!r} is no run's name.", expected="one like cifar100-resnet18-kd-s0-8d4c1185ab12."
             )
@@ -106,7 +121,7 @@ class Store:
             return []
         except OSError as error:
             raise RunError(f"cannot read {self.runs_path}: {error.strerror}.") from error
-        return sorted(name for name in found if _RUN_NAME.fullmatch(name))
+        return sorted(name for name in found if RUN_NAME.fullmatch(name))
 
     def find(self, prefix_or_name: str) -> RunFolder:
         """The one run whose key or folder name begins like this; RequestError when there is none, or many."""
@@ -135,6 +150,16 @@ class Store:
         if name is None:
             return RunState(key=key, name="", status="todo")
         return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
+
+    def pack(self, keys: Iterable[str] | None, out: Path) -> int:
+        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size."""
+        wanted = None if keys is None else {key[:12] for key in keys}
+        runs = (run for run in self.runs() if wanted is None or run.short_key in wanted)
+        return packing.pack(runs, out, requests=self.root / "requests")
+
+    def cleanable(self, *, needed: Mapping[str, Collection[str]]) -> list[Cleanable]:
+        """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs."""
+        return cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
