@@ -32,6 +32,14 @@ class Overrides:
         known = {f.name for f in fields(loss)}
         return {name: value for name, value in self.loss if name in known}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Overrides:
+        """The overrides that `to_json` wrote."""
+        recipe = {n.removeprefix("recipe."): v for n, v in data.items() if n.startswith("recipe.")}
+        loss = {n.removeprefix("loss."): v for n, v in data.items() if n.startswith("loss.")}
+        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}
+        return cls(tuple(sorted(lists.items())), tuple(sorted(loss.items())))
+
     def to_json(self) -> dict[str, Any]:
         """`{"recipe.epochs": 30, …}`."""
         pairs = [(f"recipe.{n}", v) for n, v in self.recipe] + [(f"loss.{n}", v) for n, v in self.loss]

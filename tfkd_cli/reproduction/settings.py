@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from paper_tables import hyperparameters
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
+from tfkd_cli.grid import Axes
 from tfkd_cli.methods import METHODS, Form, Loss
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
@@ -32,6 +33,7 @@ class Request:
     fast: bool = False
     overrides: Overrides = field(default_factory=Overrides)
     data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
+    axes: Axes | None = None  # the grid behind the table of `tfkd run`
     foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
 
     def __post_init__(self) -> None:
@@ -42,20 +44,19 @@ class Request:
         """The names of the tables and figures."""
         return tuple(each.name for each in (*self.tables, *self.figures))
 
-    def settings(self, item: Table | Figure) -> tuple[Setting, ...]:
-        """The distinct settings behind one table or figure."""
-        return item.settings()
+    def runs_by_setting(self, item: Table | Figure) -> dict[Setting, tuple[RunSpec, ...]]:
+        """Setting → its runs, one per seed; without the teachers they need."""
+        own_epochs = isinstance(item, Table) and item.kind == "grid"
+        fast = isinstance(item, Table) and item.fast
+        found = {}
+        for setting in item.settings():
+            spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
+            found[setting] = tuple(replace(spec, seed=seed) for seed in self.seeds)
+        return found
 
     def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
         """The runs behind one table or figure, without the teachers they need."""
-        own_epochs = isinstance(item, Table) and item.kind == "grid"
-        fast = isinstance(item, Table) and item.fast
-        resolved = [self.spec(each, own_epochs=own_epochs, fast=fast) for each in item.settings()]
-        return tuple(replace(spec, seed=seed) for spec in resolved for seed in self.seeds_of(item))
-
-    def seeds_of(self, item: Table | Figure) -> tuple[int, ...]:
-        """The seeds of one table or figure."""
-        return self.seeds
+        return tuple(spec for specs in self.runs_by_setting(item).values() for spec in specs)
 
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
         """Name of the table or figure → its runs."""
@@ -157,10 +158,3 @@ def _checkpoint(run: RunSpec, epoch: int | None, *, own_epochs: bool) -> Literal
             hint="--teacher-epoch 1 is the badly trained teacher of De-KD.",
         )
     return resolved
-
-
-def resolve_specs(request: Request, names: Iterable[str]) -> dict[str, RunSpec]:
-    """Key → run, over the tables and figures called `names`."""
-    chosen = set(names)
-    items = [item for item in (*request.tables, *request.figures) if item.name in chosen]
-    return {spec.key: spec for item in items for spec in request.runs(item)}

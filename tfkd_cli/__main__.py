@@ -1,0 +1,46 @@
+"""`tfkd` and `python -m tfkd_cli`: run a command; turn every foreseen error into three lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted."""
+    from paper_tables.spec import PaperTablesError
+    from tfkd_cli.cli import app
+    from tfkd_cli.console import print_error
+    from tfkd_cli.errors import TfkdError
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(app(given, prog_name="tfkd", standalone_mode=True) or 0)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except (TfkdError, PaperTablesError) as error:
+        if "--debug" in given:
+            raise
+        print_error(error)
+        return getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`tfkd list models | head -1`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if "--debug" in given:
+            raise
+        from tfkd_cli.errors import RunError
+
+        where = f" ({error.filename})" if error.filename else ""
+        print_error(RunError(f"the system refused: {error.strerror or error}{where}.",
+                             expected="a readable and writable place with room on it.",
+                             hint="free some space or name another folder with --results; --debug shows where."))  # fmt: skip
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The one door behind `run` and `reproduce`: show the plan, make data ready, start, follow, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfkd_cli import console, progress
+from tfkd_cli.backends.local import run_local, slots
+from tfkd_cli.commands import printing
+from tfkd_cli.data import ResolvedData
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+from tfkd_cli.options import ExecutionOptions
+from tfkd_cli.plan import Plan
+from tfkd_cli.reproduction import launch as ready
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.measure import assumed
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
+
+LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
+FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
+
+
+def cost_device(where: ExecutionOptions) -> str:
+    """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
+    if where.cluster != "local" and where.device == "auto":
+        return "cuda"
+    return ready.device_kind(where.device)
+
+
+def calibrated(
+    request: Request, execution: Execution, where: ExecutionOptions, *, calibrate: bool
+) -> Mapping[tuple[Any, ...], float]:
+    """Calibrated rates of this device; `calibrate` times what the request needs first."""
+    from tfkd_cli.reproduction import calibration
+
+    device = cost_device(where)
+    if calibrate:
+        calibration.calibrate(request, execution=execution, device=device, say=console.say)
+    return calibration.rates(execution, device=device)
+
+
+def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_stdout: bool) -> None:
+    """The plan with its costs, where they come from, and what rests on an assumption."""
+    request, counts = campaign.request, plan.counts()
+    target = console.out() if to_stdout else console.talk()
+    seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
+    manner = f"{request.scale} scale, {request.form} form" + (", fast" if request.fast else "")
+    target.print(
+        f"Plan ({manner}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})", markup=False
+    )
+    target.print(
+        console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
+    )
+    if counts.todo:
+        at_once = where.jobs or (slots(campaign.execution) if where.cluster == "local" else 1)
+        wall = console.duration(plan.wall_seconds(at_once))
+        target.print(
+            f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
+            markup=False,
+        )
+    for line in assumption_lines(request):
+        target.print(line, markup=False)
+    for line in data_lines(request, plan.missing):
+        target.print(line, markup=False)
+
+
+def assumption_lines(request: Request) -> list[str]:
+    """How many cells rest on a value that nobody published, per table."""
+    lines = []
+    for table in request.tables:
+        if table.kind != "paper":
+            continue
+        cells = [cell for cell in table.cells() if not cell.is_baseline]
+        resting = sum(bool(assumed(request, cell.setting)) for cell in cells)
+        if resting:
+            lines.append(
+                f"{table.name}: {resting} of {len(cells)} cells rest on an assumed setting; "
+                "a difference there may be our guess, not the paper's."
+            )
+    return lines
+
+
+def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
+    """What must be decoded or fetched first."""
+    lines = [
+        f"{each.name}: not here yet" + (f"; would fetch {each.download}." if each.download else ".")
+        for each in ready.unready(request, runs)
+        if not each.available
+    ]
+    notes = [f"{each.name}: {note}" for each in request.data.values() for note in each.facts.notes]
+    return lines + notes
+
+
+def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> None:
+    """With `--cluster`, the sbatch scripts that would be sent."""
+    if where.cluster == "local" or not plan.missing:
+        return
+    from tfkd_cli.commands import cluster
+
+    cluster.show_scripts(campaign, plan, where)
+
+
+def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: bool, command: str) -> int:
+    """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
+    now, later = ready.trainable(plan)
+    if later and not now and not plan.counts().done:
+        names = ", ".join(campaign.request.names)
+        raise RequestError(
+            f"{names} needs ImageNet, which this version plans but does not train.",
+            expected="tables on CIFAR-10, CIFAR-100 or Tiny-ImageNet.",
+            hint=f"tfkd plan {names.replace(',', '')} shows its runs and their cost.",
+        )
+    if later:
+        console.say(
+            f"{len(later)} runs on ImageNet are planned, not trained, in this version; the rest goes on."
+        )
+    _warn_when_long(plan, campaign, where)
+    ready.make_ready(
+        campaign.request,
+        now,
+        execution=campaign.execution,
+        accept_download=lambda each: _accept_download(each, yes=where.yes),
+        progress=progress.steps(),
+    )
+    campaign.record(command)
+    if where.cluster != "local" and now:
+        from tfkd_cli.commands import cluster
+
+        return cluster.submit(campaign, plan, now, where)
+    failed = _run_here(campaign, plan, now, where) if now else False
+    printing.print_results(campaign, as_json=as_json)
+    return 1 if failed else 0
+
+
+def _run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
+    with progress.following(plan, runs) as on_event:
+        outcome = run_local(
+            runs, store=campaign.store, execution=campaign.execution, jobs=where.jobs, on_event=on_event
+        )
+    if outcome.interrupted:
+        console.say("Stopped. What was trained is kept; the same command goes on from there.")
+        raise KeyboardInterrupt
+    for name in outcome.failed:
+        console.say(f"Failed: {name}; `tfkd logs {name}` shows why, the same command tries again.")
+    for name in outcome.blocked:
+        console.say(f"Blocked by a failed teacher: {name}")
+    return bool(outcome.failed or outcome.blocked)
+
+
+def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> None:
+    if where.cluster != "local" or campaign.device != "cpu" or campaign.request.scale == "quick":
+        return
+    seconds = plan.wall_seconds(where.jobs or slots(campaign.execution))
+    if seconds > LONG_ON_A_CPU:
+        console.say(
+            f"This will take about {console.duration(seconds)} on this CPU. `--scale quick` (10 epochs, bf16) "
+            "shows the same grid sooner; `--dataset digits` takes minutes."
+        )
+
+
+def _accept_download(each: ResolvedData, *, yes: bool) -> bool:
+    """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    import typer
+
+    return typer.confirm(f"Fetch {each.download or each.name} now?", default=False, err=True)

@@ -1,0 +1,137 @@
+"""`tfkd run`, `tfkd reproduce`, `tfkd plan`: settings come from axes or from tables; then one door."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from tfkd_cli import console
+from tfkd_cli.commands import launching, session
+from tfkd_cli.options import ExecutionOptions, JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
+
+Seeds = Annotated[str, typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4) or a list (7,9).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(run)
+    app.command()(reproduce)
+    app.command()(plan)
+
+
+@with_options
+def run(
+    student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
+    method: Annotated[str, typer.Option("--method", help="One method, or several: `tfkd list methods`.")],
+    store: StoreOptions,
+    how: RunOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="For kd, re-kd, de-kd.")] = None,
+    teacher_epoch: Annotated[
+        int | None, typer.Option("--teacher-epoch", help="Taught by this epoch of the teacher's run.", min=1)
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="`tfkd list datasets`, or folder:PATH.")
+    ] = "cifar100",
+    seeds: Seeds = "1",
+) -> int:
+    """One run or a grid, teachers included; the same command again resumes.
+
+    Example: tfkd run --student resnet8 --method kd,tf-self --teacher resnet20 --dataset digits --epochs 5
+    """
+    axes = asking.axes_of(
+        dataset=dataset,
+        students=session.split(student),
+        methods=session.split(method),
+        teachers=session.split(teacher),
+        teacher_epochs=(teacher_epoch,) if teacher_epoch is not None else (),
+    )
+    execution = session.execution(store, where)
+    request = asking.for_axes(axes, session.manner(how, seeds), execution=execution)
+    return _go(request, store, where, output)
+
+
+@with_options
+def reproduce(
+    items: Annotated[list[str], typer.Argument(help="Tables and figures, `all`, or `demo`.")],
+    store: StoreOptions,
+    how: RunOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    seeds: Seeds = "3",
+) -> int:
+    """What the named tables and figures still need; then prints them.
+
+    Example: tfkd reproduce demo
+    Example: tfkd reproduce table1 table9 --cluster slurm --jobs 40
+    """
+    return _reproduce(items, store, how, where, output, seeds)
+
+
+@with_options
+def plan(
+    items: Annotated[list[str], typer.Argument(help="Tables and figures, or `all`.")],
+    store: StoreOptions,
+    how: RunOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    seeds: Seeds = "3",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First time 50 steps per network and data set here.")
+    ] = False,
+) -> int:
+    """Exactly `reproduce --dry-run`: runs wanted, shared, done, to do, and what they cost.
+
+    Example: tfkd plan all --seeds 3 --json
+    """
+    return _reproduce(items, store, how, replace(where, dry_run=True), output, seeds, calibrate=calibrate)
+
+
+def _reproduce(
+    items: list[str],
+    store: StoreOptions,
+    how: RunOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    seeds: str,
+    *,
+    calibrate: bool = False,
+) -> int:
+    execution = session.execution(store, where)
+    request = asking.for_names(items, session.manner(how, seeds), execution=execution)
+    return _go(request, store, where, output, calibrate=calibrate)
+
+
+def _go(
+    request: asking.Request,
+    store: StoreOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    *,
+    calibrate: bool = False,
+) -> int:
+    execution = asking.with_sources(session.execution(store, where), request)
+    campaign = Campaign(
+        request,
+        session.open_store(store, write=not where.dry_run),
+        execution,
+        device=launching.cost_device(where),
+        calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
+    )
+    made = campaign.plan()
+    if output.json and where.dry_run:
+        console.print_json({"seeds": list(request.seeds), **made.to_json()})
+        return 0
+    launching.show_plan(campaign, made, where, to_stdout=where.dry_run)
+    if where.dry_run:
+        launching.show_scripts(campaign, made, where)
+        return 0
+    command = shlex.join(["tfkd", *sys.argv[1:]])
+    return launching.launch(campaign, made, where, as_json=output.json, command=command)

@@ -1,0 +1,58 @@
+"""What every command does first: open the store, read the options, build the request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tfkd_cli import grid
+from tfkd_cli.execution import Execution
+from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
+from tfkd_cli.reproduction import overrides
+from tfkd_cli.reproduction.asking import Manner
+from tfkd_cli.store import Store
+
+
+def open_store(options: StoreOptions, *, write: bool) -> Store:
+    """The store; an empty one when there is no folder yet and nothing is to be written."""
+    return Store.open(options.results, create=write, writable=write)
+
+
+def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:
+    """How runs execute, from the options and the environment."""
+    run = run or ExecutionOptions()
+    return Execution(
+        cache=str(cache_folder(options.cache_dir)),
+        data_dir=str(options.data_dir) if options.data_dir else None,
+        device=run.device,
+        threads=run.threads,
+        teacher_cache_gb=run.teacher_cache_gb,
+        tensorboard=run.tensorboard,
+        verbose=run.verbose,
+    )
+
+
+def cache_folder(given: Path | None) -> Path:
+    """`--cache-dir`, else the user's cache folder: XDG's on Linux, ~/Library/Caches on a Mac."""
+    if given is not None:
+        return given.expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tfkd"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
+
+
+def manner(options: RunOptions, seeds: str) -> Manner:
+    """Seeds, scale, form and overrides of a request, checked."""
+    return Manner(
+        seeds=grid.parse_seeds(seeds),
+        scale=options.scale,
+        form=options.form,
+        fast=options.fast,
+        overrides=overrides.parse(options.set_ or (), options.shorthands()),
+    )
+
+
+def split(names: str | None) -> list[str]:
+    """`a,b` → [a, b]."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

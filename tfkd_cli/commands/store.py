@@ -1,0 +1,205 @@
+"""`tfkd status`, `show`, `report`, `logs`, `clean`, `pack`: what the results folder holds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paper_tables.spec import PaperTablesError, Table
+from tfkd_cli import console
+from tfkd_cli.commands import printing, session
+from tfkd_cli.errors import RequestError
+from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.reproduction import asking, overview
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.launch import device_kind
+from tfkd_cli.reproduction.paper import paper
+
+WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
+    60.0,
+    10.0,
+    180.0,
+)  # gentle to the queue: slower while nothing changes
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(status)
+    app.command()(show)
+    app.command()(report)
+    app.command()(logs)
+
+
+@with_options
+def status(
+    store: StoreOptions,
+    output: JsonOption,
+    item: Annotated[str | None, typer.Argument(help="A table, or a run's key or folder.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
+) -> int:
+    """Counts, failures and time left of everything that was asked for.
+
+    Example: tfkd status table1 --watch
+    """
+    pause, before = WATCH_SECONDS, {}
+    while True:
+        seen = _look(store, item)
+        if output.json:
+            console.print_json(seen.to_json())
+        else:
+            _print_overview(seen)
+        if not watch or not any(seen.counts[state] for state in ("running", "queued")):
+            return 0
+        pause = WATCH_SECONDS if seen.counts != before else min(pause + WATCH_GROWS, WATCH_AT_MOST)
+        before = seen.counts
+        time.sleep(pause)
+
+
+def _look(options: StoreOptions, item: str | None) -> overview.Overview:
+    store = session.open_store(options, write=False)
+    names: list[str] = []
+    if item is not None:
+        try:
+            names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
+        except PaperTablesError:
+            return overview.one_run(store, item)
+    execution = session.execution(options)
+    made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
+    return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
+
+
+def _queue(options: StoreOptions) -> dict[str, overview.Queued]:
+    """What SLURM says, where this store has submissions to it."""
+    if not (options.results / "submissions").is_dir():
+        return {}
+    from tfkd_cli.commands import cluster
+
+    return cluster.queue(session.open_store(options, write=False))
+
+
+def _print_overview(seen: overview.Overview) -> None:
+    target = console.out()
+    if not seen.runs:
+        target.print("Nothing was asked for yet. Start with: tfkd reproduce demo", markup=False)
+    counts = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
+    if seen.runs:
+        target.print(f"{len(seen.runs)} runs: {counts}", markup=False)
+    if seen.seconds_left:
+        target.print(
+            f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
+        )
+    rows = [
+        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", each.message)
+        for each in seen.runs
+        if each.status in ("running", "failed", "blocked") or (each.status != "done" and len(seen.runs) <= 20)
+    ]
+    if rows:
+        target.print(console.simple_table(("status", "run", "epoch", "why"), rows))
+    for note in seen.notes:
+        console.say(f"Note: {note}")
+
+
+@with_options
+def show(
+    item: Annotated[str, typer.Argument(help="A table, figure or run; `errata`; `claims`.")],
+    store: StoreOptions,
+    how: RunOptions,
+    form: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
+    seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd reproduce`.")] = "3",
+) -> int:
+    """A table, figure or run, to stdout: published beside measured.
+
+    Example: tfkd show table1 --format md
+    """
+    from tfkd_cli.commands import showing
+
+    opened = session.open_store(store, write=False)
+    if item.lower() in ("errata", "claims"):
+        return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
+    try:
+        found = paper().expand([item]) if item != "run" else []
+    except PaperTablesError as unknown:
+        return showing.show_run(opened, item, form=form, unknown=unknown)
+    campaign = _campaign(opened, store, how, seeds, item if item == "run" else found[0].name)
+    for each in (*campaign.request.tables, *campaign.request.figures):
+        if isinstance(each, Table):
+            printing.print_table(campaign, each, form=form)
+        else:
+            showing.show_figure(campaign, each, form=form)
+    return 0
+
+
+def _campaign(
+    opened: session.Store, options: StoreOptions, how: RunOptions, seeds: str, name: str
+) -> Campaign:
+    """The campaign to show: the newest that asked for `name` in this manner, else as if asked now."""
+    execution = session.execution(options)
+    made, _ = overview.campaigns(opened, execution)
+    manner = session.manner(how, seeds)
+    if how == RunOptions():
+        for campaign in made:
+            if name in campaign.request.names:
+                return campaign.only(name)
+    if name == "run":
+        raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
+    return Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
+
+
+@with_options
+def report(
+    store: StoreOptions,
+    output: JsonOption,
+    items: Annotated[
+        list[str] | None, typer.Argument(help="Tables and figures. [default: all asked for]")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder. [default: the results folder]")] = None,
+) -> int:
+    """Everything to files: DIR/index.html and DIR/report/…, and nothing else.
+
+    Example: tfkd report --out results/
+    """
+    from tfkd_cli import progress
+    from tfkd_cli import report as reporting
+
+    opened = session.open_store(store, write=False)
+    made, notes = overview.campaigns(opened, session.execution(store), device=device_kind("auto"))
+    if items:
+        wanted = {each.name for each in paper().expand(items)}
+        made = [each.only(*wanted) for each in made if wanted & set(each.request.names)]
+    where = to or (store.results if store.results.is_dir() or not store.results.exists() else Path("report"))
+    written = reporting.write(made, store=opened, out=where, progress=progress.steps())
+    for line in (*notes, *written.left_out):
+        console.say(f"Left out: {line}")
+    if output.json:
+        console.print_json({"index": str(written.index), "left_out": [*notes, *written.left_out]})
+    else:
+        print(written.index)
+    return 1 if notes or written.left_out else 0
+
+
+@with_options
+def logs(
+    run: Annotated[str, typer.Argument(help="A run's key or folder.")],
+    store: StoreOptions,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+) -> int:
+    """A run's log, of its newest attempt.
+
+    Example: tfkd logs 8d4c1185ab12 -f
+    """
+    folder = session.open_store(store, write=False).find(run)
+    path = folder.log_path()
+    if path is None:
+        raise RequestError(f"{folder.name} has no log yet.", hint="tfkd status shows whether it has started.")
+    with path.open(encoding="utf-8", errors="replace") as log:
+        while True:
+            sys.stdout.write(log.read())
+            sys.stdout.flush()
+            if not follow or folder.state().status != "running":
+                sys.stdout.write(log.read())
+                return 0
+            time.sleep(1)

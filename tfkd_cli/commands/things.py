@@ -1,0 +1,157 @@
+"""`tfkd list`, `tfkd data`, `tfkd explain`: what there is, and what it really is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfkd_cli import console, data, models, progress
+from tfkd_cli.commands import session
+from tfkd_cli.errors import canonical
+from tfkd_cli.methods import METHODS
+from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.spec import Recipe
+
+Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(name="list")(list_things)
+    app.command(name="data")(fetch_data)
+
+
+@with_options
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, models, datasets, tables, figures or clusters.")],
+    output: JsonOption,
+) -> int:
+    """What there is.
+
+    Example: tfkd list models
+    """
+    heads, rows = LISTS[canonical(what, LISTS, kind="list")]()
+    if output.json:
+        names = [head.replace(" ", "_") for head in heads]
+        console.print_json([dict(zip(names, row, strict=True)) for row in rows])
+    else:
+        console.out().print(console.simple_table(heads, rows))
+        if canonical(what, LISTS, kind="list") == "methods":
+            console.out().print("recipe: " + ", ".join(f.name for f in fields(Recipe)), markup=False)
+    return 0
+
+
+def _methods() -> Rows:
+    rows = [(m.name, m.label, m.does, ", ".join(f.name for f in fields(m.loss))) for m in METHODS.values()]
+    return ("method", "in the paper", "learns from", "loss fields"), rows
+
+
+def _models() -> Rows:
+    rows = [
+        (
+            each.name,
+            each.label,
+            f"{models.parameters(each.name, classes=100) or 0:,}",
+            f"{(models.multiply_adds(each.name, size=32, classes=100) or 0) / 1e6:,.1f} M",
+            each.note or each.source,
+        )
+        for each in models.NETWORKS.values()
+    ]
+    rows.append(("torchvision:NAME", "", "", "", "any of its classifiers; with :pretrained its weights"))
+    rows.append(("timm:NAME", "", "", "", "the same from timm (pip install 'tfkd[timm]')"))
+    rows.append(
+        ("python:MODULE:FACTORY", "", "", "", "your own: factory(num_classes=…) gives a torch module")
+    )
+    return ("model", "in the paper", "parameters", "multiply-adds", "source"), rows
+
+
+def _datasets() -> Rows:
+    rows = [
+        (
+            d.name,
+            d.label,
+            d.classes,
+            f"{d.size}×{d.size}",
+            f"{d.train_images:,}",
+            f"{d.test_images:,}",
+            d.augment,
+        )
+        for d in data.DATASETS.values()
+    ]
+    rows.append(("folder:PATH", "own images", "", "", "", "", "crop-flip"))
+    rows.append(("torchvision:NAME", "its classification sets", "", "", "", "", "crop-flip"))
+    return ("data set", "label", "classes", "pixels", "training", "test", "augmentation"), rows
+
+
+def _tables() -> Rows:
+    rows = [
+        (
+            t.name,
+            t.title,
+            t.kind,
+            len(list(t.cells())),
+            ", ".join(sorted({c.setting.dataset for c in t.cells()})),
+        )
+        for t in paper().tables.values()
+    ]
+    return ("table", "title", "kind", "cells", "data"), rows
+
+
+def _figures() -> Rows:
+    return ("figure", "title", "kind"), [(f.name, f.title, f.kind) for f in paper().figures.values()]
+
+
+def _clusters() -> Rows:
+    from tfkd_cli.backends.slurm import profile
+
+    rows = [(each.name, each.description, str(each.path)) for each in profile.profiles()]
+    return ("cluster", "what it is", "profile"), [("local", "this machine", ""), *rows]
+
+
+LISTS: Mapping[str, Callable[[], Rows]] = {
+    "methods": _methods,
+    "models": _models,
+    "datasets": _datasets,
+    "tables": _tables,
+    "figures": _figures,
+    "clusters": _clusters,
+}
+
+
+@with_options
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="A data set: `tfkd list datasets`.")],
+    store: StoreOptions,
+    output: JsonOption,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Official files, a zip or a folder you already have.")
+    ] = None,
+) -> int:
+    """Fetch and decode a data set into the cache, once for all runs on this machine.
+
+    Example: tfkd data tiny-imagenet --from tiny-imagenet-200.zip
+    """
+    made = data.prepare(
+        name,
+        execution=session.execution(store, ExecutionOptions()),
+        source=source,
+        allow_download=source is None,
+        progress=progress.steps(),
+    )
+    facts = made.facts
+    if output.json:
+        console.print_json({**facts.to_json(), "ready": made.ready})
+    else:
+        whole = "" if facts.full else " (not the full data set)"
+        print(
+            f"{facts.name}{whole}: {facts.train_images:,} training and {facts.test_images:,} test images, "
+            f"{facts.classes} classes, {facts.size}×{facts.size} pixels; ready."
+        )
+        for note in facts.notes:
+            console.say(f"Note: {note}")
+    return 0

@@ -1,0 +1,135 @@
+"""How plans, progress, status and errors look in a terminal. Data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from tfkd_cli.plan import Counts, Plan
+
+PLAIN_WIDTH = 100
+
+
+def out() -> Console:
+    """The console for data. Not on a terminal it is `PLAIN_WIDTH` wide, whatever the environment says."""
+    return _console(stderr=False)
+
+
+def talk() -> Console:
+    """The console for everything else."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+
+
+def say(text: str) -> None:
+    """One line of talk, on stderr, never wrapped or marked up."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_error(error: Exception) -> None:
+    """What happened, what was expected, what to do: three lines on stderr."""
+    say(f"Error: {getattr(error, 'what', error)}")
+    if expected := getattr(error, "expected", ""):
+        say(f"  {expected}")
+    if hint := getattr(error, "hint", ""):
+        say(f"  Hint: {hint}")
+
+
+def print_json(value: Any) -> None:
+    """JSON for scripts, to stdout."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def duration(seconds: float) -> str:
+    """`95` → `1 min 35 s`: two units, the larger first."""
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            whole = int(seconds // size)
+            rest = int((seconds - whole * size) // small)
+            return f"{whole:,} {unit} {rest} {smaller}" if rest and whole < 1000 else f"{whole:,} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def size(count: float) -> str:
+    """Bytes as a reader says them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> RichTable:
+    """A table without frames: numbers to the right, words to the left."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = [[str(value) for value in row] for row in rows]
+    table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, head in enumerate(heads):
+        numeric = all(row[column][:1].isdigit() or row[column] in ("", "-") for row in shown)
+        table.add_column(head, justify="right" if numeric and shown else "left", overflow="fold")
+    for row in shown:
+        table.add_row(*(Text(value) for value in row))
+    return table
+
+
+def plan_table(plan: Plan, *, device: str) -> RichTable:
+    """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs."""
+    heads = (
+        "table",
+        "wanted",
+        "shared",
+        "done",
+        "resumable",
+        "to do",
+        f"{device}-hours",
+        "critical path",
+        "disk",
+    )
+    rows = [_plan_row(name, plan.counts(name)) for name in plan.tables]
+    if len(rows) != 1:
+        rows.append(_plan_row("all together", plan.counts()))
+    return simple_table(heads, rows)
+
+
+def _plan_row(name: str, counts: Counts) -> tuple[object, ...]:
+    return (
+        name,
+        counts.wanted,
+        counts.shared,
+        counts.done,
+        counts.resumable,
+        counts.todo,
+        f"{counts.seconds / 3600:,.1f}" if counts.seconds >= 360 else duration(counts.seconds),
+        duration(counts.critical_path_seconds),
+        size(counts.disk_bytes),
+    )
+
+
+SOURCES: Mapping[str, str] = {
+    "measured": "from measured runs of the same network, data set and device",
+    "calibrated": "from a calibration on this device",
+    "estimate": "from a multiply-add model (an estimate, good to a factor of 2)",
+}
+
+
+def cost_sources(counts: Counts) -> str:
+    """Where the costs come from, in a sentence."""
+    parts = [f"{number} {SOURCES.get(source, source)}" for source, number in counts.sources]
+    return "; ".join(parts)

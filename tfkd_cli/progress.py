@@ -1,0 +1,121 @@
+"""Progress of anything that takes over two seconds: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tfkd_cli import console
+from tfkd_cli.backends import Event
+from tfkd_cli.plan import Plan
+from tfkd_cli.spec import RunSpec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+QUIET_SECONDS = 30.0  # without a terminal: at least one line this often while runs go on
+
+
+def steps() -> Callable[[str, float], None]:
+    """A callback `(what, share done)` that tells of each step once, and of its progress every few seconds."""
+    said: dict[str, float] = {}
+
+    def tell(what: str, share: float) -> None:
+        now = time.monotonic()
+        if what not in said or now - said[what] > 5:
+            said[what] = now
+            console.say(f"{what} {share:.0%}" if share else f"{what} …")
+
+    return tell
+
+
+@contextlib.contextmanager
+def following(plan: Plan, runs: Sequence[RunSpec]) -> Iterator[Callable[[Event], None]]:
+    """While runs execute: gives the callback for their events."""
+    follower = Follower(plan, {spec.folder: spec for spec in runs})
+    if not sys.stderr.isatty():
+        yield follower.tell
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console.talk(), transient=True) as bars:
+        follower.bars = bars
+        follower.whole = bars.add_task("runs", total=len(runs), note=follower.left())
+        yield follower.tell
+
+
+@dataclass
+class Follower:
+    """What is known of the runs under way, told as lines or bars."""
+
+    plan: Plan
+    specs: dict[str, RunSpec]
+    bars: RichProgress | None = None
+    whole: TaskID | None = None
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+    finished: int = 0
+    started: float = field(default_factory=time.monotonic)
+    last_line: float = field(default_factory=time.monotonic)
+
+    def tell(self, event: Event) -> None:
+        """Take one event."""
+        if event.kind in ("finished", "failed", "blocked"):
+            self._ended(event)
+        elif self.bars is not None:
+            self._moved(event)
+        elif event.kind == "progress" and time.monotonic() - self.last_line > QUIET_SECONDS:
+            self._line(f"  … {event.run}: epoch {event.epoch} of {event.epochs}, {self.left()}")
+
+    def left(self) -> str:
+        """Time left: at the pace so far, in units of planned cost."""
+        ended = [spec for name, spec in self.specs.items() if name in self.ended]
+        spent = sum(self.plan.items[spec.key].seconds_left for spec in ended)
+        total = sum(self.plan.items[spec.key].seconds_left for spec in self.specs.values())
+        if not spent:
+            return f"about {console.duration(total)} of work ahead (estimate)"
+        remaining = (time.monotonic() - self.started) * (total - spent) / spent
+        return f"about {console.duration(remaining)} left"
+
+    @property
+    def ended(self) -> set[str]:
+        """Folders of the runs that have ended."""
+        return self._ended_names
+
+    _ended_names: set[str] = field(default_factory=set)
+
+    def _ended(self, event: Event) -> None:
+        self._ended_names.add(event.run)
+        self.finished += 1
+        accuracy = f"{event.accuracy:.2f} %" if event.accuracy is not None else event.message
+        mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
+        self._line(f"[{self.finished}/{len(self.specs)}] {mark:7} {event.run}  {accuracy}  ({self.left()})")
+        if self.bars is not None and self.whole is not None:
+            if event.run in self.tasks:
+                self.bars.remove_task(self.tasks.pop(event.run))
+            self.bars.update(self.whole, completed=self.finished, note=self.left())
+
+    def _moved(self, event: Event) -> None:
+        assert self.bars is not None
+        if event.run not in self.tasks:
+            self.tasks[event.run] = self.bars.add_task(f"  {event.run}", total=event.epochs or None, note="")
+        note = f"{event.accuracy:.2f} %" if event.accuracy is not None else ""
+        self.bars.update(self.tasks[event.run], completed=event.epoch or 0, total=event.epochs, note=note)
+
+    def _line(self, text: str) -> None:
+        self.last_line = time.monotonic()
+        if self.bars is not None:
+            self.bars.console.print(text, markup=False)
+        else:
+            console.say(text)

@@ -1,0 +1,154 @@
+"""What was typed → a Request: names made canonical, data sets resolved, nothing started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from paper_tables.spec import Figure, Table
+from tfkd_cli import data, grid, models
+from tfkd_cli.data import ResolvedData
+from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
+from tfkd_cli.methods import method
+from tfkd_cli.reproduction.overrides import Overrides
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import ForeignTeacher, canonical_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a request wants its runs: what `Request` holds besides tables and data."""
+
+    seeds: tuple[int, ...]
+    scale: str = "paper"
+    form: str = "released"
+    fast: bool = False
+    overrides: Overrides = field(default_factory=Overrides)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a Request, checked."""
+        return {
+            "seeds": self.seeds,
+            "scale": canonical(self.scale, ("paper", "quick"), kind="scale"),
+            "form": canonical(self.form, ("released", "printed"), kind="form"),
+            "fast": self.fast,
+            "overrides": self.overrides,
+        }
+
+
+def for_names(names: Sequence[str], manner: Manner, *, execution: Execution) -> Request:
+    """The request for tables and figures of the paper (`all`, `fig2`, `controls-cifar100`, `demo` …)."""
+    items = paper().expand(list(names))
+    tables = tuple(each for each in items if isinstance(each, Table))
+    figures = tuple(each for each in items if isinstance(each, Figure))
+    return Request(
+        tables=tables, figures=figures, data=resolve_data((*tables, *figures), execution), **manner.fields()
+    )
+
+
+def for_axes(
+    axes: Axes, manner: Manner, *, execution: Execution, foreign: ForeignTeacher | None = None
+) -> Request:
+    """The request for a grid of `tfkd run`."""
+    made = grid.table(axes)
+    return Request(
+        tables=(made,),
+        axes=axes,
+        foreign_teacher=foreign,
+        data=resolve_data((made,), execution),
+        **manner.fields(),
+    )
+
+
+def axes_of(
+    *,
+    dataset: str,
+    students: Sequence[str],
+    methods: Sequence[str],
+    teachers: Sequence[str] = (),
+    teacher_epochs: Sequence[int] = (),
+) -> Axes:
+    """Axes with canonical names; RequestError with the nearest known name for an unknown one."""
+    return Axes(
+        dataset=dataset if ":" in dataset else data.dataset(dataset).name,
+        students=tuple(dict.fromkeys(models.resolve(each) for each in students)),
+        methods=tuple(dict.fromkeys(method(each).name for each in methods)),
+        teachers=tuple(dict.fromkeys(models.resolve(each) for each in teachers)),
+        teacher_epochs=tuple(teacher_epochs),
+    )
+
+
+def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:
+    """Data set as a setting names it → what it resolves to here and now; nothing is fetched."""
+    names = dict.fromkeys(setting.dataset for item in items for setting in item.settings())
+    return {name: data.resolve(name, execution=execution) for name in names}
+
+
+def with_sources(execution: Execution, request: Request) -> Execution:
+    """The execution with the paths of the request's data sets, for whoever has to decode them again."""
+    sources = {each.name: each.source for each in request.data.values() if each.source}
+    return replace(execution, sources={**execution.sources, **sources})
+
+
+def to_json(request: Request) -> dict[str, Any]:
+    """What `from_json` needs to ask the same again."""
+    return {
+        "names": list(request.names),
+        "axes": asdict(request.axes) if request.axes else None,
+        "scale": request.scale,
+        "form": request.form,
+        "fast": request.fast,
+        "seeds": list(request.seeds),
+        "overrides": request.overrides.to_json(),
+        "data": {name: each.name for name, each in request.data.items()},
+        "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
+    }
+
+
+def identity(request: Request) -> str:
+    """What makes two requests one campaign: everything but the seeds."""
+    asked = {name: value for name, value in to_json(request).items() if name != "seeds"}
+    return canonical_json(asked).decode()
+
+
+def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
+    """The request that `to_json` kept, with its data sets as they were resolved then."""
+    try:
+        manner = Manner(
+            seeds=tuple(int(seed) for seed in record["seeds"]),
+            scale=record["scale"],
+            form=record["form"],
+            fast=bool(record["fast"]),
+            overrides=Overrides.from_json(record["overrides"]),
+        )
+        if record.get("axes"):
+            axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
+            kept = record.get("foreign_teacher")
+            foreign = ForeignTeacher(**kept) if kept else None
+            items: list[Table | Figure] = [grid.table(axes)]
+        else:
+            axes, foreign, items = None, None, list(paper().expand(list(record["names"])))
+        return Request(
+            tables=tuple(each for each in items if isinstance(each, Table)),
+            figures=tuple(each for each in items if isinstance(each, Figure)),
+            axes=axes,
+            foreign_teacher=foreign,
+            data={
+                name: data.known(resolved, execution=execution) for name, resolved in record["data"].items()
+            },
+            **manner.fields(),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(
+            f"a record of an earlier request cannot be read: {type(error).__name__}: {error}.",
+            expected="a file in requests/ that tfkd wrote.",
+            hint="move that file away; the runs it asked for are not touched.",
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

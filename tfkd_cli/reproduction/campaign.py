@@ -1,0 +1,102 @@
+"""One request over one store: its plan, its record, its comparison with the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from paper_tables.compare import Comparison, compare
+from paper_tables.spec import Table
+from tfkd_cli.costs import CostModel, measured_rates
+from tfkd_cli.data import DataSet
+from tfkd_cli.execution import Execution
+from tfkd_cli.plan import Plan, Progress, make_plan
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.measure import Measurements, assumed, measure
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunState, Store
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A request, the store it reads and fills, and how its runs execute."""
+
+    request: Request
+    store: Store
+    execution: Execution
+    device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
+    calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def with_seeds(self, seeds: Iterable[int]) -> Campaign:
+        """This campaign, these seeds added."""
+        merged = tuple(sorted({*self.request.seeds, *seeds}))
+        return replace(self, request=replace(self.request, seeds=merged))
+
+    def only(self, *names: str) -> Campaign:
+        """This campaign, of its tables and figures just these."""
+        request = replace(
+            self.request,
+            tables=tuple(each for each in self.request.tables if each.name in names),
+            figures=tuple(each for each in self.request.figures if each.name in names),
+        )
+        return replace(self, request=request)
+
+    @cached_property
+    def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
+        """Table or figure → its runs, teachers not counted."""
+        return self.request.wanted()
+
+    def states(self) -> dict[str, RunState]:
+        """What the store says of every run in it, looked up now."""
+        return self.store.scan()
+
+    def plan(self, states: Mapping[str, RunState] | None = None) -> Plan:
+        """What is missing, in order, and what it costs."""
+        states = self.states() if states is None else states
+        progress = {key: progress_of(state) for key, state in states.items()}
+        return make_plan(self.wanted, progress=progress, cost=self.cost_model(states))
+
+    def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
+        """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
+        facts = self.facts()
+        rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
+        return CostModel(self.device, facts=facts, measured=rates, calibrated=self.calibrated)
+
+    def facts(self) -> dict[str, DataSet]:
+        """The facts of the data sets by their resolved names."""
+        return {each.name: each.facts for each in self.request.data.values()}
+
+    def record(self, command: str) -> str:
+        """Keep what was asked; the same wish again is the same request. Gives its id."""
+        return self.store.add_request(
+            {
+                "schema": 1,
+                "command": command,
+                **asking.to_json(self.request),
+                "keys": {name: [spec.key for spec in specs] for name, specs in self.wanted.items()},
+            }
+        )
+
+    def measurements(self, table: Table, states: Mapping[str, RunState] | None = None) -> Measurements:
+        """The finished runs behind one table."""
+        return measure(self.request, table, self.states() if states is None else states)
+
+    def comparison(self, table: Table, states: Mapping[str, RunState] | None = None) -> Comparison:
+        """One table, published beside measured."""
+        values = self.measurements(table, states).by_setting
+        return compare(table, values, lambda setting: assumed(self.request, setting))
+
+
+def progress_of(state: RunState) -> Progress:
+    """A run's state as the plan takes it."""
+    share = (state.epoch or 0) / state.epochs if state.epochs else 0.0
+    return Progress(state.status, 1.0 if state.status == "done" else min(share, 0.99), state.weights)
+
+
+def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:
+    for state in states.values():
+        if state.status == "done" and state.result is not None:
+            yield store.folder(state.name).spec(), state.result

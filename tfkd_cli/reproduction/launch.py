@@ -1,0 +1,67 @@
+"""From a plan to finished runs: data made ready, the backend chosen, what happened told as events."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tfkd_cli import data
+from tfkd_cli.data import ResolvedData
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+from tfkd_cli.plan import Plan
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
+
+NOT_TRAINED_YET = ("imagenet",)
+
+
+def device_kind(device: str) -> str:
+    """`cpu`, `cuda` or `mps` without importing torch; `auto` looks for a driver, not for a free GPU."""
+    if device != "auto":
+        return device.partition(":")[0]
+    if os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):  # noqa: PTH110
+        return "cuda"
+    return "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
+
+
+def trainable(plan: Plan) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:
+    """The missing runs, and those among them that this version plans but cannot train (ImageNet)."""
+    later = [spec for spec in plan.missing if spec.dataset in NOT_TRAINED_YET]
+    now = [spec for spec in plan.missing if spec.dataset not in NOT_TRAINED_YET]
+    return now, later
+
+
+def unready(request: Request, runs: Sequence[RunSpec]) -> list[ResolvedData]:
+    """The data sets of these runs that are not decoded yet."""
+    used = {spec.dataset for spec in runs}
+    return [each for each in request.data.values() if each.name in used and not each.ready]
+
+
+def make_ready(
+    request: Request,
+    runs: Sequence[RunSpec],
+    *,
+    execution: Execution,
+    accept_download: Callable[[ResolvedData], bool],
+    progress: Callable[[str, float], None] | None = None,
+) -> None:
+    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started."""
+    for each in unready(request, runs):
+        allowed = each.available or accept_download(each)
+        made = data.prepare(
+            each.name,
+            execution=execution,
+            source=None,
+            allow_download=allowed and not each.available,
+            progress=progress,
+        )
+        if made.name != each.name:
+            raise RequestError(
+                f"the data set {each.name} turned out to be {made.name}.",
+                expected="the content that the plan was made for.",
+                hint="give the same command again: it now plans with what is there.",
+            )

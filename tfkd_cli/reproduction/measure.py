@@ -1,0 +1,89 @@
+"""Results → measured values, in the shape the comparison takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from paper_tables import hyperparameters
+from paper_tables.measured import Measured, SeedValue
+from paper_tables.spec import Figure, Setting, Table
+from tfkd_cli.reproduction.overrides import Overrides
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunState
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The finished runs of one table or figure, and why others are left out."""
+
+    by_setting: Mapping[Setting, Measured]
+    left_out: tuple[str, ...]  # damaged or failed runs, one sentence each
+
+
+def measure(request: Request, item: Table | Figure, states: Mapping[str, RunState]) -> Measurements:
+    """What the store holds for the settings of `item`; only valid results count."""
+    by_setting: dict[Setting, Measured] = {}
+    left_out: dict[str, None] = {}
+    for setting, specs in request.runs_by_setting(item).items():
+        values = []
+        for spec in specs:
+            state = states.get(spec.key)
+            if state is not None and state.status == "done" and state.result is not None:
+                values.append(seed_value(spec, state))
+            elif state is not None and state.status in ("damaged", "failed"):
+                left_out[f"{spec.folder}: {state.damage or _reason(state)}"] = None
+        by_setting[setting] = Measured(
+            values=tuple(values),
+            wanted=len(specs),
+            unlike_paper=unlike_paper(request, item, setting, specs[0]),
+        )
+    return Measurements(by_setting, tuple(left_out))
+
+
+def seed_value(spec: RunSpec, state: RunState) -> SeedValue:
+    """One finished run as a value of its seed."""
+    result = state.result or {}
+    commit, diff = str(result.get("commit") or "")[:12], str(result.get("diff") or "")[:8]
+    return SeedValue(
+        seed=spec.seed,
+        best=float(result["best"]["accuracy"]),
+        last=float(result["last"]["accuracy"]),
+        run=state.name,
+        precision=spec.recipe.precision,
+        code=f"{commit}+{diff}" if diff else commit,
+    )
+
+
+def _reason(state: RunState) -> str:
+    failure: Mapping[str, Any] = state.failure or {}
+    return str(failure.get("message") or failure.get("cause") or "failed")
+
+
+def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec: RunSpec) -> tuple[str, ...]:
+    """What sets these runs apart from the paper's; empty at paper scale, on the full data."""
+    if isinstance(item, Table) and item.kind not in ("paper", "control"):
+        return ()
+    plain = replace(request, scale="paper", fast=False, overrides=Overrides())
+    theirs = plain.spec(setting, seed=spec.seed)
+    found = [
+        f"{f.name} {_text(getattr(spec.recipe, f.name))} (paper: {_text(getattr(theirs.recipe, f.name))})"
+        for f in fields(spec.recipe)
+        if getattr(spec.recipe, f.name) != getattr(theirs.recipe, f.name)
+    ]
+    if spec.loss != theirs.loss:
+        found.append("another loss setting")
+    if "@" in spec.dataset:
+        found.append("not the full data set")
+    return tuple(found)
+
+
+def _text(value: object) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def assumed(request: Request, setting: Setting) -> tuple[str, ...]:
+    """The values of a setting that nobody published, in words."""
+    return hyperparameters.assumed(setting, form=setting.form or request.form)

@@ -1,0 +1,176 @@
+"""What was asked and how far it is: derived from requests, the store and the queue at each look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunState, Store
+
+Shown = Literal["done", "running", "queued", "blocked", "failed", "todo"]
+SHOWN: tuple[Shown, ...] = ("done", "running", "queued", "blocked", "failed", "todo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One run as `status` shows it."""
+
+    run: str  # its folder's name
+    key: str
+    status: Shown
+    tables: tuple[str, ...]
+    epoch: int | None = None
+    epochs: int | None = None
+    best_accuracy: float | None = None
+    attempts: int = 0
+    message: str = ""  # why it failed, what blocks it, what the queue says
+    job: str | None = None  # SLURM's id, as 12_3
+    teachers: tuple[str, ...] = ()  # folders of the runs it needs
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All runs that were asked for, and how many are in which state."""
+
+    runs: tuple[RunStatus, ...]
+    seconds_left: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs in each state."""
+        found = Counter(each.status for each in self.runs)
+        return {status: found[status] for status in SHOWN}
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented shape of `status --json`."""
+        runs = [asdict(each) for each in self.runs]
+        return {
+            "counts": self.counts,
+            "seconds_left": round(self.seconds_left),
+            "runs": runs,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """What a queue says of a run: `running` or `queued`, its job, its reason."""
+
+    status: Literal["running", "queued", "blocked", "failed"]
+    job: str | None = None
+    reason: str = ""
+
+
+def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
+    """A campaign for each distinct request in the store, newest first, and notes on unreadable ones.
+
+    Requests that differ in their seeds only are one campaign over all of them.
+    """
+    found: dict[str, Campaign] = {}
+    notes = []
+    for record in reversed(store.requests()):
+        try:
+            request = asking.from_json(record, execution=execution)
+        except TfkdError as error:
+            notes.append(f"request {record.get('id')}: {error.what}")
+            continue
+        campaign = Campaign(request, store, execution, device=device)
+        mark = asking.identity(request)
+        found[mark] = found[mark].with_seeds(request.seeds) if mark in found else campaign
+    return list(found.values()), notes
+
+
+def overview(
+    made: Sequence[Campaign],
+    states: Mapping[str, RunState],
+    *,
+    queue: Mapping[str, Queued] | None = None,
+    names: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Overview:
+    """The runs of these campaigns (of the tables called `names`, if any), teachers before students."""
+    specs: dict[str, RunSpec] = {}
+    tables: dict[str, dict[str, None]] = {}
+    seconds = 0.0
+    for campaign in made:
+        plan = campaign.plan(states)
+        for key, item in plan.items.items():
+            wanted_by = [each for each in item.wanted_by if not names or each in names]
+            if wanted_by and key not in specs:
+                specs[key] = item.spec
+                seconds += item.seconds_left
+            if wanted_by:
+                tables.setdefault(key, {}).update(dict.fromkeys(wanted_by))
+    shown: dict[str, RunStatus] = {}
+    for key, spec in specs.items():
+        shown[key] = _status(spec, states.get(key), (queue or {}).get(spec.folder), shown, tuple(tables[key]))
+    return Overview(tuple(shown.values()), seconds, tuple(notes))
+
+
+def one_run(store: Store, text: str) -> Overview:
+    """The overview of a single run, by key prefix or folder name."""
+    folder = store.find(text)
+    state = folder.state()
+    return Overview((_status(folder.spec(), state, None, {}, ()),), 0.0)
+
+
+def _status(
+    spec: RunSpec,
+    state: RunState | None,
+    queued: Queued | None,
+    before: Mapping[str, RunStatus],
+    tables: tuple[str, ...],
+) -> RunStatus:
+    status, message = _shown(spec, state, queued, before)
+    result = state.result if state else None
+    return RunStatus(
+        run=spec.folder,
+        key=spec.key,
+        status=status,
+        tables=tables,
+        epoch=spec.recipe.epochs if status == "done" else state.epoch if state else None,
+        epochs=spec.recipe.epochs,
+        best_accuracy=result["best"]["accuracy"] if result else None,
+        attempts=state.attempts if state else 0,
+        message=message,
+        job=queued.job if queued else None,
+        teachers=tuple(parent.folder for parent in spec.parents),
+    )
+
+
+def _shown(
+    spec: RunSpec, state: RunState | None, queued: Queued | None, before: Mapping[str, RunStatus]
+) -> tuple[Shown, str]:
+    """The state of one run: the store first, then the queue, then its teachers."""
+    known = state.status if state else "todo"
+    if known == "done":
+        return "done", ""
+    if known == "running" or (queued and queued.status == "running"):
+        return "running", ""
+    for parent in spec.parents:
+        teacher = before.get(parent.key)
+        if teacher is not None and teacher.status in ("failed", "blocked"):
+            return "blocked", f"its teacher {teacher.run} is {teacher.status}"
+    if queued and queued.status == "queued":
+        return "queued", queued.reason
+    if known in ("failed", "damaged") and state is not None:
+        return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
+    if queued and queued.status in ("blocked", "failed"):
+        return queued.status, queued.reason
+    return "todo", "resumable" if known == "resumable" else ""
+
+
+def campaign_for(made: Sequence[Campaign], name: str) -> Campaign:
+    """The newest campaign that holds the table or figure called `name`."""
+    for campaign in made:
+        if name in campaign.request.names:
+            return campaign
+    raise RequestError(f'nothing asked for "{name}" yet.', hint=f"tfkd reproduce {name}")
