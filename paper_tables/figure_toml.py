@@ -65,18 +65,21 @@ def _settings(entry: Entry, source: Entry, names: Names) -> tuple[Setting, ...]:
         return ()
     above = Entry({key: source.data[key] for key in SETTING if key in source.data}, entry.where)
     own = {key: entry.data[key] for key in SETTING if key in entry}
-    epochs: list[Any] = entry.get("teacher_epochs", list, [None])
-    if len(set(map(str, epochs))) != len(epochs) or not epochs:
+    epochs: list[Any] = entry.get("teacher_epochs", list, ["best"])
+    if not epochs or len(set(map(str, epochs))) != len(epochs) or not all(map(_is_checkpoint, epochs)):
         raise entry.error(
             "teacher_epochs", f"is {epochs}.", expected='Expected distinct epochs, as [1, 50, "best"].'
         )
-    return tuple(setting((above, Entry({**own, **_checkpoint(each)}, entry.where)), names) for each in epochs)
+    found = []
+    for epoch in epochs:
+        data = own if epoch == "best" else {**own, "method": "de-kd"}
+        taught_at = None if epoch == "best" else epoch
+        found.append(setting((above, Entry(data, entry.where)), names, roles={}, teacher_epoch=taught_at))
+    return tuple(found)
 
 
-def _checkpoint(epoch: Any) -> dict[str, Any]:
-    if epoch is None:
-        return {}
-    return {"method": "kd"} if epoch == "best" else {"method": "de-kd", "teacher_epoch": epoch}
+def _is_checkpoint(epoch: Any) -> bool:
+    return epoch == "best" or (isinstance(epoch, int) and not isinstance(epoch, bool) and 1 <= epoch <= 200)
 
 
 def _point(pair: Any, entry: Entry, status: str, high: float) -> Point:

@@ -1,23 +1,26 @@
 """From a table's TOML to a Table.
 
-The keys of a setting (`SETTING`) may stand at the table, a column, a row or a cell; the more special one
+The keys of a setting (`SETTING`) may stand at the table, a row, a column or a cell; the later of these
 wins, and `loss` and `recipe` are merged value by value. A row names its `networks` in the order of the
 table's `roles`; `student` and `teacher` may name a role, so that one row can swap roles between columns.
+A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are those of its de-kd cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from paper_tables import printed
 from paper_tables.spec import Cell, Column, PaperTablesError, Published, Row, Setting, Table
 from paper_tables.strict import MISSING, Entry, Names
 
-SETTING = ("dataset", "student", "method", "teacher", "teacher_epoch", "form", "loss", "recipe")
+SETTING = ("dataset", "student", "method", "teacher", "form", "loss", "recipe")
+WORDS = ("dataset", "student", "method", "teacher", "form")
 TABLE = ("title", "kind", "source", "caption", "note", "seeds", "fast", "heads", "roles", "column", "row")
 COLUMN = ("name", "label")
-ROW = ("labels", "networks", "teacher_accuracy", "cells")
+ROW = ("labels", "networks", "teacher_epoch", "teacher_accuracy", "cells")
 CELL = ("printed", "note", "erratum")
 TAUGHT = ("kd", "re-kd", "de-kd")  # the paper's methods with a teacher of another network
 UNTAUGHT = ("baseline", "lsr", "tf-self", "tf-reg")
@@ -28,6 +31,7 @@ class _Place(NamedTuple):
 
     names: Names
     roles: Mapping[str, str]  # role → network of this row
+    teacher_epoch: int | None
     teacher_accuracy: float | None
 
 
@@ -62,43 +66,48 @@ def table(name: str, source: Entry, names: Names) -> Table:
     return result
 
 
-def setting(levels: Sequence[Entry], names: Names, *, roles: Mapping[str, str] | None = None) -> Setting:
-    """The setting that these entries declare, from the general to the special."""
-    last = levels[-1]
-    taken: dict[str, Any] = {}
+def setting(
+    levels: Sequence[Entry], names: Names, *, roles: Mapping[str, str], teacher_epoch: int | None = None
+) -> Setting:
+    """The setting that these entries declare, from the general to the special; `teacher_epoch` is de-kd's."""
+    where = levels[-1].where
+    words: dict[str, str] = {}
+    values: dict[str, dict[str, Any]] = {"loss": {}, "recipe": {}}
     for level in levels:
-        for key in ("dataset", "student", "method", "teacher", "form"):
-            if key in level:
-                taken[key] = level.text(key)
-        if "teacher_epoch" in level:
-            taken["teacher_epoch"] = level.whole("teacher_epoch", low=1, high=200)
+        words.update({key: level.text(key) for key in WORDS if key in level})
         for key, known in (("loss", names.loss_fields), ("recipe", names.recipe_fields)):
-            taken[key] = {**taken.get(key, {}), **dict(level.values(key, known))}
+            values[key].update(level.values(key, known))
     for key in ("dataset", "student", "method"):
-        if key not in taken:
+        if key not in words:
             raise PaperTablesError(
-                f'{last.where}: no "{key}" is given.',
-                expected=f"Expected {key} at the cell, its row, its column or the table.",
+                f'{where}: no "{key}" is given.',
+                expected=f"Expected {key} at the cell, its column, its row or the table.",
             )
-    return _resolve(taken, names, where=last.where, roles=roles or {})
-
-
-def _resolve(taken: dict[str, Any], names: Names, *, where: str, roles: Mapping[str, str]) -> Setting:
-    if taken.get("form", "released") not in ("released", "printed"):
-        raise PaperTablesError(
-            f'{where}, key "form": is "{taken["form"]}".', expected="Known: released, printed."
-        )
-    for key in ("student", "teacher"):
-        if key in taken:
-            taken[key] = names.resolve(
-                "network", roles.get(taken[key], taken[key]), where=f'{where}, key "{key}"'
-            )
-    for key in ("dataset", "method"):
-        taken[key] = names.resolve(key, taken[key], where=f'{where}, key "{key}"')
-    for key in ("loss", "recipe"):
-        taken[key] = tuple(sorted(taken[key].items()))
-    found = Setting(**taken)
+    found = Setting(
+        **_canonical(words, names, where=where, roles=roles),
+        loss=tuple(sorted(values["loss"].items())),
+        recipe=tuple(sorted(values["recipe"].items())),
+    )
+    found = replace(found, teacher_epoch=teacher_epoch if found.method == "de-kd" else None)
     _check_teacher(found, where)
+    return found
+
+
+def _canonical(
+    words: Mapping[str, str], names: Names, *, where: str, roles: Mapping[str, str]
+) -> dict[str, Any]:
+    """The words as the code knows them, roles put in."""
+    found: dict[str, Any] = {}
+    for key, word in words.items():
+        place = f'{where}, key "{key}"'
+        if key == "form":
+            if word not in ("released", "printed"):
+                raise PaperTablesError(f'{place}: is "{word}".', expected="Known: released, printed.")
+            found[key] = word
+        elif key in ("dataset", "method"):
+            found[key] = names.resolve(key, word, where=place)
+        elif network := roles.get(word, word):
+            found[key] = names.resolve("network", network, where=place)
     return found
 
 
@@ -111,10 +120,10 @@ def _check_teacher(each: Setting, where: str) -> None:
         raise PaperTablesError(
             f"{where}: {each.method} takes no teacher.", hint='leave out the key "teacher".'
         )
-    if (each.method == "de-kd") != (each.teacher_epoch is not None):
+    if each.method == "de-kd" and each.teacher_epoch is None:
         raise PaperTablesError(
             f'{where}, key "teacher_epoch": is {each.teacher_epoch} for {each.method}.',
-            expected="Expected an epoch from 1 to 200 for de-kd, and for no other method.",
+            expected="Expected an epoch from 1 to 200.",
         )
 
 
@@ -140,16 +149,24 @@ def _row(
         raise entry.error(
             "labels", f"has {len(labels)} texts.", expected=f"Expected one for each head: {', '.join(heads)}."
         )
-    accuracy = entry.number("teacher_accuracy", low=1, high=100, default=None)
-    place = _Place(names, dict(zip(role_names, networks, strict=True)), accuracy)
+    place = _Place(
+        names=names,
+        roles=dict(zip(role_names, networks, strict=True)),
+        teacher_epoch=entry.whole("teacher_epoch", low=1, high=200, default=None),
+        teacher_accuracy=entry.number("teacher_accuracy", low=1, high=100, default=None),
+    )
     texts = _texts(entry, columns, bare=source.data["kind"] != "paper")
-    base = Entry({key: source.data[key] for key in SETTING if key in source.data}, entry.where)
-    above = Entry({key: entry.data[key] for key in SETTING if key in entry.data}, entry.where)
+    above = (_setting_of(source, entry.where), _setting_of(entry, entry.where))
     cells = tuple(
-        _cell(index, text, levels=(base, column, above), place=place)
+        _cell(index, text, levels=(*above, column), place=place)
         for column, text in zip(columns, texts, strict=True)
     )
     return Row(labels=labels, cells=cells)
+
+
+def _setting_of(entry: Entry, where: str) -> Entry:
+    """Only the keys of a setting, said to stand at `where`."""
+    return Entry({key: entry.data[key] for key in SETTING if key in entry.data}, where)
 
 
 def _texts(entry: Entry, columns: Sequence[Entry], *, bare: bool) -> list[Any]:
@@ -166,7 +183,7 @@ def _texts(entry: Entry, columns: Sequence[Entry], *, bare: bool) -> list[Any]:
 
 
 def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _Place) -> Cell | None:
-    table_level, column, row = levels
+    table_level, row, column = levels
     name = str(column.data["name"])
     where = f'{row.where}, cell "{name}"'
     if not isinstance(text, str | dict):
@@ -174,8 +191,12 @@ def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _
     if text == "":
         return None
     entry = Entry({"printed": text} if isinstance(text, str) else text, where).only(*CELL, *SETTING)
-    column_level = Entry({key: column.data[key] for key in SETTING if key in column.data}, column.where)
-    found = setting((table_level, column_level, row, entry), place.names, roles=place.roles)
+    found = setting(
+        (table_level, row, _setting_of(column, where), entry),
+        place.names,
+        roles=place.roles,
+        teacher_epoch=place.teacher_epoch,
+    )
     taught_badly = place.teacher_accuracy if found.teacher_epoch is not None else None
     published = Published(teacher_accuracy=taught_badly)
     if "printed" in entry:
