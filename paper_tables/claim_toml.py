@@ -9,7 +9,7 @@ from typing import Literal
 from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Row, Table, Values
 from paper_tables.strict import Entry, Names, near
 
-CLAIM = ("statement", "relation", "margin", "source", "note", "over")
+CLAIM = ("order", "statement", "relation", "margin", "source", "note", "over")
 OVER = ("table", "column", "against", "methods")
 
 
@@ -45,6 +45,11 @@ class Variant:
     kind: str = ""
     loss: Values = ()
     source: str = ""
+
+
+def order(source: Entry) -> int:
+    """Where the claim stands among the others, from 1."""
+    return int(source.whole("order", low=1, high=1000))
 
 
 def claim(name: str, source: Entry, tables: Mapping[str, Table]) -> Claim:

@@ -47,10 +47,11 @@ class Rule:
 
     def source_for(self, facts: Mapping[str, str | None]) -> Source | None:
         """Where this rule's values come from for a setting, None where it does not apply."""
-        missed = [key for key, allowed in self.conditions.items() if facts[key] not in allowed]
-        if not missed:
-            return self.source
-        return "assumed" if self.elsewhere and missed == ["dataset"] else None
+        for key, allowed in self.conditions.items():
+            if facts[key] not in allowed and not (self.elsewhere and key == "dataset"):
+                return None
+        at_home = "dataset" not in self.conditions or facts["dataset"] in self.conditions["dataset"]
+        return self.source if at_home else "assumed"
 
 
 def lookup(setting: Setting, *, form: str) -> Hyperparameters:

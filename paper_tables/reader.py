@@ -70,10 +70,14 @@ class Paper:
         self.figures: Mapping[str, Figure] = Folder(
             folder / "figures", lambda name, entry: figure_toml.figure(name, entry, names)
         )
-        self.claims: Mapping[str, Claim] = Folder(
-            folder / "claims", lambda name, entry: claim_toml.claim(name, entry, self.tables)
-        )
         self._names, self._folder = names, folder
+
+    @cached_property
+    def claims(self) -> Mapping[str, Claim]:
+        """The claims by name, in the order they state."""
+        sources = [(path.stem, read_toml(path)) for path in (self._folder / "claims").glob("*.toml")]
+        sources.sort(key=lambda each: (claim_toml.order(each[1]), each[0]))
+        return {name: claim_toml.claim(name, source, self.tables) for name, source in sources}
 
     @cached_property
     def third_party(self) -> tuple[ThirdParty, ...]:
@@ -92,9 +96,9 @@ class Paper:
     def check(self) -> Paper:
         """Read every file, hyperparameters.toml included; PaperTablesError on the first thing wrong."""
         hyperparameters.check(self._names)
-        for folder in (self.tables, self.figures, self.claims):
+        for folder in (self.tables, self.figures):
             tuple(folder.values())
-        _ = self.third_party, self.variants
+        _ = self.claims, self.third_party, self.variants
         return self
 
     def expand(self, names: Sequence[str]) -> list[Table | Figure]:
@@ -154,7 +158,7 @@ def _fold(name: str) -> str:
 
 def _natural(path: Path) -> tuple[int, str, int, str]:
     """table2 before table10, the paper's before ours."""
-    match = re.fullmatch(r"(\D+)(\d+)(.*)", path.stem)
+    match = re.fullmatch(r"([a-z]+)(\d+)(.*)", path.stem)
     if match is None:
         return (1, path.stem, 0, "")
     return (0, match[1], int(match[2]), match[3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Values = tuple[tuple[str, Any], ...]
@@ -37,7 +37,7 @@ class Setting:
 
     def baseline(self) -> Setting:
         """The same network on the same data with plain cross-entropy."""
-        return replace(self, method="baseline", teacher=None, teacher_epoch=None, form=None, loss=())
+        return Setting(dataset=self.dataset, student=self.student, method="baseline", recipe=self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,9 @@ class Entry:
 
     def values(self, key: str, known: Collection[str]) -> Values:
         """The named values under `key` (`loss` or `recipe`), sorted by name; finite numbers, words, lists."""
-        given = self.entry(key).only(*sorted(known))
+        if key not in self.data:
+            return ()
+        given = self.entry(key).only(*known)
         return tuple(sorted((name, _plain(given, name)) for name in given.data))
 
     def inside(self, place: str) -> Entry:

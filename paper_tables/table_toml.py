@@ -9,7 +9,6 @@ A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are thos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from paper_tables import printed
@@ -83,12 +82,13 @@ def setting(
                 f'{where}: no "{key}" is given.',
                 expected=f"Expected {key} at the cell, its column, its row or the table.",
             )
+    canonical = _canonical(words, names, where=where, roles=roles)
     found = Setting(
-        **_canonical(words, names, where=where, roles=roles),
+        **canonical,
+        teacher_epoch=teacher_epoch if canonical["method"] == "de-kd" else None,
         loss=tuple(sorted(values["loss"].items())),
         recipe=tuple(sorted(values["recipe"].items())),
     )
-    found = replace(found, teacher_epoch=teacher_epoch if found.method == "de-kd" else None)
     _check_teacher(found, where)
     return found
 
