@@ -15,6 +15,8 @@ from torch import nn  # noqa: TID253
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.models.own import OwnName, parse, require_known, require_timm
 
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # torchvision's
+
 
 def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
     """The network, with `classes` outputs, tried on blank images; RequestError when it does not fit."""
@@ -41,13 +43,13 @@ def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Mod
     import torchvision
 
     require_known(parsed, _torchvision_names())
-    # Auxiliary heads would make the output a tuple while training.
-    plain: dict[str, Any] = {"aux_logits": False} if parsed.rest in ("googlenet", "inception_v3") else {}
-    if parsed.pretrained:
-        plain["weights"] = "DEFAULT"
-    else:
-        plain |= {"num_classes": classes} | ({"init_weights": True} if plain else {})
-    built = _made(lambda: torchvision.models.get_model(parsed.rest, **plain), parsed)
+    given: dict[str, Any] = {"weights": "DEFAULT"} if parsed.pretrained else {"num_classes": classes}
+    if parsed.rest in AUXILIARY and not parsed.pretrained:
+        given["init_weights"] = True  # its default, but it warns unless told
+    built = _made(lambda: torchvision.models.get_model(parsed.rest, **given), parsed)
+    if parsed.rest in AUXILIARY:
+        for name in ("aux_logits", *AUXILIARY[parsed.rest]):
+            setattr(built, name, None)  # these heads would make the output a tuple while training
     if parsed.pretrained:
         _replace_head(built, parsed, classes=classes)
     if channels != 3:

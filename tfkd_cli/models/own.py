@@ -77,11 +77,17 @@ def parse(name: str) -> OwnName:
     model, colon, flag = rest.strip().lower().partition(":")
     known_flag = not colon or flag == "pretrained"
     if library == "torchvision" and known_flag and re.fullmatch(r"[\w-]+", model, re.ASCII):
-        by_fold = {fold(each): each for each in TORCHVISION}
-        return OwnName(library=library, rest=by_fold.get(fold(model), model), pretrained=bool(colon))
+        return OwnName(library=library, rest=_spell(model), pretrained=bool(colon))
     if library == "timm" and known_flag and _TIMM_NAME.fullmatch(model):
         return OwnName(library=library, rest=model, pretrained=bool(colon))
     raise RequestError(f'unknown network "{name}".', expected=FORMS, hint="tfkd list models shows ours.")
+
+
+def _spell(model: str) -> str:
+    """As torchvision spells it: `ResNet-18` is `resnet18`, but `regnet_x_16gf` is not `regnet_x_1_6gf`."""
+    exact = model.replace("-", "_")
+    meant = [each for each in TORCHVISION if fold(each) == fold(model)]
+    return exact if exact in TORCHVISION or len(meant) != 1 else meant[0]
 
 
 def network(name: str) -> Network:
