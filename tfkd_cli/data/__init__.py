@@ -1,0 +1,255 @@
+"""Data sets: what they are, how they load, how a batch is augmented. Nothing here imports torch.
+
+dataset(name)   the facts of a built-in name
+resolve(name)   what a name means here and now; never downloads
+prepare(name)   fetch and decode it into the cache, once for all runs of a machine
+load(name)      the decoded arrays, memory-mapped; numpy only
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tfkd_cli.data import cache as caches
+from tfkd_cli.data import folder, torchvision_sets
+from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
+from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
+from tfkd_cli.errors import RequestError, RunError, canonical, fold
+
+if TYPE_CHECKING:
+    from tfkd_cli.execution import Execution
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "Arrays",
+    "Augmentation",
+    "DataSet",
+    "Progress",
+    "ResolvedData",
+    "dataset",
+    "load",
+    "prepare",
+    "resolve",
+]
+
+OWN = "own images are folder:PATH, others torchvision:NAME; see `tfkd list datasets`."
+SIZES = range(28, 513)  # pixels, of folder224: and torchvision224:
+
+
+def dataset(name: str) -> DataSet:
+    """The facts of a built-in name; RequestError with the nearest known one."""
+    return DATASETS[canonical(name, DATASETS, kind="data set", hint=OWN)]
+
+
+def resolve(name: str, *, execution: Execution) -> ResolvedData:
+    """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
+    asked = _asked(name)
+    if asked.path is None and caches.ready(execution.cache_path, asked.name):
+        return _resolved(
+            replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
+        )
+    if not asked.facts.module:
+        return ResolvedData(facts=asked.facts)
+    reader = _reader(asked.facts)
+    found = reader.locate(_places(asked, execution), asked.facts)
+    pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
+    if pointed is not None and caches.ready(execution.cache_path, pointed):
+        return resolve(pointed, execution=execution)
+    if found is None:
+        return _missing(asked, reader)
+    identified = reader.identify(found, asked.facts, cache=execution.cache_path)
+    if asked.name not in (asked.facts.name, identified.name):
+        raise _other_content(asked, identified, found)
+    return _resolved(identified, execution, path=found)
+
+
+def prepare(
+    name: str,
+    *,
+    execution: Execution,
+    source: Path | None = None,
+    allow_download: bool = False,
+    progress: Progress | None = None,
+) -> ResolvedData:
+    """Have `name` decoded in the cache, from `source` or wherever it is; safe when many ask at once.
+
+    RequestError when it is nowhere and may not be (or cannot be) downloaded, or is not what it should be.
+    """
+    report = progress or silent
+    if source is not None:
+        resolved = _resolve_given(_asked(name), source, execution)
+    else:
+        resolved = resolve(name, execution=execution)
+    if not resolved.available:
+        _fetch(resolved, execution, allow_download=allow_download, progress=report)
+        resolved = resolve(name, execution=execution)
+    if not resolved.ready:
+        _decode(resolved, execution, progress=report)
+    built_in = _asked(name).facts.name
+    if source is not None and built_in in DATASETS and resolved.name != built_in:
+        caches.point(execution.cache_path, built_in, to=resolved.name)
+    ready = caches.ready(execution.cache_path, resolved.name)
+    return replace(resolved, facts=ready or resolved.facts, ready=True, available=True)
+
+
+def load(name: str, *, execution: Execution) -> Arrays:
+    """The decoded data set of a resolved name; decoded first when that needs no network."""
+    arrays = caches.load(execution.cache_path, name)
+    if arrays is None:
+        prepared = prepare(name, execution=execution)
+        arrays = caches.load(execution.cache_path, prepared.name)
+    if arrays is None or arrays.facts.name != name:
+        raise RunError(
+            f"data set {name!r} is not in the cache {execution.cache}.",
+            hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
+        )
+    return arrays
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A name taken apart: the facts it starts from, its canonical form, the path it carries."""
+
+    facts: DataSet
+    name: str  # "cifar100", "tiny-imagenet@<12 hex>", "folder@<12 hex>", "folder" with a path
+    path: Path | None = None
+
+
+def _asked(name: str) -> Asked:
+    kind, size, separator, rest = _parsed(name)
+    if kind == "torchvision":
+        folded = fold(rest)
+        built_in = next(
+            (each for each in ("cifar10", "cifar100", "fashion-mnist") if fold(each) == folded), ""
+        )
+        facts = dataset(built_in) if built_in else torchvision_sets.named(rest, size=size)
+        return Asked(facts, facts.name)
+    facts = folder.template(size) if kind == "folder" else dataset(kind)
+    if separator == "@":
+        return Asked(facts, f"{facts.name}@{rest}")
+    return Asked(facts, facts.name, Path(rest).expanduser() if rest else None)
+
+
+def _parsed(name: str) -> tuple[str, int, str, str]:
+    """`folder224:PATH` → folder, 224, ":", PATH; `tiny-imagenet@<hex>` → tiny-imagenet, 0, "@", <hex>."""
+    match = re.fullmatch(r"(folder|torchvision)(\d{0,4})([:@])(.+)", name.strip(), re.DOTALL | re.IGNORECASE)
+    if match is None:
+        base, separator, digest = name.partition("@")
+        return base, 0, separator, digest
+    kind, size, separator, rest = match.groups()
+    if size and int(size) not in SIZES:
+        raise RequestError(f"{name[:80]!r} asks for {size} pixels.", expected=f"{SIZES[0]} to {SIZES[-1]}.")
+    if "\0" in rest:
+        raise RequestError("a path cannot hold a NUL character.")
+    return kind.lower(), int(size or 0), separator, rest
+
+
+def _reader(facts: DataSet) -> Reader:
+    return cast(Reader, importlib.import_module(facts.module))
+
+
+def _source(name: str, execution: Execution) -> Path | None:
+    return Path(execution.sources[name]) if name in execution.sources else None
+
+
+def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
+    """Where to look, first to last; a place that was named must be there."""
+    if asked.path is not None:
+        return [_existing(asked.path)]
+    data_dir = Path(execution.data_dir).expanduser() if execution.data_dir else None
+    if data_dir is not None and not data_dir.is_dir():
+        raise RequestError(
+            f"the data folder {str(data_dir)!r} is not a folder.", hint="check --data-dir or TFKD_DATA."
+        )
+    places = (_source(asked.name, execution), data_dir, execution.cache_path / "downloads")
+    return [place for place in places if place is not None and place.exists()]
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise RequestError(f"{str(path)!r} does not exist.", expected="a file or a folder.")
+    return path
+
+
+def _resolved(facts: DataSet, execution: Execution, *, path: Path | None) -> ResolvedData:
+    ready = caches.ready(execution.cache_path, facts.name)
+    source = None if path is None or path == EMBEDDED else str(path.absolute())
+    return ResolvedData(facts=ready or facts, source=source, ready=ready is not None, available=True)
+
+
+def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedData:
+    """`--from PATH`: the path alone decides, whatever else is on this machine."""
+    if not asked.facts.module:
+        return ResolvedData(facts=asked.facts)
+    reader = _reader(asked.facts)
+    found = reader.locate([_existing(given)], asked.facts)
+    if found is None or not found.resolve().is_relative_to(given.resolve()):
+        raise RequestError(
+            f"{str(given)!r} holds nothing of {asked.facts.label}.",
+            expected=f"its files ({asked.facts.source}).",
+            hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them.",
+        )
+    identified = reader.identify(found, asked.facts, cache=execution.cache_path)
+    return _resolved(identified, execution, path=found)
+
+
+def _missing(asked: Asked, reader: Reader) -> ResolvedData:
+    if asked.name != asked.facts.name or asked.facts.name.startswith("folder"):
+        raise RequestError(
+            f"{asked.name} is not in the cache, and where it came from is not known.",
+            expected="the folder or file it was made of.",
+            hint="name it once more: --dataset folder:PATH, or `tfkd data NAME --from PATH`.",
+        )
+    return ResolvedData(facts=asked.facts, download=reader.DOWNLOAD)
+
+
+def _other_content(asked: Asked, identified: DataSet, path: Path) -> RequestError:
+    """A name with a digest means this content only."""
+    return RequestError(
+        f"{path} is {identified.name} now, {asked.name} was asked for.",
+        expected="the content the run was planned with.",
+        hint="undo the change, or plan anew: other content gives other runs.",
+    )
+
+
+def _fetch(resolved: ResolvedData, execution: Execution, *, allow_download: bool, progress: Progress) -> None:
+    facts = resolved.facts
+    if not facts.module:
+        raise RequestError(
+            f"{facts.label} is planned here, not trained yet.",
+            expected="a data set that can be trained on: "
+            + ", ".join(n for n in DATASETS if DATASETS[n].module),
+            hint="--dataset tiny-imagenet is the nearest.",
+        )
+    hint = (
+        f"`tfkd data {facts.name}` downloads it{f' ({resolved.download})' if resolved.download else ''}, "
+        f"`tfkd data {facts.name} --from PATH` takes the official files; --dataset digits needs no network."
+    )
+    if not allow_download:
+        raise RequestError(f"{facts.label} is not on this machine.", expected=facts.source + ".", hint=hint)
+    progress(f"downloading {facts.label}", 0.0)
+    try:
+        _reader(facts).fetch(facts, execution.cache_path / "downloads")
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong md5 a RuntimeError
+        raise RequestError(
+            f"{facts.label} could not be downloaded: {error}.",
+            expected=f"a network, or {facts.source}.",
+            hint=hint,
+        ) from error
+
+
+def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress) -> None:
+    facts, reader = resolved.facts, _reader(resolved.facts)
+    path = Path(resolved.source) if resolved.source else EMBEDDED
+    caches.build(
+        execution.cache_path,
+        facts.name,
+        lambda draft: reader.decode(path, facts, draft, progress=progress),
+        progress=progress,
+    )

@@ -1,0 +1,145 @@
+"""Own images: `folder:PATH` with train/CLASS/* and test/CLASS/*, or one folder of class folders.
+
+Named by content: `folder@<12 hex>` is sha256 over names, bytes, layout and the way images are looked at.
+`folder224:PATH` asks for another size than the usual one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfkd_cli.data import cache as caches
+from tfkd_cli.data.cache import Draft
+from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
+from tfkd_cli.data.images import Header, Look, decode_all, parallel, read_header
+from tfkd_cli.data.images import decode as decode_image
+from tfkd_cli.data.inspection import inspect, notes_of
+from tfkd_cli.data.layout import Layout, survey
+from tfkd_cli.data.reader import Progress
+from tfkd_cli.data.split import split
+from tfkd_cli.data.trees import read_file
+from tfkd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+DOWNLOAD: str | None = None
+SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
+SIZE = 64  # for images that are larger, or of several sizes
+SMALLEST, UPSCALED = 28, 32  # below the networks' smallest input, images are upscaled
+FINETUNE_SIZE = 128  # from here on, networks are finetuned: resized crops, and colours always
+SPLIT_NOTE = "split 70/15/15 by class and content, the same every time"
+FORMAT = "folder 1"  # raised when the same files would become other arrays
+
+
+def template(size: int) -> DataSet:
+    """Facts before the folder was looked at; a size of 0 leaves it to the images."""
+    return DataSet(
+        name=f"folder{size or ''}",
+        label="folder",
+        classes=2,
+        channels=3,
+        size=size,
+        train_images=0,
+        test_images=0,
+        augment="rrc-flip" if size >= FINETUNE_SIZE else "crop-flip",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        module="tfkd_cli.data.folder",
+        full=False,
+    )
+
+
+def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
+    """The first place that is a folder."""
+    return next((place.resolve() for place in places if place.is_dir()), None)
+
+
+def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
+    """The facts of this folder; images are read unless names, sizes and times are as remembered."""
+    layout = survey(path)
+    stamp = f"{FORMAT}:{facts.name}:{layout.stamp()}"
+    known = caches.remembered(cache, path / facts.name, stamp, lambda: _identify(layout, facts).to_json())
+    return DataSet.from_json(known)
+
+
+def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
+    """All parts, decoded; the facts with notes on imbalance and near-identical images."""
+    layout = survey(path)
+    parts = layout.parts or split([mark for mark, _ in _examine(layout)], layout.labels, SHARES)
+    look = Look(size=facts.size, channels=facts.channels)
+
+    def one(position: int) -> NDArray[uint8]:
+        file = layout.files[position]
+        return decode_image(read_file(path / file), look, name=file)
+
+    for part, positions in parts.items():
+        images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
+        draft.write(part, images, [layout.labels[position] for position in positions])
+    draft.class_names = layout.classes
+    if survey(path).stamp() != layout.stamp():
+        raise RequestError(f"{path} was changed while it was read.", hint="run the command again.")
+    draft.report = inspect(draft, layout, parts)
+    return replace(facts, notes=facts.notes + notes_of(draft.report))
+
+
+def fetch(facts: DataSet, folder: Path) -> Path:
+    """Nothing to load."""
+    raise RequestError("a folder of images cannot be downloaded.", hint="give its path: folder:PATH.")
+
+
+def _identify(layout: Layout, facts: DataSet) -> DataSet:
+    examined = _examine(layout)
+    marks, headers = [mark for mark, _ in examined], [header for _, header in examined]
+    look = _look(headers, asked=facts.size)
+    parts = layout.parts or split(marks, layout.labels, SHARES)
+    colours = look.channels == 3
+    digest = hashlib.sha256(f"{FORMAT}\0{look.text}\0{sorted(parts)}\0".encode())
+    for file, mark in zip(layout.files, marks, strict=True):
+        digest.update(os.fsencode(file) + b"\0" + mark)
+    return replace(
+        facts,
+        name=f"{facts.name}@{digest.hexdigest()[:12]}",
+        label=f"folder {layout.root.name}",
+        classes=len(layout.classes),
+        channels=look.channels,
+        size=look.size,
+        train_images=len(parts["train"]),
+        val_images=len(parts.get("val", ())),
+        test_images=len(parts["test"]),
+        mean=facts.mean if colours else (0.5,),
+        std=facts.std if colours else (0.25,),
+        source=str(layout.root),
+        notes=(f"own images: {look.text}", *layout.notes, *(() if layout.parts else (SPLIT_NOTE,))),
+    )
+
+
+def _examine(layout: Layout) -> list[tuple[bytes, Header]]:
+    """The sha256 of each file, and what its header says."""
+
+    def one(file: str) -> tuple[bytes, Header]:
+        data = read_file(layout.root / file)
+        return hashlib.sha256(data).digest(), read_header(data, name=file)
+
+    return [each for block in parallel(one, layout.files) for each in block]
+
+
+def _look(headers: Sequence[Header], *, asked: int) -> Look:
+    """The size all images share if networks take it, else the usual one; grey only when all are grey."""
+    sizes = {(header.width, header.height) for header in headers}
+    largest = max(max(size) for size in sizes)
+    side = min(sizes)[0]
+    if asked:
+        size = asked
+    elif largest < SMALLEST:
+        size = UPSCALED
+    else:
+        size = side if sizes == {(side, side)} and side <= SIZE else SIZE
+    grey = all(header.grey for header in headers) and size < FINETUNE_SIZE
+    return Look(size=size, channels=1 if grey else 3)
