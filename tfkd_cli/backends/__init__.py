@@ -1,0 +1,83 @@
+"""Where runs execute: `local` here, `slurm` on a cluster. What backends share: submissions and events."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tfkd_cli.execution import Execution
+from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.store import Store
+
+EventKind = Literal["started", "progress", "finished", "failed", "blocked", "waiting"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What happened to a run. `waiting`: another process works on it. `message`: who, or why it failed."""
+
+    kind: EventKind
+    folder: str
+    epoch: int = 0  # epochs done
+    epochs: int = 0
+    accuracy: float | None = None  # percent: of the newest epoch; of the best one when finished
+    seconds_left: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of the runs, by folder name; what is in none of these is still to do."""
+
+    done: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    interrupted: bool = False
+
+
+def shared_answers(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """The students (folder names) of which at least two ask the same teacher about the same views.
+
+    Only with one augmentation stream for all seeds; keeping the answers then saves asking again.
+    """
+    questions = {spec.folder: _question(spec) for spec in specs if _may_share(spec)}
+    counts = Counter(questions.values())
+    return tuple(sorted(folder for folder, question in questions.items() if counts[question] > 1))
+
+
+def _may_share(spec: RunSpec) -> bool:
+    return spec.teacher is not None and spec.recipe.augment_stream == "shared"
+
+
+def _question(spec: RunSpec) -> tuple[str, ...]:
+    teacher = spec.teacher
+    assert teacher is not None
+    if isinstance(teacher, ForeignTeacher):
+        weights: tuple[str, ...] = (teacher.network, teacher.digest)
+    else:
+        weights = (teacher.run.key, str(teacher.checkpoint))
+    return (*weights, spec.dataset, spec.recipe.augment, spec.recipe.precision)
+
+
+def submit(
+    packs: Sequence[Sequence[str]],
+    *,
+    store: Store,
+    execution: Execution,
+    answers: Sequence[str],
+    backend: str,
+) -> str:
+    """Write what workers are to do (index → folder names of its runs); the submission's id."""
+    return store.add_submission(
+        {
+            "schema": 1,
+            "backend": backend,
+            "created": time.time(),
+            "execution": execution.to_json(),
+            "runs": [list(pack) for pack in packs],
+            "answers": list(answers),
+        }
+    )

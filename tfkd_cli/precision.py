@@ -1,0 +1,111 @@
+"""How a network is calculated: memory format, bf16 and its exception, BatchNorm folded for a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch  # noqa: TID253 - reached only from the trainer and the worker
+from torch import Tensor, nn  # noqa: TID253
+
+FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
+
+
+def place(network: nn.Module, *, device: torch.device) -> nn.Module:
+    """The network on `device`, its convolutions in channels_last."""
+    # mypy knows no overload of `to` for a memory format alone.
+    return network.to(device=device).to(memory_format=torch.channels_last)
+
+
+def calculating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast, or nothing for fp32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class Fp32Conv2d(nn.Conv2d):
+    """A convolution that stays in fp32 under autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of `input` as fp32, shape (N, C, H, W)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def keep_strided_depthwise_fp32(network: nn.Module, *, device: torch.device) -> None:
+    """Let strided depthwise convolutions calculate in fp32 on the CPU; names of weights stay.
+
+    oneDNN's bf16 backward-data of such a layer takes some 40 times the fp32 one's time.
+    """
+    if device.type != "cpu":
+        return
+    for each in network.modules():
+        if type(each) is nn.Conv2d and _is_strided_depthwise(each):
+            each.__class__ = Fp32Conv2d
+
+
+def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups > 1 and conv.groups == conv.in_channels and max(conv.stride) > 1
+
+
+def folded(network: nn.Module, *, images_NCHW: Tensor) -> nn.Module:
+    """The network, in eval mode, with every BatchNorm that directly follows a convolution folded into it.
+
+    What follows what is seen by running `images_NCHW` through it, so any architecture will do; where the
+    folded outputs disagree (an output also used elsewhere), the network is returned as it was.
+    """
+    with torch.no_grad():
+        plain_NK = network(images_NCHW)
+        before = dict(network.named_modules())
+        pairs = _followed_by_batch_norm(network, images_NCHW)
+        for conv, norm in pairs.items():
+            fused = torch.nn.utils.fuse_conv_bn_eval(before[conv], before[norm])
+            _replace(network, conv, fused)
+            _replace(network, norm, nn.Identity())
+        difference = (network(images_NCHW) - plain_NK).abs().max() / plain_NK.abs().max().clamp_min(1e-6)
+        if float(difference) > FOLDING_TOLERANCE:
+            for name in [*pairs, *pairs.values()]:
+                _replace(network, name, before[name])
+    return network
+
+
+def _followed_by_batch_norm(network: nn.Module, images_NCHW: Tensor) -> dict[str, str]:
+    outputs: dict[int, str] = {}
+    alive: list[Tensor] = []  # a freed tensor's id may come back
+    calls: dict[str, int] = {}
+    pairs: dict[str, str] = {}
+
+    def watch(name: str, module: nn.Module) -> Any:
+        def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(module, nn.BatchNorm2d):
+                conv = outputs.pop(id(inputs[0]), None)
+                if conv is not None:
+                    pairs[conv] = name
+            else:
+                outputs[id(output)] = name
+                alive.append(output)
+
+        return module.register_forward_hook(after)
+
+    watched = {
+        name: each for name, each in network.named_modules() if isinstance(each, nn.Conv2d | nn.BatchNorm2d)
+    }
+    hooks = [watch(name, each) for name, each in watched.items()]
+    network(images_NCHW)
+    for hook in hooks:
+        hook.remove()
+    return {conv: norm for conv, norm in pairs.items() if calls[conv] == calls[norm] == 1}
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def store_as_bf16(network: nn.Module) -> None:
+    """Keep the weights of convolutions and linear layers as bf16: autocast need not cast them again."""
+    for each in network.modules():
+        if isinstance(each, nn.Conv2d | nn.Linear):
+            each.to(torch.bfloat16)

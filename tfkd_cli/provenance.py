@@ -1,0 +1,159 @@
+"""Which code, packages, hardware and numerics a run had."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkd_cli.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE = Path(__file__).parent
+PACKAGES = ("tfkd", "torch", "torchvision", "numpy", "timm")
+
+STAGED = "staged.json"
+"""Beside this file in a staged copy of the package: `{"commit": …, "diff": …}` of what was copied."""
+
+NUMERICS = ("device", "device_name", "threads", "torch")
+"""What two computations must share to be promised equal bit for bit (on the CPU)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """The commit that runs, and what was changed on top of it: the sha256 of `patch`, "" for nothing."""
+
+    commit: str = ""
+    diff: str = ""
+    patch: str = ""
+
+
+@cache
+def code() -> Code:
+    """The commit and changes of this package; without a repository, its version."""
+    staged = PACKAGE / STAGED
+    if staged.is_file():
+        noted = json.loads(staged.read_text())
+        return Code(commit=str(noted.get("commit", "")), diff=str(noted.get("diff", "")))
+    if not _git("ls-files", PACKAGE.name):
+        return Code(commit=f"tfkd {_version('tfkd') or 'unknown'}")
+    patch = _git("diff", "HEAD", "--", PACKAGE.name, "paper_tables") + _untracked()
+    diff = hashlib.sha256(patch.encode()).hexdigest() if patch else ""
+    return Code(commit=_git("rev-parse", "HEAD").strip(), diff=diff, patch=patch)
+
+
+def _untracked() -> str:
+    names = _git(
+        "ls-files", "--others", "--exclude-standard", "--", PACKAGE.name, "paper_tables"
+    ).splitlines()
+    paths = [path for name in names if (path := PACKAGE.parent / name).is_file()]
+    return "".join(f"untracked {path}: {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in paths)
+
+
+def _git(*arguments: str) -> str:
+    """What git says in the folder of the package; "" where it cannot."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE.parent), *arguments],
+            capture_output=True,
+            timeout=20,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+def versions() -> dict[str, str]:
+    """The versions of python and of the packages that calculate."""
+    found = {name: version for name in PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def cpu_name() -> str:
+    """The model of the processor."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """The cores this process may use: its affinity, and the quota of its cgroup."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux only
+    allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return allowed
+
+
+def environment(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and how an attempt runs: its env.json."""
+    slurm = {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and "JOB" in name}
+    return {
+        "commit": code().commit,
+        "diff": code().diff,
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "argv": sys.argv,
+        "slurm": slurm,
+        "numerics": dict(numerics),
+    }
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of this name; "auto" is cuda, then mps, then cpu. RunError when it is not here."""
+    import torch
+
+    if wanted == "auto":
+        wanted = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(
+            f'the device "{wanted}" cannot be used: {str(error).splitlines()[0][:160]}',
+            expected="auto, cpu, cuda, cuda:1 or mps.",
+            hint="--device auto takes what there is.",
+        ) from error
+    return device
+
+
+def numerics_of(device: torch.device, *, threads: int) -> dict[str, Any]:
+    """The numerics of a computation here, by the names of `NUMERICS`."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return dict(zip(NUMERICS, (device.type, name, threads, torch.__version__), strict=True))

@@ -1,0 +1,208 @@
+"""What a backend starts: `python -m tfkd_cli.worker STORE SUBMISSION INDEX`.
+
+Three strings say everything; the rest is JSON in the store. On SIGUSR2 or SIGTERM the training state is
+saved at the next step boundary and the worker ends. INDEX is a place in the submission's `runs`; where
+several runs stand there, each gets a worker of its own, `INDEX.MEMBER`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tfkd_cli import provenance
+from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.execution import Execution
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store, files
+
+DONE, CRASHED, BAD_SPEC, TRY_AGAIN, CANCELLED = 0, 1, 65, 75, 143
+
+ASKED = "USR2"
+TERMINATED = "TERM"
+ORPHANED = "the process that started this one is gone"
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+KEPT_BYTES = 1 << 30
+
+log = logging.getLogger("tfkd")
+
+
+class Stop:
+    """The reason to stop, once there is one; signal handlers only note it."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._parent = os.getppid()
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self) -> str | None:
+        """The reason, None while there is none."""
+        if self.reason is None and os.getppid() != self._parent:
+            self.reason = ORPHANED
+        return self.reason
+
+    def listen(self) -> None:
+        """Take over SIGUSR2 and SIGTERM; Ctrl-C is for whoever started this process."""
+        signal.signal(signal.SIGUSR2, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # Cancelled is final: a time limit that passes while we save does not bring a run back.
+        if self.reason != TERMINATED:
+            self.reason = ASKED if number == signal.SIGUSR2 else TERMINATED
+        for child in self.children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+
+def exit_code(reason: str) -> int:
+    """What a stopped worker says where no scheduler has a policy: only USR2 is worth another try."""
+    return TRY_AGAIN if reason == ASKED else CANCELLED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A worker's share of a submission."""
+
+    store: Store
+    submission: str
+    index: str
+    execution: Execution
+    folders: tuple[str, ...]
+    keep_answers: bool
+
+    def spec(self) -> RunSpec:
+        """The spec of the only run."""
+        return self.store.folder(self.folders[0]).spec()
+
+
+def read_job(store: str, submission: str, index: str) -> Job:
+    """What the three strings mean; RequestError when they mean nothing."""
+    place, _, member = index.partition(".")
+    opened = Store.open(Path(store), create=False)
+    data = opened.submission(submission)
+    try:
+        pack = data["runs"][int(place)]
+        folders = tuple(pack if not member else [pack[int(member)]])
+        execution = Execution.from_json(data["execution"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
+            expected="the submission.json a backend of tfkd wrote.",
+        ) from error
+    kept = data.get("answers", [])
+    return Job(
+        store=opened, submission=submission, index=index, execution=execution,
+        folders=folders, keep_answers=all(name in kept for name in folders),
+    )  # fmt: skip
+
+
+def main(store: str, submission: str, index: str, *, on_stop: Callable[[str], int] = exit_code) -> int:
+    """Do the runs at `index`; the exit code: 0 done, 75 try again, 143 cancelled, 65 bad spec, 1 failed.
+
+    `on_stop` is a scheduler's policy: it gets the reason of a stop (the state is saved) and gives the code.
+    """
+    stop = Stop()
+    stop.listen()
+    try:
+        job = read_job(store, submission, index)
+        if len(job.folders) > 1:
+            return _do_pack(job, stop=stop, on_stop=on_stop)
+        spec = job.spec()
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+        return BAD_SPEC
+    return _do_run(job, spec, stop=stop, on_stop=on_stop)
+
+
+def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+    _prepare_process(job)
+    from tfkd_cli import runner  # torch: only now, with its threads set
+
+    try:
+        runner.run(spec, store=job.store, execution=job.execution, stop=stop, keep_answers=job.keep_answers)
+    except runner.Interrupted as stopped:
+        return on_stop(stopped.reason)
+    except runner.Blocked as blocked:
+        print(blocked, file=sys.stderr)
+        _note_blocked(job, by=blocked.by, why=blocked.what)
+        return TRY_AGAIN
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+        return CRASHED
+    return DONE
+
+
+def _note_blocked(job: Job, *, by: str, why: str) -> None:
+    path = job.store.submission_path(job.submission) / f"blocked-{job.index}.json"
+    files.write_atomic(
+        path, files.encode_json({"run": job.folders[0], "by": by, "why": why, "at": time.time()})
+    )
+
+
+def _prepare_process(job: Job) -> None:
+    """Threads and memory of this process, before torch is there to look at them."""
+    numerics = job.store.folder(job.folders[0]).numerics() or {}
+    threads = numerics.get("threads") or job.execution.threads or provenance.cores()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["MKL_NUM_THREADS"] = str(threads)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed activations: zeroed pages from the kernel cost at each step."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - AttributeError where it is another libc
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    except (OSError, AttributeError, TypeError):
+        pass
+
+
+def _do_pack(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+    """A worker for each run of the pack, at once; the most urgent of their exit codes."""
+    for member in range(len(job.folders)):
+        arguments = (str(job.store.root), job.submission, f"{job.index}.{member}")
+        stop.children.append(subprocess.Popen(command(*arguments), env=environment()))
+        if stop.reason is not None:
+            break
+    codes = [child.wait() for child in stop.children]
+    if stop.reason is not None and any(codes):
+        return on_stop(stop.reason)
+    bad = [code for code in codes if code]
+    return max(bad, key=(DONE, CANCELLED, TRY_AGAIN, BAD_SPEC, CRASHED).index) if bad else DONE
+
+
+def command(store: str, submission: str, index: str) -> list[str]:
+    """The command line of a worker."""
+    return [sys.executable, "-P", "-m", "tfkd_cli.worker", store, submission, index]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a worker: it must find the very package that starts it."""
+    path = os.pathsep.join(filter(None, [str(provenance.PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """The entry of `python -m tfkd_cli.worker`."""
+    if len(arguments) != 3:
+        print("usage: python -m tfkd_cli.worker STORE SUBMISSION INDEX", file=sys.stderr)
+        return 2
+    return main(*arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command_line(sys.argv[1:]))
