@@ -42,7 +42,7 @@ def weights_to_fetch(name: str) -> str | None:
 def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
     import torchvision
 
-    require_known(parsed, _torchvision_names())
+    require_known(parsed, torchvision_names())
     given: dict[str, Any] = {"weights": "DEFAULT"} if parsed.pretrained else {"num_classes": classes}
     if parsed.rest in AUXILIARY and not parsed.pretrained:
         given["init_weights"] = True  # its default, but it warns unless told
@@ -163,7 +163,8 @@ def _made(make: Callable[[], Any], parsed: OwnName) -> nn.Module:
     return built
 
 
-def _torchvision_names() -> list[str]:
+def torchvision_names() -> list[str]:
+    """The classifiers of the installed torchvision."""
     import torchvision
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)

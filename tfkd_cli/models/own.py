@@ -7,6 +7,7 @@ one needs no torch; `borrowed.py` builds it.
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -116,9 +117,8 @@ def resolve(name: str) -> str:
     if parsed.library == "timm":
         require_timm(parsed)
     elif parsed.library == "torchvision" and parsed.rest not in TORCHVISION:
-        import torchvision  # not ours to know: a newer one may have it
-
-        require_known(parsed, torchvision.models.list_models(module=torchvision.models))
+        # A newer torchvision may have it; the way there is importlib's, as this module stays free of torch.
+        require_known(parsed, importlib.import_module(BUILDER).torchvision_names())
     return str(parsed)
 
 
