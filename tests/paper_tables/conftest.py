@@ -8,9 +8,20 @@ import pytest
 
 from paper_tables.compare import Comparison, compare
 from paper_tables.measured import Measured, SeedValue
+from paper_tables.reader import Paper, load
 from paper_tables.spec import Cell, Column, Published, Row, Setting, Table
+from paper_tables.strict import Names
+from tfkd_cli.errors import canonical
+from tfkd_cli.methods import METHODS
+from tfkd_cli.reproduction.overrides import LOSS_FIELDS, RECIPE_FIELDS
 
 # By seed. baseline: mean 71, deviations -1 0 1; kd: mean 74, 0 -1 1; lsr: mean 70, -1 -1 2.
+NETWORKS = [
+    *("plain-cnn", "mobilenetv2", "shufflenetv2", "resnet18", "resnet50", "googlenet", "densenet121"),
+    *("resnext29", "resnext101", "resnet8", "resnet20"),
+]
+DATASETS = ["digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet"]
+
 RUNS: Mapping[str, tuple[float, ...]] = {
     "baseline": (70.0, 71.0, 72.0),
     "kd": (74.0, 73.0, 75.0),
@@ -72,3 +83,23 @@ def make_setting() -> Callable[..., Setting]:
 @pytest.fixture
 def make_measured() -> Callable[..., Measured]:
     return measured
+
+
+@pytest.fixture(scope="session")
+def names() -> Names:
+    """The names that the shipped TOML may use, whatever else tfkd knows."""
+    return Names(
+        network=lambda name: (
+            name if name.startswith("torchvision:") else canonical(name, NETWORKS, kind="network")
+        ),
+        dataset=lambda name: canonical(name, DATASETS, kind="dataset"),
+        method=lambda name: canonical(name, METHODS, kind="method"),
+        loss_fields=LOSS_FIELDS,
+        recipe_fields=RECIPE_FIELDS,
+    )
+
+
+@pytest.fixture(scope="session")
+def paper(names: Names) -> Paper:
+    """The shipped tables, figures and claims."""
+    return load(names)
