@@ -101,4 +101,5 @@ def is_temporary(name: str) -> bool:
 
 
 def _size(path: Path) -> int:
-    return path.lstat().st_size
+    found = path.lstat()  # a snapshot taken over by a later attempt has several names
+    return found.st_size // max(1, found.st_nlink)

@@ -166,7 +166,7 @@ def append(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 stream.truncate(start)
             raise
-    at_write_point(f"appended {path.name}")
+        at_write_point(f"appended {path.name}")
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -187,7 +187,7 @@ def link_or_copy(source: Path, target: Path) -> None:
                 raise
             shutil.copyfile(source, target)
             sync_file(target)
-    at_write_point(f"kept {target.name}")
+        at_write_point(f"kept {target.name}")
 
 
 def move(source: Path, target: Path) -> bool:
@@ -198,7 +198,7 @@ def move(source: Path, target: Path) -> bool:
             source.replace(target)
         except FileNotFoundError:
             return False
-    at_write_point(f"moved {target.name}")
+        at_write_point(f"moved {target.name}")
     return True
 
 

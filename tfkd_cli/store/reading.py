@@ -152,7 +152,7 @@ def read_lines(path: Path, *, limit: int = LINES_LIMIT) -> Lines | None:
 def parse_lines(data: bytes, *, path: Path) -> Lines:
     """The JSON objects in `data`, one a line."""
     raw = data.split(b"\n")
-    try:  # all at once: a fifth of the time, and nearly always enough
+    try:  # all at once: a third of the time saved, and nearly always enough
         values = parse_json(b"[" + b",".join(filter(None, raw)) + b"]", path=path)
     except DamagedFile:
         values = []

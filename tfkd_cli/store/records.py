@@ -37,6 +37,11 @@ class RunState:
     heartbeat_age: float | None = None
     slurm: str | None = None
 
+    def can_teach(self, checkpoint: str | int = "best") -> bool:
+        """Whether the run is done and these weights of it are there: "best", "last", or an epoch's."""
+        name = f"epoch-{checkpoint:03d}.pt" if isinstance(checkpoint, int) else f"{checkpoint}.pt"
+        return self.result is not None and name in self.result["weights"] and name not in self.missing
+
 
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
     """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""

@@ -120,8 +120,7 @@ class RunFolder:
 
     def has_weights(self, name: str) -> bool:
         """Whether these weights are vouched for and there; their digest is checked when they are loaded."""
-        state = self.state()
-        return state.result is not None and name in state.result["weights"] and name not in state.missing
+        return self.state().can_teach(name.removesuffix(".pt"))
 
     def start_attempt(self, *, owner: Mapping[str, Any]) -> Attempt:
         """A new attempt with a number of its own, whoever else is at work."""

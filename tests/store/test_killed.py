@@ -1,0 +1,131 @@
+"""A process may die, stop or be refused at any write: every write point is tried, none is picked by hand."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store, files
+
+
+@pytest.fixture
+def expected(tmp_path: Path, tiny_spec: RunSpec, play: Any) -> dict[str, bytes]:
+    """What a run that nothing happened to publishes."""
+    assert play.train(tmp_path / "undisturbed", tiny_spec)
+    published: dict[str, bytes] = play.outcome(tmp_path / "undisturbed", tiny_spec)
+    return published
+
+
+@pytest.mark.parametrize(
+    ("links", "stride"),
+    [(True, 1), (False, 4), pytest.param(False, 1, marks=pytest.mark.drill)],
+    ids=["links", "no-links", "no-links-all"],
+)
+def test_a_kill_at_any_write_point_costs_nothing_but_time(
+    tmp_path: Path,
+    tiny_spec: RunSpec,
+    play: Any,
+    expected: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    links: bool,
+    stride: int,
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", play.no_links)
+    for point in itertools.count(1, stride):
+        root = tmp_path / str(point)
+        child = play.Child(lambda: _train_until(root, tiny_spec, play=play, point=point))  # noqa: B023
+        ended = child.wait()
+        assert ended in (0, -signal.SIGKILL)
+        assert Store(root).scan([tiny_spec.key])[tiny_spec.key].status in ("todo", "resumable", "done")
+        play.train(root, tiny_spec)
+        assert play.outcome(root, tiny_spec) == expected, f"killed at write point {point}"
+        if ended == 0:
+            break
+    assert point > 100
+
+
+def _train_until(root: Path, spec: RunSpec, *, play: Any, point: int) -> object:
+    play.at_point(point, play.signal_self(signal.SIGKILL))
+    return play.train(root, spec)
+
+
+def test_repeated_kills_at_random_points_cost_nothing_but_time(
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, expected: Any
+) -> None:
+    chance = random.Random(7)
+    for number in range(10):
+        root = tmp_path / str(number)
+        for _ in range(6):
+            point = chance.randrange(1, 120)
+            play.Child(lambda: _train_until(root, tiny_spec, play=play, point=point)).wait()  # noqa: B023
+        play.train(root, tiny_spec)
+        assert play.outcome(root, tiny_spec) == expected
+
+
+def test_the_environment_names_a_write_point_to_die_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Any
+) -> None:
+    monkeypatch.setattr(files, "_points_left", 3)
+    assert play.Child(lambda: files.write_atomic(tmp_path / "x", b"")).wait() == -signal.SIGKILL
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_owner_stopped_at_any_write_point_does_no_harm_when_it_wakes(
+    tmp_path: Path, tiny_spec: RunSpec, play: Any
+) -> None:
+    for point in itertools.count(1):
+        root = tmp_path / str(point)
+        sleeper = play.Child(lambda: _train_and_stop(root, tiny_spec, play=play, point=point))  # noqa: B023
+        if not sleeper.is_stopped():
+            break
+        play.train(root, tiny_spec, flavour="other numerics")
+        before = play.outcome(root, tiny_spec)
+        result = (Store(root).run(tiny_spec).path / "result.json").read_bytes()
+        assert sleeper.wake() in (0, 3)
+        assert play.outcome(root, tiny_spec) == before, f"stopped at write point {point}"
+        assert (Store(root).run(tiny_spec).path / "result.json").read_bytes() == result
+    assert point > 100
+
+
+def _train_and_stop(root: Path, spec: RunSpec, *, play: Any, point: int) -> object:
+    play.at_point(point, play.signal_self(signal.SIGSTOP))
+    return play.train(root, spec, flavour="sleeper")
+
+
+def test_a_full_disk_at_any_write_point_is_one_clear_error_and_the_run_goes_on_later(
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "at_write_point", files.at_write_point)  # to be put back
+    for point in itertools.count(1):
+        root = tmp_path / str(point)
+        disk = _FullDisk()
+        play.at_point(point, disk.refuse)
+        try:
+            play.train(root, tiny_spec)
+        except RunError as error:
+            assert "No space left on device" in str(error)  # noqa: PT017 - hints are not always an error
+        files.at_write_point = lambda name: None
+        play.train(root, tiny_spec)
+        assert play.outcome(root, tiny_spec) == expected, f"refused at write point {point}"
+        assert not list(root.rglob("*.tmp"))
+        if not disk.asked:
+            break
+    assert point > 100
+
+
+class _FullDisk:
+    asked = False
+
+    def refuse(self) -> None:
+        self.asked = True
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
