@@ -1,0 +1,306 @@
+"""What a figure shows, as plain numbers: lines with bands, points, levels, bars. Nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from paper_tables.measured import NOTHING, Epoch, Measured
+from paper_tables.spec import Figure, PaperTablesError, Series, Setting
+from paper_tables.statistics import deviation, mean
+
+NOT_MEASURED = "not measured yet"
+FEWEST_CURVES = 2  # runs that make a band
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One run's test accuracy (percent) by epoch (from 1)."""
+
+    seed: int
+    epochs: tuple[int, ...]
+    accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A measured line; `low` and `high` are mean ± std over `n` runs (empty where nothing has two)."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    n: int = 1
+    marked: bool = False  # few points, each worth a marker
+    slot: int = 0  # lines, points and levels of one slot share a colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """Published points; `approximate` ones were read off the printed figure."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    approximate: bool = False
+    slot: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A horizontal line, with a band where several runs were measured."""
+
+    label: str
+    y: float
+    low: float | None = None
+    high: float | None = None
+    published: bool = False
+    slot: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """One bar per category."""
+
+    label: str
+    heights: tuple[float, ...]
+    slot: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureData:
+    """Everything that is drawn, and `status` where something is missing.
+
+    `x_range` holds where the axis must at least reach, whatever was measured.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...] = ()
+    points: tuple[Points, ...] = ()
+    levels: tuple[Level, ...] = ()
+    bars: tuple[Bars, ...] = ()
+    status: str = ""
+    log_y: bool = False
+    x_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What was measured for a figure. Each kind of figure takes its own; all may be empty.
+
+    `teacher_accuracy`: by the student's setting, the test accuracy (percent) of the checkpoint that taught
+    it. `soft_targets`: by temperature, probabilities by class, most probable first.
+    """
+
+    measured: Mapping[Setting, Measured]
+    teacher_accuracy: Mapping[Setting, float]
+    curves: Mapping[Setting, Sequence[Curve]]
+    soft_targets: Mapping[float, Sequence[float]]
+    epoch: Epoch
+
+
+def figure_data(
+    figure: Figure,
+    *,
+    measured: Mapping[Setting, Measured] | None = None,
+    teacher_accuracy: Mapping[Setting, float] | None = None,
+    curves: Mapping[Setting, Sequence[Curve]] | None = None,
+    soft_targets: Mapping[float, Sequence[float]] | None = None,
+    epoch: Epoch = "best",
+) -> FigureData:
+    """The data of one of the paper's figures: what is published, and as much as was measured."""
+    sources = Sources(
+        measured=measured or {},
+        teacher_accuracy=teacher_accuracy or {},
+        curves=curves or {},
+        soft_targets=soft_targets or {},
+        epoch=epoch,
+    )
+    parts = {"sweep": _sweep, "curves": _curves, "bars": _bars, "soft-targets": _soft_targets}
+    drawn = [
+        part
+        for slot, series in enumerate(figure.series)
+        for part in parts[figure.kind](series, slot, sources)
+    ]
+    lines = tuple(each for each in drawn if isinstance(each, Line))
+    levels = tuple(each for each in drawn if isinstance(each, Level))
+    points = [
+        each for slot, series in enumerate(figure.series) for each in _published(series, slot, figure.kind)
+    ]
+    found = lines or [each for each in levels if figure.kind == "sweep"]
+    return FigureData(
+        name=figure.name,
+        title=figure.title,
+        x_label=figure.x_label,
+        y_label=figure.y_label,
+        lines=lines,
+        levels=(*levels, *(each for each in points if isinstance(each, Level))),
+        points=tuple(each for each in points if isinstance(each, Points)),
+        bars=tuple(each for each in drawn if isinstance(each, Bars)),
+        status="" if found or figure.kind == "bars" else NOT_MEASURED,
+        log_y=figure.kind == "soft-targets",
+        x_range=_x_range(figure),
+    )
+
+
+def _x_range(figure: Figure) -> tuple[float, float] | None:
+    """Epochs start at 0 and reach the last published point; classes are counted from 1."""
+    if figure.kind == "curves":
+        return 0.0, max((point.x for series in figure.series for point in series.published), default=1.0)
+    if figure.kind == "soft-targets":
+        return 1.0, max((dict(series.values).get("classes", 1.0) for series in figure.series), default=1.0)
+    return None
+
+
+def training_curves(
+    name: str,
+    title: str,
+    curves: Mapping[str, Sequence[Curve]],
+    *,
+    x_label: str = "Epoch",
+    y_label: str = "Test accuracy (%)",
+) -> FigureData:
+    """Curves of any runs: one line per label, with a band where it has several runs."""
+    lines = [line for slot, (label, runs) in enumerate(curves.items()) for line in _line(label, runs, slot)]
+    status = "" if lines else NOT_MEASURED
+    return FigureData(
+        name=name,
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        lines=tuple(lines),
+        status=status,
+        x_range=(0.0, 1.0),
+    )
+
+
+def _published(series: Series, slot: int, kind: str) -> Iterator[Points | Level]:
+    """The points by status; a flat line through several is a level (the baseline of Figure 2)."""
+    heights = {point.y for point in series.published}
+    if kind == "sweep" and len(series.published) > 1 and len(heights) == 1:
+        yield Level(label=f"{series.label} (paper)", y=heights.pop(), published=True, slot=slot)
+        return
+    for approximate in (False, True):
+        found = [each for each in series.published if (each.status == "APPROXIMATE") == approximate]
+        if found:
+            read_off = ", read off" if approximate else ""
+            yield Points(
+                label=f"{series.label} (paper{read_off})",
+                x=tuple(each.x for each in found),
+                y=tuple(each.y for each in found),
+                approximate=approximate,
+                slot=slot,
+            )
+
+
+def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level]:
+    done = [setting for setting in series.settings if sources.measured.get(setting, NOTHING).n]
+    if len(series.settings) == 1 and series.settings[0].teacher is None:
+        for setting in done:
+            centre, low, high = _spread(sources.measured[setting], sources.epoch)
+            label = f"{series.label} (ours, n = {sources.measured[setting].n})"
+            yield Level(label=label, y=centre, low=low, high=high, slot=slot)
+        return
+    placed = [(sources.teacher_accuracy[each], each) for each in done if each in sources.teacher_accuracy]
+    placed.sort(key=lambda pair: pair[0])
+    if placed:
+        values = [_spread(sources.measured[setting], sources.epoch) for _, setting in placed]
+        counts = [sources.measured[setting].n for _, setting in placed]
+        yield Line(
+            label=f"{series.label} (ours, n = {_range(counts)})",
+            x=tuple(x for x, _ in placed),
+            y=tuple(centre for centre, _, _ in values),
+            low=tuple(low for _, low, _ in values),
+            high=tuple(high for _, _, high in values),
+            n=min(counts),
+            marked=True,
+            slot=slot,
+        )
+
+
+def _spread(measured: Measured, epoch: Epoch) -> tuple[float, float, float]:
+    """mean, mean - std, mean + std over seeds; a single run has no spread to show."""
+    values = list(measured.group(epoch).values())
+    centre, std = mean(values), deviation(values) or 0.0
+    return centre, centre - std, centre + std
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
+
+
+def _curves(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
+    runs = [run for setting in series.settings for run in sources.curves.get(setting, ())]
+    yield from _line(series.label, runs, slot)
+
+
+def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
+    """The mean over runs, at the epochs that all of them have."""
+    by_epoch = [dict(zip(run.epochs, run.accuracy, strict=True)) for run in runs]
+    epochs = sorted(set.intersection(*map(set, by_epoch))) if by_epoch else []
+    if not epochs:
+        return
+    values = [[run[epoch] for run in by_epoch] for epoch in epochs]
+    centres = tuple(mean(each) for each in values)
+    stds = [deviation(each) or 0.0 for each in values] if len(runs) >= FEWEST_CURVES else []
+    yield Line(
+        label=f"{label} (n = {len(runs)})" if len(runs) > 1 else label,
+        x=tuple(float(epoch) for epoch in epochs),
+        y=centres,
+        low=tuple(centre - std for centre, std in zip(centres, stds, strict=False)),
+        high=tuple(centre + std for centre, std in zip(centres, stds, strict=False)),
+        n=len(runs),
+        slot=slot,
+    )
+
+
+def _bars(series: Series, slot: int, sources: Sources) -> Iterator[Bars]:
+    if series.values:
+        yield Bars(label=series.label, heights=distribution(**dict(series.values)), slot=slot)
+
+
+def distribution(
+    *,
+    distribution: str,
+    classes: int,
+    correct: int = 1,
+    correct_prob: float = 0.99,
+    temperature: float = 1.0,
+    softening: str = "softmax",
+) -> tuple[float, ...]:
+    """Target probabilities by class: `uniform` (LSR), or `virtual-teacher` (paper Eq. 8, softened).
+
+    `softmax`: softmax(p/τ), as released. `power`: p^(1/τ), normalised, as we read Eq. 9.
+    """
+    if distribution == "uniform":
+        return (1 / classes,) * classes
+    if distribution != "virtual-teacher":
+        raise PaperTablesError(
+            f'unknown distribution "{distribution}".', expected="Known: uniform, virtual-teacher."
+        )
+    wrong = (1 - correct_prob) / (classes - 1)
+    hard = [correct_prob if each == correct else wrong for each in range(1, classes + 1)]
+    return _softened(hard, temperature, softening)
+
+
+def _softened(hard: Sequence[float], temperature: float, softening: str) -> tuple[float, ...]:
+    import numpy as np
+
+    p = np.asarray(hard, dtype=float)
+    weights = np.exp(p / temperature) if softening == "softmax" else p ** (1 / temperature)
+    return tuple(float(each) for each in weights / weights.sum())
+
+
+def _soft_targets(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level]:
+    values = dict(series.values)
+    if values.get("distribution") == "uniform":
+        yield Level(label=series.label, y=1 / values["classes"], published=True, slot=slot)
+        return
+    found = sources.soft_targets.get(values["temperature"], ())
+    if len(found):
+        ranks = tuple(float(rank) for rank in range(1, len(found) + 1))
+        yield Line(label=series.label, x=ranks, y=tuple(map(float, found)), slot=slot)

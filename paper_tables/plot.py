@@ -1,0 +1,242 @@
+"""A figure as PNG, SVG, PDF: vector and bitmap, legible in print, safe for the colour-blind.
+
+Colours are Okabe and Ito's; every line also has its own dashes, every set of points its own marker, every
+bar its own hatching. No pyplot, so no state is shared; the same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paper_tables.figure_data import (
+    Bars,
+    Curve,
+    FigureData,
+    Level,
+    Line,
+    Points,
+    figure_data,
+    training_curves,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+__all__ = [
+    "Bars",
+    "Curve",
+    "FigureData",
+    "Level",
+    "Line",
+    "Points",
+    "draw",
+    "drawing",
+    "figure_data",
+    "training_curves",
+]
+
+# Okabe and Ito (2008), without the yellow that no printer shows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)), (0, (9, 2, 3, 2)))
+MARKERS = "os^Dv<P"
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
+
+SIZE = (7.2, 4.5)  # inches
+MANY = 60  # points from which a line is drawn thinner
+BAR_ROOM = 0.8  # of a category's width
+LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
+DPI = 160
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "tfkd",
+}
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
+
+
+def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> tuple[Path, ...]:
+    """Writes `path` with each format's suffix and gives the files; the folder must exist."""
+    from matplotlib import rc_context
+
+    written = []
+    with rc_context(STYLE):
+        figure = _drawing(data)
+        for each in formats:
+            file = path.with_name(f"{path.name}.{each}")
+            figure.savefig(file, format=each, dpi=DPI, metadata=UNDATED.get(each))
+            written.append(file)
+    return tuple(written)
+
+
+def drawing(data: FigureData) -> Drawing:
+    """The matplotlib figure, not saved anywhere."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        return _drawing(data)
+
+
+def _drawing(data: FigureData) -> Drawing:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Drawing
+
+    figure = Drawing(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(data.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+    axes.set_xlabel(data.x_label)
+    axes.set_ylabel(data.y_label)
+    _draw_bars(axes, data.bars)
+    for level in data.levels:
+        _draw_level(axes, level)
+    for line in data.lines:
+        _draw_line(axes, line)
+    for points in data.points:
+        _draw_points(axes, points, data.bars)
+    _set_ranges(axes, data)
+    if data.status:
+        _draw_status(axes, data.status)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 1 if max(map(len, labels)) > 44 else 2
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    return figure
+
+
+def _colour(slot: int) -> str:
+    return COLOURS[slot % len(COLOURS)]
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    colour, dashes = _colour(line.slot), DASHES[line.slot % len(DASHES)]
+    marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else ""
+    axes.plot(
+        line.x,
+        line.y,
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.6,
+        marker=marker,
+        label=line.label,
+        zorder=3,
+    )
+    if line.low and line.n > 1:
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+
+
+def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
+    """Filled diamonds are printed numbers; hollow ones were read off a printed figure."""
+    colour = "#000000" if bars else _colour(points.slot)
+    index = next((at for at, each in enumerate(bars) if each.slot == points.slot), None)
+    shift = 0.0 if index is None else _bar_shift(index, len(bars))
+    axes.plot(
+        [x + shift for x in points.x],
+        points.y,
+        linestyle="none",
+        marker="D",
+        markersize=6,
+        markerfacecolor="white" if points.approximate else colour,
+        markeredgecolor=colour,
+        markeredgewidth=1.3,
+        label=points.label,
+        zorder=4,
+    )
+
+
+def _draw_level(axes: Axes, level: Level) -> None:
+    colour = _colour(level.slot)
+    dashes: Any = (0, (1, 2)) if level.published else "-"
+    axes.axhline(level.y, color=colour, linestyle=dashes, linewidth=1.6, label=level.label, zorder=2)
+    if level.low is not None and level.high is not None and level.high > level.low:
+        axes.axhspan(level.low, level.high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+
+
+def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
+    """Groups by category, counted from 1; the tallest bar of a set carries its number."""
+    if not bars:
+        return
+    for index, each in enumerate(bars):
+        shift = _bar_shift(index, len(bars))
+        x = [category + shift for category in range(1, len(each.heights) + 1)]
+        axes.bar(
+            x,
+            each.heights,
+            width=BAR_ROOM / len(bars),
+            color=_colour(each.slot),
+            hatch=HATCHES[each.slot % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0.4,
+            label=each.label,
+            zorder=2,
+        )
+        _number_tallest(axes, x, each.heights, _colour(each.slot))
+    axes.set_xticks(range(1, max(len(each.heights) for each in bars) + 1))
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(0, 1.1 * max(max(each.heights) for each in bars))
+
+
+def _bar_shift(index: int, sets: int) -> float:
+    """How far the bars of one set stand from the middle of their category."""
+    return (index - (sets - 1) / 2) * BAR_ROOM / sets
+
+
+def _number_tallest(axes: Axes, x: Sequence[float], heights: Sequence[float], colour: str) -> None:
+    if max(heights) == min(heights):
+        return
+    tallest = max(range(len(x)), key=heights.__getitem__)
+    axes.annotate(
+        f"{heights[tallest]:.4f}",
+        (x[tallest], heights[tallest]),
+        xytext=(0, -8),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        rotation=90,
+        fontsize=8,
+        color="white",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.3},
+    )
+
+
+def _set_ranges(axes: Axes, data: FigureData) -> None:
+    if data.log_y:
+        axes.set_yscale("log")
+        axes.set_ylim(LOWEST, 1.3)
+    if data.x_range is not None:
+        low, high = data.x_range
+        reached = max([high, *(x for line in data.lines for x in line.x)])
+        axes.set_xlim(low - 0.01 * reached, 1.02 * reached)
+
+
+def _draw_status(axes: Axes, status: str) -> None:
+    axes.text(
+        0.5,
+        0.42,
+        status,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=12,
+        color="#666666",
+        style="italic",
+        zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+    )

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paper_tables.figure_data import distribution
+from paper_tables.measured import Measured
+from paper_tables.plot import (
+    Bars,
+    Curve,
+    FigureData,
+    Level,
+    Line,
+    Points,
+    draw,
+    drawing,
+    figure_data,
+    training_curves,
+)
+from paper_tables.spec import Figure, PaperTablesError, Point, Series, Setting
+
+Make = Callable[..., Measured]
+
+
+def student(epoch: int | None) -> Setting:
+    method = "kd" if epoch is None else "de-kd"
+    return Setting(
+        dataset="cifar100", student="mobilenetv2", method=method, teacher="resnet18", teacher_epoch=epoch
+    )
+
+
+BASELINE = student(None).baseline()
+SWEEP = Figure(
+    name="fig2a",
+    title="A sweep",
+    kind="sweep",
+    x_label="teacher",
+    y_label="student",
+    series=(
+        Series(
+            label="student",
+            settings=(student(None), student(1)),
+            published=(Point(x=15.48, y=70.5, status="APPROXIMATE"), Point(x=75.87, y=71.05)),
+        ),
+        Series(
+            label="baseline",
+            settings=(BASELINE,),
+            published=(Point(x=15.48, y=68.38), Point(x=75.87, y=68.38)),
+        ),
+    ),
+)
+CURVES = replace(
+    SWEEP,
+    name="fig4",
+    kind="curves",
+    series=(Series(label="baseline", settings=(BASELINE,), published=(Point(x=200, y=67.8),)),),
+)
+SOFT = replace(
+    SWEEP,
+    name="soft-targets",
+    kind="soft-targets",
+    series=(
+        Series(label="τ = 20", values=(("temperature", 20),)),
+        Series(label="LSR", values=(("classes", 4), ("distribution", "uniform"))),
+    ),
+)
+
+
+def values(data: object) -> list[float]:
+    return [float(each) for each in np.asarray(data)]
+
+
+def test_a_sweep_draws_students_against_the_accuracy_of_their_teachers_checkpoint(
+    make_measured: Make,
+) -> None:
+    measured = {
+        student(None): make_measured(71.0, 72.0, 73.0, name="a"),
+        student(1): make_measured(70.0, name="b"),
+        BASELINE: make_measured(68.0, 69.0, 70.0, name="c"),
+    }
+    data = figure_data(SWEEP, measured=measured, teacher_accuracy={student(None): 75.9, student(1): 15.2})
+    assert data.lines == (
+        Line(
+            label="student (ours, n = 1–3)",
+            x=(15.2, 75.9),
+            y=(70.0, 72.0),
+            low=(70.0, 71.0),
+            high=(70.0, 73.0),
+            n=1,
+            marked=True,
+        ),
+    )
+    assert data.levels == (
+        Level(label="baseline (ours, n = 3)", y=69.0, low=68.0, high=70.0, slot=1),
+        Level(label="baseline (paper)", y=68.38, published=True, slot=1),
+    )
+    assert data.status == ""
+
+
+def test_published_points_are_marked_as_such_and_read_off_ones_apart() -> None:
+    assert figure_data(SWEEP).points == (
+        Points(label="student (paper)", x=(75.87,), y=(71.05,)),
+        Points(label="student (paper, read off)", x=(15.48,), y=(70.5,), approximate=True),
+    )
+
+
+def test_the_last_epoch_can_be_swept_too(make_measured: Make) -> None:
+    data = figure_data(
+        SWEEP,
+        measured={student(1): make_measured(70.0, lower=2.0)},
+        teacher_accuracy={student(1): 15.2},
+        epoch="last",
+    )
+    assert data.lines[0].y == (68.0,)
+
+
+def test_a_student_whose_teachers_accuracy_is_unknown_is_not_placed(make_measured: Make) -> None:
+    data = figure_data(SWEEP, measured={student(1): make_measured(70.0)})
+    assert (data.lines, data.status) == ((), "not measured yet")
+
+
+def test_curves_are_means_with_a_band_over_the_epochs_all_seeds_have() -> None:
+    runs = [
+        Curve(seed=0, epochs=(1, 2, 3), accuracy=(10.0, 20.0, 30.0)),
+        Curve(seed=1, epochs=(1, 2), accuracy=(12.0, 24.0)),
+    ]
+    (line,) = figure_data(CURVES, curves={BASELINE: runs}).lines
+    assert (line.label, line.n) == ("baseline (n = 2)", 2)
+    assert (line.x, line.y) == ((1.0, 2.0), (11.0, 22.0))
+    assert line.low == pytest.approx((11 - 2**0.5, 22 - 8**0.5))
+    assert line.high == pytest.approx((11 + 2**0.5, 22 + 8**0.5))
+
+
+def test_a_single_run_has_no_band() -> None:
+    run = Curve(seed=0, epochs=(1, 2), accuracy=(10.0, 20.0))
+    (line,) = training_curves("run", "A run", {"mine": [run]}).lines
+    assert (line.label, line.low, line.high) == ("mine", (), ())
+
+
+def test_the_virtual_teacher_is_softened_both_ways() -> None:
+    # paper.md b: softmax(p/τ) gives 0.1045 / 0.0995 at τ = 20 and 0.1093 / 0.0990 at τ = 10; p^(1/τ) 0.135.
+    def both(temperature: float, softening: str) -> tuple[float, float]:
+        found = distribution(
+            distribution="virtual-teacher",
+            classes=10,
+            correct=6,
+            correct_prob=0.99,
+            temperature=temperature,
+            softening=softening,
+        )
+        assert sum(found) == pytest.approx(1)
+        return found[5], found[0]
+
+    assert both(20, "softmax") == pytest.approx((0.1045, 0.0995), abs=5e-5)
+    assert both(10, "softmax") == pytest.approx((0.1093, 0.0990), abs=5e-5)
+    assert both(20, "power")[0] == pytest.approx(0.135, abs=5e-4)
+    assert distribution(distribution="uniform", classes=4) == (0.25,) * 4
+
+
+def test_an_unknown_distribution_is_refused() -> None:
+    with pytest.raises(PaperTablesError, match="unknown distribution"):
+        distribution(distribution="normal", classes=4)
+
+
+def test_bars_need_no_run() -> None:
+    series = Series(label="LSR", values=(("classes", 4), ("distribution", "uniform")))
+    data = figure_data(replace(SWEEP, kind="bars", series=(series,)))
+    assert (data.bars, data.status) == ((Bars(label="LSR", heights=(0.25,) * 4),), "")
+
+
+def test_soft_targets_stand_beside_the_uniform_distribution() -> None:
+    data = figure_data(SOFT, soft_targets={20: [0.4, 0.3, 0.2, 0.1]})
+    assert data.lines == (Line(label="τ = 20", x=(1.0, 2.0, 3.0, 4.0), y=(0.4, 0.3, 0.2, 0.1)),)
+    assert data.levels == (Level(label="LSR", y=0.25, published=True, slot=1),)
+    assert data.log_y
+
+
+def test_what_is_drawn_is_the_data(make_measured: Make) -> None:
+    data = figure_data(
+        SWEEP,
+        measured={student(None): make_measured(71.0, 72.0, 73.0, name="a"), student(1): make_measured(70.0)},
+        teacher_accuracy={student(None): 75.9, student(1): 15.2},
+    )
+    (axes,) = drawing(data).axes
+    drawn = {str(line.get_label()): line for line in axes.lines}
+    ours = drawn["student (ours, n = 1–3)"]
+    assert (values(ours.get_xdata()), values(ours.get_ydata())) == ([15.2, 75.9], [70.0, 72.0])
+    assert drawn["student (paper, read off)"].get_markerfacecolor() == "white"
+    assert drawn["student (paper)"].get_markerfacecolor() != "white"
+    assert values(drawn["baseline (paper)"].get_ydata()) == [68.38, 68.38]
+
+
+def test_bars_are_drawn_at_their_heights() -> None:
+    data = FigureData(
+        name="b", title="t", x_label="x", y_label="y", bars=(Bars(label="a", heights=(0.1, 0.3)),)
+    )
+    (axes,) = drawing(data).axes
+    assert [patch.get_height() for patch in axes.patches] == [0.1, 0.3]  # type: ignore[attr-defined]
+
+
+def test_the_band_spans_the_spread_over_seeds() -> None:
+    runs = [Curve(seed=s, epochs=(1, 2), accuracy=(10.0 + s, 20.0 + s)) for s in (0, 2)]
+    (axes,) = drawing(figure_data(CURVES, curves={BASELINE: runs})).axes
+    heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((11 - 2**0.5, 21 + 2**0.5))
+
+
+def test_a_figure_with_nothing_measured_shows_the_published_points_and_says_so() -> None:
+    (axes,) = drawing(figure_data(CURVES)).axes
+    assert [text.get_text() for text in axes.texts] == ["not measured yet"]
+    assert [values(line.get_ydata()) for line in axes.lines] == [[67.8]]
+
+
+def test_no_two_lines_look_alike_without_colour() -> None:
+    runs = {f"run {index}": [Curve(seed=0, epochs=(1, 2), accuracy=(1.0, 2.0))] for index in range(5)}
+    (axes,) = drawing(training_curves("r", "t", runs)).axes
+    assert len({str(line._dash_pattern) for line in axes.lines}) == 5  # type: ignore[attr-defined]
+
+
+def test_a_figure_is_written_in_each_format_and_the_same_each_time(tmp_path: Path) -> None:
+    data = figure_data(CURVES)
+    first = draw(data, tmp_path / "fig4.v1")
+    second = draw(data, tmp_path / "again")
+    assert [path.name for path in first] == ["fig4.v1.png", "fig4.v1.svg", "fig4.v1.pdf"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert first[0].read_bytes().startswith(b"\x89PNG")
