@@ -1,4 +1,4 @@
-"""`tfkd` and `python -m tfkd_cli`: run a command; turn every foreseen error into three lines and an exit code."""
+"""`tfkd` and `python -m tfkd_cli`: every foreseen error becomes three lines and an exit code."""
 
 from __future__ import annotations
 
@@ -36,9 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tfkd_cli.errors import RunError
 
         where = f" ({error.filename})" if error.filename else ""
-        print_error(RunError(f"the system refused: {error.strerror or error}{where}.",
-                             expected="a readable and writable place with room on it.",
-                             hint="free some space or name another folder with --results; --debug shows where."))  # fmt: skip
+        refused = RunError(
+            f"the system refused: {error.strerror or error}{where}.",
+            expected="a readable and writable place with room on it.",
+            hint="free some space or name another folder with --results; --debug shows where.",
+        )
+        print_error(refused)
         return 1
 
 

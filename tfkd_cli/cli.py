@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tfkd_cli.commands import runs, store, things
+from tfkd_cli.commands import cluster, runs, store, things
 
 app = typer.Typer(
     name="tfkd",
@@ -36,5 +36,5 @@ def root(
     """See `tfkd COMMAND --help`; each has an example."""
 
 
-for module in (runs, store, things):
+for module in (runs, store, things, cluster):
     module.register(app)

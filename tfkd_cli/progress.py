@@ -76,7 +76,7 @@ class Follower:
         elif self.bars is not None:
             self._moved(event)
         elif event.kind == "progress" and time.monotonic() - self.last_line > QUIET_SECONDS:
-            self._line(f"  … {event.run}: epoch {event.epoch} of {event.epochs}, {self.left()}")
+            self._line(f"  … {event.folder}: epoch {event.epoch} of {event.epochs}, {self.left()}")
 
     def left(self) -> str:
         """Time left: at the pace so far, in units of planned cost."""
@@ -96,22 +96,26 @@ class Follower:
     _ended_names: set[str] = field(default_factory=set)
 
     def _ended(self, event: Event) -> None:
-        self._ended_names.add(event.run)
+        self._ended_names.add(event.folder)
         self.finished += 1
         accuracy = f"{event.accuracy:.2f} %" if event.accuracy is not None else event.message
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
-        self._line(f"[{self.finished}/{len(self.specs)}] {mark:7} {event.run}  {accuracy}  ({self.left()})")
+        self._line(
+            f"[{self.finished}/{len(self.specs)}] {mark:7} {event.folder}  {accuracy}  ({self.left()})"
+        )
         if self.bars is not None and self.whole is not None:
-            if event.run in self.tasks:
-                self.bars.remove_task(self.tasks.pop(event.run))
+            if event.folder in self.tasks:
+                self.bars.remove_task(self.tasks.pop(event.folder))
             self.bars.update(self.whole, completed=self.finished, note=self.left())
 
     def _moved(self, event: Event) -> None:
         assert self.bars is not None
-        if event.run not in self.tasks:
-            self.tasks[event.run] = self.bars.add_task(f"  {event.run}", total=event.epochs or None, note="")
+        if event.folder not in self.tasks:
+            self.tasks[event.folder] = self.bars.add_task(
+                f"  {event.folder}", total=event.epochs or None, note=""
+            )
         note = f"{event.accuracy:.2f} %" if event.accuracy is not None else ""
-        self.bars.update(self.tasks[event.run], completed=event.epoch or 0, total=event.epochs, note=note)
+        self.bars.update(self.tasks[event.folder], completed=event.epoch or 0, total=event.epochs, note=note)
 
     def _line(self, text: str) -> None:
         self.last_line = time.monotonic()

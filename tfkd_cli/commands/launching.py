@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tfkd_cli import console, progress
@@ -19,6 +20,7 @@ from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
 FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
@@ -56,7 +58,7 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
     )
     if counts.todo:
-        at_once = where.jobs or (slots(campaign.execution) if where.cluster == "local" else 1)
+        at_once = runs_at_once(campaign, plan, where)
         wall = console.duration(plan.wall_seconds(at_once))
         target.print(
             f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
@@ -66,6 +68,18 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
         target.print(line, markup=False)
     for line in data_lines(request, plan.missing):
         target.print(line, markup=False)
+
+
+def runs_at_once(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> int:
+    """How many runs will go at once: `--jobs`, or what the local backend makes of this machine."""
+    if where.cluster != "local":
+        return where.jobs or max(1, len(plan.missing))
+    return len(slots(_all_runs(plan), execution=campaign.execution, jobs=where.jobs).environments)
+
+
+def _all_runs(plan: Plan) -> list[RunSpec]:
+    """Every run that can be trained, done or not: the threads of a run follow from all of them."""
+    return [item.spec for item in plan.items.values() if item.spec.dataset not in ready.NOT_TRAINED_YET]
 
 
 def assumption_lines(request: Request) -> list[str]:
@@ -116,7 +130,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         )
     if later:
         console.say(
-            f"{len(later)} runs on ImageNet are planned, not trained, in this version; the rest goes on."
+            f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
     _warn_when_long(plan, campaign, where)
     ready.make_ready(
@@ -126,6 +140,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         accept_download=lambda each: _accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
+    campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
     campaign.record(command)
     if where.cluster != "local" and now:
         from tfkd_cli.commands import cluster
@@ -139,7 +154,11 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
 def _run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
     with progress.following(plan, runs) as on_event:
         outcome = run_local(
-            runs, store=campaign.store, execution=campaign.execution, jobs=where.jobs, on_event=on_event
+            _all_runs(plan),
+            store=campaign.store,
+            execution=campaign.execution,
+            jobs=where.jobs,
+            on_event=on_event,
         )
     if outcome.interrupted:
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
@@ -154,10 +173,10 @@ def _run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Ex
 def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> None:
     if where.cluster != "local" or campaign.device != "cpu" or campaign.request.scale == "quick":
         return
-    seconds = plan.wall_seconds(where.jobs or slots(campaign.execution))
+    seconds = plan.wall_seconds(runs_at_once(campaign, plan, where))
     if seconds > LONG_ON_A_CPU:
         console.say(
-            f"This will take about {console.duration(seconds)} on this CPU. `--scale quick` (10 epochs, bf16) "
+            f"This will take about {console.duration(seconds)} on this CPU. `--scale quick` (10 epochs) "
             "shows the same grid sooner; `--dataset digits` takes minutes."
         )
 

@@ -11,7 +11,10 @@ from tfkd_cli.errors import canonical
 from tfkd_cli.reproduction.campaign import Campaign
 
 FORMATS = ("text", "md", "csv", "tex", "json")
-TOY = "The demo trains on a toy data set (8×8 digits): it shows that everything works, and decides nothing about the paper."
+TOY = (
+    "The demo trains on a toy data set (8×8 digits): it shows that everything works, "
+    "and decides nothing about the paper."
+)
 
 
 def print_results(campaign: Campaign, *, as_json: bool) -> None:

@@ -117,10 +117,12 @@ def _go(
     *,
     calibrate: bool = False,
 ) -> int:
+    if not where.dry_run:
+        session.check_writable(store.results)
     execution = asking.with_sources(session.execution(store, where), request)
     campaign = Campaign(
         request,
-        session.open_store(store, write=not where.dry_run),
+        session.open_store(store, write=False),
         execution,
         device=launching.cost_device(where),
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tfkd_cli import grid
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides
@@ -17,6 +18,17 @@ from tfkd_cli.store import Store
 def open_store(options: StoreOptions, *, write: bool) -> Store:
     """The store; an empty one when there is no folder yet and nothing is to be written."""
     return Store.open(options.results, create=write, writable=write)
+
+
+def check_writable(results: Path) -> None:
+    """RequestError when the results folder can be neither written nor made; makes nothing."""
+    nearest = next(each for each in (results, *results.absolute().parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise RequestError(
+            f"cannot write the results folder {results}: {nearest} is not a folder you may write to.",
+            expected="a folder you may write to.",
+            hint="choose another with --results DIR (or TFKD_RESULTS).",
+        )
 
 
 def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:

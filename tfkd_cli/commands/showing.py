@@ -75,8 +75,11 @@ def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -
         folder = store.find(text)
     except RequestError as error:
         known = f"{unknown.expected} Or a run's key or folder."
-        raise RequestError(f'"{text}" is neither a table, a figure nor a run here.', expected=known,
-                           hint=unknown.hint or error.hint) from error  # fmt: skip
+        raise RequestError(
+            f'"{text}" is neither a table, a figure nor a run here.',
+            expected=known,
+            hint=unknown.hint or error.hint,
+        ) from error
     spec, state = folder.spec(), folder.state()
     shown: dict[str, Any] = {
         "run": folder.name,

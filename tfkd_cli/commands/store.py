@@ -108,7 +108,7 @@ def show(
     item: Annotated[str, typer.Argument(help="A table, figure or run; `errata`; `claims`.")],
     store: StoreOptions,
     how: RunOptions,
-    form: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
+    as_format: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
     seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd reproduce`.")] = "3",
 ) -> int:
     """A table, figure or run, to stdout: published beside measured.
@@ -119,17 +119,17 @@ def show(
 
     opened = session.open_store(store, write=False)
     if item.lower() in ("errata", "claims"):
-        return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
+        return showing.show_paper(item.lower(), opened, session.execution(store), form=as_format)
     try:
         found = paper().expand([item]) if item != "run" else []
     except PaperTablesError as unknown:
-        return showing.show_run(opened, item, form=form, unknown=unknown)
+        return showing.show_run(opened, item, form=as_format, unknown=unknown)
     campaign = _campaign(opened, store, how, seeds, item if item == "run" else found[0].name)
     for each in (*campaign.request.tables, *campaign.request.figures):
         if isinstance(each, Table):
-            printing.print_table(campaign, each, form=form)
+            printing.print_table(campaign, each, form=as_format)
         else:
-            showing.show_figure(campaign, each, form=form)
+            showing.show_figure(campaign, each, form=as_format)
     return 0
 
 

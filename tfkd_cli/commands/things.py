@@ -109,7 +109,7 @@ def _figures() -> Rows:
 def _clusters() -> Rows:
     from tfkd_cli.backends.slurm import profile
 
-    rows = [(each.name, each.description, str(each.path)) for each in profile.profiles()]
+    rows = [(each.name, each.description, str(each.path)) for each in profile.clusters()]
     return ("cluster", "what it is", "profile"), [("local", "this machine", ""), *rows]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from paper_tables.spec import Figure, Table
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.errors import RequestError, TfkdError, canonical
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
@@ -137,9 +137,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             figures=tuple(each for each in items if isinstance(each, Figure)),
             axes=axes,
             foreign_teacher=foreign,
-            data={
-                name: data.known(resolved, execution=execution) for name, resolved in record["data"].items()
-            },
+            data={name: _as_recorded(resolved, execution) for name, resolved in record["data"].items()},
             **manner.fields(),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -148,6 +146,18 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             expected="a file in requests/ that tfkd wrote.",
             hint="move that file away; the runs it asked for are not touched.",
         ) from error
+
+
+def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
+    """The data set an earlier request resolved to; when its files are gone, its name is all that is known."""
+    try:
+        found = data.resolve(resolved, execution=execution)
+    except TfkdError:
+        found = None
+    if found is not None and found.name == resolved:
+        return found
+    base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
+    return ResolvedData(facts=replace(base, name=resolved, full=False))
 
 
 def _tuples(value: Any) -> Any:

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from tfkd_cli import data
 from tfkd_cli.data import ResolvedData

@@ -64,9 +64,30 @@ class Overview:
 class Queued:
     """What a queue says of a run: `running` or `queued`, its job, its reason."""
 
-    status: Literal["running", "queued", "blocked", "failed"]
+    status: Literal["running", "queued", "blocked", "left"]
     job: str | None = None
     reason: str = ""
+
+
+def queued(state: str, *, job: str, reason: str) -> Queued:
+    """SLURM's word for a job in ours; a job that has left the queue is judged by the store alone."""
+    if state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"):
+        return Queued(status="running", job=job, reason=reason)
+    if state == "PENDING" and reason == "DependencyNeverSatisfied":
+        return Queued(status="blocked", job=job, reason="SLURM: DependencyNeverSatisfied")
+    waiting = (
+        "PENDING",
+        "REQUEUED",
+        "REQUEUE_HOLD",
+        "REQUEUE_FED",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+        "CONFIGURING",
+        "PREEMPTED",
+    )
+    if state in waiting:
+        return Queued(status="queued", job=job, reason=reason)
+    return Queued(status="left", job=job, reason=f"SLURM: {state}")
 
 
 def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
@@ -163,9 +184,9 @@ def _shown(
         return "queued", queued.reason
     if known in ("failed", "damaged") and state is not None:
         return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
-    if queued and queued.status in ("blocked", "failed"):
-        return queued.status, queued.reason
-    return "todo", "resumable" if known == "resumable" else ""
+    if queued and queued.status == "blocked":
+        return "blocked", queued.reason
+    return "todo", "resumable" if known == "resumable" else queued.reason if queued else ""
 
 
 def campaign_for(made: Sequence[Campaign], name: str) -> Campaign:

@@ -83,7 +83,7 @@ class Request:
 
     def _loss(self, setting: Setting, form: Form) -> Loss:
         kind = METHODS[setting.method].loss
-        looked_up = hyperparameters.lookup(setting, form=form).loss
+        looked_up = published(setting, form).loss
         values = {
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
@@ -96,7 +96,7 @@ class Request:
         return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
 
     def _recipe(self, setting: Setting, *, fast: bool) -> Recipe:
-        looked_up = hyperparameters.lookup(setting, form=setting.form or self.form).recipe
+        looked_up = published(setting, setting.form or self.form).recipe
         recipe = apply_recipe(Recipe(), {name: each.value for name, each in looked_up.items()})
         recipe = apply_recipe(recipe, dict(setting.recipe))
         if self.scale == "quick":
@@ -131,6 +131,11 @@ class Request:
                     expected="a method whose loss has this field.",
                     hint="`tfkd list methods` shows the fields of each loss.",
                 )
+
+
+def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
+    """What hyperparameters.toml says of a setting, without what its own table declares on top."""
+    return hyperparameters.lookup(replace(setting, loss=(), recipe=()), form=form)
 
 
 def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -1,0 +1,122 @@
+"""Bad requests get one clear message, exit code 2 and no traceback; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tfkd_cli.__main__ import main
+
+RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits"]
+
+
+def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """What is said when these arguments are refused; checks the exit code and that nothing was made."""
+    results = tmp_path / "results"
+    assert main([*arguments, "--results", str(results)]) == 2
+    assert not results.exists()
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "--student", "resnet-18x", "--method", "lsr"], 'did you mean "resnet18"?'),
+        (["run", "--student", "resnet8", "--method", "tfself2"], 'did you mean "tf-self"?'),
+        (["run", "--student", "resnet8", "--method", "lsr", "--dataset", "cifar1000"], "cifar100"),
+        ([*RUN[:4], "kd", "--dataset", "digits"], "needs a teacher"),
+        ([*RUN[:4], "tf-self", "--teacher", "resnet20", "--dataset", "digits"], "takes no teacher"),
+        ([*RUN, "--seeds", "0"], "names no seed"),
+        ([*RUN[:4], "lsr", "--dataset", "digits", "--alpha", "1.5"], "0 ≤ alpha ≤ 1"),
+        ([*RUN[:4], "tf-reg", "--dataset", "digits", "-T", "0"], "above 0"),
+        ([*RUN, "--alpha", "0.5"], "reaches none of these runs"),
+        ([*RUN, "--set", "recipe.epoch=3"], 'did you mean "epochs"?'),
+        ([*RUN, "--set", "recipe.epochs=three"], "a whole number"),
+        ([*RUN, "--set", "epochs=3"], "recipe.FIELD=VALUE"),
+        ([*RUN, "--epochs", "0"], "recipe.epochs"),
+        ([*RUN, "--scale", "huge"], "quick"),
+        (["reproduce", "table12"], "table1"),
+        (["show", "tabel1"], "table1"),
+        (["show", "no-such-run-8d4c1185ab12"], "neither a table"),
+        (["logs", "8d4c1185ab12"], "no run"),
+    ],
+)
+def test_a_bad_request_is_refused_with_what_to_do(
+    arguments: list[str], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(arguments, tmp_path, capfd)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main([*RUN, "--results", str(blocked / "results")]) == 2
+    assert "--results" in capfd.readouterr().err
+
+
+def test_a_data_set_that_is_not_here_is_refused_offline_with_three_ways_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "run",
+        "--student",
+        "mobilenetv2",
+        "--method",
+        "tf-self",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
+    assert main([*arguments, "--results", str(tmp_path / "results")]) == 2
+    said = capfd.readouterr().err
+    assert all(way in said for way in ("tfkd data cifar100", "--from", "--dataset digits"))
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    assert main([*RUN, "--dry-run", "--results", str(results)]) == 0
+    assert not results.exists()
+    assert "wanted" in capfd.readouterr().out
+
+
+def test_a_plan_is_the_dry_run_of_reproduce(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    where = ["--results", str(tmp_path / "results"), "--json"]
+    assert main(["plan", "table9", *where]) == 0
+    planned = json.loads(capfd.readouterr().out)
+    assert main(["reproduce", "table9", "--dry-run", *where]) == 0
+    assert json.loads(capfd.readouterr().out) == planned
+
+
+def test_names_ignore_case_dashes_and_underscores_before_hashing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plans = []
+    for student, method in (("MobileNet_V2", "TF-Self"), ("mobilenetv2", "tf_self")):
+        arguments = ["run", "--student", student, "--method", method, "--dry-run", "--json"]
+        assert main([*arguments, "--results", str(tmp_path / "r")]) == 0
+        plans.append(capfd.readouterr().out)
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "datasets", "tables", "figures", "clusters"])
+def test_everything_there_is_can_be_listed(what: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)
+
+
+def test_tables_on_imagenet_are_planned_and_their_training_is_refused_before_anything_starts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "plans but does not train" in refused(["reproduce", "table11", "--yes"], tmp_path, capfd)
+
+
+def test_status_of_an_empty_store_says_how_to_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--results", str(tmp_path / "nothing")]) == 0
+    assert "tfkd reproduce demo" in capfd.readouterr().out

@@ -1,0 +1,147 @@
+"""`--cluster`, `tfkd cancel`, `tfkd retry`: the commands' side of the SLURM backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tfkd_cli import console
+from tfkd_cli.backends.slurm import profile as profiles
+from tfkd_cli.commands import session
+from tfkd_cli.options import ExecutionOptions, StoreOptions, with_options
+from tfkd_cli.plan import Plan
+from tfkd_cli.reproduction import overview
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(cancel)
+    app.command()(retry)
+
+
+def submit(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> int:
+    """Hand the missing runs to SLURM and return; the cluster does the rest."""
+    from tfkd_cli.backends.slurm.submit import submit as send
+
+    sent = send(
+        runs,
+        store=campaign.store,
+        execution=campaign.execution,
+        profile=profiles.find(where.cluster),
+        jobs=where.jobs,
+        costs=_costs(plan),
+        on_event=console.say,
+    )
+    arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.arrays)
+    console.say(
+        f"Submitted {sent.runs} runs in {sent.calls} sbatch calls" + (f": {arrays}." if arrays else ".")
+    )
+    if sent.already:
+        console.say(f"{sent.already} runs were in the queue already.")
+    if sent.left_in_plan:
+        console.say(f"{len(sent.left_in_plan)} runs are beyond a limit of the site: give the command again.")
+    console.say("Nothing of tfkd stays running here. `tfkd status --watch` follows them.")
+    return 0
+
+
+def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> None:
+    """The sbatch scripts that would be sent, to stdout; needs no SLURM."""
+    from tfkd_cli.backends.slurm.dry_run import dry_run
+
+    scripts = dry_run(
+        plan.missing,
+        store=campaign.store,
+        execution=campaign.execution,
+        profile=profiles.find(where.cluster),
+        jobs=where.jobs,
+        costs=_costs(plan),
+    )
+    for script in scripts:
+        print(script)
+
+
+def _costs(plan: Plan) -> dict[str, float]:
+    return {key: item.seconds_left for key, item in plan.items.items()}
+
+
+def queue(store: Store) -> dict[str, overview.Queued]:
+    """What SLURM says of this store's runs, by folder, in the words of `tfkd status`."""
+    from tfkd_cli.backends.slurm.queue import queue_states
+    from tfkd_cli.backends.slurm.records import known_arrays
+
+    if not known_arrays(store):
+        return {}
+    states = queue_states(store)
+    if states.error:
+        console.say(
+            f"SLURM did not answer ({states.error}); what it said {states.age_seconds:.0f} s ago is shown."
+        )
+    return {
+        folder: overview.queued(state.state, job=state.job_id, reason=state.reason)
+        for folder, state in states.items()
+    }
+
+
+@with_options
+def cancel(
+    item: Annotated[str, typer.Argument(help="A table, or a run's key or folder.")],
+    store: StoreOptions,
+) -> int:
+    """Take the runs of a table, or one run, out of SLURM's queue; what is trained is kept.
+
+    Example: tfkd cancel table3
+    """
+    from tfkd_cli.backends.slurm import cancel as cancelling
+
+    opened = session.open_store(store, write=True)
+    specs = _specs(opened, store, item)
+    cancelled = cancelling.cancel(opened, [spec.key for spec in specs])
+    print(f"Cancelled {cancelled} jobs." if cancelled else "Nothing of that is in the queue.")
+    return 0
+
+
+@with_options
+def retry(
+    run: Annotated[str, typer.Argument(help="A run's key or folder.")],
+    store: StoreOptions,
+    where: ExecutionOptions,
+) -> int:
+    """Submit a failed run again, and point its waiting students to the new attempt.
+
+    Example: tfkd retry 8d4c1185ab12 --cluster slurm
+    """
+    from tfkd_cli.backends.slurm import retry as retrying
+
+    opened = session.open_store(store, write=True)
+    spec = opened.find(run).spec()
+    cluster = "slurm" if where.cluster == "local" else where.cluster
+    sent = retrying.retry(
+        opened,
+        spec,
+        execution=session.execution(store, where),
+        profile=profiles.find(cluster),
+        on_event=console.say,
+    )
+    print(f"Submitted {spec.folder} again; {sent.repointed} waiting jobs point to it now.")
+    return 0
+
+
+def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
+    """The runs of a table that was asked for, or one run."""
+    from paper_tables.spec import PaperTablesError
+
+    try:
+        names = {each.name for each in paper().expand([item])} if item != "run" else {"run"}
+    except PaperTablesError:
+        return [opened.find(item).spec()]
+    made, _ = overview.campaigns(opened, session.execution(options))
+    chosen = [each for each in made if names & set(each.request.names)]
+    return [
+        entry.spec for each in chosen for entry in each.plan().items.values() if names & set(entry.wanted_by)
+    ]

@@ -1,0 +1,57 @@
+"""`plan --calibrate`: 50 steps of each kind of run on this device, kept in the cache folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.costs import facts_of, rate_key
+from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import files
+
+Rates = dict[tuple[Any, ...], float]
+
+
+def calibrate(request: Request, *, execution: Execution, device: str, say: Callable[[str], None]) -> None:
+    """Time every kind of run of the request that was not timed here before; says what it does."""
+    known = rates(execution, device=device)
+    facts = {each.name: each.facts for each in request.data.values()}
+    kinds = {rate_key(spec): spec for spec in _all_runs(request) if spec.dataset != "imagenet"}
+    missing = {key: spec for key, spec in kinds.items() if key not in known}
+    for number, (key, spec) in enumerate(missing.items(), 1):
+        say(f"Timing {number} of {len(missing)}: {spec.student} ({spec.method}) on {spec.dataset}")
+        from tfkd_cli import timing
+
+        known[key] = timing.seconds_per_image(
+            spec, facts_of(spec.dataset, facts), device=execution.device, threads=execution.threads
+        )
+        _write(_path(execution, device), known)  # after each: an interrupted calibration keeps what it has
+
+
+def rates(execution: Execution, *, device: str) -> Rates:
+    """What was timed on this machine before; empty when nothing was, or the file cannot be read."""
+    try:
+        kept = json.loads(_path(execution, device).read_text())
+        return {tuple(key): float(rate) for key, rate in kept["rates"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(path: Path, known: Mapping[tuple[Any, ...], float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(path, files.encode_json({"rates": [[list(key), rate] for key, rate in known.items()]}))
+
+
+def _path(execution: Execution, device: str) -> Path:
+    """One file per machine and kind of device: another node's times are no help."""
+    return execution.cache_path / "calibration" / f"{platform.node() or 'here'}-{device}.json"
+
+
+def _all_runs(request: Request) -> list[RunSpec]:
+    runs = [spec for item in (*request.tables, *request.figures) for spec in request.runs(item)]
+    return [each for spec in runs for each in (*spec.parents, spec)]
