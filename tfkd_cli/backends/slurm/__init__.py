@@ -1,0 +1,1 @@
+"""SLURM: submitit submits, the store and one `squeue` know."""

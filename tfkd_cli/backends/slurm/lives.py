@@ -1,0 +1,140 @@
+"""A job's lives: SLURM may start it many times. Each start and end is a line in `lives/<index>.jsonl`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli import worker
+from tfkd_cli.backends.slurm import client, policy
+from tfkd_cli.backends.slurm.client import SlurmError
+from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
+from tfkd_cli.store import attempts, files, reading
+
+DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
+_MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
+
+
+class Lives:
+    """The past of one job of a submission, and what follows from it."""
+
+    def __init__(self, job: worker.Job) -> None:
+        self._job = job
+        folder = job.store.submission_path(job.submission) / "lives"
+        files.make_folder(folder)
+        self._path: Path = folder / f"{job.index}.jsonl"
+        self._attempts_before = {name: len(job.store.folder(name).attempts()) for name in job.folders}
+
+    def begin(self) -> bool:
+        """Note that a life begins; True when the last one ended without a word and no other shall be."""
+        lines = self._lines()
+        if lines and lines[-1].get("event") == "began":
+            self._note("ended", cause="lost")
+            verdict = self._decide()
+            if not verdict.requeue:
+                self._give_up(verdict)
+                return True
+        self._note("began", cause="")
+        return False
+
+    def stopped(self, reason: str) -> int:
+        """The policy for a signal, called when the state is saved; the exit code."""
+        cause = policy.cause_of_stop(reason, show_job())
+        return self._end(cause)
+
+    def crashed(self) -> int:
+        """The policy for a run that raised; the exit code."""
+        kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
+        if any(kind in _MEMORY_KINDS for kind in kinds):
+            return self._end("out of memory")
+        # Our own errors name what the user must change; the same again would end the same.
+        ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)
+        return self._end("refused" if ours and any(kinds) else "crash")
+
+    def ended(self, code: int) -> int:
+        """A worker that is done, blocked, or was stopped by the policy above; its code as it is."""
+        if self._lines()[-1].get("event") == "began":
+            self._note("ended", cause="done" if code == worker.DONE else "blocked")
+        return code
+
+    def _end(self, cause: Cause) -> int:
+        self._note("ended", cause=cause)
+        verdict = self._decide()
+        if verdict.given_up:
+            self._give_up(verdict)
+        if verdict.requeue:
+            requeue()
+        return verdict.exit_code
+
+    def _decide(self) -> Verdict:
+        lines = self._lines()
+        lives = [Life(line["cause"], int(line["step"])) for line in lines if line.get("event") == "ended"]
+        return policy.decide(lives, first_step=int(lines[0].get("step", 0)))
+
+    def _give_up(self, verdict: Verdict) -> None:
+        """Leave the reason where `status` looks: in the newest attempt of each unfinished run."""
+        print(f"given up: {verdict.given_up}", file=sys.stderr)
+        for name in self._job.folders:
+            folder = self._job.store.folder(name)
+            if folder.attempts() and folder.result() is None:
+                message = f"given up: {verdict.given_up}."
+                failure = {"kind": "GivenUp", "message": message, "at": time.time(), "job": job_id()}
+                files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+
+    def _note(self, event: str, *, cause: str) -> None:
+        line = {
+            "event": event,
+            "cause": cause,
+            "step": self._step(),
+            "job": job_id(),
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "node": os.environ.get("SLURMD_NODENAME", ""),
+            "at": time.time(),
+        }
+        files.append(self._path, files.encode_json(line, indent=None))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        found = reading.read_lines(self._path)
+        return found.lines if found else []
+
+    def _step(self) -> int:
+        """How far its runs are together: the steps of their newest checkpoints."""
+        return sum(self._step_of(name) for name in self._job.folders)
+
+    def _step_of(self, name: str) -> int:
+        folder = self._job.store.folder(name)
+        if folder.state().status == "done":
+            return DONE_STEP
+        saved = attempts.all_states(folder.path)
+        return saved[0].step if saved else 0
+
+
+def job_id() -> str:
+    """This job as scontrol takes it: an element of an array is named by array and index."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def show_job() -> dict[str, str] | None:
+    """What `scontrol show job` says of this job; None when it does not answer."""
+    try:
+        text = client.ask(["scontrol", "show", "job", job_id(), "-o"], seconds=20)
+    except SlurmError as error:
+        print(error, file=sys.stderr)
+        return None
+    return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+
+
+def requeue() -> bool:
+    """Ask SLURM to start this job again; where it refuses, the next `reproduce` goes on."""
+    try:
+        client.ask(["scontrol", "requeue", job_id()], seconds=60)
+    except SlurmError as error:
+        # "pending execution": SLURM is requeueing it already (preemption without grace).
+        print(f"not requeued: {error.sentence}", file=sys.stderr)
+        return False
+    print(f"requeued job {job_id()}", file=sys.stderr)
+    return True

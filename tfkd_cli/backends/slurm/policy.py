@@ -1,0 +1,88 @@
+"""What to do when a job ends before its runs do. Pure: the cause and the job's past come in as values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tfkd_cli import worker
+
+Cause = Literal[
+    "time limit",
+    "preemption",
+    "cancelled",
+    "crash",
+    "out of memory",
+    "lost",
+    "orphaned",
+    "done",
+    "blocked",
+    "refused",
+]
+
+# How often a job may come back after each cause, within one submission. Whatever is not here never does.
+RETRIES: dict[Cause, int] = {
+    "time limit": 100,
+    "preemption": 1_000_000,  # costs nothing but time; the rule of progress below still holds
+    "crash": 2,
+    "lost": 20,  # a node died, or something killed it without a word; SLURM brings it back itself
+}
+FRUITLESS = 2  # lives in a row without a newer checkpoint, after which a job is stopped
+
+
+@dataclass(frozen=True)
+class Life:
+    """One start of a job: why it ended, and the training step of its newest checkpoint then."""
+
+    cause: Cause
+    step: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Requeue or not, the exit code (0 is for a durable result only), and why a job is given up."""
+
+    requeue: bool
+    exit_code: int
+    given_up: str = ""
+
+
+def decide(lives: Sequence[Life], *, first_step: int = 0) -> Verdict:
+    """After the last of `lives` has ended; `first_step` is where the first one began."""
+    cause = lives[-1].cause
+    if cause == "cancelled":
+        return Verdict(requeue=False, exit_code=worker.CANCELLED)
+    if cause == "orphaned":
+        return Verdict(requeue=False, exit_code=worker.TRY_AGAIN)
+    if cause not in RETRIES:
+        return Verdict(requeue=False, exit_code=worker.CRASHED)
+    steps = [first_step, *(life.step for life in lives)]
+    if len(lives) >= FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]:
+        return _give_up(f"{FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint", cause)
+    count = Counter(life.cause for life in lives)[cause]
+    if count > RETRIES[cause]:
+        return _give_up(f"it ended {count} times by: {cause}", cause)
+    return Verdict(requeue=True, exit_code=worker.TRY_AGAIN)
+
+
+def _give_up(why: str, cause: Cause) -> Verdict:
+    # A crash has left its own words, which say more.
+    return Verdict(requeue=False, exit_code=worker.CRASHED, given_up="" if cause == "crash" else why)
+
+
+def cause_of_stop(reason: str, shown: dict[str, str] | None) -> Cause:
+    """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, None when it did not answer.
+
+    Preemption on a cluster with default settings is a bare SIGTERM like that of scancel: only the job's
+    PreemptTime tells them apart.
+    """
+    if reason not in (worker.ASKED, worker.TERMINATED):
+        return "orphaned"
+    shown = shown or {}
+    if shown.get("PreemptTime", "None") not in ("None", "(null)", "Unknown", ""):
+        return "preemption"
+    if reason == worker.ASKED or shown.get("Reason") == "TimeLimit":
+        return "time limit"
+    return "cancelled"

@@ -1,0 +1,81 @@
+"""The code a campaign runs: a copy in the store, named by its content, whatever is edited afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import paper_tables
+import tfkd_cli
+from tfkd_cli import provenance
+from tfkd_cli.errors import RunError
+
+PACKAGES = (Path(tfkd_cli.__file__).parent, Path(paper_tables.__file__).parent)
+SUFFIXES = (".py", ".toml", ".typed")
+LIMIT_BYTES = 1_000_000
+
+
+def stage(code: Path) -> Path:
+    """`<code>/<tree>`, complete: made now, or found; named by the sha256 of names and contents."""
+    contents = {name: path.read_bytes() for name, path in _sources()} | _provenance()
+    if sum(map(len, contents.values())) > LIMIT_BYTES:
+        raise RunError(
+            f"the package has more than {LIMIT_BYTES // 1000} kB of source.",
+            expected="a small copy of it in the results folder.",
+            hint="move large files out of tfkd_cli/ and paper_tables/.",
+        )
+    tree = code / tree_digest(contents)
+    if not tree.is_dir():
+        _write(tree, contents)
+    return tree
+
+
+def tree_digest(contents: dict[str, bytes]) -> str:
+    """The name of a tree: over names and contents, in order, with lengths, so nothing can be shifted."""
+    whole = hashlib.sha256()
+    for name, data in sorted(contents.items()):
+        whole.update(f"{len(name)} {name} {len(data)} ".encode())
+        whole.update(data)
+    return whole.hexdigest()[:16]
+
+
+def _provenance() -> dict[str, bytes]:
+    """What the copy says of itself, as `provenance.code` reads it, and the changes on top of the commit."""
+    code = provenance.code()
+    noted = json.dumps({"commit": code.commit, "diff": code.diff}).encode()
+    return {f"{PACKAGES[0].name}/{provenance.STAGED}": noted, "code.diff": code.patch.encode()}
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted(package.rglob("*")):
+            inside = path.relative_to(package)
+            if path.suffix in SUFFIXES and path.is_file() and "__pycache__" not in inside.parts:
+                yield (Path(package.name) / inside).as_posix(), path
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write(tree: Path, contents: dict[str, bytes]) -> None:
+    """Renamed into place whole: a folder of that name is complete, and of two writers one wins."""
+    temporary = tree.with_name(f".{tree.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda item: _write_file(temporary / item[0], item[1]), contents.items()))
+    try:
+        temporary.rename(tree)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not tree.is_dir():
+            raise

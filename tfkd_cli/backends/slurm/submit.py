@@ -1,0 +1,119 @@
+"""A graph of runs → arrays in SLURM, each run once, whatever crashes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tfkd_cli.backends.slurm import client, dependencies, held, queue, records, sending, site
+from tfkd_cli.backends.slurm.dependencies import Element
+from tfkd_cli.backends.slurm.submission import Submission, Submitted
+from tfkd_cli.backends.slurm.turn import my_turn
+from tfkd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tfkd_cli.backends.slurm.profile import Profile
+    from tfkd_cli.backends.slurm.queue import QueueState
+    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.execution import Execution
+    from tfkd_cli.spec import RunSpec
+    from tfkd_cli.store import RunState, Store
+
+Tell = Callable[[str], None]
+
+
+def submit(
+    specs: Sequence[RunSpec],
+    *,
+    store: Store,
+    execution: Execution,
+    profile: Profile,
+    jobs: int | None = None,
+    costs: Mapping[str, float] | None = None,
+    on_event: Tell = lambda text: None,
+) -> Submitted:
+    """Submit the unfinished runs `specs` (parents first) that SLURM does not have yet; returns at once.
+
+    `jobs` caps the runs at once; `costs` are seconds by key. Raises RequestError where there is no SLURM,
+    SlurmError when slurmctld does not answer, sending.RefusedError with SLURM's own sentence.
+    """
+    client.require()
+    _check_path(store.root)
+    with my_turn(store.root / "submissions", tell=on_event) as still_mine:
+        here = site.read_site()
+        arrays = _recover(store, on_event)
+        states = queue.look([each for each in arrays if each.sent]) if arrays else {}
+        # The store after the queue: a run that ended before the queue was asked is seen as done.
+        found = store.scan([spec.key for spec in specs])
+        active = active_elements(arrays, states)
+        done = _done(store, arrays)
+        held.release_forgotten(arrays, states=states, elements=active, done=done)
+        missing = [spec for spec in specs if found[spec.key].status != "done" or not found[spec.key].weights]
+        new = [spec for spec in missing if not _is_busy(spec, found[spec.key], states)]
+        sent = Submission(
+            store=store,
+            profile=profile,
+            site=here,
+            execution=execution,
+            costs=costs or {},
+            tell=on_event,
+            still_mine=still_mine,
+            elements=dict(active),
+        )
+        result = sent.send(new, cap=jobs) if new else Submitted()
+        renewed = frozenset(sent.elements.keys() - active.keys())
+        count = dependencies.repoint(
+            arrays, states=states, elements=sent.elements, done=done - renewed, renewed=renewed
+        )
+        return replace(result, already=len(missing) - len(new), repointed=count)
+
+
+def _check_path(root: Path) -> None:
+    if "%" in str(root.absolute()) or any(ord(each) < 32 for each in str(root)):
+        raise RequestError(
+            f"the results folder is {root}.",
+            expected="a path without % and control characters: sbatch replaces %j, %A and %a in it.",
+            hint="--results another/folder.",
+        )
+
+
+def _recover(store: Store, tell: Tell) -> list[Array]:
+    """All arrays of the store; those whose sender died are looked up by name first."""
+    arrays = records.known_arrays(store)
+    for array in arrays:
+        if not array.sent and not array.refused and sending.adopt(array, store=store.root.absolute()):
+            tell(f"found {array.name} of an interrupted submission in SLURM as job {array.base_id}.")
+    return arrays
+
+
+def active_elements(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> dict[str, Element]:
+    """Folder of a run → the job that is going to give its result."""
+    found = {}
+    for array in arrays:
+        for job_id, pack in zip(array.sent, array.packs, strict=False):
+            for folder in pack:
+                state = states.get(folder)
+                if state is not None and state.active and state.job_id == job_id:
+                    found[folder] = Element(job_id, packed=len(pack) > 1)
+    return found
+
+
+def _done(store: Store, arrays: Sequence[Array]) -> frozenset[str]:
+    """Folders of parents that have a result and can teach."""
+    folders = {folder for array in arrays for after in array.after for folder in after}
+    states = {folder: store.folder(folder).state() for folder in folders}
+    return frozenset(folder for folder, state in states.items() if state.status == "done" and state.weights)
+
+
+def _is_busy(spec: RunSpec, seen: RunState, states: Mapping[str, QueueState]) -> bool:
+    """Whether SLURM has this run, or a process outside SLURM works on it.
+
+    The heartbeat of a SLURM job that SLURM does not know any more is not believed.
+    """
+    state = states.get(spec.folder)
+    if state is not None and state.active:
+        return True
+    return seen.status == "running" and seen.slurm is None
