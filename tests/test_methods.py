@@ -77,7 +77,7 @@ forms = st.sampled_from(["released", "printed"])
 @given(seeds, temperatures, forms, st.sampled_from([LabelSmoothing, Distillation, TfReg]))
 def test_alpha_zero_is_cross_entropy(seed: int, temperature: float, form: str, loss_type: type[Loss]) -> None:
     logits_NK, labels_N, teacher_NK = batch(seed)
-    values = {} if loss_type is LabelSmoothing else {"temperature": temperature}
+    values: dict[str, Any] = {} if loss_type is LabelSmoothing else {"temperature": temperature}
     loss = loss_type(alpha=0.0, **values, **loss_type.FORMS[form])  # type: ignore[call-arg]
     assert loss(logits_NK, labels_N, teacher_NK).total.item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits_NK, labels_N).item(), rel=1e-12
@@ -89,7 +89,7 @@ def test_adding_a_constant_to_the_logits_changes_nothing(
     seed: int, alpha: float, shift: float, form: str, loss_type: type[Loss]
 ) -> None:
     logits_NK, labels_N, teacher_NK = batch(seed)
-    values = {} if loss_type is CrossEntropy else {"alpha": alpha}
+    values: dict[str, Any] = {} if loss_type is CrossEntropy else {"alpha": alpha}
     loss = loss_type(**values, **loss_type.FORMS[form])
     before = loss(logits_NK, labels_N, teacher_NK).total.item()
     assert loss(logits_NK + shift, labels_N, teacher_NK + shift).total.item() == pytest.approx(

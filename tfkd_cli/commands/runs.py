@@ -14,6 +14,7 @@ from tfkd_cli.commands import launching, session
 from tfkd_cli.options import ExecutionOptions, JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.settings import Request
 
 Seeds = Annotated[str, typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4) or a list (7,9).")]
 
@@ -110,7 +111,7 @@ def _reproduce(
 
 
 def _go(
-    request: asking.Request,
+    request: Request,
     store: StoreOptions,
     where: ExecutionOptions,
     output: JsonOption,

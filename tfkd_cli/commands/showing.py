@@ -24,12 +24,12 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
 
     verdicts = judging.verdicts(store, execution)
     if form == "json":
-        console.print_json(render.claims_json(verdicts))
+        console.print_json(render.claims_json(*verdicts))
     elif form in ("md", "tex"):
-        print({"md": render.claims_markdown, "tex": render.claims_latex}[form](verdicts), end="")
+        print({"md": render.claims_markdown, "tex": render.claims_latex}[form](*verdicts), end="")
     else:
         target = console.out()
-        target.print(render.claims_text(verdicts, width=target.width))
+        target.print(render.claims_text(*verdicts, width=target.width))
     return 0
 
 

@@ -18,6 +18,7 @@ from tfkd_cli.reproduction import asking, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.launch import device_kind
 from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.store import Store
 
 WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
     60.0,
@@ -45,7 +46,8 @@ def status(
 
     Example: tfkd status table1 --watch
     """
-    pause, before = WATCH_SECONDS, {}
+    pause = WATCH_SECONDS
+    before: dict[str, int] = {}
     while True:
         seen = _look(store, item)
         if output.json:
@@ -125,7 +127,7 @@ def show(
     except PaperTablesError as unknown:
         return showing.show_run(opened, item, form=as_format, unknown=unknown)
     campaign = _campaign(opened, store, how, seeds, item if item == "run" else found[0].name)
-    for each in (*campaign.request.tables, *campaign.request.figures):
+    for each in campaign.request.items:
         if isinstance(each, Table):
             printing.print_table(campaign, each, form=as_format)
         else:
@@ -134,7 +136,7 @@ def show(
 
 
 def _campaign(
-    opened: session.Store, options: StoreOptions, how: RunOptions, seeds: str, name: str
+    opened: Store, options: StoreOptions, how: RunOptions, seeds: str, name: str
 ) -> Campaign:
     """The campaign to show: the newest that asked for `name` in this manner, else as if asked now."""
     execution = session.execution(options)

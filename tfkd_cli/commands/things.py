@@ -71,7 +71,7 @@ def _models() -> Rows:
 
 
 def _datasets() -> Rows:
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             d.name,
             d.label,

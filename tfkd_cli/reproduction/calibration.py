@@ -53,5 +53,5 @@ def _path(execution: Execution, device: str) -> Path:
 
 
 def _all_runs(request: Request) -> list[RunSpec]:
-    runs = [spec for item in (*request.tables, *request.figures) for spec in request.runs(item)]
+    runs = [spec for item in request.items for spec in request.runs(item)]
     return [each for spec in runs for each in (*spec.parents, spec)]

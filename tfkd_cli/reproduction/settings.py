@@ -40,9 +40,14 @@ class Request:
         self._check_loss_overrides()
 
     @property
+    def items(self) -> tuple[Table | Figure, ...]:
+        """The tables, then the figures."""
+        return (*self.tables, *self.figures)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the tables and figures."""
-        return tuple(each.name for each in (*self.tables, *self.figures))
+        return tuple(each.name for each in self.items)
 
     def runs_by_setting(self, item: Table | Figure) -> dict[Setting, tuple[RunSpec, ...]]:
         """Setting → its runs, one per seed; without the teachers they need."""
@@ -60,7 +65,7 @@ class Request:
 
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
         """Name of the table or figure → its runs."""
-        return {item.name: self.runs(item) for item in (*self.tables, *self.figures)}
+        return {item.name: self.runs(item) for item in self.items}
 
     def spec(
         self, setting: Setting, *, seed: int = 0, own_epochs: bool = False, fast: bool = False
@@ -123,7 +128,7 @@ class Request:
 
     def _check_loss_overrides(self) -> None:
         """Every `loss.*` of the command line must reach at least one of the runs asked for."""
-        kinds = {METHODS[s.method].loss for item in (*self.tables, *self.figures) for s in item.settings()}
+        kinds = {METHODS[s.method].loss for item in self.items for s in item.settings()}
         for name, value in self.overrides.loss:
             if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
                 raise RequestError(
@@ -140,7 +145,7 @@ def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
 
 def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe with `values`; milestones scale when the epochs change and the milestones are not given."""
-    changes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    changes: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     epochs = changes.pop("epochs", recipe.epochs)
     if epochs != recipe.epochs:
         scaled = recipe.with_epochs(epochs)

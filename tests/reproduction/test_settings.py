@@ -1,0 +1,173 @@
+"""Settings → runs: teachers, scales, forms and overrides land where they should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from paper_tables.spec import Setting, Table
+from tfkd_cli import grid
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
+from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
+from tfkd_cli.reproduction import asking, overrides
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec, Teacher
+
+EXECUTION = Execution(cache="no-such-cache")
+
+
+def request(*names: str, **manner: object) -> Request:
+    return asking.for_names(names, asking.Manner(seeds=(0, 1, 2), **manner), execution=EXECUTION)  # type: ignore[arg-type]
+
+
+def run(setting: Setting, **manner: object) -> RunSpec:
+    return replace(request("table9", **manner)).spec(setting)
+
+
+def teacher_of(spec: RunSpec) -> Teacher:
+    assert isinstance(spec.teacher, Teacher)
+    return spec.teacher
+
+
+RESNET18 = Setting(dataset="cifar100", student="resnet18", method="baseline")
+REG = replace(RESNET18, method="tf-reg")
+SELF = replace(RESNET18, method="tf-self")
+KD = replace(RESNET18, method="kd", teacher="resnet50")
+
+
+def test_tf_self_is_taught_by_the_students_own_baseline_of_seed_0() -> None:
+    taught = replace(request("table5").spec(SELF), seed=2)
+    assert teacher_of(taught).run == run(RESNET18)
+    assert taught.method == "tf-self"
+
+
+def test_the_released_settings_of_resnet18_are_those_of_its_params_json() -> None:
+    assert run(REG).loss == TfReg(alpha=0.1, temperature=20, multiplier=100)
+    assert run(SELF).loss == Distillation(alpha=0.95, temperature=6, multiplier=50)
+    assert run(KD).loss == Distillation(alpha=0.6, temperature=20)
+    assert run(KD).recipe.batch_size == 64
+    assert run(KD).recipe.peak_lr == pytest.approx(0.05)
+
+
+def test_a_form_changes_the_loss_and_never_the_teacher() -> None:
+    released, printed = run(KD), run(KD, form="printed")
+    assert released.loss != printed.loss
+    assert released.teacher == printed.teacher
+
+
+def test_quick_runs_are_ten_fast_epochs_teachers_included() -> None:
+    quick = run(KD, scale="quick")
+    for recipe in (quick.recipe, teacher_of(quick).run.recipe):
+        assert (recipe.epochs, recipe.milestones, recipe.warmup_epochs) == (10, (3, 6, 8), 0.5)
+        assert (recipe.precision, recipe.augment_stream) == ("bf16", "shared")
+
+
+def test_a_recipe_override_reaches_teachers_and_a_loss_override_only_students() -> None:
+    changed = overrides.parse(["recipe.epochs=30", "loss.temperature=4"], {})
+    taught = run(KD, overrides=changed)
+    assert taught.recipe.epochs == teacher_of(taught).run.recipe.epochs == 30
+    assert taught.recipe.milestones == (9, 18, 24)
+    assert taught.loss == Distillation(alpha=0.6, temperature=4)
+    assert teacher_of(taught).run.loss == CrossEntropy()
+
+
+def test_milestones_that_are_given_stay_as_given() -> None:
+    changed = overrides.parse(["recipe.milestones=5,7", "recipe.epochs=9"], {})
+    assert run(RESNET18, overrides=changed).recipe.milestones == (5, 7)
+
+
+def test_seeds_never_change_the_teacher() -> None:
+    made = request("table1")
+    by_setting = made.runs_by_setting(made.tables[0])
+    teachers = {
+        (setting, teacher_of(spec).run.key)
+        for setting, specs in by_setting.items()
+        for spec in specs
+        if spec.teacher
+    }
+    assert len(teachers) == len([setting for setting in by_setting if setting.teacher])
+
+
+def test_re_kd_is_kd_with_the_roles_swapped() -> None:
+    kd, re_kd = run(KD), run(replace(KD, method="re-kd"))
+    assert re_kd.method == "kd"
+    assert replace(re_kd, loss=kd.loss, recipe=kd.recipe) == kd
+
+
+def test_an_epoch_of_the_paper_is_scaled_to_the_teachers_recipe() -> None:
+    badly = replace(RESNET18, student="mobilenetv2", method="de-kd", teacher="resnet50", teacher_epoch=50)
+    assert teacher_of(run(badly)).checkpoint == 50
+    assert teacher_of(run(badly, scale="quick")).checkpoint == 3
+
+
+def test_an_epoch_of_a_grid_counts_in_the_teachers_own_recipe() -> None:
+    axes = Axes(
+        dataset="cifar100",
+        students=("resnet8",),
+        methods=("de-kd",),
+        teachers=("resnet20",),
+        teacher_epochs=(2,),
+    )
+    manner = asking.Manner(seeds=(0,), overrides=overrides.parse([], {"epochs": 10}))
+    made = asking.for_axes(axes, manner, execution=EXECUTION)
+    assert teacher_of(made.runs(made.tables[0])[1]).checkpoint == 2
+
+
+def test_an_epoch_that_no_teacher_keeps_is_refused_with_those_it_keeps() -> None:
+    axes = Axes(
+        dataset="cifar100",
+        students=("resnet8",),
+        methods=("kd",),
+        teachers=("resnet20",),
+        teacher_epochs=(7,),
+    )
+    made = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=EXECUTION)
+    with pytest.raises(RequestError, match="keeps no weights of epoch 7") as error:
+        made.runs(made.tables[0])
+    assert "1, 10, 20, 35, 50, 80, 120, 160" in error.value.expected
+
+
+def test_tables_1_4_5_and_9_train_no_network_twice() -> None:
+    made = request("table1", "table4", "table5", "table9")
+    runs = {spec.key: spec for item in made.items for spec in made.runs(item)}
+    baselines = [spec for spec in runs.values() if spec.loss == CrossEntropy() and spec.dataset == "cifar100"]
+    students = {(spec.student, spec.seed) for spec in baselines}
+    assert len(baselines) == len(students)
+
+
+def test_the_same_question_kept_and_read_again_asks_for_the_same_runs() -> None:
+    made = request("table2", "fig2", scale="quick", overrides=overrides.parse(["recipe.lr=0.05"], {}))
+    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    assert [s.key for item in made.items for s in made.runs(item)] == [
+        s.key for item in again.items for s in again.runs(item)
+    ]
+
+
+def test_a_grid_kept_and_read_again_asks_for_the_same_runs() -> None:
+    axes = Axes(dataset="digits", students=("resnet8",), methods=("kd", "lsr"), teachers=("resnet20",))
+    made = asking.for_axes(axes, asking.Manner(seeds=(3,)), execution=EXECUTION)
+    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    assert made.runs(made.tables[0]) == again.runs(again.tables[0])
+
+
+def test_every_setting_of_the_whole_paper_resolves_to_a_run() -> None:
+    made = request("all")
+    assert len(made.tables) >= 11
+    assert all(made.runs(item) for item in made.items if item.settings())
+
+
+def test_unknown_folders_do_not_reach_a_grid(tmp_path: Path) -> None:
+    axes = asking.axes_of(dataset=f"folder:{tmp_path}/nothing", students=["resnet8"], methods=["lsr"])
+    with pytest.raises(RequestError, match="does not exist"):
+        asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=EXECUTION)
+
+
+def test_a_new_table_is_a_toml_and_nothing_else() -> None:
+    tables = paper().tables
+    assert isinstance(tables["demo"], Table)
+    assert grid.table(Axes(dataset="digits", students=("resnet8",), methods=("lsr",))).kind == "grid"
