@@ -74,12 +74,15 @@ def test_of_many_claims_on_a_run_nobody_works_on_one_is_granted(
     tmp_path: Path, tiny_spec: RunSpec, play: Any, processes: int, rounds: int
 ) -> None:
     for number in range(rounds):
-        run = Store.open(tmp_path / str(number), create=True).run(tiny_spec)
+        root = tmp_path / str(number)
+        run = Store.open(root, create=True).run(tiny_spec)
         run.declare(tiny_spec)
 
-        def claim(who: int, run: Any = run) -> bool:
+        def claim(who: int, run: Any = run, root: Path = root) -> bool:
             attempt = run.claim_attempt(owner={})
-            time.sleep(0.2)  # a process that has ended has lost its claim
+            (root / str(who)).touch()
+            while sum(path.name.isdigit() for path in root.iterdir()) < processes:
+                time.sleep(0.01)  # a process that has ended has lost its claim
             return attempt is not None
 
         assert race(play, processes, claim).count(0) == 1

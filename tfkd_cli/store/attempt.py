@@ -17,12 +17,12 @@ from tfkd_cli.store.records import METRICS, SCHEMA, check_result
 class Attempt:
     """`attempts/0003`, made by its owner with a number nobody else has."""
 
-    def __init__(self, run: Path, *, owner: Mapping[str, Any], clock: Clock) -> None:
+    def __init__(self, run: Path, *, number: int, owner: Mapping[str, Any], clock: Clock) -> None:
         self._run = run
         self._owner = dict(owner)
         self._clock = clock
         self._saved = 0
-        self.number = attempts.new_attempt(run)
+        self.number = number
         self.path = attempts.attempt_path(run, self.number)
         self.log_path = self.path / "log"
         self.heartbeat({})
@@ -37,14 +37,15 @@ class Attempt:
         return True
 
     def _overtaken(self) -> bool:
-        holder = lease.read(self._run, clock=self._clock)
+        holder = lease.read(self._run / lease.LEASE, clock=self._clock)
         return holder is not None and holder.attempt > self.number
 
     def release(self) -> None:
-        """Take the lease back, so that nobody waits for it to expire."""
-        holder = lease.read(self._run, clock=self._clock)
-        if holder is not None and holder.owner == self._owner["uuid"]:
-            with contextlib.suppress(RunError):
+        """Say that nobody works on this attempt any more, so that nobody waits for its lease to expire."""
+        with contextlib.suppress(RunError):
+            files.move(self.path / lease.OWNER, self.path / "released.json")
+            holder = lease.read(self._run / lease.LEASE, clock=self._clock)
+            if holder is not None and holder.owner == self._owner["uuid"]:
                 files.remove(self._run / lease.LEASE)
 
     def write_env(self, env: Mapping[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.store import files, reading
+from tfkd_cli.store import files, lease, reading
+from tfkd_cli.store.lease import LEASE, OWNER, Clock
 from tfkd_cli.store.reading import DamagedFile, Lines, is_digest
 from tfkd_cli.store.records import METRICS
 
@@ -60,13 +61,37 @@ def attempt_numbers(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 10)
 
 
-def new_attempt(run: Path) -> int:
-    """Make the folder of the next attempt and return its number; no other caller gets the same."""
-    files.make_folder(run / ATTEMPTS)
+def new_attempt(run: Path, owner: Mapping[str, Any]) -> int:
+    """Make the folder of the next attempt, `owner` noted in it; its number, which no other caller gets."""
     number = max(attempt_numbers(run), default=0) + 1
-    while not files.make_folder(attempt_path(run, number), exist_ok=False):
+    while not _make(run, number, owner):
         number += 1
     return number
+
+
+def claim(run: Path, owner: Mapping[str, Any], *, clock: Clock) -> int | None:
+    """Like `new_attempt`, but None when somebody is at work on the newest; of many callers one gets it."""
+    newest = max(attempt_numbers(run), default=0)
+    if newest and is_live(run, newest, clock=clock):
+        return None
+    return newest + 1 if _make(run, newest + 1, owner) else None
+
+
+def is_live(run: Path, number: int, *, clock: Clock) -> bool:
+    """Whether the owner of this attempt seems to be at work: not released or failed, a fresh sign of life."""
+    folder = attempt_path(run, number)
+    if (folder / FAILURE).exists() or not (folder / OWNER).exists():
+        return False
+    signs = (lease.read(path, clock=clock) for path in (run / LEASE, folder / OWNER))
+    return any(sign is not None and sign.attempt == number and sign.live for sign in signs)
+
+
+def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
+    """An atomic mkdir of a folder that says from its first moment whose it is."""
+    target = attempt_path(run, number)
+    files.make_folder(target.parent)
+    note = lease.encode(owner, attempt=number, progress={})
+    return files.make_filled_folder(target, {OWNER: note})
 
 
 def states(run: Path, number: int) -> list[State]:

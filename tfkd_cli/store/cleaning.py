@@ -89,8 +89,8 @@ def _superseded(run: RunFolder) -> Iterator[Cleanable]:
 
 
 def _temporary(folder: Path, *, clock: Clock) -> Iterator[Cleanable]:
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names if is_temporary(name)):
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names) if is_temporary(name)):
             if clock.now() - path.lstat().st_mtime > _OLD_SECONDS:
                 yield Cleanable(path, _size(path), "left by a write that was cut short")
 

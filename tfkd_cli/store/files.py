@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ __all__ = [
     "create_once",
     "digest",
     "encode_json",
+    "make_filled_folder",
     "make_folder",
     "read_bytes",
     "read_json",
@@ -129,29 +130,49 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 def _create_without_links(temporary: Path, path: Path) -> bool:
-    """Where there are no hard links: renaming a folder onto one that is not empty fails everywhere.
+    """Where there are no hard links, the folder `.NAME.once` decides, made once with the bytes in it.
 
-    The folder `.NAME.once` decides; whoever finds it completes the file from it, always with the same bytes.
+    Whoever finds it without the file completes that from it, always with the same bytes.
     """
     chosen = path.with_name(f".{path.name}.once")
-    mine = temporary.with_suffix(".once.tmp")
-    mine.mkdir()
-    temporary.replace(mine / "content")
-    sync_folder(mine)
-    at_write_point(f"choose {path.name}")
-    try:
-        mine.rename(chosen)
-        won = True
-    except OSError as error:
-        shutil.rmtree(mine, ignore_errors=True)
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        won = False
-    sync_folder(path.parent)
-    at_write_point(f"chosen {path.name}")
+    won = make_filled_folder(chosen, {"content": temporary.read_bytes()})
     if not os.path.lexists(path):
         write_atomic(path, (chosen / "content").read_bytes())
     return won
+
+
+def make_filled_folder(path: Path, content: Mapping[str, bytes]) -> bool:
+    """Make a folder that has its files from the first moment: whether it was this call that made it.
+
+    Renaming a folder onto one that is not empty fails on every file system, so there is one maker.
+    """
+    mine = path.with_name(f".{path.name[:120]}.{uuid.uuid4().hex[:16]}.tmp")
+    with _reported(path):
+        try:
+            mine.mkdir()
+            for name, data in content.items():
+                write_atomic(mine / name, data)
+            at_write_point(f"place {path.name}")
+            made = _place(mine, path)
+            at_write_point(f"placed {path.name}")
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(mine, ignore_errors=True)
+    return made
+
+
+def _place(mine: Path, path: Path) -> bool:
+    inode = mine.stat().st_ino
+    try:
+        mine.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if path.stat().st_ino == inode:  # NFS: done, and reported as failed
+                return True
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    return True
 
 
 def append(path: Path, data: bytes) -> None:

@@ -1,4 +1,8 @@
-"""Who works on a run: a hint that saves time. A duplicate costs time, never correctness."""
+"""Who works on a run: a hint that saves time. A duplicate costs time, never correctness.
+
+`attempts/0003/owner.json` says who began an attempt; `lease.json` beside it all, replaced at every heartbeat,
+how far the newest one is.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,8 @@ LIVE_SECONDS = 600.0
 """A heartbeat older than this is taken for the end of its owner, unless SLURM knows better."""
 
 LEASE = "lease.json"
+OWNER = "owner.json"
+_LIMIT = 64 << 10  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +70,11 @@ def encode(owner: Mapping[str, Any], *, attempt: int, progress: Mapping[str, Any
     return files.encode_json({**owner, "attempt": attempt, "progress": dict(progress)})
 
 
-def read(run: Path, *, clock: Clock) -> Lease | None:
-    """The lease in a run's folder; a damaged one is none."""
-    path = run / LEASE
+def read(path: Path, *, clock: Clock) -> Lease | None:
+    """The lease in a file; a damaged one is none."""
     try:
         written = path.stat().st_mtime
-        data = reading.read_object(path, limit=64 << 10)
+        data = reading.read_object(path, limit=_LIMIT)
     except (OSError, DamagedFile):
         return None
     return None if data is None else _parse(data, age=clock.now() - written)
@@ -153,28 +158,3 @@ class Clock:
                 probe.unlink(missing_ok=True)
         ahead = stamped - time.time()
         return ahead if abs(ahead) > 1.0 else 0.0
-
-
-def claim(run: Path, owner: Mapping[str, Any], *, clock: Clock) -> bool:
-    """Become the owner of a run nobody seems to work on; of many callers one gets True."""
-    path = run / LEASE
-    holder = read(run, clock=clock)
-    if holder is not None and holder.live:
-        return False
-    if os.path.lexists(path) and not _break(path, holder):
-        return False
-    return files.create_once(path, encode(owner, attempt=0, progress={}))
-
-
-def _break(path: Path, holder: Lease | None) -> bool:
-    """Move a dead owner's lease out of the way; a live one that came in between is put back."""
-    aside = path.with_name(f".{LEASE}.{uuid.uuid4().hex[:16]}.tmp")
-    if not files.move(path, aside):
-        return False
-    data = reading.read_bytes(aside, limit=64 << 10) or b""
-    files.remove(aside)
-    owner = holder.owner if holder else ""
-    if owner and owner.encode() not in data:
-        files.create_once(path, data)
-        return False
-    return True

@@ -69,7 +69,7 @@ class RunFolder:
 
     def lease(self) -> Lease | None:
         """The last sign of life of whoever works, or worked, on this run."""
-        return lease.read(self.path, clock=self._clock)
+        return lease.read(self.path / lease.LEASE, clock=self._clock)
 
     def result(self) -> dict[str, Any] | None:
         """The validated result, its records' digests checked; None while there is none.
@@ -125,16 +125,18 @@ class RunFolder:
     def start_attempt(self, *, owner: Mapping[str, Any]) -> Attempt:
         """A new attempt with a number of its own, whoever else is at work."""
         publishing.finish(self.path)
-        return Attempt(self.path, owner=lease.new_owner(owner), clock=self._clock)
+        mine = lease.new_owner(owner)
+        number = attempts.new_attempt(self.path, mine)
+        return Attempt(self.path, number=number, owner=mine, clock=self._clock)
 
     def claim_attempt(self, *, owner: Mapping[str, Any]) -> Attempt | None:
-        """Like `start_attempt`, but None while somebody else's heartbeat is fresh; of many, one gets it."""
-        files.make_folder(self.path / attempts.ATTEMPTS)
-        mine = lease.new_owner(owner)
-        if not lease.claim(self.path, mine, clock=self._clock):
-            return None
+        """Like `start_attempt`, but None while somebody else is at work; of many callers one gets it."""
         publishing.finish(self.path)
-        return Attempt(self.path, owner=mine, clock=self._clock)
+        mine = lease.new_owner(owner)
+        number = attempts.claim(self.path, mine, clock=self._clock)
+        if number is None:
+            return None
+        return Attempt(self.path, number=number, owner=mine, clock=self._clock)
 
     def numerics(self) -> dict[str, Any] | None:
         """The numerics fixed at the first attempt: device, threads, torch."""

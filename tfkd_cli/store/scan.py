@@ -55,7 +55,7 @@ def _check_deeply(run: Path, result: dict[str, Any]) -> None:
 def _unfinished(run: Path, *, clock: Clock) -> RunState:
     spec = reading.read_object(run / "spec.json")
     numbers = attempts.attempt_numbers(run)
-    holder = lease.read(run, clock=clock) if numbers else None
+    holder = lease.read(run / lease.LEASE, clock=clock) if numbers else None
     state = RunState(
         key=_spec_key(run, spec),
         name=run.name,
