@@ -155,6 +155,12 @@ def find_by_name(name: str) -> list[str]:
     return [line.split("|")[0].strip() for line in lines if line.strip().endswith(f"|{name}")]
 
 
+def forget(store: Store) -> None:
+    """Let the next look ask SLURM: something was just changed."""
+    with contextlib.suppress(OSError):
+        _cache_path(store).unlink(missing_ok=True)
+
+
 def _cache_path(store: Store) -> Path:
     return store.root / "submissions" / "queue.json"
 

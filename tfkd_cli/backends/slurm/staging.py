@@ -36,6 +36,11 @@ def stage(code: Path) -> Path:
     return tree
 
 
+def name() -> str:
+    """The name the code would have, staged now."""
+    return tree_digest({name: path.read_bytes() for name, path in _sources()} | _provenance())
+
+
 def tree_digest(contents: dict[str, bytes]) -> str:
     """The name of a tree: over names and contents, in order, with lengths, so nothing can be shifted."""
     whole = hashlib.sha256()

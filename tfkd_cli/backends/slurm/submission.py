@@ -110,7 +110,7 @@ class Submission:
         lanes = Lanes.of(cap, len(planned))
         for number, group in enumerate(planned):
             for array in self._send_in_pieces(group, lanes=lanes, number=number, on_hold=False, code=code):
-                lanes.follow(number, array)
+                lanes.follow(number, array.base_id)
 
     def _send_held(self, merged: Sequence[Group], *, cap: int, code: Path) -> bool:
         """One held array per shape with `%cap`; False where the site refuses dependencies per element."""
@@ -126,7 +126,7 @@ class Submission:
                         raise
                     self._withdraw(array)
                     return False
-                lanes.follow(number, array)
+                lanes.follow(number, array.base_id)
         if len(planned) > 1:
             self.tell(
                 f"--jobs {cap} is divided among {len(planned)} arrays (resources differ, or MaxArraySize)."
@@ -232,10 +232,10 @@ class Lanes:
         """The id of the array that must have ended before array `number` starts."""
         return self._last[number % len(self._caps)] if self._caps else ""
 
-    def follow(self, number: int, array: Array) -> None:
-        """The next array of this lane starts after `array`."""
+    def follow(self, number: int, job_id: str) -> None:
+        """The next array of this lane starts after the array `job_id`."""
         if self._caps:
-            self._last[number % len(self._caps)] = array.base_id
+            self._last[number % len(self._caps)] = job_id
 
 
 def plan_groups(new: Sequence[RunSpec], *, profile: Profile, active: Mapping[str, Element]) -> list[Group]:

@@ -68,6 +68,7 @@ def submit(
         count = dependencies.repoint(
             arrays, states=states, elements=sent.elements, done=done - renewed, renewed=renewed
         )
+        queue.forget(store)
         return replace(result, already=len(missing) - len(new), repointed=count)
 
 

@@ -1,0 +1,49 @@
+"""Taking runs out of SLURM's queue. What they have trained stays; the worker saves and does not come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tfkd_cli.backends.slurm import client, groups, queue, records
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.store import Store
+
+IDS_PER_CALL = 100
+
+
+def cancel(store: Store, keys: Iterable[str]) -> int:
+    """Cancel the waiting and running jobs of these runs (keys, or their first 12 digits); the number of jobs.
+
+    A job that holds other runs too (`runs_per_job`) goes as a whole. SlurmError when SLURM does not answer.
+    """
+    short = {key[:12] for key in keys}
+    arrays = [each for each in records.known_arrays(store) if each.sent]
+    if not arrays:
+        return 0
+    states = queue.look(arrays)
+    wanted: list[str] = []
+    count = 0
+    for array in arrays:
+        indices = [
+            index
+            for index, (job_id, pack) in enumerate(zip(array.sent, array.packs, strict=True))
+            if any(folder[-12:] in short and states[folder].active for folder in pack)
+            and states[pack[0]].job_id == job_id
+        ]
+        count += len(indices)
+        if indices:
+            wanted.append(_named(array, indices))
+    for start in range(0, len(wanted), IDS_PER_CALL):
+        client.ask(["scancel", *wanted[start : start + IDS_PER_CALL]])
+    queue.forget(store)
+    return count
+
+
+def _named(array: Array, indices: list[int]) -> str:
+    """`12` for a whole array, `12_[0-4,7]` for a part of it."""
+    if len(indices) == len(array.sent):
+        return array.base_id
+    return f"{array.base_id}_[{groups.ranges(indices)}]"
