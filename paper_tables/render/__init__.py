@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.compare import Comparison
-from paper_tables.render import html as _html
-from paper_tables.render import latex as _latex
-from paper_tables.render import markdown as _markdown
-from paper_tables.render import records, terminal
+from paper_tables.render import records, sheet_html, sheet_latex, sheet_markdown, sheet_terminal
 from paper_tables.render.cells import Link, comparison_sheet
 from paper_tables.render.claims import claims_record, claims_sheet, sentence
 from paper_tables.verdicts import ClaimVerdict
@@ -35,22 +32,22 @@ if TYPE_CHECKING:
 
 def text(comparison: Comparison, width: int = 100) -> RenderableType:
     """For a terminal of this width, printed by rich (which leaves colours out under NO_COLOR)."""
-    return terminal.text(comparison_sheet(comparison), width)
+    return sheet_terminal.text(comparison_sheet(comparison), width)
 
 
 def markdown(comparison: Comparison) -> str:
     """A Markdown table with its notes."""
-    return _markdown.markdown(comparison_sheet(comparison))
+    return sheet_markdown.markdown(comparison_sheet(comparison))
 
 
 def latex(comparison: Comparison) -> str:
     """A `table` float with booktabs."""
-    return _latex.latex(comparison_sheet(comparison))
+    return sheet_latex.latex(comparison_sheet(comparison))
 
 
 def html(comparison: Comparison, *, link: Link = lambda cell: None) -> str:
     """A fragment of HTML; `link` says where a measured value leads."""
-    return _html.html(comparison_sheet(comparison, link=link))
+    return sheet_html.html(comparison_sheet(comparison, link=link))
 
 
 def csv(comparison: Comparison) -> str:
@@ -65,22 +62,22 @@ def json(comparison: Comparison) -> dict[str, Any]:
 
 def claims_text(*by_epoch: Sequence[ClaimVerdict], width: int = 100) -> RenderableType:
     """The claims for a terminal: `claims_text(best, last)`."""
-    return terminal.text(claims_sheet(*by_epoch), width)
+    return sheet_terminal.text(claims_sheet(*by_epoch), width)
 
 
 def claims_markdown(*by_epoch: Sequence[ClaimVerdict]) -> str:
     """The claims as a Markdown table."""
-    return _markdown.markdown(claims_sheet(*by_epoch))
+    return sheet_markdown.markdown(claims_sheet(*by_epoch))
 
 
 def claims_latex(*by_epoch: Sequence[ClaimVerdict]) -> str:
     """The claims as a `table` float."""
-    return _latex.latex(claims_sheet(*by_epoch))
+    return sheet_latex.latex(claims_sheet(*by_epoch))
 
 
 def claims_html(*by_epoch: Sequence[ClaimVerdict]) -> str:
     """The claims as a fragment of HTML."""
-    return _html.html(claims_sheet(*by_epoch))
+    return sheet_html.html(claims_sheet(*by_epoch))
 
 
 def claims_json(*by_epoch: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ LABELS = {
     "gain, last": "gain, last epoch [95 %]",
 }
 
+FOR_VERDICTS = ("could show", "gain, last")  # where nothing is published, a terminal has no room for them
+
 EXPLAINED = (
     "paper: mean±std (gain) as printed. best, last: mean±std over n seeds at the best and the last epoch, "
     "Δ from the paper. gain: over the same baseline, with its 95 % interval. could show: the smallest gain "
@@ -40,7 +42,8 @@ EXPLAINED = (
 
 def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) -> Sheet:
     """What there is to show of a comparison."""
-    footnotes, table = Footnotes(), comparison.table
+    table = comparison.table
+    footnotes = Footnotes(marks_assumptions=table.kind in ("paper", "control"))
     stacked = len(table.columns) > 1
     rows = tuple(
         SheetRow(
@@ -54,7 +57,7 @@ def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) 
     explained = (EXPLAINED,) if comparison.published and any(each.n for each in comparison.cells()) else ()
     sheet = Sheet(
         name=table.name,
-        title=table.title,
+        title=f"{table.source}: {table.title}" if table.kind == "paper" else table.title,
         heads=table.heads,
         columns=tuple(column.label for column in table.columns),
         rows=rows,
@@ -67,7 +70,8 @@ def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) 
 def _spread_out(sheet: Sheet, *, published: bool) -> Sheet:
     """One column per line instead of one line per number."""
     present = {line.label for row in sheet.rows for field in row.fields for line in field.lines}
-    labels = [label for label in LABELS if label in present and (published or label != "could show")]
+    left_out = () if published else FOR_VERDICTS
+    labels = [label for label in LABELS if label in present and label not in left_out]
     rows = tuple(
         SheetRow(
             labels=row.labels,
@@ -106,8 +110,8 @@ def _measured_lines(cell: CellComparison, footnotes: Footnotes, *, stacked: bool
     count = count_text(cell)
     if cell.best is None or cell.last is None:
         if stacked:
-            return [Line(count + marks, "best", "faint")]
-        return [Line(marks, "best", "faint"), Line(count, "n", "faint", 0)]
+            return [Line(count + marks if count else "", "best", "faint")]
+        return [Line(marks if count else "", "best", "faint"), Line(count, "n", "faint", 0)]
     best, last = judge_cell(cell, "best"), judge_cell(cell, "last")
     n = f"n={count}" if stacked else ""
     return [

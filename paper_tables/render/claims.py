@@ -27,6 +27,7 @@ def claims_sheet(*by_epoch: Sequence[ClaimVerdict]) -> Sheet:
         columns=COLUMNS,
         rows=tuple(rows),
         notes=tuple(_explained(used)),
+        head_width=36,
     )
 
 

@@ -30,7 +30,12 @@ LEGEND: Mapping[CellWord, str] = {
 
 @dataclass
 class Footnotes:
-    """Numbers notes as they come up. One text, one number."""
+    """Numbers notes as they come up. One text, one number.
+
+    Only a table that is held against the paper marks what the paper leaves open.
+    """
+
+    marks_assumptions: bool = True
 
     errata: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -47,6 +52,8 @@ class Footnotes:
 
     def assumption(self, reasons: tuple[str, ...]) -> str:
         """`†` where something is assumed."""
+        if not self.marks_assumptions:
+            return ""
         self.assumed.update(reasons)
         return "†" if reasons else ""
 

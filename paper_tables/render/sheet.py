@@ -54,7 +54,10 @@ class SheetRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A titled table of fields with its notes; `order` is that of the labels of their lines."""
+    """A titled table of fields with its notes.
+
+    `order` is that of the labels of their lines. A head wider than `head_width` is folded in a terminal.
+    """
 
     name: str
     title: str
@@ -63,6 +66,7 @@ class Sheet:
     rows: tuple[SheetRow, ...]
     notes: tuple[str, ...] = ()
     order: tuple[str, ...] = ("",)
+    head_width: int = 20
 
     @property
     def labelled(self) -> bool:

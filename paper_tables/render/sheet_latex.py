@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from paper_tables.render.sheet import Sheet, SheetRow
 
 DOCUMENT = r"""\documentclass{{article}}
-\usepackage[T1]{{fontenc}}
-\usepackage[utf8]{{inputenc}}
 \usepackage{{booktabs,graphicx}}
 \begin{{document}}
 {body}
 \end{{document}}
 """
+
+LONG = 40  # characters from which a head is folded
 
 _MATH = {
     "±": r"\pm",
@@ -43,7 +44,7 @@ _TEXT = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     "`": r"\textasciigrave{}",
     "†": r"\textdagger{}",
     "–": "--",
@@ -68,7 +69,7 @@ def latex(sheet: Sheet) -> str:
         rf"\caption{{{escape(sheet.title)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', sheet.name)}}}",
         r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * len(heads)}}}",
+        rf"\begin{{tabular}}{{{_columns(sheet, len(heads))}}}",
         r"\toprule",
         _row(heads),
         r"\midrule",
@@ -79,6 +80,13 @@ def latex(sheet: Sheet) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _columns(sheet: Sheet, count: int) -> str:
+    """Left-aligned columns; a head of sentences is folded."""
+    widest = [max((len(row.labels[at]) for row in sheet.rows), default=0) for at in range(len(sheet.heads))]
+    heads = "".join(r"p{0.4\linewidth}" if width > LONG else "l" for width in widest)
+    return heads + "l" * (count - len(widest))
 
 
 def _body(sheet: Sheet) -> Iterator[str]:
@@ -100,6 +108,12 @@ def _row(cells: list[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as LaTeX prints it literally; what its Latin fonts lack becomes its code point."""
+    """`text` as LaTeX prints it literally; what its default fonts lack becomes its code point."""
     minus = _NEGATIVE.sub("−", " ".join(text.split()))
-    return "".join(_TEXT.get(each, each if ord(each) < 0x180 else f"U+{ord(each):04X}") for each in minus)
+    return "".join(_TEXT.get(each) or _letter(each) for each in minus)
+
+
+def _letter(each: str) -> str:
+    """ASCII, and the accented letters of Latin-1, as they are."""
+    latin = "À" <= each <= "ÿ" and unicodedata.decomposition(each)
+    return each if each.isascii() or latin else f"U+{ord(each):04X}"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"": "", "paper": "cyan", "good": "green", "bad": "bold red", "faint": "dim"}
 GAP = 2  # spaces between columns
-WIDEST_HEAD = 36
 
 
 def text(sheet: Sheet, width: int = 100) -> RenderableType:
@@ -33,19 +32,20 @@ def _table(sheet: Sheet, columns: Sequence[int]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP, 0, 0), show_edge=True)
     for head in sheet.heads:
-        table.add_column(Text(head), max_width=WIDEST_HEAD)
+        table.add_column(Text(head), max_width=sheet.head_width)
     if sheet.labelled:
         table.add_column("")
     for index in columns:
         table.add_column(Text(sheet.columns[index]), overflow="fold")
-    for row in sheet.rows:
-        labels = _shown(sheet, row, columns)
+    shown_lines = [_shown(sheet, row, columns) for row in sheet.rows]
+    apart = any(len(labels) > 1 for labels in shown_lines)  # rows of several lines need air between them
+    for row, labels in zip(sheet.rows, shown_lines, strict=True):
         for number, label in enumerate(labels):
             heads = [Text(each) for each in (row.labels if number == 0 else ("",) * len(row.labels))]
             lines = [row.fields[index].line(label) for index in columns]
             texts = [Text(line.text, style=COLOURS[line.style]) for line in lines]
             shown = [Text(label, style="dim")] if sheet.labelled else []
-            table.add_row(*heads, *shown, *texts, end_section=sheet.labelled and number == len(labels) - 1)
+            table.add_row(*heads, *shown, *texts, end_section=apart and number == len(labels) - 1)
     return table
 
 
@@ -63,7 +63,7 @@ def _chunks(sheet: Sheet, width: int) -> Iterator[list[int]]:
 
     heads = [widest([head, *(row.labels[at] for row in sheet.rows)]) for at, head in enumerate(sheet.heads)]
     labels = widest(sheet.order) if sheet.labelled else 0
-    free = width - sum(min(each, WIDEST_HEAD + GAP) for each in heads) - labels
+    free = width - sum(min(each, sheet.head_width + GAP) for each in heads) - labels
     room, chunk = free, list[int]()
     for index, column in enumerate(sheet.columns):
         need = widest([column, *(line.text for row in sheet.rows for line in row.fields[index].lines)])

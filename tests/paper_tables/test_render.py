@@ -1,0 +1,301 @@
+"""Every renderer against a golden file. `TFKD_UPDATE_GOLDEN=1 pytest …` rewrites them; read the diff."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from paper_tables import render
+from paper_tables.compare import Comparison, Measured, SeedValue, compare
+from paper_tables.measured import EPOCHS
+from paper_tables.render import sheet_latex, sheet_markdown
+from paper_tables.spec import Cell, Claim, Column, Contrast, Published, Row, Setting, Table
+from paper_tables.verdicts import judge_claims
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+Make = Callable[..., Measured]
+Name = Callable[..., Setting]
+Runs = Mapping[Setting, Measured]
+
+
+def shown(renderable: object, width: int = 100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, no_color=True).print(renderable)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def matches(text: str, name: str) -> bool:
+    path = GOLDEN / name
+    if os.environ.get("TFKD_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+    return True
+
+
+@pytest.fixture
+def everything(
+    table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> Comparison:
+    """Two rows with an erratum, an assumption, a missing run, a mixture and an empty place."""
+    big = {method: make_setting(method, student="resnet18") for method in ("baseline", "kd", "lsr")}
+    cells = (
+        Cell(row=1, column="baseline", setting=big["baseline"], published=Published(mean=75.87)),
+        Cell(
+            row=1,
+            column="kd",
+            setting=big["kd"],
+            published=Published(gain=1.19),
+            note="Table 9 prints +1.32 for the same pair.",
+            erratum=True,
+        ),
+        None,
+    )
+    mixed = make_measured(75.9, 76.1, name="big-baseline")
+    last = SeedValue(seed=2, best=75.7, last=75.1, run="big-baseline-s2", precision="bf16", code="1d02437")
+    measured = {
+        **runs,
+        big["baseline"]: replace(mixed, values=(*mixed.values, last)),
+        big["kd"]: make_measured(77.0, 77.4, name="big-kd"),
+    }
+    rows = (*table.rows, Row(labels=("ResNet18",), cells=cells))
+    return compare(
+        replace(table, rows=rows, source="CVPR 2020, Table 0", note="A table made up for the tests."),
+        measured,
+        lambda each: ("loss.alpha",) if each.method == "lsr" else (),
+    )
+
+
+@pytest.fixture
+def demo(runs: dict[Setting, Measured], make_setting: Name) -> Comparison:
+    """A table of ours: one column, nothing published."""
+    rows = tuple(
+        Row(labels=(method,), cells=(Cell(row=index, column="accuracy", setting=make_setting(method)),))
+        for index, method in enumerate(("baseline", "kd", "lsr", "tf-self"))
+    )
+    table = Table(
+        name="demo",
+        title="Every method on a toy",
+        kind="demo",
+        heads=("Method",),
+        columns=(Column(name="accuracy", label="Accuracy"),),
+        rows=rows,
+        note="A toy data set decides nothing about the paper.",
+    )
+    return compare(table, {**runs, make_setting("tf-self"): Measured(wanted=3)}, lambda each: ("lr",))
+
+
+def test_the_terminal_shows_published_beside_measured(everything: Comparison) -> None:
+    assert matches(shown(render.text(everything, 100)), "table0.txt")
+
+
+def test_the_demo_shows_a_line_per_method(demo: Comparison) -> None:
+    assert matches(shown(render.text(demo, 100)), "demo.txt")
+
+
+def test_markdown(everything: Comparison) -> None:
+    assert matches(render.markdown(everything), "table0.md")
+
+
+def test_latex(everything: Comparison) -> None:
+    assert matches(render.latex(everything), "table0.tex")
+
+
+def test_html(everything: Comparison) -> None:
+    assert matches(render.html(everything, link=lambda cell: f"#run-{cell.runs[0]}"), "table0.html")
+
+
+def test_csv(everything: Comparison) -> None:
+    assert matches(render.csv(everything), "table0.csv")
+
+
+def test_json(everything: Comparison) -> None:
+    text = json.dumps(render.json(everything), indent=1, ensure_ascii=False, allow_nan=False)
+    assert matches(re.sub(r"(\d+\.\d{6})\d+", r"\1", text) + "\n", "table0.json")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 200])
+def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(everything: Comparison, width: int) -> None:
+    text = shown(render.text(everything, width), width)
+    assert all(len(line) <= width for line in text.splitlines())
+    for number in ("73.00±0.20", "(+2.50)", "74.00±1.00", "[+1.67,", "n=2/3"):
+        assert number in text
+
+
+def test_no_colour_is_asked_for_under_no_color(
+    everything: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    Console(file=out, width=100, force_terminal=True).print(render.text(everything, 100))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
+
+
+def test_text_in_brackets_is_shown_and_not_taken_for_markup(everything: Comparison) -> None:
+    strange = replace(everything, table=replace(everything.table, title="[bold]x[/bold]"))
+    assert "[bold]x[/bold]" in shown(render.text(strange, 100))
+
+
+def test_a_table_without_runs_shows_what_is_published_and_n_of_n(table: Table, make_setting: Name) -> None:
+    text = shown(render.text(compare(table, {make_setting("kd"): Measured(wanted=3)}), 100))
+    assert "73.00±0.20 (+2.50)" in text
+    assert "0/3" in text
+    assert "agrees" not in text
+
+
+def test_the_documented_shape_of_json(everything: Comparison) -> None:
+    cell: dict[str, Any] = render.json(everything)["cells"][1]
+    assert {"row", "column", "setting", "published", "note", "assumed", "measured"} <= cell.keys()
+    assert {"mean", "std", "gain"} <= cell["published"].keys()
+    measured = cell["measured"]
+    assert (measured["n"], measured["wanted"], measured["gain"]) == (3, 3, 3.0)
+    assert (measured["best"]["mean"], measured["last"]["mean"]) == (74.0, 73.5)
+    assert {"mean", "std"} <= measured["last"].keys()
+
+
+def test_a_setting_in_json_has_its_overrides_by_name(table: Table) -> None:
+    cell = table.rows[0].cells[1]
+    assert cell is not None
+    tuned = replace(cell, setting=replace(cell.setting, loss=(("alpha", 0.5),)))
+    only = replace(table, rows=(Row(labels=("x",), cells=(tuned,)),))
+    assert render.json(compare(only, {}))["cells"][0]["setting"]["loss"] == {"alpha": 0.5}
+
+
+def test_csv_says_the_same_as_json(everything: Comparison) -> None:
+    lines = list(csv.DictReader(io.StringIO(render.csv(everything))))
+    cells = render.json(everything)["cells"]
+    assert [line["column"] for line in lines] == [cell["column"] for cell in cells]
+    for line, cell in zip(lines, cells, strict=True):
+        best = cell["measured"]["best"] or {}
+        assert float(line["best_mean"] or "nan") == pytest.approx(best.get("mean", float("nan")), nan_ok=True)
+        assert line["best_gain_verdict"] == best.get("gain_verdict", "")
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+EVIL = "<script>alert('x')</script> & \"q\" | $x$ \\end{table} # % _ ^ ~ `c` é 中"
+
+
+def test_html_is_balanced_and_nothing_in_it_is_code(everything: Comparison) -> None:
+    strange = replace(everything, table=replace(everything.table, title=EVIL, note=EVIL))
+    tags = Tags()
+    fragment = render.html(strange, link=lambda cell: f'"><script>{cell.runs[0]}')
+    tags.feed(fragment)
+    assert tags.open == []
+    assert "<script" not in fragment
+    assert EVIL in tags.text
+
+
+def test_a_markdown_row_keeps_its_columns_whatever_a_text_holds(everything: Comparison) -> None:
+    row = replace(everything.table.rows[0], labels=("a | b\nc",))
+    strange = replace(everything, table=replace(everything.table, rows=(row, everything.table.rows[1])))
+    lines = [line for line in render.markdown(strange).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
+
+
+@given(st.text(max_size=40))
+def test_escaped_markdown_has_no_bare_special_character(text: str) -> None:
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_<>]", sheet_markdown.escape(text))
+
+
+@given(st.text(max_size=40))
+def test_escaped_latex_has_no_bare_special_character(text: str) -> None:
+    bare = re.sub(r"\\[#$%&_{}]|\\[A-Za-z]+(\{\})?|\$[^$]*\$|\{[\[\]*]\}", "", sheet_latex.escape(text))
+    assert not re.search(r"[#$%&_{}~^\\]", bare)
+
+
+def test_a_negative_number_gets_a_real_minus_in_latex() -> None:
+    assert sheet_latex.escape("Tf-KD -0.04") == "Tf-KD $-$0.04"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(
+    everything: Comparison, demo: Comparison, claims: list[Claim], tmp_path: Path
+) -> None:
+    measured = {each.cell.setting: each.measured for each in everything.cells()}
+    strange = replace(everything, table=replace(everything.table, title=EVIL, note=EVIL))
+    tables = [render.latex(each) for each in (everything, demo, strange)]
+    body = "\n".join([*tables, render.claims_latex(judge_claims(claims, measured))])
+    (tmp_path / "all.tex").write_text(sheet_latex.DOCUMENT.format(body=body), encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 1000
+
+
+@pytest.fixture
+def claims(make_setting: Name) -> list[Claim]:
+    def contrast(method: str, published: float | None = None) -> Contrast:
+        return Contrast(
+            setting=make_setting(method),
+            against=make_setting("baseline"),
+            label=method,
+            published=published,
+        )
+
+    return [
+        Claim(name="kd", statement="KD gains", relation="better", contrasts=(contrast("kd", 2.5),)),
+        Claim(name="lsr", statement="LSR changes nothing", relation="equal", contrasts=(contrast("lsr"),)),
+        Claim(
+            name="reg",
+            statement="Tf-KD_reg gains",
+            relation="better",
+            contrasts=(contrast("kd"), contrast("tf-reg")),
+        ),
+    ]
+
+
+def test_claims_are_shown_with_their_verdicts_at_both_epochs(claims: list[Claim], runs: Runs) -> None:
+    both = [judge_claims(claims, runs, epoch=epoch) for epoch in EPOCHS]
+    assert matches(render.claims_markdown(*both), "claims.md")
+    text = shown(render.claims_text(*both, width=100))
+    assert all(claim.statement in text for claim in claims)
+    json.dumps(render.claims_json(*both), allow_nan=False)
+
+
+def test_a_verdict_says_in_words_what_the_seeds_could_have_shown(claims: list[Claim], runs: Runs) -> None:
+    kd, lsr, reg = map(render.sentence, judge_claims(claims, runs))
+    assert kd == (
+        "Not shown: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 1 cells, 6 of 6 runs; "
+        "p 0.11 after Holm over 3 claims. These seeds could have shown a gain of 3.10 (80 % power). "
+        "The paper prints +2.50, which needs 4 seeds."
+    )
+    assert "The paper prints no such gain. They could have confirmed equality within ±" in lsr
+    assert reg.startswith("Not measured: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 2 cells")
+    nothing = render.sentence(judge_claims(claims, {})[0])
+    assert nothing == "Not measured: 0 of 1 cells, 0 of 0 runs."
