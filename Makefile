@@ -13,6 +13,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing tfkd with torch and torchvision into $(VENV): a few minutes and, with CUDA, up to 6 GB."
 	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m compileall -q tfkd_cli paper_tables  # pip does so for all but editable installs
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

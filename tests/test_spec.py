@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
-from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch, slug, snapshot_epochs
+from tfkd_cli.spec import (
+    ForeignTeacher,
+    Recipe,
+    RunSpec,
+    Teacher,
+    canonical_json,
+    scale_epoch,
+    slug,
+    snapshot_epochs,
+)
 
 TEACHER = RunSpec(dataset="cifar100", student="resnet18")
 STUDENT = RunSpec(
@@ -62,6 +72,11 @@ def test_a_spec_survives_its_own_json(spec: RunSpec) -> None:
     again = RunSpec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
     assert again.key == spec.key
+
+
+@given(specs())
+def test_a_key_is_the_digest_of_the_canonical_json(spec: RunSpec) -> None:
+    assert spec.key == hashlib.sha256(canonical_json(spec.to_json())).hexdigest()
 
 
 @given(specs(), specs())

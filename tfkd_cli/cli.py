@@ -1,15 +1,66 @@
-"""The commands: parse, call, print. Each family of commands is a module in `commands/`."""
+"""The commands: parse, call, print. Each family is a module in `commands/`, imported when it is asked for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
-from tfkd_cli.commands import cluster, runs, store, things
+
+class Entry(NamedTuple):
+    """Where a command lives, and what `tfkd --help` says of it."""
+
+    module: str
+    does: str
+
+
+# One line each, so that `tfkd --help` imports no command; a test compares them with the docstrings.
+COMMANDS: Mapping[str, Entry] = {
+    "run": Entry("runs", "One run or a grid, teachers included; the same command again resumes."),
+    "reproduce": Entry("runs", "What the named tables and figures still need; then prints them."),
+    "plan": Entry("runs", "Exactly `reproduce --dry-run`: runs wanted, shared, done, to do; their cost."),
+    "status": Entry("store", "Counts, failures and time left of everything that was asked for."),
+    "show": Entry("store", "A table, figure or run, to stdout: published beside measured."),
+    "report": Entry("store", "Everything to files: DIR/index.html and DIR/report/…, and nothing else."),
+    "logs": Entry("store", "A run's log, of its newest attempt."),
+    "list": Entry("things", "Methods, models, datasets, tables, figures or clusters."),
+    "data": Entry("things", "Fetch and decode a data set into the cache, once for all runs."),
+    "explain": Entry(
+        "explaining", "What a setting's loss really is: weights, scale, equivalent label smoothing."
+    ),
+    "cancel": Entry("cluster", "Take the runs of a table, or one run, out of SLURM's queue."),
+    "retry": Entry("cluster", "Submit a failed run again, its waiting students pointed to it."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """The commands of COMMANDS; only the one that is asked for is imported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name, its module imported now; None when there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        family = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+        family.callback()(lambda: None)  # keeps even a single command a named one
+        importlib.import_module(f"tfkd_cli.commands.{COMMANDS[cmd_name].module}").register(family)
+        return typer.main.get_group(family).commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list in `tfkd --help`."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.does) for name, entry in COMMANDS.items()])
+
 
 app = typer.Typer(
     name="tfkd",
+    cls=LazyGroup,
     help="Reproduce 'Revisiting Knowledge Distillation via Label Smoothing Regularization' (CVPR 2020).\n\n"
     "Start with: tfkd reproduce demo",
     no_args_is_help=True,
@@ -34,7 +85,3 @@ def root(
     ] = False,
 ) -> None:
     """See `tfkd COMMAND --help`; each has an example."""
-
-
-for module in (runs, store, things, cluster):
-    module.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tfkd_cli.plan import Counts, Plan
 
 PLAIN_WIDTH = 100
+NUMBER = r"|-|[-+]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
 
 
 def out() -> Console:
@@ -82,7 +84,7 @@ def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     shown = [[str(value) for value in row] for row in rows]
     table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, head in enumerate(heads):
-        numeric = all(row[column][:1].isdigit() or row[column] in ("", "-") for row in shown)
+        numeric = all(re.fullmatch(NUMBER, row[column]) for row in shown)
         table.add_column(head, justify="right" if numeric and shown else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text(value) for value in row))

@@ -52,7 +52,10 @@ def fold(name: str) -> str:
 
 def canonical(name: str, known: Iterable[str], *, kind: str, hint: str = "") -> str:
     """The known name that `name` means; RequestError with the nearest known one otherwise."""
-    by_fold = {fold(each): each for each in known}
+    names = list(known)
+    if name in names:
+        return name
+    by_fold = {fold(each): each for each in names}
     if fold(name) in by_fold:
         return by_fold[fold(name)]
     nearest = difflib.get_close_matches(fold(name), by_fold, n=1, cutoff=0.5)

@@ -162,7 +162,7 @@ class Distillation:
     needs_teacher: ClassVar[bool] = True
     FORMS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "released": {"reduction": "elements", "t_squared": True},
-        "printed": {"reduction": "batchmean", "t_squared": False},
+        "printed": {"reduction": "batchmean", "t_squared": False, "multiplier": 1.0},
     }
 
     alpha: float = 0.95
@@ -216,6 +216,7 @@ class TfReg:
             "t_squared": False,
             "soften_student": True,
             "softening": "power",
+            "multiplier": 1.0,
         },
     }
 

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
 from tfkd_cli.errors import RequestError
@@ -142,7 +142,15 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the resolved values, 64 hex digits."""
-        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+        return hashlib.sha256(self._canonical().encode()).hexdigest()
+
+    def _canonical(self) -> str:
+        """`canonical_json(self.to_json())`, put together from parts that many runs share."""
+        own = {"dataset": self.dataset, "schema": self.SCHEMA, "seed": self.seed}
+        rest = {"student": self.student, "trainer": TRAINER_VERSION}
+        texts = {name: canonical_json(value).decode() for name, value in {**own, **rest}.items()}
+        texts.update(loss=_text_of(self.loss), recipe=_text_of(self.recipe), teacher=_text_of(self.teacher))
+        return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
     @property
     def parents(self) -> tuple[RunSpec, ...]:
@@ -213,6 +221,11 @@ def canonical_json(value: Any) -> bytes:
 def slug(text: str) -> str:
     """`text` as a safe part of a file name."""
     return re.sub(r"[^a-z0-9.@_-]+", "-", text.lower()).strip("-.") or "x"
+
+
+@cache
+def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | None) -> str:
+    return canonical_json(_plain(part)).decode()
 
 
 def _plain(value: Any) -> Any:

@@ -135,9 +135,7 @@ def show(
     return 0
 
 
-def _campaign(
-    opened: Store, options: StoreOptions, how: RunOptions, seeds: str, name: str
-) -> Campaign:
+def _campaign(opened: Store, options: StoreOptions, how: RunOptions, seeds: str, name: str) -> Campaign:
     """The campaign to show: the newest that asked for `name` in this manner, else as if asked now."""
     execution = session.execution(options)
     made, _ = overview.campaigns(opened, execution)

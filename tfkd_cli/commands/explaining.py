@@ -1,0 +1,180 @@
+"""`tfkd explain`: what a loss really is, in words a reader of the paper understands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paper_tables.spec import PaperTablesError, Setting, Table
+from tfkd_cli import console, data
+from tfkd_cli.commands import session
+from tfkd_cli.errors import RequestError, fold
+from tfkd_cli.methods import method as find_method
+from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
+from tfkd_cli.reproduction.settings import Request
+
+DIFFERENCES = {
+    "reduction": "the released KL is averaged over batch and classes: 1/K of the printed sum over classes",
+    "t_squared": "τ² is in the released code and not in the paper",
+    "multiplier": "the released code multiplies some models' KL by 50 or 100, the paper has no such factor",
+    "soften_student": "the released code softens the teacher alone, the paper both",
+    "softening": "the released code takes softmax(p^d/τ), the paper leaves it open (ours: p^(1/τ))",
+    "spread": "the released code spreads ε over the other classes, the paper over all",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command(name="explain")(explain_setting)
+
+
+@with_options
+def explain_setting(
+    store: StoreOptions,
+    how: RunOptions,
+    output: JsonOption,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="A table, a network and a method: table9 resnet18 tf-reg.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Instead of words: as in `tfkd run`.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="As in `tfkd run`.")] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="As in `tfkd run`.")] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="As in `tfkd run`.")] = "cifar100",
+) -> int:
+    """What a setting's loss really is: its weights, its scale, the label smoothing it equals.
+
+    Example: tfkd explain table9 resnet18 tf-reg
+    Example: tfkd explain --student mobilenetv2 --method tf-self
+    """
+    execution = session.execution(store)
+    manner = session.manner(how, "1")
+    if words:
+        request = asking.for_names([words[0]], manner, execution=execution)
+        settings = _meant(request, words)
+    elif student and method:
+        axes = asking.axes_of(
+            dataset=dataset,
+            students=session.split(student),
+            methods=session.split(method),
+            teachers=session.split(teacher),
+        )
+        request = asking.for_axes(axes, manner, execution=execution)
+        settings = [cell.setting for cell in request.tables[0].cells()]
+    else:
+        raise RequestError(
+            "nothing to explain.",
+            expected="a table, a network and a method; or --student and --method.",
+            hint="tfkd explain table9 resnet18 tf-reg",
+        )
+    found = [
+        explain(request, each, classes=_classes(request, each), own_epochs=not words) for each in settings
+    ]
+    if output.json:
+        console.print_json([each.to_json() for each in found])
+        return 0
+    for each in found:
+        _print(each)
+    return 0
+
+
+def _classes(request: Request, setting: Setting) -> int:
+    resolved = request.data.get(setting.dataset)
+    return resolved.facts.classes if resolved else data.dataset(setting.dataset).classes
+
+
+def _meant(request: Request, words: list[str]) -> list[Setting]:
+    """The settings of a table that all the words fit: dataset, student, teacher, method."""
+    settings = {
+        setting
+        for item in request.items
+        for setting in (item.settings() if not isinstance(item, Table) else (c.setting for c in item.cells()))
+    }
+    wanted = [fold(word) for word in words[1:]]
+    found = [each for each in settings if all(word in _names(each) for word in wanted)]
+    found = _the_student_first(found, wanted)
+    if not found:
+        known = sorted({f"{each.student} {each.method}" for each in settings})
+        raise PaperTablesError(
+            f"no cell of {words[0]} is {' '.join(words[1:])}.",
+            expected="Known: " + "; ".join(known),
+            hint=f"tfkd explain {words[0]} {known[0]}" if known else "tfkd list tables",
+        )
+    return sorted(
+        found, key=lambda each: (each.student, each.method, each.teacher or "", each.teacher_epoch or 0)
+    )
+
+
+def _names(setting: Setting) -> set[str]:
+    given = (
+        setting.dataset,
+        setting.student,
+        setting.teacher,
+        find_method(setting.method).name,
+        setting.form,
+    )
+    return {fold(each) for each in given if each}
+
+
+def _the_student_first(found: list[Setting], wanted: list[str]) -> list[Setting]:
+    """A network that is named alone is the student, where there is such a cell."""
+    as_student = [each for each in found if fold(each.student) in wanted]
+    return as_student or found
+
+
+def _print(made: Explanation) -> None:
+    target = console.out()
+    setting = made.setting
+    taught = f", taught by {setting.teacher}" if setting.teacher else ""
+    epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
+    target.print(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}", markup=False)
+    forms = [
+        _row(name + (" (asked)" if name == made.asked else ""), each) for name, each in made.forms.items()
+    ]
+    forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
+    heads = ("form", "weight of CE", "weight of KL", "loss scale", "equals LSR with ε")
+    target.print(console.simple_table(heads, forms))
+    target.print(
+        "KL is summed over classes; q is the label, u uniform, K the number of classes.", markup=False
+    )
+    for line in _sentences(made):
+        target.print(line, markup=False)
+    _print_values(made)
+
+
+def _sentences(made: Explanation) -> list[str]:
+    """Both forms as equations and in words, how they differ, and what others call the same."""
+    lines = []
+    for name, each in made.forms.items():
+        lines.append(f"{name}: {each.equation}")
+        if each.epsilon and each.remark:
+            smoothing = f"{each.scale:.4g} times label smoothing with ε = {each.epsilon:.3f}"
+            lines.append(f"  In words: {smoothing}; {each.remark}.")
+        elif each.remark:
+            lines.append(f"  In words: {each.remark}.")
+    forms = type(made.run.loss).FORMS
+    changed = [name for name, value in forms["printed"].items() if forms["released"].get(name) != value]
+    lines += [f"Difference: {DIFFERENCES[name]}." for name in changed]
+    return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
+
+
+def _print_values(made: Explanation) -> None:
+    """Every value with where it comes from; equal notes once, below."""
+    target = console.out()
+    notes = list(dict.fromkeys(note for *_, note in made.values if note))
+    rows = [
+        (field, value, source, f"[{notes.index(n) + 1}]" if n else "")
+        for field, value, source, n in made.values
+    ]
+    target.print(console.simple_table(("value", "is", "from", "note"), rows))
+    for number, note in enumerate(notes, 1):
+        target.print(f"[{number}] {note}", markup=False)
+
+
+def _row(name: str, each: Arithmetic) -> tuple[object, ...]:
+    epsilon = "-" if each.epsilon is None else f"{each.epsilon:.3f}"
+    return name, f"{each.ce:.4g}", f"{each.kl:.4g}", f"{each.scale:.4g}", epsilon
