@@ -54,9 +54,9 @@ def test_a_kill_at_any_write_point_costs_nothing_but_time(
     assert point > 100
 
 
-def _train_until(root: Path, spec: RunSpec, *, play: Any, point: int) -> object:
+def _train_until(root: Path, spec: RunSpec, *, play: Any, point: int, flavour: str = "") -> object:
     play.at_point(point, play.signal_self(signal.SIGKILL))
-    return play.train(root, spec)
+    return play.train(root, spec, flavour=flavour)
 
 
 def test_repeated_kills_at_random_points_cost_nothing_but_time(
@@ -100,6 +100,24 @@ def test_an_owner_stopped_at_any_write_point_does_no_harm_when_it_wakes(
 def _train_and_stop(root: Path, spec: RunSpec, *, play: Any, point: int) -> object:
     play.at_point(point, play.signal_self(signal.SIGSTOP))
     return play.train(root, spec, flavour="sleeper")
+
+
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.drill)])
+def test_a_kill_while_weights_are_given_back_leaves_them_missing_or_sound(
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, stride: int
+) -> None:
+    for point in itertools.count(1, stride):
+        root = tmp_path / str(point)
+        play.train(root, tiny_spec)
+        run = Store(root).run(tiny_spec)
+        result = (run.path / "result.json").read_bytes()
+        (run.path / "weights/best.pt").unlink()
+        ended = play.Child(lambda: _train_until(root, tiny_spec, play=play, point=point, flavour="x")).wait()  # noqa: B023
+        play.train(root, tiny_spec, flavour="y")
+        play.outcome(root, tiny_spec)
+        assert (run.path / "result.json").read_bytes() == result
+        if ended == 0:
+            break
 
 
 def test_a_full_disk_at_any_write_point_is_one_clear_error_and_the_run_goes_on_later(

@@ -70,13 +70,14 @@ def test_a_file_created_once_has_one_creator(
 
 
 @SIZES
-def test_of_many_claims_on_a_run_nobody_works_on_one_is_granted(
+def test_of_many_claims_on_a_run_whose_owner_has_died_one_is_granted(
     tmp_path: Path, tiny_spec: RunSpec, play: Any, processes: int, rounds: int
 ) -> None:
     for number in range(rounds):
         root = tmp_path / str(number)
         run = Store.open(root, create=True).run(tiny_spec)
         run.declare(tiny_spec)
+        assert play.Child(lambda: run.claim_attempt(owner={})).wait() == 0  # noqa: B023 - and dies of it
 
         def claim(who: int, run: Any = run, root: Path = root) -> bool:
             attempt = run.claim_attempt(owner={})

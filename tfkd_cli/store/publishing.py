@@ -163,6 +163,8 @@ def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Mapping[str, str]) -> bool:
     """Weights of a finished run that were freed return from an attempt that trained it again."""
+    number = len(retrained(run)) + 1  # before looking: whoever decides meanwhile takes this number
+    finish(run)
     missing = [name for name in missing_weights(run, result) if name in staged]
     if not missing:
         return False
@@ -170,7 +172,6 @@ def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Map
     other = {name: staged[name] for name in missing if staged[name] != vouched[name]}
     if other:
         note = {"schema": SCHEMA, "key": result["key"], "attempt": attempt, "weights": other}
-        number = len(retrained(run)) + 1
         files.create_once(_retrained_path(run, number), files.encode_json(note))
         finish(run)
     same = [f"{WEIGHTS}/{name}" for name in missing if name not in other]

@@ -54,16 +54,26 @@ def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
         return None
     except OSError as error:
         _refuse(path, error)
-    with os.fdopen(handle, "rb", buffering=0) as stream:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise DamagedFile(path, "is not a file.")
-        if found.st_size > limit:
-            raise DamagedFile(path, f"has {found.st_size} bytes.", expected=f"at most {limit}.")
-        try:
-            return stream.read(limit)
-        except OSError as error:
-            _refuse(path, error)
+    try:
+        return _read_whole(handle, path=path, limit=limit)
+    except OSError as error:
+        _refuse(path, error)
+    finally:
+        os.close(handle)
+
+
+def _read_whole(handle: int, *, path: Path, limit: int) -> bytes:
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedFile(path, "is not a file.")
+    if found.st_size > limit:
+        raise DamagedFile(path, f"has {found.st_size} bytes.", expected=f"at most {limit}.")
+    parts = []
+    while part := os.read(handle, found.st_size + 1):
+        parts.append(part)
+        if sum(map(len, parts)) > limit:
+            raise DamagedFile(path, f"grows beyond {limit} bytes.")
+    return b"".join(parts)
 
 
 def _open(path: Path) -> int:
