@@ -202,7 +202,7 @@ def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level
     if len(series.settings) == 1 and series.settings[0].teacher is None:
         for setting in done:
             centre, low, high = _spread(sources.measured[setting], sources.epoch)
-            label = f"{series.label} (ours, n = {sources.measured[setting].n})"
+            label = f"{series.label} (ours ± std, n = {sources.measured[setting].n})"
             yield Level(label=label, y=centre, low=low, high=high, slot=slot)
         return
     placed = [(sources.teacher_accuracy[each], each) for each in done if each in sources.teacher_accuracy]
@@ -211,7 +211,7 @@ def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level
         values = [_spread(sources.measured[setting], sources.epoch) for _, setting in placed]
         counts = [sources.measured[setting].n for _, setting in placed]
         yield Line(
-            label=f"{series.label} (ours, n = {_range(counts)})",
+            label=f"{series.label} (ours ± std, n = {_range(counts)})",
             x=tuple(x for x, _ in placed),
             y=tuple(centre for centre, _, _ in values),
             low=tuple(low for _, low, _ in values),
@@ -248,7 +248,7 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
     centres = tuple(mean(each) for each in values)
     stds = [deviation(each) or 0.0 for each in values] if len(runs) >= FEWEST_CURVES else []
     yield Line(
-        label=f"{label} (n = {len(runs)})" if len(runs) > 1 else label,
+        label=f"{label} (mean ± std, n = {len(runs)})" if len(runs) > 1 else label,
         x=tuple(float(epoch) for epoch in epochs),
         y=centres,
         low=tuple(centre - std for centre, std in zip(centres, stds, strict=False)),

@@ -44,7 +44,7 @@ def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
         (verdict.word, None),
         (mean_gain_text(verdict), verdict.gain.mean if verdict.gain else None),
         ("" if verdict.p_holm is None else p_text(verdict.p_holm), verdict.p_holm),
-        ("" if verdict.smallest_gain is None else f"{verdict.smallest_gain:.2f}", verdict.smallest_gain),
+        (could_show_text(verdict), verdict.smallest_gain),
         (f"{verdict.cells}/{len(verdict.contrasts)}", verdict.cells),
         (f"{verdict.runs}/{verdict.runs_wanted}", verdict.runs),
     )
@@ -56,7 +56,8 @@ def _explained(used: set[ClaimWord]) -> Iterator[str]:
     yield (
         "A claim is one number: the mean gain over its cells, in points. `better` holds when its 95 % "
         "interval lies above 0, `equal` when its 90 % interval lies inside ±margin, both after Holm's "
-        "correction over all claims. could show: the smallest gain these seeds could have shown (80 % power)."
+        "correction over all claims. could show: the smallest gain these seeds could have shown (80 % power), "
+        "and how many seeds the printed gain would need."
     )
     if "not shown" in used:
         yield "not shown: these runs neither show the claim nor contradict it."
@@ -72,6 +73,14 @@ def mean_gain_text(verdict: ClaimVerdict) -> str:
         return f"{verdict.gain.mean:+.2f}"
     low, high = verdict.interval
     return f"{verdict.gain.mean:+.2f} [{low:+.2f}, {high:+.2f}] {100 * verdict.confidence:.0f} %"
+
+
+def could_show_text(verdict: ClaimVerdict) -> str:
+    """`0.20, 2 seeds`: the smallest gain these seeds could have shown, the seeds the printed one needs."""
+    if verdict.smallest_gain is None:
+        return ""
+    seeds = verdict.seeds_for_printed_gain
+    return f"{verdict.smallest_gain:.2f}" + (f", {seeds} seeds" if seeds is not None else "")
 
 
 def p_text(p: float) -> str:
@@ -106,6 +115,8 @@ def _sentences(verdict: ClaimVerdict) -> Iterator[str]:
             f"They could have confirmed equality within ±{verdict.smallest_margin:.2f}; "
             f"±{verdict.claim.margin:g} is declared{_needs(verdict.seeds_for_margin)}."
         )
+    if guessed := sum(each.assumed for each in verdict.contrasts):
+        yield f"{guessed} of {len(verdict.contrasts)} cells rest on settings nobody published."
 
 
 def _needs(seeds: int | None) -> str:

@@ -85,7 +85,7 @@ def test_a_sweep_draws_students_against_the_accuracy_of_their_teachers_checkpoin
     data = figure_data(SWEEP, measured=measured, teacher_accuracy={student(None): 75.9, student(1): 15.2})
     assert data.lines == (
         Line(
-            label="student (ours, n = 1–3)",
+            label="student (ours ± std, n = 1–3)",
             x=(15.2, 75.9),
             y=(70.0, 72.0),
             low=(70.0, 71.0),
@@ -95,7 +95,7 @@ def test_a_sweep_draws_students_against_the_accuracy_of_their_teachers_checkpoin
         ),
     )
     assert data.levels == (
-        Level(label="baseline (ours, n = 3)", y=69.0, low=68.0, high=70.0, slot=1),
+        Level(label="baseline (ours ± std, n = 3)", y=69.0, low=68.0, high=70.0, slot=1),
         Level(label="baseline (paper)", y=68.38, published=True, slot=1),
     )
     assert data.status == ""
@@ -129,7 +129,7 @@ def test_curves_are_means_with_a_band_over_the_epochs_all_seeds_have() -> None:
         Curve(seed=1, epochs=(1, 2), accuracy=(12.0, 24.0)),
     ]
     (line,) = figure_data(CURVES, curves={BASELINE: runs}).lines
-    assert (line.label, line.n) == ("baseline (n = 2)", 2)
+    assert (line.label, line.n) == ("baseline (mean ± std, n = 2)", 2)
     assert (line.x, line.y) == ((1.0, 2.0), (11.0, 22.0))
     assert line.low == pytest.approx((11 - 2**0.5, 22 - 8**0.5))
     assert line.high == pytest.approx((11 + 2**0.5, 22 + 8**0.5))
@@ -187,7 +187,7 @@ def test_what_is_drawn_is_the_data(make_measured: Make) -> None:
     )
     (axes,) = drawing(data).axes
     drawn = {str(line.get_label()): line for line in axes.lines}
-    ours = drawn["student (ours, n = 1–3)"]
+    ours = drawn["student (ours ± std, n = 1–3)"]
     assert (values(ours.get_xdata()), values(ours.get_ydata())) == ([15.2, 75.9], [70.0, 72.0])
     assert drawn["student (paper, read off)"].get_markerfacecolor() == "white"
     assert drawn["student (paper)"].get_markerfacecolor() != "white"
