@@ -31,6 +31,9 @@ COMMANDS: Mapping[str, Entry] = {
     "explain": Entry(
         "explaining", "What a setting's loss really is: weights, scale, equivalent label smoothing."
     ),
+    "clean": Entry("upkeep", "What is safe to delete, and its deletion; never a result."),
+    "pack": Entry("upkeep", "Records in one file, which every reading command accepts as --results."),
+    "doctor": Entry("upkeep", "Is everything here? Each line ok, WARN or FAIL, with what to do."),
     "cancel": Entry("cluster", "Take the runs of a table, or one run, out of SLURM's queue."),
     "retry": Entry("cluster", "Submit a failed run again, its waiting students pointed to it."),
 }

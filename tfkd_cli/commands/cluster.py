@@ -97,11 +97,11 @@ def cancel(
 
     Example: tfkd cancel table3
     """
-    from tfkd_cli.backends.slurm import cancel as cancelling
+    from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
 
     opened = session.open_store(store, write=True)
     specs = _specs(opened, store, item)
-    cancelled = cancelling.cancel(opened, [spec.key for spec in specs])
+    cancelled = cancel_jobs(opened, [spec.key for spec in specs])
     print(f"Cancelled {cancelled} jobs." if cancelled else "Nothing of that is in the queue.")
     return 0
 
@@ -116,12 +116,12 @@ def retry(
 
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
-    from tfkd_cli.backends.slurm import retry as retrying
+    from tfkd_cli.backends.slurm.retry import retry as submit_again
 
     opened = session.open_store(store, write=True)
     spec = opened.find(run).spec()
     cluster = "slurm" if where.cluster == "local" else where.cluster
-    sent = retrying.retry(
+    sent = submit_again(
         opened,
         spec,
         execution=session.execution(store, where),

@@ -1,0 +1,149 @@
+"""`tfkd clean`, `pack`, `doctor`: the results folder kept small, packed, and the machine looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkd_cli import console
+from tfkd_cli.commands import session
+from tfkd_cli.errors import RequestError
+from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
+from tfkd_cli.reproduction import health, overview
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.spec import Teacher
+
+MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(clean)
+    app.command()(pack)
+    app.command()(doctor)
+
+
+@with_options
+def clean(
+    store: StoreOptions,
+    output: JsonOption,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
+) -> int:
+    """What is safe to delete: snapshots no request needs, states of finished attempts; never a result.
+
+    Example: tfkd clean --yes
+    """
+    opened = session.open_store(store, write=yes)
+    made, notes = overview.campaigns(opened, session.execution(store))
+    if notes:
+        raise RequestError(
+            f"a request cannot be read: {notes[0]}", hint="move it away, or mend it; nothing was deleted."
+        )
+    found = opened.cleanable(needed=_needed_snapshots(made))
+    total = sum(each.bytes for each in found)
+    if output.json:
+        rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
+        console.print_json({"bytes": total, "deleted": yes, "items": rows})
+    else:
+        for each in found:
+            print(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
+    if yes:
+        from tfkd_cli.store import cleaning
+
+        total = cleaning.free(found)
+    if not output.json:
+        print(
+            f"{'Freed' if yes else 'Would free'} {console.size(total)}."
+            + ("" if yes else " Add --yes to delete.")
+        )
+    return 0
+
+
+def _needed_snapshots(made: Iterable[Campaign]) -> dict[str, set[str]]:
+    """Key of a teacher → the files of its snapshots that some request's unfinished or finished students use."""
+    needed: dict[str, set[str]] = {}
+    for campaign in made:
+        for runs in campaign.wanted.values():
+            for spec in runs:
+                teacher = spec.teacher
+                if isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int):
+                    needed.setdefault(teacher.run.key, set()).add(f"epoch-{teacher.checkpoint:03d}.pt")
+    return needed
+
+
+@with_options
+def pack(
+    store: StoreOptions,
+    out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.")],
+    items: Annotated[list[str] | None, typer.Argument(help="Tables and figures. [default: all runs]")] = None,
+) -> int:
+    """Records only (no weights) in one file, which every reading command accepts as --results.
+
+    Example: tfkd pack table1 --out table1.tar.gz
+    """
+    opened = session.open_store(store, write=False)
+    keys = None
+    if items:
+        names = _names(items)
+        made, _ = overview.campaigns(opened, session.execution(store))
+        keys = [
+            key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
+        ]
+    size = opened.pack(keys, out)
+    print(f"{out}: {console.size(size)}. Read it with --results {out}")
+    return 0
+
+
+def _names(items: list[str]) -> set[str]:
+    """The tables and figures these words mean; `run` is the grids of `tfkd run`."""
+    return {each.name for each in paper().expand([each for each in items if each != "run"])} | {"run"} & set(
+        items
+    )
+
+
+@with_options
+def doctor(
+    store: StoreOptions,
+    where: ExecutionOptions,
+    output: JsonOption,
+    starter: Annotated[
+        Path | None,
+        typer.Option("--write-profile", help="With a SLURM here: write a first profile to this file."),
+    ] = None,
+) -> int:
+    """Is everything here? Each line ok, WARN or FAIL, with what to do. With --cluster, that profile too.
+
+    Example: tfkd doctor --cluster slurm
+    """
+    if starter is not None:
+        from tfkd_cli.backends.slurm import doctor as cluster_doctor
+
+        print(cluster_doctor.starter(starter.stem, starter))
+        return 0
+    checks = []
+    for check in _checks(store, where):
+        checks.append(check)
+        if not output.json:
+            todo = f"\n{'':6}→ {check.todo}" if check.todo else ""
+            print(f"{MARKS[check.status]:5} {check.name}: {check.detail}{todo}", flush=True)
+    if output.json:
+        console.print_json([asdict(check) for check in checks])
+    return 1 if any(check.status == "fail" for check in checks) else 0
+
+
+def _checks(store: StoreOptions, where: ExecutionOptions) -> Iterable[health.Check]:
+    yield from health.examine(session.execution(store, where), store.results)
+    if where.cluster != "local":
+        from tfkd_cli.backends.slurm import doctor as cluster_doctor
+        from tfkd_cli.backends.slurm import profile
+
+        words = {"ok": "ok", "note": "warn", "bad": "fail"}
+        for check in cluster_doctor.doctor(profile.find(where.cluster)):
+            yield health.Check(
+                f"{where.cluster}: {check.name}", words[check.status], check.detail, check.hint
+            )  # type: ignore[arg-type]

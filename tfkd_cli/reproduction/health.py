@@ -1,0 +1,141 @@
+"""Is this machine ready? Python, torch, device and its speed, data sets, disk, SLURM."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from tfkd_cli import data
+from tfkd_cli.execution import Execution
+
+LOW_DISK_GB = 20.0  # Tables 1, 4, 5 and 9 together keep some 40 GB of weights
+PYTHON = (3, 11)
+PACKAGES = ("torchvision", "pandas", "matplotlib", "submitit", "scikit-learn", "scipy", "jinja2")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at, and what to do when it is not `ok`."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    todo: str = ""
+
+
+def examine(execution: Execution, results: Path) -> Iterator[Check]:
+    """Look at everything, one by one; each check is given as soon as it is known."""
+    yield _python()
+    yield from _packages()
+    yield from _torch(execution)
+    yield from _data_sets(execution)
+    for name, path in (("results", results), ("cache", execution.cache_path)):
+        yield _disk(name, path)
+    yield _slurm()
+
+
+def _python() -> Check:
+    found = platform.python_version_tuple()
+    good = (int(found[0]), int(found[1])) >= PYTHON
+    return Check(
+        "python",
+        "ok" if good else "fail",
+        platform.python_version(),
+        "" if good else "use Python 3.11 or newer.",
+    )
+
+
+def _packages() -> Iterator[Check]:
+    missing = [name for name in PACKAGES if not _installed(name)]
+    if missing:
+        yield Check("packages", "fail", f"missing: {', '.join(missing)}", "pip install " + " ".join(missing))
+    else:
+        yield Check("packages", "ok", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def _torch(execution: Execution) -> Iterator[Check]:
+    try:
+        import torch
+
+        from tfkd_cli import provenance
+    except ImportError as error:
+        yield Check("torch", "fail", str(error), "pip install torch torchvision")
+        return
+    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    device = provenance.choose_device(execution.device)
+    status: Literal["ok", "warn"] = "ok" if device.type != "cpu" else "warn"
+    hint = (
+        ""
+        if status == "ok"
+        else "the paper's grid needs GPUs; digits, quick scale and small networks run here."
+    )
+    yield Check(
+        "device", status, f"{device} ({provenance.numerics_of(device, threads=1)['device_name']})", hint
+    )
+    speeds = {
+        name: _gflops(torch, device, dtype)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
+    ratio = speeds["bf16"] / speeds["fp32"]
+    text = (
+        f"fp32 {speeds['fp32']:,.0f}, bf16 {speeds['bf16']:,.0f} GFLOP/s in a matrix product ({ratio:.1f}×)"
+    )
+    hint = "" if ratio >= 1 else "--fast (bf16) will be slower here."
+    yield Check("speed", "ok" if ratio >= 1 else "warn", text, hint)
+
+
+def _gflops(torch: Any, device: Any, dtype: Any, size: int = 1024) -> float:
+    """The rate of a matrix product of size³, over about a fifth of a second."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    multiply: Callable[[], Any] = lambda: (a @ a)[0, 0].item()  # noqa: E731 - .item() waits for a GPU
+    multiply()
+    started, times = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.2:
+        multiply()
+        times += 1
+    return float(2 * size**3 * times / (time.perf_counter() - started) / 1e9)
+
+
+def _data_sets(execution: Execution) -> Iterator[Check]:
+    for name, facts in data.DATASETS.items():
+        if not facts.module:
+            continue
+        found = data.resolve(name, execution=execution)
+        if found.ready:
+            yield Check(name, "ok", f"decoded as {found.name}")
+        elif found.available:
+            yield Check(name, "ok", "found, decoded at its first use")
+        else:
+            yield Check(name, "warn", "not here", f"tfkd data {name}")
+
+
+def _disk(name: str, path: Path) -> Check:
+    nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    free = shutil.disk_usage(nearest).free / 1e9
+    if free < LOW_DISK_GB:
+        return Check(
+            f"disk ({name})",
+            "warn",
+            f"{free:,.1f} GB free at {path}",
+            "`tfkd plan all` says what it will take.",
+        )
+    return Check(f"disk ({name})", "ok", f"{free:,.0f} GB free at {path}")
+
+
+def _slurm() -> Check:
+    if shutil.which("sbatch") is None:
+        return Check("slurm", "ok", "not on this machine; everything but --cluster works")
+    return Check("slurm", "ok", "sbatch is here; `tfkd doctor --cluster NAME` checks a profile")
