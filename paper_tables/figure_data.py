@@ -120,28 +120,27 @@ def figure_data(
         soft_targets=soft_targets or {},
         epoch=epoch,
     )
-    parts = {"sweep": _sweep, "curves": _curves, "bars": _bars, "soft-targets": _soft_targets}
-    drawn = [
-        part
-        for slot, series in enumerate(figure.series)
-        for part in parts[figure.kind](series, slot, sources)
-    ]
-    lines = tuple(each for each in drawn if isinstance(each, Line))
-    levels = tuple(each for each in drawn if isinstance(each, Level))
-    points = [
-        each for slot, series in enumerate(figure.series) for each in _published(series, slot, figure.kind)
-    ]
-    found = lines or [each for each in levels if figure.kind == "sweep"]
+    return _assembled(figure, sources)
+
+
+def _assembled(figure: Figure, sources: Sources) -> FigureData:
+    measure = {"sweep": _sweep, "curves": _curves, "bars": _bars, "soft-targets": _soft_targets}[figure.kind]
+    series = list(enumerate(figure.series))
+    ours = [part for slot, each in series for part in measure(each, slot, sources)]
+    theirs = [part for slot, each in series for part in _published(each, slot, figure.kind)]
+    measured = figure.kind == "bars" or any(
+        isinstance(part, Line) or (isinstance(part, Level) and not part.published) for part in ours
+    )
     return FigureData(
         name=figure.name,
         title=figure.title,
         x_label=figure.x_label,
         y_label=figure.y_label,
-        lines=lines,
-        levels=(*levels, *(each for each in points if isinstance(each, Level))),
-        points=tuple(each for each in points if isinstance(each, Points)),
-        bars=tuple(each for each in drawn if isinstance(each, Bars)),
-        status="" if found or figure.kind == "bars" else NOT_MEASURED,
+        lines=tuple(part for part in ours if isinstance(part, Line)),
+        levels=tuple(part for part in (*ours, *theirs) if isinstance(part, Level)),
+        points=tuple(part for part in theirs if isinstance(part, Points)),
+        bars=tuple(part for part in ours if isinstance(part, Bars)),
+        status="" if measured else NOT_MEASURED,
         log_y=figure.kind == "soft-targets",
         x_range=_x_range(figure),
     )

@@ -56,8 +56,8 @@ def _explained(used: set[ClaimWord]) -> Iterator[str]:
     yield (
         "A claim is one number: the mean gain over its cells, in points. `better` holds when its 95 % "
         "interval lies above 0, `equal` when its 90 % interval lies inside ±margin, both after Holm's "
-        "correction over all claims. could show: the smallest gain these seeds could have shown (80 % power), "
-        "and how many seeds the printed gain would need."
+        "correction over all claims. could show: the smallest gain these seeds could have shown (80 % "
+        "power), and how many seeds the printed gain would need."
     )
     if "not shown" in used:
         yield "not shown: these runs neither show the claim nor contradict it."
