@@ -1,4 +1,4 @@
-"""One run, from its spec to its result: all input and output around the trainer.
+"""One run, from its spec to its result: what it needs is loaded, the trainer does the work, a record is kept.
 
 An attempt saves the training state every few minutes, at the end of an epoch where that is cheap, and when
 it is stopped. The next attempt continues from the furthest sound state; what was done after it is redone.
@@ -10,8 +10,6 @@ import contextlib
 import logging
 import os
 import random
-import statistics
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -25,19 +23,14 @@ from tfkd_cli.answers import Answers, AskedTeacher
 from tfkd_cli.data import augment
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
+from tfkd_cli.record import Record
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import files
-from tfkd_cli.store.records import METRICS
 from tfkd_cli.trainer import Epoch, Training
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
     from tfkd_cli.store import Attempt, RunFolder, Store
-
-HEARTBEAT_SECONDS = 10.0
-EPOCH_HEARTBEAT_SECONDS = 1.0  # at the ends of short epochs
-EPOCH_SAVE_SECONDS = 10.0  # at the ends of epochs, at the earliest
-SAVE_SHARE = 0.01  # saving at the ends of epochs may take this share of the time
 
 log = logging.getLogger("tfkd")
 
@@ -81,10 +74,8 @@ def run(
     attempt = _start_attempt(folder)
     with _logged(attempt.log_path, verbose=execution.verbose):
         try:
-            work = _Work(
-                spec, store=store, execution=execution, attempt=attempt, stop=stop, on_epoch=on_epoch
-            )
-            return work.do(keep_answers=keep_answers)
+            work = _Work(spec, store=store, execution=execution, attempt=attempt)
+            return work.do(stop=stop, on_epoch=on_epoch, keep_answers=keep_answers)
         except Interrupted as stopped:
             log.info("stopped: %s", stopped.reason)
             attempt.release()
@@ -124,261 +115,117 @@ def _start_attempt(folder: RunFolder) -> Attempt:
 
 
 class _Work:
-    """One attempt: what it was given, and what it must save."""
+    """One attempt at a run, and what it calculates with."""
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        *,
-        store: Store,
-        execution: Execution,
-        attempt: Attempt,
-        stop: Callable[[], str | None],
-        on_epoch: Callable[[Epoch], None],
-    ) -> None:
-        self.spec, self.store, self.execution, self.attempt = spec, store, execution, attempt
-        self.folder = store.run(spec)
-        self.stop, self.on_epoch = stop, on_epoch
-        self.lines: list[dict[str, Any]] = []
-        self.snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
-        self.mixed = False
-        self.device, self.numerics = self._fix_numerics()
-        self.saved_at = self.beaten_at = time.monotonic()
-        self.save_seconds = 0.0
+    def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, attempt: Attempt) -> None:
+        self._spec, self._store, self._execution = spec, store, execution
+        self._folder = store.run(spec)
+        self._device, self._numerics = _fix_numerics(self._folder, execution)
+        self._record = Record(
+            spec,
+            attempt=attempt,
+            numerics=self._numerics,
+            checkpoint_minutes=execution.checkpoint_minutes,
+        )
+        log.info("attempt %d of %s on %s", attempt.number, spec.folder, self._numerics)
 
-    def do(self, *, keep_answers: bool) -> dict[str, Any]:
-        log.info("attempt %d of %s on %s", self.attempt.number, self.spec.folder, self.numerics)
-        self.attempt.write_env(provenance.environment(self.numerics))
-        if patch := provenance.code().patch:
-            files.write_hint(self.attempt.path / "code.diff", patch.encode())
-        self._beat(accuracy=None)
-        arrays = data.load(self.spec.dataset, execution=self.execution)
-        teacher, kept = self._teacher(arrays, keep_answers=keep_answers)
-        self.training = Training(
-            self.spec,
+    def do(
+        self, *, stop: Callable[[], str | None], on_epoch: Callable[[Epoch], None], keep_answers: bool
+    ) -> dict[str, Any]:
+        """Train from the furthest state to the end, and publish; the result that stands."""
+        record = self._record
+        record.begin()
+        arrays = data.load(self._spec.dataset, execution=self._execution)
+        teacher = self._teacher(arrays)
+
+        def at_step() -> None:
+            reason = stop() or record.keep_up(training)
+            if reason is not None:
+                record.save(training)
+                raise Interrupted(reason)
+
+        training = Training(
+            self._spec,
             data=arrays,
-            device=self.device,
-            teacher=teacher if kept is None else None,
-            answers=kept,
-            at_step=self._at_step,
-        )
-        self._resume()
-        for epoch in self.training.epochs():
-            self._after(epoch)
-        return self._publish(arrays)
-
-    def _fix_numerics(self) -> tuple[torch.device, dict[str, Any]]:
-        """What the first attempt had, where it can be had; an explicit --device is obeyed."""
-        fixed = self.folder.numerics() or {}
-        wanted = self.execution.device
-        if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
-            with contextlib.suppress(RunError):
-                wanted = provenance.choose_device(fixed["device"]).type
-        device = provenance.choose_device(wanted)
-        threads = fixed.get("threads") or self.execution.threads or provenance.cores()
-        torch.set_num_threads(threads)
-        here = provenance.numerics_of(device, threads=threads)
-        in_force = self.folder.fix_numerics(here)
-        if in_force != here:
-            log.warning("the first attempt had %s; this one has %s", in_force, here)
-        return device, here
-
-    def _teacher(self, arrays: Arrays, *, keep_answers: bool) -> tuple[AskedTeacher | None, Answers | None]:
-        if self.spec.teacher is None:
-            return None, None
-        path = self._teacher_weights()
-        facts, recipe = arrays.facts, self.spec.recipe
-        network = models.build(
-            self.spec.teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
-        )
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=self.spec.teacher.network)
-        example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self.device)
-        teacher = AskedTeacher(
-            network,
-            device=self.device,
-            precision_name=recipe.precision,
-            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
-        )
-        if recipe.augment_stream != "shared":
-            return teacher, None
-        kept = answers.kept_in(
-            self.store.answers_path,
-            spec=self.spec,
-            weights_digest=files.digest(path),
-            numerics=self.numerics,
-            limit_gb=self.execution.teacher_cache_gb,
-        )
-        return teacher, Answers(
+            device=self._device,
             teacher=teacher,
-            images=len(arrays.train_labels_N),
-            classes=facts.classes,
-            device=self.device,
-            kept=kept if keep_answers else None,
-            order=random.Random(self.spec.key),
+            answers=self._answers(teacher, arrays, keep=keep_answers),
+            at_step=at_step,
         )
-
-    def _teacher_weights(self) -> Path:
-        teacher = self.spec.teacher
-        assert teacher is not None
-        if isinstance(teacher, ForeignTeacher):
-            return _foreign_weights(teacher, self.execution.sources)
-        name = (
-            teacher.checkpoint if isinstance(teacher.checkpoint, str) else f"epoch-{teacher.checkpoint:03d}"
-        )
-        return self.store.run(teacher.run).weights(f"{name}.pt")
-
-    def _resume(self) -> None:
-        for path in self.folder.newest_states():
-            try:
-                state = checkpoints.read_state(path)
-                self._take_over(state, path.parent.parent)
-            except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
-                log.warning("%s cannot be used, an older state is tried: %s", path, error)
-                continue
-            log.info("continuing in epoch %d at step %d", self.training.epoch, self.training.step)
-            break
-        lines = b"".join(files.encode_json(line, indent=None) for line in self.lines)
-        files.write_atomic(self.attempt.path / METRICS, lines)
-
-    def _take_over(self, state: Mapping[str, Any], attempts: Path) -> None:
-        """Continue from a state; nothing is changed when it cannot be used."""
-        for name, kept in state["snapshots"].items():
-            source = attempts / f"{kept['attempt']:04d}" / name
-            if not source.is_file() or files.digest(source) != kept["sha256"]:
-                raise RunError(f"{source} is missing or damaged")
-        self.training.load(state["training"])
-        for name, kept in state["snapshots"].items():
-            source, target = attempts / f"{kept['attempt']:04d}" / name, self.attempt.path / name
-            files.link_or_copy(source, target)
-            self.snapshots[name] = kept["sha256"]
-        self.lines = list(state["metrics"])
-        self.mixed = state["mixed"] or state["numerics"] != self.numerics
-
-    def _at_step(self) -> None:
-        now = time.monotonic()
-        reason = self.stop()
-        if reason is None and now - self.beaten_at > HEARTBEAT_SECONDS and not self._beat():
-            reason = "another attempt has taken over"
-        if reason is not None:
-            self._save()
-            raise Interrupted(reason)
-        if now - self.saved_at > 60 * self.execution.checkpoint_minutes:
-            self._save()
-
-    def _after(self, epoch: Epoch) -> None:
-        line = epoch.line(attempt=self.attempt.number)
-        self.lines.append(line)
-        if epoch.epoch in self.spec.snapshots:
-            self._write_weights(f"epoch-{epoch.epoch:03d}.pt", checkpoints.weights_of(self.training.network))
-        self.attempt.append_metrics(line)
-        log.info(
-            "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
-            epoch.epoch, self.spec.recipe.epochs, epoch.test_accuracy, epoch.train_loss, epoch.seconds,
-        )  # fmt: skip
-        now = time.monotonic()
-        if now - self.beaten_at > EPOCH_HEARTBEAT_SECONDS:
-            self._beat()
-        if now - self.saved_at > max(EPOCH_SAVE_SECONDS, self.save_seconds / SAVE_SHARE):
-            self._save()
-        self.on_epoch(epoch)
-
-    def _write_weights(self, name: str, saved: Mapping[str, Any]) -> None:
-        path = self.attempt.path / name
-        files.write_atomic(path, checkpoints.to_bytes(saved))
-        if name.startswith("epoch-"):
-            self.snapshots[name] = files.digest(path)
-
-    def _save(self) -> None:
-        started = time.monotonic()
-        training = self.training
-        state = {
-            "schema": 1,
-            "training": training.state(),
-            "metrics": self.lines,
-            "snapshots": {
-                name: {"attempt": self.attempt.number, "sha256": sha256}
-                for name, sha256 in self.snapshots.items()
-            },
-            "numerics": self.numerics,
-            "mixed": self.mixed,
-        }
-        step = (training.epoch - 1) * training.steps + training.step
-        self.attempt.save_state(
-            lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
-        )
-        self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - started
-
-    def _beat(self, **more: Any) -> bool:
-        """Say how far this run is; False when another attempt has taken over."""
-        self.beaten_at = time.monotonic()
-        progress: dict[str, Any] = {"epoch": 0, "epochs": self.spec.recipe.epochs, **more}
-        if self.lines:
-            progress |= {"epoch": self.lines[-1]["epoch"], "accuracy": self.lines[-1]["test_accuracy"]}
-            left = self.spec.recipe.epochs - self.lines[-1]["epoch"]
-            progress["seconds_left"] = left * statistics.median(line["seconds"] for line in self.lines)
-        return self.attempt.heartbeat(progress)
-
-    def _publish(self, arrays: Arrays) -> dict[str, Any]:
-        training = self.training
-        if time.monotonic() - self.saved_at > EPOCH_SAVE_SECONDS:
-            self._save()  # a full disk below costs the writing, not the training
-        self._write_weights("best.pt", training.best_weights)
-        self._write_weights("last.pt", checkpoints.weights_of(training.network))
-        self._write_weights("student.pt", self._student(arrays))
-        names = ["best.pt", "last.pt", "student.pt", *self.snapshots]
-        won = self.attempt.publish(
-            metrics=self.lines,
-            weights={name: self.attempt.path / name for name in names},
-            result=self._result(),
-        )
-        result = self.folder.result()
-        log.info("done%s", "" if won else ": another attempt was first, its result stands")
+        record.resume(training, self._folder)
+        for epoch in training.epochs():
+            record.add(epoch, training)
+            _log_epoch(epoch, self._spec.recipe.epochs)
+            on_epoch(epoch)
+        won = record.publish(training, arrays)
+        log.info("done" if won else "done, but another attempt was first: its result stands")
+        result = self._folder.result()
         if result is None:
-            raise RunError(f"{self.spec.folder} is trained, but its result cannot be found.")
+            raise RunError(f"{self._spec.folder} is trained, but its result cannot be found.")
         return result
 
-    def _student(self, arrays: Arrays) -> dict[str, Any]:
-        """What student.pt holds besides the best weights; see `checkpoints`."""
-        facts = arrays.facts
-        return {
-            "network": self.spec.student,
-            "classes": facts.classes,
-            "channels": facts.channels,
-            "size": facts.size,
-            "mean": list(facts.mean),
-            "std": list(facts.std),
-            "class_names": [str(name) for name in arrays.class_names],
-            "dataset": self.spec.dataset,
-            "method": self.spec.method,
-            "accuracy": self.training.best_accuracy,
-            "epoch": self.training.best_epoch,
-            "key": self.spec.key,
-            "weights": self.training.best_weights,
-        }
+    def _teacher(self, arrays: Arrays) -> AskedTeacher | None:
+        teacher = self._spec.teacher
+        if teacher is None:
+            return None
+        facts, path = arrays.facts, self._teacher_path()
+        network = models.build(
+            teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
+        )
+        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
+        return AskedTeacher(
+            network,
+            device=self._device,
+            precision_name=self._spec.recipe.precision,
+            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+        )
 
-    def _result(self) -> dict[str, Any]:
-        last = self.lines[-1]
-        return {
-            "key": self.spec.key,
-            "best": {"epoch": self.training.best_epoch, "accuracy": self.training.best_accuracy},
-            "last": {
-                "epoch": last["epoch"],
-                "accuracy": last["test_accuracy"],
-                "loss": last["test_loss"],
-                "top5": last["test_top5"],
-            },
-            "epochs": self.spec.recipe.epochs,
-            "seconds": sum(line["seconds"] for line in self.lines),
-            "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
-            "attempts": self.attempt.number,
-            "numerics": {**self.numerics, "mixed": self.mixed},
-            "hardware": self.numerics["device_name"],
-            "commit": provenance.code().commit,
-            "diff": provenance.code().diff,
-            "versions": provenance.versions(),
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    def _teacher_path(self) -> Path:
+        teacher = self._spec.teacher
+        assert teacher is not None
+        if isinstance(teacher, ForeignTeacher):
+            return _foreign_weights(teacher, self._execution.sources)
+        chosen = teacher.checkpoint
+        name = chosen if isinstance(chosen, str) else f"epoch-{chosen:03d}"
+        return self._store.run(teacher.run).weights(f"{name}.pt")
+
+    def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, keep: bool) -> Answers | None:
+        """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
+        if teacher is None or self._spec.recipe.augment_stream != "shared":
+            return None
+        kept = answers.kept_in(
+            self._store.answers_path,
+            spec=self._spec,
+            weights_digest=files.digest(self._teacher_path()),
+            numerics=self._numerics,
+            limit_gb=self._execution.teacher_cache_gb,
+        )
+        return Answers(
+            teacher=teacher,
+            images=len(arrays.train_labels_N),
+            classes=arrays.facts.classes,
+            device=self._device,
+            kept=kept if keep else None,
+            order=random.Random(self._spec.key),
+        )
+
+
+def _fix_numerics(folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:
+    """What the first attempt had, where it can be had; an explicit --device is obeyed."""
+    fixed = folder.numerics() or {}
+    wanted = execution.device
+    if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
+        with contextlib.suppress(RunError):
+            wanted = provenance.choose_device(fixed["device"]).type
+    device = provenance.choose_device(wanted)
+    threads = fixed.get("threads") or execution.threads or provenance.cores()
+    torch.set_num_threads(threads)
+    here = provenance.numerics_of(device, threads=threads)
+    in_force = folder.fix_numerics(here)
+    if in_force != here:
+        log.warning("the first attempt had %s; this one has %s", in_force, here)
+    return device, here
 
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
@@ -392,6 +239,17 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
             hint="give the command again with the file's path.",
         )
     return path
+
+
+def _log_epoch(epoch: Epoch, epochs: int) -> None:
+    log.info(
+        "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
+        epoch.epoch,
+        epochs,
+        epoch.test_accuracy,
+        epoch.train_loss,
+        epoch.seconds,
+    )
 
 
 @contextlib.contextmanager
@@ -413,12 +271,14 @@ def _logged(path: Path, *, verbose: bool) -> Iterator[None]:
 def _recorded(error: Exception, attempt: Attempt) -> RunError:
     """The error as the user will see it, written into the attempt with its traceback."""
     shown = error if isinstance(error, RunError) else _explained(error)
-    log.error("%s", "".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):
+        log.error("%s", trace)
     attempt.fail(
         {
             "kind": type(error).__name__,
             "message": str(shown),
-            "traceback": "".join(traceback.format_exception(error))[-20_000:],
+            "traceback": trace[-20_000:],
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "log": str(attempt.log_path),
         }
@@ -427,9 +287,8 @@ def _recorded(error: Exception, attempt: Attempt) -> RunError:
 
 
 def _explained(error: Exception) -> RunError:
-    text = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text
-    if memory:
+    text = next(iter(str(error).strip().splitlines()), "")[:300]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return RunError(
             f"out of memory: {text}",
             expected="a batch, its activations and the weights in memory.",

@@ -7,6 +7,7 @@ several runs stand there, each gets a worker of its own, `INDEX.MEMBER`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -31,8 +32,8 @@ ASKED = "USR2"
 TERMINATED = "TERM"
 ORPHANED = "the process that started this one is gone"
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-KEPT_BYTES = 1 << 30
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
+LARGEST_INT = (1 << 31) - 1
 
 log = logging.getLogger("tfkd")
 
@@ -161,14 +162,11 @@ def _prepare_process(job: Job) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed activations: zeroed pages from the kernel cost at each step."""
-    try:
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - AttributeError where it is another libc
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-    except (OSError, AttributeError, TypeError):
-        pass
+    """Let glibc keep the memory of freed activations: else each step asks the kernel for zeroed pages."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
 
 
 def _do_pack(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:

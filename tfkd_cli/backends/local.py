@@ -1,30 +1,30 @@
-"""Runs on this machine: a bounded pool, one process per run, each with its fixed share of the cores or a GPU.
+"""Runs on this machine: a bounded pool, one process per run, parents before children.
 
-Slots are fixed for the whole command and so are the threads of a run, for its numbers depend on them:
-on the CPU as many slots as runs could ever go at once (at most --jobs, or the cores), threads = cores ÷
-slots; on GPUs one slot per GPU, or --jobs slots shared out among them.
+What a run has done is read from the store, like everywhere; the pool itself remembers names only. Ctrl-C
+lets the workers save and end; a second one kills them. Should this process be killed, they save and end too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
+import itertools
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
-from typing import BinaryIO
+from typing import Literal
 
-from tfkd_cli import provenance, worker
-from tfkd_cli.backends import Event, Outcome, shared_answers, submit
+from tfkd_cli import worker
+from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit
+from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store
+
+__all__ = ["Slots", "run_local", "slots", "unfinished"]
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
@@ -34,92 +34,42 @@ LAUNCHES = 3  # of a run that is killed again and again
 OnEvent = Callable[[Event], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slots:
-    """How many runs go at once, and what each gets."""
-
-    environments: tuple[Mapping[str, str], ...]  # one per slot
-    threads: int
-    device: str
-
-
-def slots(specs: Sequence[RunSpec], *, execution: Execution, jobs: int | None) -> Slots:
-    """The slots for these runs: pass all runs of a request, done or not, so that going on uses the same."""
-    gpus = _gpus(execution.device)
-    cores = provenance.cores()
-    if gpus:
-        number = jobs or len(gpus)
-        environments = tuple({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(number))
-        return Slots(
-            environments=environments, threads=execution.threads or max(1, cores // number), device="cuda"
-        )
-    number = max(1, min(jobs or _default_jobs(cores, execution), width(specs)))
-    threads = execution.threads or max(1, cores // number)
-    return Slots(environments=({},) * number, threads=threads, device=execution.device)
-
-
-def _default_jobs(cores: int, execution: Execution) -> int:
-    if execution.device == "mps":
-        return 1
-    return max(1, cores // (execution.threads or 1))
-
-
-def width(specs: Sequence[RunSpec]) -> int:
-    """The most runs that can go at once: those with equally many generations of teachers before them."""
-    generation: dict[str, int] = {}
-
-    def depth(spec: RunSpec) -> int:
-        if spec.key not in generation:
-            generation[spec.key] = 1 + max((depth(parent) for parent in spec.parents), default=0)
-        return generation[spec.key]
-
-    for spec in specs:
-        depth(spec)
-    return max(Counter(generation.values()).values(), default=1)
-
-
-def _gpus(device: str) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name; found without torch."""
-    if device == "cpu" or device == "mps":
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        found = [each.strip() for each in visible.split(",") if each.strip() not in ("", "-1")]
-    else:
-        found = [str(number) for number in range(_count_gpus())]
-    kind, _, number = device.partition(":")
-    return found[int(number) : int(number) + 1] if kind == "cuda" and number.isdigit() else found
-
-
-def _count_gpus() -> int:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        listed = subprocess.run([program, "-L"], capture_output=True, timeout=30, check=True)
-        return sum(line.startswith(b"GPU ") for line in listed.stdout.splitlines())
-    return 0
-
-
 def run_local(
     specs: Sequence[RunSpec], *, store: Store, execution: Execution, jobs: int | None, on_event: OnEvent
 ) -> Outcome:
-    """Do the runs of a request that are not done, parents first; Ctrl-C stops them, a second one at once."""
-    pool = _Pool(specs, store=store, execution=execution, jobs=jobs, on_event=on_event)
+    """Do those of a request's runs that are not done; pass all: slots and threads depend on them."""
+    chosen = slots(specs, execution=execution, jobs=jobs)
+    todo = unfinished(specs, store.scan(spec.key for spec in specs))
+    left = {spec.key for spec in todo}
+    done = [spec.folder for spec in specs if spec.key not in left]
+    if not todo:
+        return Outcome(done=tuple(done))
+    for spec in todo:
+        store.run(spec).declare(spec)
+    submission = submit(
+        [[spec.folder] for spec in todo],
+        store=store,
+        execution=replace(execution, threads=chosen.threads, device=chosen.device),
+        answers=shared_answers(specs),
+        backend="local",
+    )
+    pool = _Pool(todo, store=store, submission=submission, slots=chosen, on_event=on_event)
     try:
         pool.work()
     except KeyboardInterrupt:
         pool.interrupt()
-    return pool.outcome()
+    finally:
+        pool.close()
+    return replace(pool.outcome(), done=(*done, *pool.done))
 
 
 def unfinished(specs: Sequence[RunSpec], states: Mapping[str, RunState]) -> list[RunSpec]:
     """The runs to do: those without result, and those whose lost weights an unfinished run needs."""
-    todo: dict[str, RunSpec] = {}
+    todo: set[str] = set()
 
     def add(spec: RunSpec) -> None:
         if spec.key not in todo:
-            todo[spec.key] = spec
+            todo.add(spec.key)
             for parent in spec.parents:
                 state = states.get(parent.key)
                 if state is not None and not (state.status == "done" and state.weights):
@@ -135,52 +85,38 @@ def unfinished(specs: Sequence[RunSpec], states: Mapping[str, RunState]) -> list
 class _Running:
     folder: str
     slot: int
-    process: subprocess.Popen[bytes]
-    log: BinaryIO
     looked_at: float = 0.0
     epoch: int = -1
 
 
 class _Pool:
+    """The runs of one submission: waiting for parents, ready, running, elsewhere, ended."""
+
     def __init__(
-        self,
-        specs: Sequence[RunSpec],
-        *,
-        store: Store,
-        execution: Execution,
-        jobs: int | None,
-        on_event: OnEvent,
+        self, todo: Sequence[RunSpec], *, store: Store, submission: str, slots: Slots, on_event: OnEvent
     ) -> None:
-        self._store, self._on_event = store, on_event
-        self._slots = slots(specs, execution=execution, jobs=jobs)
-        states = store.scan(spec.key for spec in specs)
-        todo = unfinished(specs, states)
-        self._done = [spec.folder for spec in specs if spec not in todo]
+        self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
+        self.done: list[str] = []
         self._failed: list[str] = []
         self._blocked: list[str] = []
-        self.interrupted = False
+        self._interrupted = False
+        self._index = {spec.folder: index for index, spec in enumerate(todo)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in todo}
-        self._children: dict[str, list[str]] = {spec.folder: [] for spec in todo}
+        self._children: dict[str, list[str]] = {}
         self._graph: TopologicalSorter[str] = TopologicalSorter()
         for spec in todo:
-            store.run(spec).declare(spec)
-            parents = [parent.folder for parent in spec.parents if parent.folder in self._epochs]
+            parents = [parent.folder for parent in spec.parents if parent.folder in self._index]
             self._graph.add(spec.folder, *parents)
             for parent in parents:
-                self._children[parent].append(spec.folder)
+                self._children.setdefault(parent, []).append(spec.folder)
         self._graph.prepare()
-        self._index = {spec.folder: index for index, spec in enumerate(todo)}
-        self._submission = self._submit(todo, execution, answers=shared_answers(specs)) if todo else ""
-        self._ready: list[str] = []
-        self._free = list(range(len(self._slots.environments)))[::-1]
-        self._running: list[_Running] = []
-        self._elsewhere: dict[str, float] = {}  # folder → when to look again
+        self._launcher = nursery.launcher(slots.threads)
         self._launches: Counter[str] = Counter()
-
-    def _submit(self, todo: Sequence[RunSpec], execution: Execution, *, answers: Sequence[str]) -> str:
-        fixed = replace(execution, threads=self._slots.threads, device=self._slots.device)
-        packs = [[spec.folder] for spec in todo]
-        return submit(packs, store=self._store, execution=fixed, answers=answers, backend="local")
+        self._numbers = itertools.count()
+        self._ready: list[str] = []
+        self._free = list(range(len(slots.environments)))[::-1]
+        self._running: dict[int, _Running] = {}  # number of the launch → run
+        self._elsewhere: dict[str, float] = {}  # folder → when to look again
 
     def work(self) -> None:
         """Until nothing runs and nothing can be started."""
@@ -192,36 +128,59 @@ class _Pool:
             if not (self._running or self._elsewhere or self._ready):
                 return
             time.sleep(POLL_SECONDS)
-            for each in list(self._running):
-                self._look_at(each)
+            self._look()
+
+    def interrupt(self) -> None:
+        """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
+        self._interrupted = True
+        number = int(signal.SIGTERM)
+        while self._running:
+            try:
+                for launch in self._running if number else ():
+                    self._launcher.signal(launch, number)
+                number = 0
+                self._look()
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                number = int(signal.SIGKILL)
+
+    def close(self) -> None:
+        """No worker is left behind."""
+        self._launcher.close()
+
+    def outcome(self) -> Outcome:
+        """What became of the runs so far."""
+        return Outcome(
+            done=tuple(self.done),
+            failed=tuple(self._failed),
+            blocked=tuple(self._blocked),
+            interrupted=self._interrupted,
+        )
 
     def _start(self, folder: str) -> None:
         slot = self._free.pop()
         self._launches[folder] += 1
+        launch = next(self._numbers)
+        self._running[launch] = _Running(folder=folder, slot=slot)
         index = str(self._index[folder])
-        path = self._store.submission_path(self._submission) / f"{index}.log"
-        log = path.open("ab")
-        process = subprocess.Popen(
-            worker.command(str(self._store.root.absolute()), self._submission, index),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=worker.environment(**self._slots.environments[slot]),
-            start_new_session=True,
+        self._launcher.start(
+            launch,
+            (str(self._store.root.absolute()), self._submission, index),
+            environment=self._slots.environments[slot],
+            log=self._store.submission_path(self._submission) / f"{index}.log",
         )
-        self._running.append(_Running(folder=folder, slot=slot, process=process, log=log))
-        self._on_event(Event(kind="started", folder=folder, epochs=self._epochs[folder]))
+        self._tell("started", folder)
 
-    def _look_at(self, running: _Running) -> None:
-        code = running.process.poll()
-        if code is not None:
-            self._running.remove(running)
+    def _look(self) -> None:
+        for launch, code in self._launcher.ended().items():
+            running = self._running.pop(launch)
             self._free.append(running.slot)
-            running.log.close()
             self._ended(running.folder, code)
-        elif time.monotonic() - running.looked_at > LOOK_SECONDS:
-            running.looked_at = time.monotonic()
-            self._report_progress(running)
+        now = time.monotonic()
+        for running in self._running.values():
+            if now - running.looked_at > LOOK_SECONDS:
+                running.looked_at = now
+                self._report_progress(running)
 
     def _report_progress(self, running: _Running) -> None:
         lease = self._store.folder(running.folder).lease()
@@ -229,61 +188,63 @@ class _Pool:
         epoch = progress.get("epoch")
         if isinstance(epoch, int) and epoch != running.epoch:
             running.epoch = epoch
-            self._on_event(
-                Event(
-                    kind="progress",
-                    folder=running.folder,
-                    epoch=epoch,
-                    epochs=self._epochs[running.folder],
-                    accuracy=progress.get("accuracy"),
-                    seconds_left=progress.get("seconds_left"),
-                )
-            )
+            event = Event(kind="progress", folder=running.folder, epochs=self._epochs[running.folder])
+            accuracy, left = progress.get("accuracy"), progress.get("seconds_left")
+            self._on_event(replace(event, epoch=epoch, accuracy=accuracy, seconds_left=left))
 
     def _ended(self, folder: str, code: int) -> None:
-        result = None
-        with contextlib.suppress(RunError):
-            result = self._store.folder(folder).result()
-        if code == worker.DONE and result is not None:
-            self._finish(folder, accuracy=result["best"]["accuracy"])
+        if code == worker.DONE and (accuracy := self._best_accuracy(folder)) is not None:
+            self._finish(folder, accuracy=accuracy)
         elif code == worker.TRY_AGAIN and self._is_elsewhere(folder):
             self._elsewhere[folder] = time.monotonic() + ELSEWHERE_SECONDS
-        elif self.interrupted:
+        elif self._interrupted and code != worker.CRASHED:
             return
-        elif (code < 0 or code in (worker.CANCELLED, worker.TRY_AGAIN)) and self._launches[folder] < LAUNCHES:
-            self._ready.append(folder)
+        elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
+            self._ready.append(folder)  # killed, or another process was in the way
         else:
             self._fail(folder, self._reason(folder, code))
 
-    def _finish(self, folder: str, *, accuracy: float | None) -> None:
-        self._done.append(folder)
+    def _best_accuracy(self, folder: str) -> float | None:
+        with contextlib.suppress(RunError):
+            result = self._store.folder(folder).result()
+            return None if result is None else float(result["best"]["accuracy"])
+        return None
+
+    def _finish(self, folder: str, *, accuracy: float) -> None:
+        self.done.append(folder)
         self._graph.done(folder)
-        epochs = self._epochs[folder]
-        self._on_event(Event(kind="finished", folder=folder, epoch=epochs, epochs=epochs, accuracy=accuracy))
+        self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
         self._failed.append(folder)
-        self._on_event(Event(kind="failed", folder=folder, epochs=self._epochs[folder], message=reason))
-        self._block(folder, by=folder)
+        self._tell("failed", folder, message=reason)
+        self._block_children(folder, failed=folder)
 
-    def _block(self, folder: str, *, by: str) -> None:
-        for child in self._children[folder]:
+    def _block_children(self, folder: str, *, failed: str) -> None:
+        for child in self._children.get(folder, ()):
             if child not in self._blocked:
                 self._blocked.append(child)
-                self._on_event(
-                    Event(
-                        kind="blocked",
-                        folder=child,
-                        epochs=self._epochs[child],
-                        message=f"its teacher {by} failed",
-                    )
-                )
-                self._block(child, by=by)
+                self._tell("blocked", child, message=f"its teacher {failed} failed")
+                self._block_children(child, failed=failed)
+
+    def _tell(
+        self,
+        kind: Literal["started", "finished", "failed", "blocked", "waiting"],
+        folder: str,
+        *,
+        epoch: int = 0,
+        accuracy: float | None = None,
+        message: str = "",
+    ) -> None:
+        epochs = self._epochs[folder]
+        self._on_event(
+            Event(kind=kind, folder=folder, epoch=epoch, epochs=epochs, accuracy=accuracy, message=message)
+        )
 
     def _reason(self, folder: str, code: int) -> str:
         """Why a run failed, in the words it left; else the end of what its process printed."""
         if code < 0:
-            return f"killed by {signal.Signals(-code).name} {LAUNCHES} times (out of memory?)"
+            return f"killed by {signal.Signals(-code).name}, {LAUNCHES} times (out of memory?)"
         failure = self._store.folder(folder).failure()
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
@@ -297,8 +258,8 @@ class _Pool:
         if lease is None or not lease.live:
             return False
         if folder not in self._elsewhere:
-            message = f"process {lease.pid} on {lease.host.split()[0] if lease.host else '?'} works on it"
-            self._on_event(Event(kind="waiting", folder=folder, epochs=self._epochs[folder], message=message))
+            host = lease.host.split()[0] if lease.host else "?"
+            self._tell("waiting", folder, message=f"process {lease.pid} on {host} works on it")
         return True
 
     def _look_elsewhere(self) -> None:
@@ -312,29 +273,5 @@ class _Pool:
             if state.status == "done" and state.result is not None:
                 self._finish(folder, accuracy=state.result["best"]["accuracy"])
             else:
+                self._launches[folder] -= 1  # it was not its fault
                 self._ready.append(folder)
-
-    def interrupt(self) -> None:
-        """Stop all children and wait until they have saved; another Ctrl-C kills them."""
-        self.interrupted = True
-        try:
-            for each in self._running:
-                each.process.terminate()
-            while self._running:
-                for each in list(self._running):
-                    self._look_at(each)
-                time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            for each in self._running:
-                each.process.kill()
-            for each in self._running:
-                each.process.wait()
-
-    def outcome(self) -> Outcome:
-        """What became of the runs so far."""
-        return Outcome(
-            done=tuple(self._done),
-            failed=tuple(self._failed),
-            blocked=tuple(self._blocked),
-            interrupted=self.interrupted,
-        )

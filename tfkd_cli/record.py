@@ -1,0 +1,194 @@
+"""What an attempt leaves in the store: metrics, snapshots, training states, heartbeats, and the result."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkd_cli import checkpoints, provenance
+from tfkd_cli.errors import RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import files
+from tfkd_cli.store.records import METRICS
+
+if TYPE_CHECKING:
+    from tfkd_cli.data import Arrays
+    from tfkd_cli.store import Attempt, RunFolder
+    from tfkd_cli.trainer import Epoch, Training
+
+HEARTBEAT_SECONDS = 10.0
+EPOCH_HEARTBEAT_SECONDS = 1.0  # at the ends of short epochs
+EPOCH_SAVE_SECONDS = 10.0  # at the ends of epochs, at the earliest
+SAVE_SHARE = 0.01  # saving at the ends of epochs may take this share of the time
+
+log = logging.getLogger("tfkd")
+
+
+class Record:
+    """The record of one attempt at a run, continued from the attempt before where there was one."""
+
+    def __init__(
+        self, spec: RunSpec, *, attempt: Attempt, numerics: Mapping[str, Any], checkpoint_minutes: float
+    ) -> None:
+        self.spec, self.attempt = spec, attempt
+        self.numerics = dict(numerics)
+        self.mixed = False  # whether an earlier part was calculated with other numerics
+        self.lines: list[dict[str, Any]] = []
+        self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._saved_at = self._beaten_at = time.monotonic()
+        self._save_seconds = 0.0
+
+    def begin(self) -> None:
+        """Note where this attempt runs, and that it lives."""
+        self.attempt.write_env(provenance.environment(self.numerics))
+        if patch := provenance.code().patch:
+            files.write_hint(self.attempt.path / "code.diff", patch.encode())
+        self.beat()
+
+    def resume(self, training: Training, folder: RunFolder) -> None:
+        """Bring `training` to the furthest sound state there is; metrics beyond it are left behind."""
+        for path in folder.newest_states():
+            try:
+                self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
+            except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                log.warning("%s cannot be used, an older state is tried: %s", path, error)
+                continue
+            log.info("continuing in epoch %d at step %d", training.epoch, training.step)
+            break
+        lines = b"".join(files.encode_json(line, indent=None) for line in self.lines)
+        files.write_atomic(self.attempt.path / METRICS, lines)
+
+    def _take_over(self, training: Training, state: Mapping[str, Any], *, attempts: Path) -> None:
+        """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
+        kept = {
+            name: (attempts / f"{number:04d}" / name, sha256)
+            for name, (number, sha256) in state["snapshots"].items()
+        }
+        for source, sha256 in kept.values():
+            if not source.is_file() or files.digest(source) != sha256:
+                raise RunError(f"the snapshot {source} is missing or damaged")
+        training.load(state["training"])
+        for name, (source, sha256) in kept.items():
+            files.link_or_copy(source, self.attempt.path / name)
+            self._snapshots[name] = sha256
+        self.lines = list(state["metrics"])
+        self.mixed = state["mixed"] or state["numerics"] != self.numerics
+
+    def add(self, epoch: Epoch, training: Training) -> None:
+        """Take in a finished epoch: its line, its snapshot, and where that is cheap the training state."""
+        line = epoch.line(attempt=self.attempt.number)
+        self.lines.append(line)
+        if epoch.epoch in self.spec.snapshots:
+            name = f"epoch-{epoch.epoch:03d}.pt"
+            self._snapshots[name] = self._write(name, checkpoints.weights_of(training.network))
+        self.attempt.append_metrics(line)
+        now = time.monotonic()
+        if now - self._beaten_at > EPOCH_HEARTBEAT_SECONDS:
+            self.beat()
+        if now - self._saved_at > max(EPOCH_SAVE_SECONDS, self._save_seconds / SAVE_SHARE):
+            self.save(training)
+
+    def keep_up(self, training: Training) -> str | None:
+        """At a step boundary: heartbeat and state when due; a reason to stop if another took over."""
+        now = time.monotonic()
+        if now - self._saved_at > self._checkpoint_seconds:
+            self.save(training)
+        if now - self._beaten_at > HEARTBEAT_SECONDS and not self.beat():
+            return "another attempt has taken over"
+        return None
+
+    def save(self, training: Training) -> None:
+        """Save the training state, durably."""
+        started = time.monotonic()
+        state = {
+            "schema": 1,
+            "training": training.state(),
+            "metrics": self.lines,
+            "snapshots": {name: [self.attempt.number, sha256] for name, sha256 in self._snapshots.items()},
+            "numerics": self.numerics,
+            "mixed": self.mixed,
+        }
+        step = (training.epoch - 1) * training.steps + training.step
+        self.attempt.save_state(
+            lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
+        )
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    def beat(self) -> bool:
+        """Say how far this run is; False when another attempt has taken over."""
+        self._beaten_at = time.monotonic()
+        progress: dict[str, Any] = {"epoch": 0, "epochs": self.spec.recipe.epochs}
+        if self.lines:
+            done = self.lines[-1]["epoch"]
+            progress |= {"epoch": done, "accuracy": self.lines[-1]["test_accuracy"]}
+            seconds = statistics.median(line["seconds"] for line in self.lines)
+            progress["seconds_left"] = (self.spec.recipe.epochs - done) * seconds
+        return self.attempt.heartbeat(progress)
+
+    def publish(self, training: Training, arrays: Arrays) -> bool:
+        """Make this attempt's record the run's result; False when another attempt was first."""
+        if time.monotonic() - self._saved_at > EPOCH_SAVE_SECONDS:
+            self.save(training)  # a full disk below then costs the writing, not the training
+        self._write("best.pt", training.best_weights)
+        self._write("last.pt", checkpoints.weights_of(training.network))
+        self._write("student.pt", self._student(training, arrays))
+        names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
+        return self.attempt.publish(
+            metrics=self.lines,
+            weights={name: self.attempt.path / name for name in names},
+            result=self._result(training),
+        )
+
+    def _write(self, name: str, saved: Mapping[str, Any]) -> str:
+        path = self.attempt.path / name
+        files.write_atomic(path, checkpoints.to_bytes(saved))
+        return files.digest(path)
+
+    def _student(self, training: Training, arrays: Arrays) -> dict[str, Any]:
+        """What student.pt holds besides the best weights; `checkpoints` shows how it is loaded."""
+        facts = arrays.facts
+        return {
+            "network": self.spec.student,
+            "classes": facts.classes,
+            "channels": facts.channels,
+            "size": facts.size,
+            "mean": list(facts.mean),
+            "std": list(facts.std),
+            "class_names": [str(name) for name in arrays.class_names],
+            "dataset": self.spec.dataset,
+            "method": self.spec.method,
+            "accuracy": training.best_accuracy,
+            "epoch": training.best_epoch,
+            "key": self.spec.key,
+            "weights": training.best_weights,
+        }
+
+    def _result(self, training: Training) -> dict[str, Any]:
+        last, code = self.lines[-1], provenance.code()
+        return {
+            "key": self.spec.key,
+            "best": {"epoch": training.best_epoch, "accuracy": training.best_accuracy},
+            "last": {
+                "epoch": last["epoch"],
+                "accuracy": last["test_accuracy"],
+                "loss": last["test_loss"],
+                "top5": last["test_top5"],
+            },
+            "epochs": self.spec.recipe.epochs,
+            "seconds": sum(line["seconds"] for line in self.lines),
+            "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
+            "attempts": self.attempt.number,
+            "numerics": {**self.numerics, "mixed": self.mixed},
+            "hardware": self.numerics["device_name"],
+            "commit": code.commit,
+            "diff": code.diff,
+            "versions": provenance.versions(),
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
