@@ -1,0 +1,144 @@
+"""Records in one file: complete for tables, small, and refused when anything else is in them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tfkd_cli.errors import RequestError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+
+
+@pytest.fixture
+def packed(store: Store, tiny_spec: RunSpec, play: Any, tmp_path: Path) -> Path:
+    """A pack of one finished and one failed run."""
+    play.train(store.root, tiny_spec)
+    other = replace(tiny_spec, seed=1)
+    store.run(other).declare(other)
+    store.run(other).start_attempt(owner={}).fail({"message": "no"})
+    store.add_request({"names": ["demo"]})
+    store.pack(None, tmp_path / "records.tar.gz")
+    return tmp_path / "records.tar.gz"
+
+
+def test_a_pack_is_read_like_the_store_it_came_from(store: Store, packed: Path, tiny_spec: RunSpec) -> None:
+    reader = Store.open(packed, create=False, writable=False)
+    assert reader.source == packed
+    assert reader.run(tiny_spec).metrics() == store.run(tiny_spec).metrics()
+    assert reader.run(tiny_spec).result() == store.run(tiny_spec).result()
+    assert reader.requests()[0]["names"] == ["demo"]
+    states = reader.scan()
+    assert {state.status for state in states.values()} == {"done", "failed"}
+    assert not states[tiny_spec.key].weights
+    assert not list(reader.root.rglob("*.pt"))
+
+
+def test_a_packs_temporary_folder_goes_with_its_store(packed: Path) -> None:
+    reader = Store.open(packed, create=False, writable=False)
+    root = reader.root
+    assert root.is_dir()
+    del reader
+    assert not root.exists()
+
+
+def test_the_same_records_give_the_same_bytes(store: Store, packed: Path, tmp_path: Path) -> None:
+    store.pack(None, tmp_path / "again.tar.gz")
+    assert (tmp_path / "again.tar.gz").read_bytes() == packed.read_bytes()
+
+
+def test_only_the_runs_asked_for_are_packed(store: Store, packed: Path, tiny_spec: RunSpec) -> None:
+    store.pack([tiny_spec.key], packed)
+    assert list(Store.open(packed, create=False, writable=False).scan()) == [tiny_spec.key]
+
+
+def test_a_pack_is_not_trained_into(packed: Path) -> None:
+    with pytest.raises(RequestError, match="a file of records"):
+        Store.open(packed, create=True)
+
+
+SPEC = "runs/x-0123456789ab/spec.json"
+
+
+def tar_of(*members: tuple[str, bytes, bytes]) -> bytes:
+    """A .tar.gz of (name, type, content)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, kind, content in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, len(content), "/etc/passwd"
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    member = tarfile.TarInfo(SPEC)
+    member.size = 1 << 40
+    return gzip.compress(member.tobuf() + b"\0" * 10_000_000)
+
+
+def header_bomb() -> bytes:
+    member = tarfile.TarInfo("pax")
+    member.type, member.size = tarfile.XHDTYPE, 1 << 33
+    return gzip.compress(member.tobuf() + b"1" * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a pack",
+        gzip.compress(b"no tar" * 1000),
+        tar_of((SPEC, tarfile.REGTYPE, b"{}"))[:-20],
+        tar_of(("../evil", tarfile.REGTYPE, b"")),
+        tar_of(("/tmp/evil", tarfile.REGTYPE, b"")),
+        tar_of((f"runs/../{SPEC}", tarfile.REGTYPE, b"")),
+        tar_of((SPEC, tarfile.SYMTYPE, b"")),
+        tar_of((SPEC, tarfile.LNKTYPE, b"")),
+        tar_of((SPEC, tarfile.FIFOTYPE, b"")),
+        tar_of((SPEC, tarfile.CHRTYPE, b"")),
+        tar_of(("runs", tarfile.DIRTYPE, b"")),
+        tar_of(("runs/x-0123456789ab/weights/best.pt", tarfile.REGTYPE, b"")),
+        tar_of((SPEC, tarfile.REGTYPE, b"{}"), (SPEC, tarfile.REGTYPE, b"[]")),
+        bomb(),
+        header_bomb(),
+    ],
+    ids=range(16),
+)
+def test_anything_but_records_is_refused_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = tmp_path / "records.tar.gz"
+    path.write_bytes(data)
+    with pytest.raises(RequestError, match="cannot read"):
+        Store.open(path, create=False, writable=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["records.tar.gz"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(), st.integers(0, 2000), st.booleans())
+@example(b"\xff" * 8, 300, True)
+def test_a_pack_with_any_bytes_changed_is_read_or_refused(
+    packed: Path, noise: bytes, where: int, inside: bool
+) -> None:
+    data = packed.read_bytes()
+    if inside:
+        plain = gzip.decompress(data)
+        data = gzip.compress(plain[:where] + noise + plain[where + len(noise) :], compresslevel=1)
+    else:
+        data = data[:where] + noise + data[where + len(noise) :]
+    changed = packed.with_name("changed.tar.gz")
+    changed.write_bytes(data)
+    try:
+        Store.open(changed, create=False, writable=False).scan()
+    except RequestError as error:
+        assert "tfkd pack" in str(error)  # noqa: PT017 - either is right

@@ -1,0 +1,298 @@
+"""One run's folder: identity, states, metrics, weights, and what its damage is called."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.spec import Recipe, RunSpec
+from tfkd_cli.store import Attempt, DamagedFile, RunFolder, Store, lease
+
+
+@pytest.fixture
+def run(store: Store, tiny_spec: RunSpec) -> RunFolder:
+    """A declared run."""
+    folder = store.run(tiny_spec)
+    folder.declare(tiny_spec)
+    return folder
+
+
+@pytest.fixture
+def finished(store: Store, tiny_spec: RunSpec, play: Any) -> RunFolder:
+    """A finished run."""
+    assert play.train(store.root, tiny_spec)
+    return store.run(tiny_spec)
+
+
+def save(attempt: Attempt, data: bytes, *, step: int) -> Path:
+    return attempt.save_state(lambda stream: stream.write(data), step=step, epoch=step)
+
+
+def test_a_run_is_declared_once_and_known_by_its_spec(run: RunFolder, tiny_spec: RunSpec) -> None:
+    before = (run.path / "spec.json").read_bytes()
+    run.declare(tiny_spec)
+    assert (run.path / "spec.json").read_bytes() == before
+    assert run.spec() == tiny_spec
+    assert json.loads(before)["key"] == tiny_spec.key
+
+
+def test_a_folder_that_holds_another_runs_spec_is_refused(
+    run: RunFolder, store: Store, tiny_spec: RunSpec
+) -> None:
+    other = replace(tiny_spec, seed=1)
+    (run.path / "spec.json").write_text(json.dumps(other.to_json()))
+    with pytest.raises(RunError, match="describes run"):
+        run.declare(tiny_spec)
+
+
+def test_a_new_run_is_todo_then_running_then_resumable(run: RunFolder) -> None:
+    assert run.state().status == "todo"
+    attempt = run.start_attempt(owner={"slurm": "17_3"})
+    attempt.heartbeat({"epoch": 1})
+    state = run.state()
+    assert (state.status, state.epoch, state.epochs, state.slurm) == ("running", 1, 2, "17_3")
+    assert state.heartbeat_age is not None
+    save(attempt, b"state", step=1)
+    attempt.release()
+    state = run.state()
+    assert (state.status, state.epoch, state.attempts) == ("resumable", 1, 1)
+
+
+def test_a_failed_run_says_why_until_a_new_attempt_begins(run: RunFolder) -> None:
+    attempt = run.start_attempt(owner={})
+    assert attempt.fail({"kind": "ValueError", "message": "no"})
+    state = run.state()
+    assert (state.status, state.failure) == ("failed", {"attempt": 1, "kind": "ValueError", "message": "no"})
+    run.start_attempt(owner={}).release()
+    assert run.state().status == "todo"
+    assert run.failure() == state.failure
+
+
+def test_an_owner_that_died_on_this_machine_is_known_to_be_dead(run: RunFolder, play: Any) -> None:
+    play.Child(lambda: run.start_attempt(owner={})).wait()
+    found = run.lease()
+    assert found is not None
+    assert found.age < lease.LIVE_SECONDS
+    assert run.state().status == "todo"
+    assert run.claim_attempt(owner={}) is not None
+
+
+def test_an_owner_elsewhere_is_taken_for_dead_after_ten_minutes(run: RunFolder) -> None:
+    run.start_attempt(owner={"host": "another", "pid": 1})
+    assert run.state().status == "running"
+    assert run.claim_attempt(owner={}) is None
+    past = time.time() - lease.LIVE_SECONDS - 60
+    for path in (run.path / "lease.json", run.path / "attempts/0001/owner.json"):
+        os.utime(path, (past, past))
+    assert run.state().status == "todo"
+    assert run.claim_attempt(owner={}) is not None
+
+
+def test_a_wrong_clock_here_neither_kills_nor_revives_an_owner(
+    store: Store, run: RunFolder, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.start_attempt(owner={"host": "another", "pid": 1})
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    assert Store(store.root).run(tiny_spec).state().status == "running"
+    past = now - lease.LIVE_SECONDS - 60
+    os.utime(run.path / "lease.json", (past, past))
+    monkeypatch.setattr(time, "time", lambda: now - 700)
+    assert Store(store.root).run(tiny_spec).state().status == "todo"
+
+
+def test_an_overtaken_owner_is_told_and_does_not_take_the_lease_back(run: RunFolder) -> None:
+    old = run.start_attempt(owner={"uuid": "old"})
+    new = run.start_attempt(owner={"uuid": "new"})
+    assert not old.heartbeat({"epoch": 9})
+    old.release()
+    assert new.heartbeat({"epoch": 1})
+    found = run.lease()
+    assert found is not None
+    assert (found.owner, found.attempt) == ("new", 2)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"uuid": 1}', b'{"uuid": "x", "attempt": "y"}', b"\0" * 99])
+def test_a_damaged_lease_is_none(run: RunFolder, data: bytes) -> None:
+    run.start_attempt(owner={}).release()
+    (run.path / "lease.json").write_bytes(data)
+    assert run.lease() is None
+    assert run.claim_attempt(owner={}) is not None
+
+
+def test_numerics_are_fixed_by_the_first_attempt(run: RunFolder) -> None:
+    assert run.numerics() is None
+    assert run.fix_numerics({"threads": 1}) == {"threads": 1}
+    assert run.fix_numerics({"threads": 2}) == {"threads": 1}
+
+
+def test_the_two_newest_states_of_an_attempt_are_kept(run: RunFolder) -> None:
+    attempt = run.start_attempt(owner={})
+    saved = [save(attempt, b"%d" % step, step=step) for step in range(5)]
+    assert run.newest_states() == [saved[4], saved[3]]
+    assert sorted(attempt.path.glob("*.pt")) == [saved[3], saved[4]]
+
+
+def test_a_state_whose_digest_fails_is_passed_over(run: RunFolder) -> None:
+    attempt = run.start_attempt(owner={})
+    first, second = save(attempt, b"first", step=1), save(attempt, b"second", step=2)
+    second.write_bytes(b"secomd")
+    assert run.newest_states() == [first]
+    second.with_suffix(".json").write_bytes(b"{")
+    first.write_bytes(b"")
+    assert run.newest_states() == []
+
+
+def test_states_of_earlier_attempts_stay_until_a_later_one_has_two(run: RunFolder) -> None:
+    first = run.start_attempt(owner={})
+    old = save(first, b"old", step=1)
+    second = run.start_attempt(owner={})
+    new = save(second, b"new", step=2)
+    assert run.newest_states() == [new, old]
+    newer = save(second, b"newer", step=3)
+    assert run.newest_states() == [newer, new]
+    assert not old.exists()
+
+
+def test_metrics_beyond_the_checkpoint_are_cut_in_the_next_attempt(run: RunFolder) -> None:
+    first = run.start_attempt(owner={})
+    for epoch in (1, 2, 3):
+        first.append_metrics({"epoch": epoch, "attempt": 1})
+    second = run.start_attempt(owner={})
+    assert [line["epoch"] for line in run.metrics()] == [1, 2, 3]
+    assert [line["epoch"] for line in second.cut_metrics(2)] == [1, 2]
+    second.append_metrics({"epoch": 3, "attempt": 2})
+    assert [(line["epoch"], line["attempt"]) for line in run.metrics()] == [(1, 1), (2, 1), (3, 2)]
+    assert len((first.path / "metrics.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_metrics_file_cut_off_is_read_up_to_there_and_said(run: RunFolder) -> None:
+    attempt = run.start_attempt(owner={})
+    attempt.append_metrics({"epoch": 1})
+    attempt.append_metrics({"epoch": 2})
+    path = attempt.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert run.metrics() == [{"epoch": 1}]
+    assert "line 2 is cut off and is left out" in run.read_metrics().damage
+
+
+def test_a_finished_run_gives_its_records_and_keeps_no_training_states(finished: RunFolder) -> None:
+    state, result = finished.state(), finished.result()
+    assert (state.status, state.weights, state.missing) == ("done", True, ())
+    assert result is not None
+    assert result["attempt"] == 1
+    assert [line["epoch"] for line in finished.metrics()] == [1, 2]
+    assert finished.weights("best.pt").read_bytes().startswith(b"best.pt")
+    assert finished.has_weights("epoch-001.pt")
+    assert not finished.has_weights("epoch-002.pt")
+    assert not list((finished.path / "attempts").rglob("*.pt"))
+    assert finished.lease() is None
+
+
+def test_absent_weights_make_a_run_that_is_done_but_cannot_teach(finished: RunFolder) -> None:
+    (finished.path / "weights/best.pt").unlink()
+    state = finished.state()
+    assert (state.status, state.weights, state.missing) == ("done", False, ("best.pt",))
+    assert state.can_teach(1)
+    assert not state.can_teach("best")
+    with pytest.raises(RunError, match=r"best\.pt are gone: it cannot teach"):
+        finished.weights("best.pt")
+
+
+def test_weights_trained_again_return_and_the_result_stays(
+    finished: RunFolder, store: Store, tiny_spec: RunSpec, play: Any
+) -> None:
+    path = finished.path / "weights/best.pt"
+    result, before = (finished.path / "result.json").read_bytes(), path.read_bytes()
+    path.unlink()
+    assert play.train(store.root, tiny_spec)
+    assert path.read_bytes() == before
+    for flavour in ("other numerics", "yet others"):
+        path.unlink()
+        assert play.train(store.root, tiny_spec, flavour=flavour)
+        assert flavour.encode() in finished.weights("best.pt").read_bytes()
+    assert (finished.path / "result.json").read_bytes() == result
+    assert play.outcome(store.root, tiny_spec)
+
+
+def test_weights_with_other_bytes_are_damage_when_loaded(finished: RunFolder, store: Store) -> None:
+    path = finished.path / "weights/best.pt"
+    path.write_bytes(path.read_bytes() + b"!")
+    assert finished.state().status == "done"
+    with pytest.raises(DamagedFile, match=r"best\.pt: does not hold the weights its result vouches for"):
+        finished.weights("best.pt")
+    assert store.scan(deep=True)[finished.spec().key].status == "damaged"
+
+
+@pytest.mark.parametrize("name", ["../result.json", "/etc/passwd", "best.pt\0", "best", ""])
+def test_weights_of_other_names_are_not_looked_for(finished: RunFolder, name: str) -> None:
+    with pytest.raises(RunError, match="keeps no weights"):
+        finished.weights(name)
+
+
+def test_weights_behind_a_link_are_refused(finished: RunFolder, tmp_path: Path) -> None:
+    path = finished.path / "weights/best.pt"
+    path.rename(tmp_path / "elsewhere.pt")
+    path.symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(DamagedFile, match="is a link"):
+        finished.weights("best.pt")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"schema": 1}', b"[" * 99999, b"\xff\0"])
+def test_a_result_that_is_not_valid_is_damage_and_is_made_again_when_moved_away(
+    finished: RunFolder, store: Store, tiny_spec: RunSpec, play: Any, data: bytes
+) -> None:
+    path = finished.path / "result.json"
+    before = path.read_bytes()
+    path.write_bytes(data)
+    state = finished.state()
+    assert state.status == "damaged"
+    assert state.key == tiny_spec.key
+    assert f"mv '{path}'" in state.damage
+    with pytest.raises(DamagedFile):
+        finished.result()
+    path.rename(path.with_suffix(".bad"))
+    finished.declare(tiny_spec)
+    assert path.read_bytes() == before
+    play.outcome(store.root, tiny_spec)
+
+
+@pytest.mark.parametrize("change", ["truncated", "missing", "other"])
+def test_records_that_are_not_what_the_result_says_are_damage(finished: RunFolder, change: str) -> None:
+    path = finished.path / "metrics.jsonl"
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3] + (b"!!!" if change == "other" else b""))
+    with pytest.raises(DamagedFile, match=r"metrics\.jsonl"):
+        finished.result()
+
+
+@pytest.mark.parametrize("name", ["attempts", "weights"])
+def test_folders_that_lead_out_of_the_store_are_refused(
+    run: RunFolder, tiny_spec: RunSpec, play: Any, store: Store, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (run.path / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(DamagedFile, match="is a link"):
+        play.train(store.root, tiny_spec)
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_publishing_refuses_a_result_that_no_reader_would_accept(run: RunFolder, tiny_spec: RunSpec) -> None:
+    attempt = run.start_attempt(owner={})
+    with pytest.raises(DamagedFile, match='"best" is'):
+        attempt.publish(metrics=[], weights={}, result={"key": tiny_spec.key, "epochs": 2})
+    assert run.result() is None
+
+
+def test_two_recipes_have_two_folders(store: Store, tiny_spec: RunSpec) -> None:
+    longer = replace(tiny_spec, recipe=Recipe().with_epochs(3))
+    assert store.run(tiny_spec).name != store.run(longer).name
