@@ -178,9 +178,15 @@ def _existing(path: Path) -> Path:
 
 
 def _resolved(facts: DataSet, execution: Execution, *, path: Path | None) -> ResolvedData:
-    ready = caches.ready(execution.cache_path, facts.name)
-    source = None if path is None or path == EMBEDDED else str(path.absolute())
-    return ResolvedData(facts=ready or facts, source=source, ready=ready is not None, available=True)
+    meta = caches.read_meta(execution.cache_path, facts.name)
+    if meta is None:
+        return ResolvedData(facts=facts, source=_text(path), available=True)
+    source = _text(path) or meta.get("origin") or None
+    return ResolvedData(facts=DataSet.from_json(meta["facts"]), source=source, ready=True, available=True)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None or path == EMBEDDED else str(path.absolute())
 
 
 def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedData:
@@ -247,9 +253,9 @@ def _fetch(resolved: ResolvedData, execution: Execution, *, allow_download: bool
 def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress) -> None:
     facts, reader = resolved.facts, _reader(resolved.facts)
     path = Path(resolved.source) if resolved.source else EMBEDDED
-    caches.build(
-        execution.cache_path,
-        facts.name,
-        lambda draft: reader.decode(path, facts, draft, progress=progress),
-        progress=progress,
-    )
+
+    def fill(draft: caches.Draft) -> DataSet:
+        draft.origin = resolved.source or ""
+        return reader.decode(path, facts, draft, progress=progress)
+
+    caches.build(execution.cache_path, facts.name, fill, progress=progress)

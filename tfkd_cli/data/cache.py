@@ -39,30 +39,35 @@ class Draft:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.class_names: tuple[str, ...] = ()
+        self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
         self.digests: dict[str, str] = {}
 
     def write(
         self, part: str, images: Iterable[NDArray[uint8]], labels: Sequence[int] | NDArray[int64]
     ) -> None:
-        """One part ("train", "test", "val"): chunks of NCHW uint8, and as many labels."""
+        """One part ("train", "test", "val"): chunks of NCHW uint8, and as many labels.
+
+        Labels are read after the images, so whoever decodes these may fill in those.
+        """
         import numpy as np
 
-        labels_N = np.asarray(labels, dtype=np.int64)
-        np.save(self.folder / f"{part}_labels.npy", labels_N)
-        digest, written = hashlib.sha256(labels_N.tobytes()), 0
+        digest, written = hashlib.sha256(), 0
         with (self.folder / f"{part}_images.npy").open("wb") as file:
             for chunk_NCHW in images:
                 if written == 0:
-                    _write_header(file, (len(labels_N), *chunk_NCHW.shape[1:]))
+                    _write_header(file, (len(labels), *chunk_NCHW.shape[1:]))
                 data = np.ascontiguousarray(chunk_NCHW, dtype=np.uint8)
                 file.write(data.data)
                 digest.update(data.data)
                 written += len(data)
             file.flush()
             os.fsync(file.fileno())
-        if written != len(labels_N):
-            raise RunError(f"{part} has {written} images and {len(labels_N)} labels.")
+        if written != len(labels):
+            raise RunError(f"{part} has {written} images and {len(labels)} labels.")
+        labels_N = np.asarray(labels, dtype=np.int64)
+        np.save(self.folder / f"{part}_labels.npy", labels_N)
+        digest.update(labels_N.data)
         self.digests[part] = digest.hexdigest()
 
     def images(self, part: str) -> NDArray[uint8]:
@@ -79,6 +84,7 @@ class Draft:
             "schema": SCHEMA,
             "facts": facts.to_json(),
             "class_names": list(self.class_names),
+            "origin": self.origin,
             "sizes": sizes,
             "digests": self.digests,
             "report": self.report,

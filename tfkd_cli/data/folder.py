@@ -72,7 +72,7 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """All parts, decoded; the facts with notes on imbalance and near-identical images."""
     layout = survey(path)
-    parts = layout.parts or split([mark for mark, _ in _examine(layout)], layout.labels, SHARES)
+    parts = layout.parts or _split(layout, [mark for mark, _ in _examine(layout)])
     look = Look(size=facts.size, channels=facts.channels)
 
     def one(position: int) -> NDArray[uint8]:
@@ -98,7 +98,7 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
     examined = _examine(layout)
     marks, headers = [mark for mark, _ in examined], [header for _, header in examined]
     look = _look(headers, asked=facts.size)
-    parts = layout.parts or split(marks, layout.labels, SHARES)
+    parts = layout.parts or _split(layout, marks)
     colours = look.channels == 3
     digest = hashlib.sha256(f"{FORMAT}\0{look.text}\0{sorted(parts)}\0".encode())
     for file, mark in zip(layout.files, marks, strict=True):
@@ -118,6 +118,10 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         source=str(layout.root),
         notes=(f"own images: {look.text}", *layout.notes, *(() if layout.parts else (SPLIT_NOTE,))),
     )
+
+
+def _split(layout: Layout, marks: Sequence[bytes]) -> dict[str, list[int]]:
+    return split(marks, layout.labels, SHARES, names=layout.classes)
 
 
 def _examine(layout: Layout) -> list[tuple[bytes, Header]]:

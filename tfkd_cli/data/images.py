@@ -88,7 +88,8 @@ def _seen(image: Image.Image, look: Look) -> Image.Image:
     from PIL import Image, ImageOps
 
     mode = "RGB" if look.channels == 3 else "L"
-    image.draft(None, (2 * look.size, 2 * look.size))  # a large JPEG is decoded at a fraction of its size
+    if min(image.size) >= 4 * look.size:  # a large JPEG is decoded at a fraction of its size
+        image.draft(None, (2 * look.size, 2 * look.size))
     if image.mode[0] == "I":
         image = _eight_bits(image)
     if "exif" in image.info:
@@ -136,8 +137,12 @@ def _opened(data: bytes, *, name: str) -> Image.Image:
 
 def unreadable(name: str, error: Exception) -> RequestError:
     """A broken image file, named."""
+    from PIL import UnidentifiedImageError
+
+    unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a buffer
+    reason = "no known image format" if unknown else str(error)[:200] or type(error).__name__
     return RequestError(
-        f"image {name!r} cannot be read: {str(error)[:200] or type(error).__name__}.",
+        f"image {name!r} cannot be read: {reason}.",
         expected="an image file that is whole.",
         hint="replace it or take it out of the folder; nothing was trained.",
     )

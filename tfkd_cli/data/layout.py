@@ -31,7 +31,10 @@ class Layout:
         """sha256 over names, sizes and times: equal stamps, equal content."""
         digest = hashlib.sha256()
         for file in self.files:
-            found = (self.root / file).stat()
+            try:
+                found = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118  five times faster
+            except OSError as error:
+                raise _closed(self.root / file, error) from error
             digest.update(os.fsencode(file) + b"\0%d:%d;" % (found.st_size, found.st_mtime_ns))
         return digest.hexdigest()
 
@@ -108,14 +111,11 @@ def _images(folder: Path, root: Path) -> dict[str, list[str]]:
     """Relative names of the images of each class folder, sorted; an empty class is an error."""
     images = {}
     for each in _folders(folder, root):
-        files = sorted(
-            os.path.join(each.relative_to(root), entry.name)  # noqa: PTH118  ten times faster
-            for entry in os.scandir(each)
-            if _is_image(entry, root)
-        )
+        prefix = str(each.relative_to(root))
+        files = sorted(f"{prefix}/{entry.name}" for entry in _entries(each) if _is_image(entry, root))
         if not files:
             raise RequestError(
-                f"class folder {str(each.relative_to(root))!r} holds no images.",
+                f"class folder {prefix!r} holds no images.",
                 expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
                 hint="remove the folder if it is no class.",
             )
@@ -124,8 +124,6 @@ def _images(folder: Path, root: Path) -> dict[str, list[str]]:
 
 
 def _is_image(entry: os.DirEntry[str], root: Path) -> bool:
-    if entry.name.startswith("."):
-        return False
     if entry.is_symlink():
         _refuse_outside(Path(entry.path), root)
     if entry.is_dir():
@@ -140,14 +138,29 @@ def _is_image(entry: os.DirEntry[str], root: Path) -> bool:
 def _folders(folder: Path, root: Path) -> list[Path]:
     """The folders directly inside, hidden ones aside, sorted by name."""
     found = []
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
+    for entry in _entries(folder):
         if entry.is_symlink():
             _refuse_outside(Path(entry.path), root)
         if entry.is_dir():
             found.append(Path(entry.path))
     return sorted(found)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies directly inside, hidden entries aside."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise _closed(folder, error) from error
+
+
+def _closed(path: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"{str(path)!r} cannot be read: {error.strerror}.",
+        expected="folders and images this user may read.",
+        hint="check its permissions, or take it out of the folder.",
+    )
 
 
 def _refuse_outside(link: Path, root: Path) -> None:

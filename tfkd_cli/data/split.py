@@ -13,7 +13,12 @@ SEED = 0
 
 
 def split(
-    marks: Sequence[bytes], labels: Sequence[int], shares: Mapping[str, float], *, seed: int = SEED
+    marks: Sequence[bytes],
+    labels: Sequence[int],
+    shares: Mapping[str, float],
+    *,
+    names: Sequence[str] = (),
+    seed: int = SEED,
 ) -> dict[str, list[int]]:
     """Positions of each part, in order: within each class by sha256 of seed and mark.
 
@@ -23,20 +28,20 @@ def split(
     of_class: dict[int, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, (mark, label) in enumerate(zip(marks, labels, strict=True)):
         of_class[label][hashlib.sha256(b"%d:" % seed + mark).digest()].append(position)
-    parts: dict[str, list[int]] = {name: [] for name in shares}
+    parts: dict[str, list[int]] = {part: [] for part in shares}
     for label in sorted(of_class):
         groups = [of_class[label][key] for key in sorted(of_class[label])]
         if len(groups) < len(shares):
             raise RequestError(
-                f"class {label} has {len(groups)} different images.",
+                f"class {(names[label] if names else label)!r} has {len(groups)} different images.",
                 expected=f"at least {len(shares)}, one for each of {', '.join(shares)}.",
             )
         first, *others = shares
-        for left, name in zip(range(len(others), 0, -1), others, strict=True):
-            count = max(1, math.floor(shares[name] * sum(map(len, of_class[label].values())) + 0.5))
+        for left, part in zip(range(len(others), 0, -1), others, strict=True):
+            count = max(1, math.floor(shares[part] * sum(map(len, of_class[label].values())) + 0.5))
             while count > 0 and len(groups) > left:  # the parts still to come get one each
                 group = groups.pop()
-                parts[name] += group
+                parts[part] += group
                 count -= len(group)
         parts[first] += [position for group in groups for position in group]
-    return {name: sorted(positions) for name, positions in parts.items()}
+    return {part: sorted(positions) for part, positions in parts.items()}

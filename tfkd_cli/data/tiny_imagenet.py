@@ -185,10 +185,11 @@ def _stamp(path: Path) -> str:
 def _tree(path: Path) -> Tree:
     if path.is_dir():
         return FolderTree(path)
-    tops = [name for name in ZipTree(path).names() if name.split("/")[-1] == "wnids.txt"]
+    tree = ZipTree(path)
+    tops = [name for name in tree.names() if name.endswith("wnids.txt")]
     if not tops:
         raise _wrong_layout(path, "no wnids.txt in it")
-    return ZipTree(path, prefix=min(tops, key=len).removesuffix("wnids.txt"))
+    return tree.below(min(tops, key=len).removesuffix("wnids.txt"))
 
 
 def _class_names(contents: Contents) -> tuple[str, ...]:

@@ -167,15 +167,15 @@ def fetch(facts: DataSet, folder: Path) -> Path:
 def _write(
     draft: Draft, part: str, opened: Any, positions: Sequence[int], look: Look, progress: Progress
 ) -> None:
-    labels: dict[int, int] = {}
+    labels = [0] * len(positions)
 
-    def one(position: int) -> NDArray[uint8]:
-        image, label = opened[position]
-        labels[position] = int(label)
-        return see(image, look, name=f"{part} image {position}")
+    def one(place: int) -> NDArray[uint8]:
+        image, label = opened[positions[place]]
+        labels[place] = int(label)
+        return see(image, look, name=f"{part} image {positions[place]}")
 
-    chunks = list(decode_all(positions, one, what=f"decoding {part}", progress=progress))
-    draft.write(part, chunks, [labels[position] for position in positions])
+    images = decode_all(range(len(positions)), one, what=f"decoding {part}", progress=progress)
+    draft.write(part, images, labels)
 
 
 def _open(facts: DataSet, root: Path, arguments: Arguments, *, download: bool) -> Any:

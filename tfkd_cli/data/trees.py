@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import zipfile
 from pathlib import Path
@@ -26,8 +27,8 @@ class Tree(Protocol):
 class ZipTree:
     """The files below `prefix` in a zip; `ZipFile.read` locks, so threads may share it."""
 
-    def __init__(self, path: Path, *, prefix: str = "") -> None:
-        self.path, self.prefix = path, prefix
+    def __init__(self, path: Path) -> None:
+        self.path, self.prefix = path, ""
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -36,6 +37,12 @@ class ZipTree:
                 expected="a zip file that is whole.",
                 hint="load or copy it again.",
             ) from error
+
+    def below(self, prefix: str) -> ZipTree:
+        """The files below `prefix`, from the same open zip."""
+        tree = copy.copy(self)
+        tree.prefix = prefix
+        return tree
 
     def names(self) -> list[str]:
         inside = (n for n in self._zip.namelist() if n.startswith(self.prefix) and not n.endswith("/"))

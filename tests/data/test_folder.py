@@ -1,0 +1,313 @@
+"""Own images: layouts, names by content, one declared look, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfkd_cli import data
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+
+MakeFolder = Callable[..., Path]
+ImageFile = Callable[..., bytes]
+SPLIT = {"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/dog": 1}
+
+
+def prepared(path: Path, execution: Execution, *, kind: str = "folder") -> data.Arrays:
+    resolved = data.prepare(f"{kind}:{path}", execution=execution)
+    return data.load(resolved.name, execution=execution)
+
+
+def test_a_folder_with_train_and_test_becomes_arrays(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    arrays = prepared(path, execution)
+    assert arrays.facts.name.startswith("folder@")
+    assert not arrays.facts.full
+    assert (arrays.facts.classes, arrays.facts.size, arrays.facts.channels) == (2, 32, 3)
+    assert arrays.class_names == ("cat", "dog")
+    assert arrays.train_labels_N.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arrays.test_labels_N.tolist() == [0, 0, 1]
+    first = np.asarray(Image.open(path / "train" / "cat" / "0.png"))
+    assert (arrays.train_images_NCHW[0].transpose(1, 2, 0) == first).all()
+
+
+def test_resolving_knows_the_facts_before_anything_is_decoded(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    resolved = data.resolve(f"folder:{make_folder(SPLIT)}", execution=execution)
+    assert (resolved.ready, resolved.available, resolved.facts.train_images) == (False, True, 6)
+    assert prepared(Path(str(resolved.source)), execution).facts.name == resolved.name
+
+
+def test_the_name_is_the_content_wherever_it_lies(
+    make_folder: MakeFolder, execution: Execution, tmp_path: Path
+) -> None:
+    path = make_folder(SPLIT)
+    first = data.resolve(f"folder:{path}", execution=execution)
+    shutil.copytree(path, tmp_path / "copy")
+    assert data.resolve(f"folder:{tmp_path / 'copy'}", execution=execution).name == first.name
+
+
+@pytest.mark.parametrize("change", ["bytes", "name", "another", "class"])
+def test_any_change_of_content_changes_the_name(
+    make_folder: MakeFolder, execution: Execution, image_file: ImageFile, change: str
+) -> None:
+    path = make_folder(SPLIT)
+    before = data.resolve(f"folder:{path}", execution=execution).name
+    image = path / "train" / "cat" / "0.png"
+    if change == "bytes":
+        image.write_bytes(image_file(77))
+    elif change == "name":
+        image.rename(image.with_name("00.png"))
+    elif change == "another":
+        (image.parent / "new.png").write_bytes(image_file(77))
+    else:
+        shutil.move(image, path / "train" / "dog" / "new.png")
+    assert data.resolve(f"folder:{path}", execution=execution).name != before
+
+
+def test_images_are_read_again_only_when_one_was_touched(
+    make_folder: MakeFolder, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_folder(SPLIT)
+    name = data.resolve(f"folder:{path}", execution=execution).name
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("tfkd_cli.data.folder._examine", fail)
+    assert data.resolve(f"folder:{path}", execution=execution).name == name
+    os.utime(path / "train" / "cat" / "0.png", ns=(1, 1))
+    with pytest.raises(AssertionError, match="read again"):
+        data.resolve(f"folder:{path}", execution=execution)
+
+
+def test_a_folder_without_parts_is_split_by_content(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder({"cat": 20, "dog": 20})
+    arrays = prepared(path, execution)
+    facts = arrays.facts
+    assert (facts.train_images, facts.val_images, facts.test_images) == (28, 6, 6)
+    assert arrays.val_images_NCHW is not None
+    assert len(arrays.val_images_NCHW) == 6
+    assert any("70/15/15" in note for note in facts.notes)
+    (path / "cat" / "0.png").rename(path / "cat" / "renamed.png")
+    again = prepared(path, execution)
+    assert {each.tobytes() for each in again.test_images_NCHW} == {
+        each.tobytes() for each in arrays.test_images_NCHW
+    }
+
+
+def test_a_validation_folder_is_kept_apart(make_folder: MakeFolder, execution: Execution) -> None:
+    facts = prepared(make_folder({**SPLIT, "valid/cat": 2, "valid/dog": 1}), execution).facts
+    assert (facts.train_images, facts.val_images, facts.test_images) == (6, 3, 3)
+
+
+def test_train_and_val_alone_are_tested_on_val_and_say_so(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    counts = {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}
+    facts = prepared(make_folder(counts), execution).facts
+    assert (facts.val_images, facts.test_images) == (0, 2)
+    assert any("tested on val/" in note for note in facts.notes)
+
+
+def test_train_may_be_the_name_of_a_class(make_folder: MakeFolder, execution: Execution) -> None:
+    assert prepared(make_folder({"train": 4, "bus": 4}), execution).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [
+        ([(48, 48)], 48),
+        ([(64, 64)], 64),
+        ([(8, 8)], 32),
+        ([(128, 128)], 64),
+        ([(40, 30)], 64),
+        ([(32, 32), (40, 40)], 64),
+    ],
+)
+def test_images_keep_their_size_where_networks_take_it(
+    make_folder: MakeFolder,
+    image_file: ImageFile,
+    execution: Execution,
+    sizes: list[tuple[int, int]],
+    size: int,
+) -> None:
+    path = make_folder(SPLIT, size=sizes[0])
+    (path / "train" / "cat" / "0.png").write_bytes(image_file(0, size=sizes[-1]))
+    assert prepared(path, execution).facts.size == size
+
+
+def test_another_size_can_be_asked_for_and_is_part_of_the_name(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder(SPLIT, mode="L")
+    small, large = prepared(path, execution), prepared(path, execution, kind="folder224")
+    assert (small.facts.size, small.facts.channels, small.facts.augment) == (32, 1, "crop-flip")
+    assert (large.facts.size, large.facts.channels, large.facts.augment) == (224, 3, "rrc-flip")
+    assert large.facts.name.startswith("folder224@")
+    with pytest.raises(RequestError, match="asks for 9999 pixels"):
+        data.resolve(f"folder9999:{path}", execution=execution)
+
+
+def test_a_large_photograph_is_turned_upright_and_cropped_to_its_centre(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder(SPLIT)
+    pixels = np.zeros((300, 500, 3), np.uint8)
+    pixels[:, 100:250] = 255  # white left of the middle: after a quarter turn, above it
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112] = 6  # turned by 90° clockwise when shown
+    image.save(path / "train" / "cat" / "0.jpg", exif=exif, quality=95)
+    arrays = prepared(path, execution)
+    photograph = arrays.train_images_NCHW[0]  # "0.jpg" sorts before "0.png"
+    assert photograph[:, :28].min() > 200
+    assert photograph[:, 36:].max() < 50
+
+
+def test_imbalance_is_said(make_folder: MakeFolder, execution: Execution) -> None:
+    facts = prepared(make_folder({**SPLIT, "train/cow": 9}), execution).facts
+    assert any("imbalanced: 3 training images of 'cat', 9 of 'cow'" in note for note in facts.notes)
+
+
+def test_an_image_that_is_in_both_parts_is_said(
+    make_folder: MakeFolder, execution: Execution, image_file: ImageFile
+) -> None:
+    path = make_folder({**SPLIT, "train/cow": 3})
+    image = Image.open(path / "train" / "dog" / "1.png")
+    image.save(path / "test" / "cat" / "again.jpg", quality=85)
+    facts = prepared(path, execution).facts
+    (note,) = [note for note in facts.notes if "near-identical" in note]
+    assert "1 of test" in note
+    assert "test/cat/again.jpg" in note
+    assert "train/dog/1.png" in note
+
+
+def test_class_names_are_text_whatever_they_look_like(make_folder: MakeFolder, execution: Execution) -> None:
+    strange = "<script>alert(1)<&script>"
+    arrays = prepared(make_folder({strange: 4, "$(rm -rf ~); 'x'": 4, "ü 猫": 4}), execution)
+    assert strange in arrays.class_names
+
+
+def test_files_that_are_no_images_are_left_aside(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    for name in ("Thumbs.db", ".DS_Store", "notes.txt"):
+        (path / "train" / "cat" / name).write_text("no image")
+    (path / ".cache").mkdir()
+    assert prepared(path, execution).facts.train_images == 6
+
+
+def refused(path: Path, execution: Execution, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        data.prepare(f"folder:{path}", execution=execution)
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n truncated"])
+def test_a_corrupt_image_is_named(make_folder: MakeFolder, execution: Execution, content: bytes) -> None:
+    path = make_folder(SPLIT)
+    (path / "test" / "dog" / "0.png").write_bytes(content)
+    refused(path, execution, r"image 'test/dog/0.png' cannot be read")
+
+
+def test_an_image_that_ends_too_early_is_named(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    image = path / "test" / "dog" / "0.png"
+    image.write_bytes(image.read_bytes()[:-30])
+    refused(path, execution, r"image 'test/dog/0.png' cannot be read")
+    assert not list(Path(execution.cache, "data").glob(".draft-*"))
+
+
+def huge_png() -> bytes:
+    """The start of a PNG of 200,000 × 200,000 pixels."""
+    header = b"IHDR" + (200_000).to_bytes(4, "big") * 2 + bytes((8, 2, 0, 0, 0))
+    start = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header
+    return start + zlib.crc32(header).to_bytes(4, "big") + (10).to_bytes(4, "big") + b"IDAT" + bytes(14)
+
+
+def test_an_absurdly_large_image_is_refused_before_it_is_decoded(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder(SPLIT)
+    (path / "train" / "dog" / "0.png").write_bytes(huge_png())
+    refused(path, execution, r"train/dog/0.png' (is 200000×200000|cannot be read: .*exceeds limit)")
+
+
+def test_an_image_just_above_the_limit_is_refused(make_folder: MakeFolder, execution: Execution) -> None:
+    path, file = make_folder(SPLIT), io.BytesIO()
+    Image.new("1", (9_000, 9_000)).save(file, "PNG")
+    (path / "train" / "dog" / "0.png").write_bytes(file.getvalue())
+    refused(path, execution, "at most 80 million pixels")
+
+
+def test_a_class_in_test_that_train_lacks_is_named(make_folder: MakeFolder, execution: Execution) -> None:
+    refused(make_folder({**SPLIT, "test/cow": 1}), execution, "test has a class that train lacks: 'cow'")
+
+
+def test_a_class_that_test_lacks_is_said(make_folder: MakeFolder, execution: Execution) -> None:
+    facts = prepared(make_folder({**SPLIT, "train/cow": 3}), execution).facts
+    assert any("test has no images of 1 of 3 classes: 'cow'" in note for note in facts.notes)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({**SPLIT, "train/cow": 0}, "class folder 'train/cow' holds no images"),
+        ({"train/cat": 2, "test/cat": 1}, "1 class folders in train"),
+        ({"cat": 5}, "holds 1 class folders"),
+        ({}, "does not exist|holds 0 class folders|is not a folder"),
+        ({"cat": 2, "dog": 5}, "class 'cat' has 2 different images"),
+        ({"train/cat": 2, "train/dog": 2}, "has a train folder and no test folder"),
+        ({**SPLIT, "train/cat/deeper": 1}, "'train/cat/deeper' is a folder"),
+    ],
+)
+def test_a_folder_in_no_known_layout_is_refused(
+    make_folder: MakeFolder, execution: Execution, counts: dict[str, int], message: str
+) -> None:
+    counts = dict(sorted(counts.items(), reverse=True))
+    refused(make_folder(counts), execution, message)
+
+
+@pytest.mark.parametrize("where", ["train/cat/0.png", "train/cow", "train"])
+def test_a_link_that_leads_out_is_refused(make_folder: MakeFolder, execution: Execution, where: str) -> None:
+    outside = make_folder({"cow": 2}, name="outside")
+    path = make_folder(SPLIT)
+    target = {"train/cat/0.png": outside / "cow" / "0.png", "train/cow": outside / "cow", "train": outside}[
+        where
+    ]
+    link = path / where
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    refused(path, execution, "is a link that leads out of the folder")
+
+
+def test_a_link_within_the_folder_is_fine(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    (path / "train" / "cat" / "9.png").symlink_to(path / "train" / "cat" / "0.png")
+    assert prepared(path, execution).facts.train_images == 7
+
+
+def test_a_folder_that_is_gone_is_known_by_its_cache(make_folder: MakeFolder, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    name = prepared(path, execution).facts.name
+    shutil.rmtree(path)
+    resolved = data.resolve(name, execution=execution)
+    assert (resolved.ready, resolved.source) == (True, str(path))
+    with pytest.raises(RequestError, match="does not exist"):
+        data.resolve(f"folder:{path}", execution=execution)
+
+
+def test_an_unknown_fingerprint_says_what_to_do(execution: Execution) -> None:
+    with pytest.raises(RequestError, match=r"not in the cache(.|\n)*folder:PATH"):
+        data.resolve("folder@0123456789ab", execution=execution)
