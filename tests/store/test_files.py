@@ -6,7 +6,10 @@ import errno
 import math
 import os
 import resource
+import shutil
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkd_cli.errors import RunError
-from tfkd_cli.store import files
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store, files
 from tfkd_cli.store.reading import parse_json
 
 
@@ -154,3 +158,51 @@ def test_numbers_that_are_not_finite_become_null() -> None:
 )
 def test_what_is_written_is_what_is_read(value: Any) -> None:
     assert parse_json(files.encode_json(value), path=Path("x")) == value
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not _mount(folder, "size=256k"):
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def _mount(folder: Path, options: str) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_run_on_a_disk_that_was_full_goes_on_when_there_is_room(
+    small_disk: Path, tiny_spec: RunSpec, play: Any
+) -> None:
+    hog = small_disk / "hog"
+    run = Store(small_disk / "results").run(tiny_spec)
+    run.declare(tiny_spec)
+    attempt = run.start_attempt(owner={})
+    kept = attempt.save_state(lambda stream: stream.write(b"1" * 5000), step=1, epoch=0)
+    hog.write_bytes(b"0" * (small_disk_room(small_disk) - 8192))
+    with pytest.raises(RunError, match=r"No space left on device[\s\S]*tfkd clean"):
+        attempt.save_state(lambda stream: stream.write(b"2" * 50_000), step=2, epoch=0)
+    assert run.newest_states() == [kept]
+    attempt.fail({"message": "full"})
+    hog.unlink()
+    kept.with_suffix(".json").unlink()
+    assert play.train(small_disk / "results", tiny_spec)
+    play.outcome(small_disk / "results", tiny_spec)
+
+
+def small_disk_room(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_bsize
+
+
+def test_a_file_system_that_is_read_only_is_named_as_such(small_disk: Path) -> None:
+    assert _mount(small_disk, "remount,ro")
+    with pytest.raises(RequestError, match="Read-only file system"):
+        Store.open(small_disk, create=True)
+    with pytest.raises(RunError, match="Read-only file system"):
+        files.write_atomic(small_disk / "x", b"")
