@@ -1,0 +1,63 @@
+"""Training curves: one picture per data set and student, one line per setting, a band over its seeds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from paper_tables.figure_data import Curve, FigureData, training_curves
+from tfkd_cli.report.runs import Run
+from tfkd_cli.spec import slug
+
+MOST_LINES = 12  # in one picture: more could not be told apart
+
+
+def curve(run: Run) -> Curve:
+    """One finished run's test accuracy by epoch."""
+    assert run.epochs is not None
+    accuracy = run.epochs.by_epoch("test_accuracy")
+    return Curve(seed=run.spec.seed, epochs=tuple(accuracy), accuracy=tuple(accuracy.values()))
+
+
+def pictures(runs: Iterable[Run]) -> list[tuple[str, str, dict[str, list[Run]]]]:
+    """File name, title and, by label, the finished runs of each picture."""
+    groups: dict[tuple[str, ...], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.done:
+            where = (run.spec.dataset, run.spec.student, run.scale, str(run.spec.recipe.epochs))
+            groups[where][label(run)].append(run)
+    return [each for where, by_label in groups.items() for each in _parts(where, by_label)]
+
+
+def _parts(
+    where: tuple[str, ...], by_label: Mapping[str, list[Run]]
+) -> Iterable[tuple[str, str, dict[str, list[Run]]]]:
+    dataset, student, scale, epochs = where
+    labels = list(by_label)
+    for start in range(0, len(labels), MOST_LINES):
+        part = [str(start // MOST_LINES + 1)] if start else []
+        name = slug("-".join([dataset, student, scale, f"{epochs}-epochs", *part]).replace("@", "-"))
+        title = f"{student} on {dataset}, {epochs} epochs" + (f" ({scale})" if scale != "paper" else "")
+        yield name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]}
+
+
+def label(run: Run) -> str:
+    """What a line is called: the method, its teacher, and what the loss sets."""
+    parts = [run.method]
+    if run.spec.teacher is not None and run.method != "tf-self":
+        parts.append(f"from {run.spec.teacher.network}")
+    if run.checkpoint not in ("", "best"):
+        parts.append(f"(epoch {run.checkpoint})" if run.checkpoint.isdigit() else f"({run.checkpoint})")
+    if run.form == "printed" and run.method != "baseline":
+        parts.append("printed")
+    values = {name: getattr(run.spec.loss, name, 1) for name in ("alpha", "temperature", "scale")}
+    signs = {"alpha": "α", "temperature": "τ", "scale": "×"}
+    parts += [f"{signs[name]}={value:g}" for name, value in values.items() if value != 1]
+    return " ".join([*parts, *(["fast"] if run.fast and run.scale == "paper" else [])])
+
+
+def picture_data(name: str, title: str, by_label: Mapping[str, Sequence[Run]]) -> FigureData:
+    """The lines of one picture."""
+    return training_curves(
+        name, title, {each: [curve(run) for run in runs] for each, runs in by_label.items()}
+    )

@@ -1,0 +1,134 @@
+"""The epochs of a run as a report needs them, and a cache of them.
+
+Parsing 200,000 lines takes seconds, so what came out is kept beside the report, by the digest of the
+file it came from. The cache only saves time: it may be deleted, and is rebuilt when it cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfkd_cli.report.columns import EPOCH, names
+
+VERSION = 1
+COLUMNS = names(EPOCH)
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+STEPS = len(ALPHABET) ** 2 - 1  # 0 to 100 % in steps of 0.024 points: finer than a pixel
+NOTHING = ".."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """All epochs of one run: lines of epochs.csv without the run's identity, and what the page draws."""
+
+    text: str
+    best_epoch: int
+    best_accuracy: float
+    last_accuracy: float
+    seconds: float
+    test: str  # packed accuracies, two characters an epoch
+    train: str
+
+    def by_epoch(self, name: str) -> dict[int, float]:
+        """Epoch → one column's value; missing ones are left out."""
+        index = COLUMNS.index(name)
+        cells = (line.split(",") for line in self.text.splitlines())
+        return {int(cell[0]): float(cell[index]) for cell in cells if cell[0] and cell[index]}
+
+
+def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
+    """The epochs in the lines of a metrics file; None where there is none with an accuracy."""
+    rows = [[line.get(name) for name in COLUMNS] for line in lines]
+    rows = [[value if _is_number(value) else None for value in row] for row in rows]
+    test = [row[COLUMNS.index("test_accuracy")] for row in rows]
+    known = [
+        (accuracy, row[0]) for accuracy, row in zip(test, rows, strict=True) if None not in (accuracy, row[0])
+    ]
+    if not known or test[-1] is None:
+        return None
+    best_accuracy, best_epoch = max(known, key=lambda pair: (pair[0], -pair[1]))
+    return Epochs(
+        text="".join(",".join("" if value is None else repr(value) for value in row) + "\n" for row in rows),
+        best_epoch=best_epoch,
+        best_accuracy=best_accuracy,
+        last_accuracy=test[-1],
+        seconds=sum(row[COLUMNS.index("seconds")] or 0.0 for row in rows),
+        test=pack(test),
+        train=pack([row[COLUMNS.index("train_accuracy")] for row in rows]),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def pack(percents: Sequence[float | None]) -> str:
+    """Accuracies as text, two characters each: what the page draws a curve from."""
+    return "".join(map(_packed, percents))
+
+
+def _packed(percent: float | None) -> str:
+    if percent is None:
+        return NOTHING
+    high, low = divmod(round(min(100.0, max(0.0, percent)) / 100 * STEPS), len(ALPHABET))
+    return ALPHABET[high] + ALPHABET[low]
+
+
+@dataclass
+class Kept:
+    """What was parsed before, by the sha256 of the metrics file."""
+
+    found: dict[str, Epochs] = field(default_factory=dict)
+    used: dict[str, Epochs] = field(default_factory=dict)
+
+    def get(self, digest: str) -> Epochs | None:
+        """The epochs of the file with this digest, if they were kept."""
+        if digest in self.found:
+            self.used[digest] = self.found[digest]
+        return self.used.get(digest)
+
+    def add(self, digest: str, epochs: Epochs) -> None:
+        """Keep these for the next report."""
+        self.used[digest] = epochs
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        return self.used.keys() != self.found.keys()
+
+
+def read_kept(path: Path) -> Kept:
+    """What an earlier report kept; nothing where it cannot be read."""
+    found: dict[str, Epochs] = {}
+    try:
+        with path.open(encoding="ascii") as stream:
+            if json.loads(stream.readline()) != _header():
+                return Kept()
+            for line in stream:
+                digest, check, record = json.loads(line)
+                if check == _check(record["text"]):
+                    found[digest] = Epochs(**record)
+    except (OSError, ValueError, TypeError, KeyError):
+        return Kept(found)
+    return Kept(found)
+
+
+def write_kept(path: Path, kept: Kept) -> None:
+    """Write what this report used."""
+    with path.open("w", encoding="ascii") as stream:
+        stream.write(json.dumps(_header()) + "\n")
+        for digest, epochs in kept.used.items():
+            stream.write(json.dumps([digest, _check(epochs.text), asdict(epochs)]) + "\n")
+
+
+def _header() -> dict[str, Any]:
+    return {"what": "epochs parsed by tfkd report; may be deleted", "version": VERSION, "columns": COLUMNS}
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,54 @@
+"""The paper's claims: at the paper's own scale, and for orientation as they look at other scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from paper_tables.spec import Table
+from paper_tables.verdicts import ClaimVerdict
+from tfkd_cli.report.asked import manner
+from tfkd_cli.reproduction import judging
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.store import RunState
+
+SEEDS = (0, 1, 2)  # what is wanted where nothing was asked for yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The verdicts on all claims in one manner; `manner` is empty for the paper's own."""
+
+    manner: tuple[str, ...]
+    best: Sequence[ClaimVerdict]
+    last: Sequence[ClaimVerdict]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any run counts for any claim."""
+        return any(verdict.runs for verdict in self.best)
+
+
+def judged(campaigns: Sequence[Campaign], states: Mapping[str, RunState]) -> list[Judged]:
+    """The paper's own scale first, always; then every other one in which something was measured."""
+    requests: dict[tuple[str, ...], Request] = {(): Request(seeds=())}
+    for campaign in campaigns:
+        request = campaign.request
+        if request.axes is None and any(_of_the_paper(table) for table in request.tables):
+            words = manner(replace(request, data={}))
+            known = requests.get(words, replace(request, seeds=()))
+            seeds = tuple(sorted({*known.seeds, *request.seeds}))
+            requests[words] = replace(known, seeds=seeds, data={**known.data, **request.data})
+    tables = tuple(table for table in paper().tables.values() if _of_the_paper(table))
+    found = []
+    for words, request in requests.items():
+        whole = replace(request, tables=tables, figures=(), seeds=request.seeds or SEEDS)
+        best, last = judging.judge(whole, states)
+        found.append(Judged(manner=words, best=best, last=last))
+    return [each for each in found if not each.manner or each.measured]
+
+
+def _of_the_paper(table: Table) -> bool:
+    return table.kind in ("paper", "control")

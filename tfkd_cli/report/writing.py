@@ -1,0 +1,63 @@
+"""From campaigns to files: read, compare, write, put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkd_cli.report import figures, page, tables, tidy
+from tfkd_cli.report.columns import columns_markdown
+from tfkd_cli.report.contents import Contents, gather
+from tfkd_cli.report.epochs import read_kept, write_kept
+from tfkd_cli.report.staging import Staging
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.store import Store
+
+Progress = Callable[[str, float], None]
+KEPT = ".epochs.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was made. `left_out` says what could not be believed, and why; `notes` what a reader should know."""
+
+    index: Path
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # within `report/`
+
+
+def write(
+    campaigns: Sequence[Campaign], *, out: Path, store: Store | None = None, progress: Progress | None = None
+) -> Written:
+    """The report of these campaigns: `out/index.html`, `out/report/…`, and nothing else.
+
+    `store` is theirs; to be given where there may be no campaign. An interrupted report leaves the old one.
+    RunError when `out` cannot be written; damaged runs are no error, see `Written.left_out`.
+    """
+    tell = progress or (lambda what, share: None)
+    with Staging(out) as staging:
+        kept = read_kept(staging.old(KEPT))
+        contents = gather(campaigns, store=store, kept=kept, progress=tell)
+        _write_files(contents, staging, progress=tell)
+        if kept.changed or not staging.keep(KEPT):
+            write_kept(staging.path(KEPT), kept)
+        index = page.render(contents, staging)
+        tell("putting the files in place", 0.0)
+        return Written(
+            index=staging.publish(index),
+            left_out=contents.left_out,
+            notes=contents.notes,
+            files=tuple(staging.names),
+        )
+
+
+def _write_files(contents: Contents, staging: Staging, *, progress: Progress) -> None:
+    progress("writing tables", 0.0)
+    for name, text in tables.files(contents):
+        staging.write(name, text)
+    staging.write("runs.csv", tidy.runs_csv(contents.runs.values(), contents.hours))
+    tidy.write_epochs(staging.path("epochs.csv"), contents.runs.values())
+    staging.write("COLUMNS.md", columns_markdown())
+    figures.draw_all(contents, staging, progress=progress)
