@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tfkd_cli.execution import Execution
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -27,3 +31,30 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("TFKD_CACHE", str(shared))
     for name in ("TFKD_RESULTS", "TFKD_DATA"):
         monkeypatch.delenv(name, raising=False)
+
+
+@dataclass(frozen=True)
+class TinyData:
+    """A data set that trains in milliseconds: its resolved name, and how to find it."""
+
+    name: str
+    execution: Execution
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
+    """Two classes of random 32-pixel images, 9 to train and 4 to test each, decoded in a cache of its own."""
+    from PIL import Image
+
+    from tfkd_cli import data
+
+    folder = tmp_path_factory.mktemp("tiny")
+    numbers = np.random.default_rng(0)
+    for part, count in (("train", 9), ("test", 4)):
+        for label in ("cat", "dog"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = numbers.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
+    execution = Execution(cache=str(tmp_path_factory.mktemp("tiny-cache")), device="cpu", threads=1)
+    return TinyData(data.prepare(f"folder:{folder}", execution=execution).name, execution)

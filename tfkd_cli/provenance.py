@@ -156,4 +156,4 @@ def numerics_of(device: torch.device, *, threads: int) -> dict[str, Any]:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return dict(zip(NUMERICS, (device.type, name, threads, torch.__version__), strict=True))
+    return dict(zip(NUMERICS, (device.type, name, threads, str(torch.__version__)), strict=True))
