@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tfkd_cli.data import cache as caches
-from tfkd_cli.data import folder, torchvision_sets
 from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
@@ -124,16 +123,24 @@ class Asked:
 def _asked(name: str) -> Asked:
     kind, size, separator, rest = _parsed(name)
     if kind == "torchvision":
+        from tfkd_cli.data import torchvision_sets
+
         folded = fold(rest)
         built_in = next(
             (each for each in ("cifar10", "cifar100", "fashion-mnist") if fold(each) == folded), ""
         )
         facts = dataset(built_in) if built_in else torchvision_sets.named(rest, size=size)
         return Asked(facts, facts.name)
-    facts = folder.template(size) if kind == "folder" else dataset(kind)
+    facts = _folder(size) if kind == "folder" else dataset(kind)
     if separator == "@":
         return Asked(facts, f"{facts.name}@{rest}")
     return Asked(facts, facts.name, Path(rest).expanduser() if rest else None)
+
+
+def _folder(size: int) -> DataSet:
+    from tfkd_cli.data.folder import template
+
+    return template(size)
 
 
 def _parsed(name: str) -> tuple[str, int, str, str]:

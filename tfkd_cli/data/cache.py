@@ -14,8 +14,6 @@ import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -157,9 +155,11 @@ def build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress:
 
 
 def _build(folder: Path, fill: Callable[[Draft], DataSet], *, sweep: bool) -> None:
+    import shutil
+
     if sweep:
         _sweep(folder)
-    unique = f".draft-{folder.name}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    unique = f".draft-{folder.name}-{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
     draft = Draft(folder.parent / unique)
     draft.folder.mkdir()
     try:
@@ -185,11 +185,13 @@ def _rename(draft: Path, folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove drafts of processes that were killed: dead ones of this host, old ones of others."""
+    import shutil
+
     for draft in folder.parent.glob(f".draft-{folder.name}-*"):
         host, pid, _ = draft.name.removeprefix(f".draft-{folder.name}-").rsplit("-", 2)
         with contextlib.suppress(OSError, ValueError):
             old = time.time() - draft.stat().st_mtime > STALE_SECONDS
-            if old or (host == socket.gethostname() and not _alive(int(pid))):
+            if old or (host == os.uname().nodename and not _alive(int(pid))):
                 shutil.rmtree(draft, ignore_errors=True)
 
 
