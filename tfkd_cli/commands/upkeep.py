@@ -42,7 +42,7 @@ def clean(
     made, notes = overview.campaigns(opened, session.execution(store))
     if notes:
         raise RequestError(
-            f"a request cannot be read: {notes[0]}", hint="move it away, or mend it; nothing was deleted."
+            f"a request cannot be read: {notes[0]}", hint="move it away or mend it; nothing was deleted."
         )
     found = opened.cleanable(needed=_needed_snapshots(made))
     total = sum(each.bytes for each in found)
