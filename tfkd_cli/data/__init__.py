@@ -123,13 +123,13 @@ class Asked:
 def _asked(name: str) -> Asked:
     kind, size, separator, rest = _parsed(name)
     if kind == "torchvision":
-        from tfkd_cli.data import torchvision_sets
+        from tfkd_cli.data import torchvision_names
 
         folded = fold(rest)
         built_in = next(
             (each for each in ("cifar10", "cifar100", "fashion-mnist") if fold(each) == folded), ""
         )
-        facts = dataset(built_in) if built_in else torchvision_sets.named(rest, size=size)
+        facts = dataset(built_in) if built_in else torchvision_names.named(rest, size=size)
         return Asked(facts, facts.name)
     facts = _folder(size) if kind == "folder" else dataset(kind)
     if separator == "@":
