@@ -43,7 +43,8 @@ def items(campaigns: Iterable[Campaign]) -> list[Item]:
     """The tables and figures of these campaigns; those that differ in their seeds only are one."""
     found: dict[str, tuple[Table | Figure, Campaign]] = {}
     for campaign in campaigns:
-        for what in (*campaign.request.tables, *campaign.request.figures):
+        whats: tuple[Table | Figure, ...] = (*campaign.request.tables, *campaign.request.figures)
+        for what in whats:
             mark = _mark(campaign.request, what)
             known = found[mark][1].with_seeds(campaign.request.seeds) if mark in found else campaign
             found[mark] = (what, known.only(what.name))
@@ -56,7 +57,7 @@ def items(campaigns: Iterable[Campaign]) -> list[Item]:
 
 def manner(request: Request) -> tuple[str, ...]:
     """What sets a request apart from the paper's recipe, in words."""
-    words = [request.scale] if request.scale != "paper" else []
+    words: list[str] = [request.scale] if request.scale != "paper" else []
     words += ["fast"] if request.fast and request.scale == "paper" else []
     words += ["printed form"] if request.form == "printed" else []
     words += [f"{name}={_text(value)}" for name, value in request.overrides.to_json().items()]

@@ -51,7 +51,7 @@ class Contents:
     comparisons: Mapping[str, Comparison]
     figures: Mapping[str, FigureData]
     claims: Sequence[Judged]
-    pictures: Sequence[tuple[str, str, dict[str, list[Run]]]] = ()
+    pictures: Sequence[curves.Picture] = ()
     errata: Sequence[Erratum] = ()
     missing: Sequence[Missing] = ()
     spent: Mapping[str, Spent] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from paper_tables.figure_data import Curve, FigureData, training_curves
 from tfkd_cli.report.runs import Run
@@ -19,26 +20,38 @@ def curve(run: Run) -> Curve:
     return Curve(seed=run.spec.seed, epochs=tuple(accuracy), accuracy=tuple(accuracy.values()))
 
 
-def pictures(runs: Iterable[Run]) -> list[tuple[str, str, dict[str, list[Run]]]]:
-    """File name, title and, by label, the finished runs of each picture."""
+@dataclass(frozen=True)
+class Picture:
+    """Training curves of one student: file name, title, and by label the finished runs it shows."""
+
+    name: str
+    title: str
+    runs: Mapping[str, Sequence[Run]]
+
+    def data(self) -> FigureData:
+        """Its lines."""
+        by_label = {each: [curve(run) for run in runs] for each, runs in self.runs.items()}
+        return training_curves(self.name, self.title, by_label)
+
+
+def pictures(runs: Iterable[Run]) -> list[Picture]:
+    """One for each data set, student, scale and number of epochs; more where there are many lines."""
     groups: dict[tuple[str, ...], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if run.done:
             where = (run.spec.dataset, run.spec.student, run.scale, str(run.spec.recipe.epochs))
             groups[where][label(run)].append(run)
-    return [each for where, by_label in groups.items() for each in _parts(where, by_label)]
+    return [picture for where, by_label in groups.items() for picture in _parts(where, by_label)]
 
 
-def _parts(
-    where: tuple[str, ...], by_label: Mapping[str, list[Run]]
-) -> Iterable[tuple[str, str, dict[str, list[Run]]]]:
+def _parts(where: tuple[str, ...], by_label: Mapping[str, list[Run]]) -> Iterator[Picture]:
     dataset, student, scale, epochs = where
     labels = list(by_label)
     for start in range(0, len(labels), MOST_LINES):
         part = [str(start // MOST_LINES + 1)] if start else []
         name = slug("-".join([dataset, student, scale, f"{epochs}-epochs", *part]).replace("@", "-"))
         title = f"{student} on {dataset}, {epochs} epochs" + (f" ({scale})" if scale != "paper" else "")
-        yield name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]}
+        yield Picture(name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]})
 
 
 def label(run: Run) -> str:
@@ -54,10 +67,3 @@ def label(run: Run) -> str:
     signs = {"alpha": "α", "temperature": "τ", "scale": "×"}
     parts += [f"{signs[name]}={value:g}" for name, value in values.items() if value != 1]
     return " ".join([*parts, *(["fast"] if run.fast and run.scale == "paper" else [])])
-
-
-def picture_data(name: str, title: str, by_label: Mapping[str, Sequence[Run]]) -> FigureData:
-    """The lines of one picture."""
-    return training_curves(
-        name, title, {each: [curve(run) for run in runs] for each, runs in by_label.items()}
-    )

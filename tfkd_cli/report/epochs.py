@@ -20,6 +20,7 @@ COLUMNS = names(EPOCH)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 STEPS = len(ALPHABET) ** 2 - 1  # 0 to 100 % in steps of 0.024 points: finer than a pixel
 NOTHING = ".."
+NUMBERS = {int, float, type(None)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +45,20 @@ class Epochs:
 def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
     """The epochs in the lines of a metrics file; None where there is none with an accuracy."""
     rows = [[line.get(name) for name in COLUMNS] for line in lines]
-    rows = [[value if _is_number(value) else None for value in row] for row in rows]
+    if not {type(value) for row in rows for value in row} <= NUMBERS:
+        rows = [[value if type(value) in NUMBERS else None for value in row] for row in rows]
     test = [row[COLUMNS.index("test_accuracy")] for row in rows]
     known = [
-        (accuracy, row[0]) for accuracy, row in zip(test, rows, strict=True) if None not in (accuracy, row[0])
+        (accuracy, -row[0])
+        for accuracy, row in zip(test, rows, strict=True)
+        if accuracy is not None and isinstance(row[0], int)
     ]
     if not known or test[-1] is None:
         return None
-    best_accuracy, best_epoch = max(known, key=lambda pair: (pair[0], -pair[1]))
+    best_accuracy, minus_epoch = max(known)  # the earliest epoch on ties
     return Epochs(
-        text="".join(",".join("" if value is None else repr(value) for value in row) + "\n" for row in rows),
-        best_epoch=best_epoch,
+        text=_csv(rows),
+        best_epoch=-minus_epoch,
         best_accuracy=best_accuracy,
         last_accuracy=test[-1],
         seconds=sum(row[COLUMNS.index("seconds")] or 0.0 for row in rows),
@@ -63,8 +67,9 @@ def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _csv(rows: Sequence[Sequence[int | float | None]]) -> str:
+    """Lines of CSV, all digits kept; by way of JSON, which writes numbers ten times as fast."""
+    return json.dumps(rows, separators=(",", ":"))[2:-2].replace("],[", "\n").replace("null", "") + "\n"
 
 
 def pack(percents: Sequence[float | None]) -> str:

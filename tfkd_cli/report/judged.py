@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from paper_tables.spec import Table
-from paper_tables.verdicts import ClaimVerdict
+from paper_tables.measured import EPOCHS, Measured
+from paper_tables.spec import Claim, Setting, Table
+from paper_tables.verdicts import ClaimVerdict, judge_claims
 from tfkd_cli.report.asked import manner
-from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import RunState
@@ -41,13 +42,32 @@ def judged(campaigns: Sequence[Campaign], states: Mapping[str, RunState]) -> lis
             known = requests.get(words, replace(request, seeds=()))
             seeds = tuple(sorted({*known.seeds, *request.seeds}))
             requests[words] = replace(known, seeds=seeds, data={**known.data, **request.data})
-    tables = tuple(table for table in paper().tables.values() if _of_the_paper(table))
-    found = []
-    for words, request in requests.items():
-        whole = replace(request, tables=tables, figures=(), seeds=request.seeds or SEEDS)
-        best, last = judging.judge(whole, states)
-        found.append(Judged(manner=words, best=best, last=last))
+    found = [
+        _judge(words, replace(request, tables=(), figures=(), seeds=request.seeds or SEEDS), states)
+        for words, request in requests.items()
+    ]
     return [each for each in found if not each.manner or each.measured]
+
+
+def _judge(words: tuple[str, ...], request: Request, states: Mapping[str, RunState]) -> Judged:
+    claims = tuple(paper().claims.values())
+    measured: dict[Setting, Measured] = {}
+    for table in _tables(claims):
+        measured.update(measure(replace(request, tables=(table,)), table, states).by_setting)
+    best, last = (
+        judge_claims(claims, measured, assumed=lambda each: assumed(request, each), epoch=epoch)
+        for epoch in EPOCHS
+    )
+    return Judged(manner=words, best=best, last=last)
+
+
+def _tables(claims: Sequence[Claim]) -> list[Table]:
+    """The tables of the paper, and our controls, that hold a setting of these claims."""
+    wanted = {
+        setting for claim in claims for each in claim.contrasts for setting in (each.setting, each.against)
+    }
+    tables = (table for table in paper().tables.values() if _of_the_paper(table))
+    return [table for table in tables if wanted & set(table.settings())]
 
 
 def _of_the_paper(table: Table) -> bool:

@@ -77,6 +77,11 @@ class Run:
         return (self.state.result or {}) if self.done else {}
 
     @property
+    def digest(self) -> str:
+        """Of its metrics file; empty unless done."""
+        return str(self.result["records"][METRICS]) if self.done else ""
+
+    @property
     def method(self) -> str:
         """The method's name: derived from loss and teacher, but a kd run asked for as re-kd is one."""
         asked = [name for name in self.wish.methods if name in ("kd", "re-kd", "de-kd")]

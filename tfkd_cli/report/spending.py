@@ -100,7 +100,7 @@ def _like_error(group: list[Run]) -> float | None:
     """Each run estimated from the median of the others' seconds per epoch."""
     if len(group) < 2:
         return None
-    rates = [run.result["seconds"] / run.spec.recipe.epochs for run in group]
+    rates: list[float] = [run.result["seconds"] / run.spec.recipe.epochs for run in group]
     errors = [
         abs(statistics.median(rates[:index] + rates[index + 1 :]) / rate - 1)
         for index, rate in enumerate(rates)

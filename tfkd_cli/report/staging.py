@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -20,7 +19,7 @@ OLD_SECONDS = 3600.0  # no report takes longer: what is older was left by a cras
 
 
 class Staging:
-    """A folder for new files; `publish` moves them to `out/report/` and `out/index.html`, and nowhere else."""
+    """A folder for new files; `publish` moves them to `out/report/` and `out/index.html`, nowhere else."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -93,7 +92,7 @@ class Staging:
             for name in [*names, FILES]:
                 if (self._new / name).exists():
                     self._place(name)
-            os.replace(self._new / INDEX, self.out / INDEX)
+            (self._new / INDEX).replace(self.out / INDEX)
             for name in sorted(set(before) - set(names)):
                 self._remove(name)
         return self.out / INDEX
@@ -103,7 +102,7 @@ class Staging:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.parent.resolve() != (self.folder.resolve() / name).parent:
             raise RequestError(f"{target.parent} is a link.", expected="a folder.", hint="remove it.")
-        os.replace(self._new / name, target)
+        (self._new / name).replace(target)
 
     def _before(self) -> list[str]:
         """The files of the last report, those only that lie in the folder."""

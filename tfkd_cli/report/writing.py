@@ -20,7 +20,7 @@ KEPT = ".epochs.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was made. `left_out` says what could not be believed, and why; `notes` what a reader should know."""
+    """What was made. `left_out`: what could not be believed, and why; `notes`: what a reader should know."""
 
     index: Path
     left_out: tuple[str, ...] = ()
