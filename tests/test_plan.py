@@ -38,13 +38,18 @@ def test_finished_students_do_not_ask_for_a_missing_teacher() -> None:
 
 
 def test_a_finished_teacher_without_weights_is_trained_again_when_a_student_needs_it() -> None:
-    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, weights=False))
+    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, missing=("best.pt", "last.pt")))
     assert made.missing == (TEACHER, STUDENT)
 
 
 def test_a_finished_teacher_without_weights_is_left_alone_when_nobody_needs_it() -> None:
-    record_only = Progress("done", 1.0, weights=False)
+    record_only = Progress("done", 1.0, missing=("best.pt", "last.pt"))
     assert plan({"t": [STUDENT, TEACHER]}, teacher=record_only, student=DONE).missing == ()
+
+
+def test_a_freed_snapshot_that_no_student_needs_costs_nothing() -> None:
+    cleaned = Progress("done", 1.0, missing=("epoch-001.pt",))
+    assert plan({"t": [STUDENT]}, teacher=cleaned).missing == (STUDENT,)
 
 
 def test_two_tables_share_a_run() -> None:

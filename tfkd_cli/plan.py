@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import RunSpec, Teacher
 
 
 class Estimate(NamedTuple):
@@ -23,7 +23,7 @@ class Progress(NamedTuple):
 
     status: str  # done, resumable, running, failed, damaged, todo
     share: float = 0.0
-    weights: bool = True
+    missing: tuple[str, ...] = ()  # weights of a finished run that are gone: "best.pt", "epoch-001.pt"
 
 
 TODO = Progress("todo")
@@ -141,8 +141,8 @@ def make_plan(
     items: dict[str, Item] = {}
     for key, spec in order:
         seen = progress.get(key, TODO)
-        if seen.status == "done" and not seen.weights and key in needed:
-            seen = TODO
+        if seen.status == "done" and key in needed:
+            seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or key in asked or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
@@ -152,12 +152,14 @@ def make_plan(
 def _needed_teachers(
     order: Sequence[tuple[str, RunSpec]], asked: set[str], progress: Mapping[str, Progress]
 ) -> set[str]:
-    """Keys of the runs that an unfinished student (or student's student) is waiting for."""
+    """Keys of the runs that must be trained because an unfinished student needs weights that are not there."""
     needed: set[str] = set()
     for key, spec in reversed(order):  # students first
-        unfinished = progress.get(key, TODO).status != "done" or not progress[key].weights
-        if unfinished and (key in needed or (key in asked and progress.get(key, TODO).status != "done")):
-            needed.update(parent.key for parent in spec.parents)
+        wanted = key in asked and progress.get(key, TODO).status != "done"
+        if (wanted or key in needed) and isinstance(spec.teacher, Teacher):
+            teacher = progress.get(spec.teacher.run.key, TODO)
+            if teacher.status != "done" or spec.teacher.weights in teacher.missing:
+                needed.add(spec.teacher.run.key)
     return needed
 
 

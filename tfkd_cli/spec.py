@@ -104,6 +104,12 @@ class Teacher:
         """The teacher's architecture."""
         return self.run.student
 
+    @property
+    def weights(self) -> str:
+        """The file of the run's weights that teaches: `best.pt`, `last.pt`, `epoch-001.pt`."""
+        epoch = self.checkpoint
+        return f"epoch-{epoch:03d}.pt" if isinstance(epoch, int) else f"{epoch}.pt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:

@@ -74,7 +74,7 @@ def axes_of(
 ) -> Axes:
     """Axes with canonical names; RequestError with the nearest known name for an unknown one."""
     return Axes(
-        dataset=dataset if ":" in dataset else data.dataset(dataset).name,
+        dataset=dataset if set(":@") & set(dataset) else data.dataset(dataset).name,
         students=tuple(dict.fromkeys(models.resolve(each) for each in students)),
         methods=tuple(dict.fromkeys(method(each).name for each in methods)),
         teachers=tuple(dict.fromkeys(models.resolve(each) for each in teachers)),

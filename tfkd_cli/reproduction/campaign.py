@@ -93,7 +93,7 @@ class Campaign:
 def progress_of(state: RunState) -> Progress:
     """A run's state as the plan takes it."""
     share = (state.epoch or 0) / state.epochs if state.epochs else 0.0
-    return Progress(state.status, 1.0 if state.status == "done" else min(share, 0.99), state.weights)
+    return Progress(state.status, 1.0 if state.status == "done" else min(share, 0.99), state.missing)
 
 
 def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:
