@@ -50,24 +50,35 @@ def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def folded(network: nn.Module, *, images_NCHW: Tensor) -> nn.Module:
-    """The network, in eval mode, with every BatchNorm that directly follows a convolution folded into it.
+    """The network, in eval mode, with BatchNorms that directly follow a convolution folded into it.
 
-    What follows what is seen by running `images_NCHW` through it, so any architecture will do; where the
-    folded outputs disagree (an output also used elsewhere), the network is returned as it was.
+    What follows what is seen by running `images_NCHW` through it, so any architecture will do; a pair
+    whose folding changes the outputs (the convolution's are also used elsewhere) stays as it was.
     """
     with torch.no_grad():
         plain_NK = network(images_NCHW)
-        before = dict(network.named_modules())
-        pairs = _followed_by_batch_norm(network, images_NCHW)
-        for conv, norm in pairs.items():
-            fused = torch.nn.utils.fuse_conv_bn_eval(before[conv], before[norm])
-            _replace(network, conv, fused)
-            _replace(network, norm, nn.Identity())
-        difference = (network(images_NCHW) - plain_NK).abs().max() / plain_NK.abs().max().clamp_min(1e-6)
-        if float(difference) > FOLDING_TOLERANCE:
-            for name in [*pairs, *pairs.values()]:
-                _replace(network, name, before[name])
+        _fold(network, list(_followed_by_batch_norm(network, images_NCHW).items()), images_NCHW, plain_NK)
     return network
+
+
+def _fold(network: nn.Module, pairs: list[tuple[str, str]], images_NCHW: Tensor, plain_NK: Tensor) -> None:
+    """Fold these (convolution, norm) pairs; where that is wrong, undo it and fold the halves apart."""
+    before = {name: network.get_submodule(name) for pair in pairs for name in pair}
+    for name, norm_name in pairs:
+        conv, norm = before[name], before[norm_name]
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        _replace(network, name, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
+        _replace(network, norm_name, nn.Identity())
+    difference = (network(images_NCHW) - plain_NK).abs().max() / plain_NK.abs().max().clamp_min(1e-6)
+    if float(difference) <= FOLDING_TOLERANCE:
+        return
+    for name, module in before.items():
+        _replace(network, name, module)
+    half = len(pairs) // 2
+    for part in (pairs[:half], pairs[half:]):
+        if half:
+            _fold(network, part, images_NCHW, plain_NK)
 
 
 def _followed_by_batch_norm(network: nn.Module, images_NCHW: Tensor) -> dict[str, str]:

@@ -1,0 +1,205 @@
+"""A teacher's kept answers: the same numbers whoever asked, and always replaceable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+
+from tfkd_cli import answers, precision
+from tfkd_cli.answers import BATCH, Answers, AskedTeacher, Kept, kept_in, rounded
+from tfkd_cli.errors import RunError
+from tfkd_cli.methods import Distillation
+from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
+
+CPU = torch.device("cpu")
+IMAGES, CLASSES = 40, 3
+NUMERICS = {"device": "cpu", "device_name": "a processor", "threads": 1, "torch": "2.14"}
+
+
+class Counting:
+    """A teacher that counts the images it is asked about."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
+        self.asked = 0
+        self.teacher = AskedTeacher(
+            network, device=CPU, precision_name="fp32", example=torch.zeros(1, 1, 2, 2)
+        )
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        self.asked += len(images_NCHW)
+        return self.teacher(images_NCHW)
+
+
+def view(indices_N: Tensor) -> Tensor:
+    return torch.stack([torch.full((1, 2, 2), float(i)) for i in indices_N]) / 10
+
+
+def answers_of(teacher: Counting, folder: Path | None = None, *, limit: float = 1e9) -> Answers:
+    kept = None if folder is None else Kept(folder=folder / "answers" / "t-1", limit_bytes=limit)
+    return Answers(teacher=teacher, images=IMAGES, classes=CLASSES, device=CPU, kept=kept)  # type: ignore[arg-type]
+
+
+def ask(asked: Answers, epoch: int = 1, at_step: Callable[[], None] = lambda: None) -> Tensor:
+    return asked.epoch(epoch, view=view, at_step=at_step)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "BATCH", 4)
+    monkeypatch.setattr(answers, "BLOCK", 8)
+
+
+def test_answers_are_asked_once_and_found_by_others_bit_for_bit(tmp_path: Path) -> None:
+    first, second = Counting(), Counting()
+    one, other = ask(answers_of(first, tmp_path)), ask(answers_of(second, tmp_path))
+    assert torch.equal(one, other)
+    assert torch.equal(one, ask(answers_of(Counting())))  # and as those that nobody keeps
+    assert (first.asked, second.asked) == (IMAGES, 0)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["epoch-001.npy"]
+    assert np.load(tmp_path / "answers" / "t-1" / "epoch-001.npy").shape == (IMAGES, CLASSES)
+
+
+def test_each_epoch_has_answers_of_its_own(tmp_path: Path) -> None:
+    teacher = Counting()
+    asked = answers_of(teacher, tmp_path)
+    ask(asked, 1)
+    ask(asked, 2)
+    assert teacher.asked == 2 * IMAGES
+
+
+def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    first, second = Counting(), Counting()
+
+    def stop() -> None:
+        if first.asked >= 20:
+            raise StopError
+
+    with pytest.raises(StopError):
+        ask(answers_of(first, tmp_path), at_step=stop)
+    found = ask(answers_of(second, tmp_path))
+    assert second.asked == IMAGES - 16  # two whole blocks of eight were kept
+    assert torch.equal(found, ask(answers_of(Counting())))
+
+
+def test_two_students_that_ask_at_once_share_the_work(tmp_path: Path) -> None:
+    first, second = Counting(), Counting()
+    results: list[Tensor] = []
+
+    def meanwhile() -> None:
+        if first.asked == 8:  # the first one has just asked its first block
+            results.append(ask(answers_of(second, tmp_path)))
+
+    results.append(ask(answers_of(first, tmp_path), at_step=meanwhile))
+    assert torch.equal(*results)
+    assert first.asked == 8
+    assert second.asked == IMAGES  # the block in work was not kept yet
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other shape", "pickle", "empty"])
+def test_damaged_answers_are_asked_again(tmp_path: Path, damage: str) -> None:
+    right = ask(answers_of(Counting(), tmp_path))
+    path = tmp_path / "answers" / "t-1" / "epoch-001.npy"
+    data = path.read_bytes()
+    if damage == "other shape":
+        np.save(path, np.zeros((3, 3), np.float16))
+    elif damage == "pickle":
+        np.save(path, np.array([object()]), allow_pickle=True)
+    else:
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        path.write_bytes({"cut": data[:middle], "flipped": flipped, "empty": b""}[damage])
+    again = Counting()
+    assert torch.equal(ask(answers_of(again, tmp_path)), right)
+    assert again.asked == IMAGES
+    assert path.read_bytes() == data
+
+
+def test_answers_beyond_the_cap_are_asked_and_not_kept(tmp_path: Path) -> None:
+    size = IMAGES * CLASSES * 2
+    asked = answers_of(Counting(), tmp_path, limit=size * 2)
+    for epoch in (1, 2, 3):
+        ask(asked, epoch)
+    assert [path.name for path in tmp_path.rglob("*.npy")] == ["epoch-001.npy"]
+
+
+def test_a_full_disk_costs_time_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise RunError("no space left")
+
+    monkeypatch.setattr(answers.files, "write_atomic", refuse)  # type: ignore[attr-defined]
+    teacher = Counting()
+    assert torch.equal(ask(answers_of(teacher, tmp_path)), ask(answers_of(Counting())))
+    assert teacher.asked == IMAGES
+
+
+def test_answers_belong_to_equal_weights_views_and_numerics_only() -> None:
+    recipe = Recipe().fast()
+    teacher = RunSpec(dataset="cifar10", student="resnet18", recipe=recipe)
+    spec = RunSpec(
+        dataset="cifar10",
+        student="plain-cnn",
+        loss=Distillation(),
+        teacher=Teacher(run=teacher),
+        recipe=recipe,
+    )
+
+    def folder(spec: RunSpec, digest: str = "a" * 64, **numerics: object) -> str:
+        found = kept_in(
+            Path("x"), spec=spec, weights_digest=digest, numerics={**NUMERICS, **numerics}, limit_gb=1
+        )
+        return found.folder.name
+
+    assert folder(spec).startswith(f"{teacher.key[:12]}-aaaaaaaa-")
+    same = replace(spec, seed=3, student="resnet8", loss=Distillation(temperature=4))
+    assert folder(same) == folder(spec)
+    others = [
+        folder(spec, "b" * 64),
+        folder(spec, threads=2),
+        folder(spec, torch="3"),
+        folder(replace(spec, recipe=replace(recipe, augment="shift"))),
+        folder(replace(spec, recipe=replace(recipe, precision="fp32"))),
+        folder(replace(spec, teacher=ForeignTeacher(network="resnet18", digest="a" * 64))),
+    ]
+    assert len({folder(spec), *others}) == 7
+
+
+@given(arrays(np.float32, (4, 10), elements=st.floats(-50, 50, width=32)))
+def test_rounding_hardly_changes_the_teachers_probabilities(logits: np.ndarray) -> None:
+    exact_NK = torch.from_numpy(logits)
+    kept_NK = rounded(exact_NK)
+    assert kept_NK.dtype == torch.float16
+    assert float(kept_NK.max()) == 0
+    for temperature, allowed in ((1, 5e-3), (20, 5e-4)):
+        difference = (exact_NK / temperature).softmax(1) - (kept_NK.float() / temperature).softmax(1)
+        assert float(difference.abs().max()) < allowed
+
+
+def test_an_extreme_logit_stays_finite() -> None:
+    assert rounded(torch.tensor([[0.0, -1e9]])).tolist() == [[0.0, -65504.0]]
+
+
+def test_a_teacher_gives_fp32_logits_without_gradient_that_a_loss_may_keep() -> None:
+    for name in ("fp32", "bf16"):
+        network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, CLASSES))
+        images = torch.randn(5, 1, 2, 2)
+        logits_NK = AskedTeacher(network, device=CPU, precision_name=name, example=images)(images)
+        assert (logits_NK.dtype, logits_NK.requires_grad, logits_NK.is_inference()) == (
+            torch.float32, False, False
+        )  # fmt: skip
+        assert not network.training
+    assert precision.calculating("fp32", CPU) is not None
+    assert BATCH == 128

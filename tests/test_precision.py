@@ -1,0 +1,78 @@
+"""How a network is calculated: folding, the fp32 exception of bf16, memory format."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tfkd_cli import models, precision
+from tfkd_cli.precision import Fp32Conv2d
+
+CPU = torch.device("cpu")
+
+
+def trained_looking(name: str) -> nn.Module:
+    """A network whose BatchNorms have statistics and weights like after training, so that folding shows."""
+    torch.manual_seed(0)
+    network = models.build(name, classes=5, channels=3, size=32)
+    for each in network.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            nn.init.normal_(each.running_mean, std=0.1)  # type: ignore[arg-type]
+            nn.init.uniform_(each.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+            nn.init.uniform_(each.weight, 0.5, 1.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["plain-cnn", "mobilenetv2", "shufflenetv2", "resnet8", "densenet121"])
+def test_a_folded_network_gives_the_same_logits(name: str) -> None:
+    network = trained_looking(name)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        plain = network(images)
+        folded = precision.folded(copy.deepcopy(network), images_NCHW=images[:2])
+        torch.testing.assert_close(folded(images), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (network, folded)]
+    assert norms[1] < norms[0] * 0.6  # DenseNet normalises before it convolves: half of its norms remain
+
+
+def test_a_batch_norm_is_not_folded_where_the_convolution_is_also_used_elsewhere() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            nn.init.uniform_(self.norm.weight, 2, 3)
+
+        def forward(self, images_NCHW: Tensor) -> Tensor:
+            seen: Tensor = self.conv(images_NCHW)
+            mixed: Tensor = self.norm(seen) + seen
+            return mixed.mean((2, 3))
+
+    network = Twice().eval()
+    images = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        plain = network(images)
+        assert torch.equal(precision.folded(network, images_NCHW=images)(images), plain)
+    assert isinstance(network.norm, nn.BatchNorm2d)
+
+
+def test_only_strided_depthwise_convolutions_stay_in_fp32_under_bf16() -> None:
+    network = models.build("mobilenetv2", classes=5, channels=3, size=32)
+    names = list(network.state_dict())
+    precision.keep_strided_depthwise_fp32(network, device=CPU)
+    kept = [each for each in network.modules() if isinstance(each, Fp32Conv2d)]
+    assert len(kept) == 3  # performance.md: MobileNetV2 has three
+    assert all(each.groups == each.in_channels and each.stride == (2, 2) for each in kept)
+    assert list(network.state_dict()) == names
+    seen: list[torch.dtype] = []
+    kept[0].register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    with precision.calculating("bf16", CPU):
+        logits = network(torch.randn(2, 3, 32, 32))
+    assert (seen, logits.dtype) == ([torch.float32], torch.bfloat16)
+
+
+def test_fp32_is_left_as_it_is() -> None:
+    with precision.calculating("fp32", CPU):
+        assert torch.ones(2, 2).matmul(torch.ones(2, 2)).dtype == torch.float32

@@ -1,0 +1,224 @@
+"""What a backend starts: real processes, signals and exit codes.
+
+Workers are forked by a nursery, as the local backend does it; one is started as SLURM starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+import torch
+
+from tfkd_cli import checkpoints, runner, worker
+from tfkd_cli.backends import submit
+from tfkd_cli.backends.nursery import Nursery
+from tfkd_cli.methods import Distillation
+from tfkd_cli.spec import Recipe, RunSpec, Teacher
+from tfkd_cli.store import Store
+
+if TYPE_CHECKING:
+    from tests.conftest import TinyData
+
+RECIPE = Recipe(epochs=12, batch_size=6, milestones=(8,), warmup_epochs=1, augment="crop-flip")
+T = TypeVar("T")
+PATIENCE = 120.0  # seconds until a test gives up on a process; nothing here asserts a time
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    opened = Nursery(threads=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "results", create=True)
+
+
+@pytest.fixture
+def spec(tiny_data: TinyData) -> RunSpec:
+    return RunSpec(dataset=tiny_data.name, student="resnet8", recipe=RECIPE)
+
+
+class Worker:
+    """One worker in the nursery, on a submission of its own."""
+
+    numbers = iter(range(10_000))
+
+    def __init__(self, nursery: Nursery, store: Store, submission: str, index: str = "0") -> None:
+        self.nursery, self.number = nursery, next(self.numbers)
+        self.log = store.submission_path(submission) / f"{index}.log"
+        arguments = (str(store.root), submission, index)
+        nursery.start(self.number, arguments, environment={}, log=self.log)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.nursery.signal(self.number, number)
+
+    def wait(self) -> int:
+        return until(lambda: self.nursery.ended().get(self.number))
+
+
+def until(found: Callable[[], T | None]) -> T:
+    """What `found` gives once it gives something."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        value = found()
+        if value is not None:
+            return value
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def submitted(store: Store, data: TinyData, *specs: RunSpec, minutes: float = 0.0) -> str:
+    """A submission of one pack."""
+    for each in specs:
+        store.run(each).declare(each)
+    execution = replace(data.execution, checkpoint_minutes=minutes)
+    packs = [[each.folder for each in specs]]
+    return submit(packs, store=store, execution=execution, answers=(), backend="local")
+
+
+def epochs_done(store: Store, spec: RunSpec, at_least: int) -> bool | None:
+    return len(store.run(spec).metrics()) >= at_least or None
+
+
+def test_a_worker_killed_twice_ends_bit_for_bit_as_one_never_killed(
+    tmp_path: Path, nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    whole = Store.open(tmp_path / "whole", create=True)
+    runner.run(spec, store=whole, execution=tiny_data.execution)
+    submission = submitted(store, tiny_data, spec)
+    for epoch in (2, 6):
+        process = Worker(nursery, store, submission)
+        until(lambda: epochs_done(store, spec, epoch))  # noqa: B023 - called at once
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert store.run(spec).result() is None
+    assert Worker(nursery, store, submission).wait() == worker.DONE
+    log = (store.run(spec).attempts()[2] / "log").read_text()
+    assert "continuing in epoch" in log
+    for name in ("best.pt", "last.pt", "epoch-005.pt"):
+        one, other = (checkpoints.read_weights(each.run(spec).weights(name)) for each in (whole, store))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    lines = [
+        [(line["train_loss"], line["test_accuracy"]) for line in each.run(spec).metrics()]
+        for each in (whole, store)
+    ]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, worker.CANCELLED), (signal.SIGUSR2, worker.TRY_AGAIN)]
+)
+def test_a_signal_saves_at_the_next_step_and_ends(
+    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData, number: signal.Signals, code: int
+) -> None:
+    submission = submitted(store, tiny_data, spec, minutes=60)
+    process = Worker(nursery, store, submission)
+    until(lambda: epochs_done(store, spec, 1))
+    process.signal(number)
+    assert process.wait() == code
+    state = store.run(spec).state()
+    assert (state.status, len(store.run(spec).newest_states())) == ("resumable", 1)
+
+
+def test_a_student_without_its_teacher_is_blocked_and_says_by_whom(
+    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    student = replace(spec, loss=Distillation(), teacher=Teacher(run=spec))
+    submission = submitted(store, tiny_data, student)
+    assert Worker(nursery, store, submission).wait() == worker.TRY_AGAIN
+    noted = json.loads((store.submission_path(submission) / "blocked-0.json").read_text())
+    assert (noted["run"], noted["by"]) == (student.folder, spec.folder)
+
+
+def test_a_failed_run_says_so_where_it_is_seen(
+    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    diverging = replace(spec, recipe=replace(RECIPE, lr=1e30))
+    process = Worker(nursery, store, submitted(store, tiny_data, diverging))
+    assert process.wait() == worker.CRASHED
+    printed = process.log.read_text()
+    assert "the loss became" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("index", ["7", "-x", "0.9"])
+def test_an_index_that_means_nothing_is_a_bad_request(
+    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData, index: str
+) -> None:
+    submission = submitted(store, tiny_data, spec)
+    assert Worker(nursery, store, submission, index).wait() == worker.BAD_SPEC
+
+
+def test_a_broken_spec_is_a_bad_request(
+    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    submission = submitted(store, tiny_data, spec)
+    (store.run(spec).path / "spec.json").write_bytes(b'{"schema": 1')
+    assert Worker(nursery, store, submission).wait() == worker.BAD_SPEC
+
+
+def test_workers_save_and_end_when_what_started_them_is_killed(
+    store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    long = replace(spec, recipe=replace(RECIPE, epochs=4000))
+    short_lived = Nursery(threads=1)
+    Worker(short_lived, store, submitted(store, tiny_data, long, minutes=60))
+    until(lambda: epochs_done(store, long, 1))
+    assert short_lived._process is not None
+    short_lived._process.kill()
+    until(lambda: store.run(long).state().status == "resumable" or None)
+    assert list(until(lambda: short_lived.ended() or None).values()) == [-signal.SIGKILL]
+
+
+def test_cancelled_is_final_and_a_time_limit_is_not() -> None:
+    stop = worker.Stop()
+    stop._note(signal.SIGUSR2, None)
+    assert (stop(), worker.exit_code(stop() or "")) == (worker.ASKED, worker.TRY_AGAIN)
+    stop._note(signal.SIGTERM, None)
+    stop._note(signal.SIGUSR2, None)
+    assert (stop(), worker.exit_code(stop() or "")) == (worker.TERMINATED, worker.CANCELLED)
+
+
+def test_a_worker_as_slurm_starts_it_does_a_pack_and_loads_only_what_it_needs(
+    store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    short = replace(RECIPE, epochs=1)
+    pack = [replace(spec, recipe=short, seed=seed) for seed in (0, 1)]
+    submission = submitted(store, tiny_data, *pack)
+    watching = (
+        "import sys; from tfkd_cli import worker; code = worker.main(*sys.argv[1:]);"
+        "heavy = {'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'submitit'} & set(sys.modules);"
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    alone = subprocess.run(
+        [sys.executable, "-c", watching, str(store.root), submission, "0.0"],
+        env=worker.environment(),
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert (alone.returncode, alone.stderr.decode().strip()) == (worker.DONE, "[]")
+    both = subprocess.run(
+        worker.command(str(store.root), submission, "0"), env=worker.environment(), timeout=PATIENCE
+    )
+    assert both.returncode == worker.DONE
+    assert all(store.run(each).state().status == "done" for each in pack)
+
+
+def test_the_environment_lets_a_worker_find_this_very_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    path = worker.environment(CUDA_VISIBLE_DEVICES="3")["PYTHONPATH"].split(os.pathsep)
+    assert path == [str(Path(worker.__file__).parent.parent), "/elsewhere"]
+    assert worker.environment(CUDA_VISIBLE_DEVICES="3")["CUDA_VISIBLE_DEVICES"] == "3"
