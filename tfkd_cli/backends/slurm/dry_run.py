@@ -68,7 +68,7 @@ def dry_run(
 
 def _elements(planned: Sequence[Group]) -> dict[str, Element]:
     """Folder of a run → its job, by the number of the sbatch call."""
-    found = {}
+    found: dict[str, Element] = {}
     for number, group in enumerate(planned, 1):
         for index, pack in enumerate(group.packs):
             job_id = f"<{number}>_{index}" if len(group.packs) > 1 else f"<{number}>"

@@ -42,8 +42,7 @@ class Lives:
 
     def stopped(self, reason: str) -> int:
         """The policy for a signal, called when the state is saved; the exit code."""
-        cause = policy.cause_of_stop(reason, show_job())
-        return self._end(cause)
+        return self._end(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
 
     def crashed(self) -> int:
         """The policy for a run that raised; the exit code."""
@@ -90,7 +89,7 @@ class Lives:
             "cause": cause,
             "step": self._step(),
             "job": job_id(),
-            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "restart": restarts(),
             "node": os.environ.get("SLURMD_NODENAME", ""),
             "at": time.time(),
         }
@@ -116,6 +115,11 @@ def job_id() -> str:
     """This job as scontrol takes it: an element of an array is named by array and index."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def restarts() -> int:
+    """How often SLURM has started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def show_job() -> dict[str, str] | None:

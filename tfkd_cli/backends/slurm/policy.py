@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,16 +72,19 @@ def _give_up(why: str, cause: Cause) -> Verdict:
     return Verdict(requeue=False, exit_code=worker.CRASHED, given_up="" if cause == "crash" else why)
 
 
-def cause_of_stop(reason: str, shown: dict[str, str] | None) -> Cause:
+def cause_of_stop(reason: str, shown: Mapping[str, str] | None, *, restarts: int = 0) -> Cause:
     """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, None when it did not answer.
 
-    Preemption on a cluster with default settings is a bare SIGTERM like that of scancel: only the job's
-    PreemptTime tells them apart.
+    Preemption on a cluster with default settings is a bare SIGTERM like that of scancel. With a GraceTime the
+    job's PreemptTime tells them apart; without one SLURM has requeued it already: its Restarts are more than
+    the `restarts` this life began with.
     """
     if reason not in (worker.ASKED, worker.TERMINATED):
         return "orphaned"
     shown = shown or {}
     if shown.get("PreemptTime", "None") not in ("None", "(null)", "Unknown", ""):
+        return "preemption"
+    if int(shown.get("Restarts", "0")) > restarts:
         return "preemption"
     if reason == worker.ASKED or shown.get("Reason") == "TimeLimit":
         return "time limit"

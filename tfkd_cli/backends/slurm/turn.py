@@ -38,7 +38,7 @@ def _wait(path: Path, content: bytes, *, tell: Callable[[str], None]) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     told = False
     while not files.create_once(path, content):
-        held = lease.read(path.parent, clock=lease.Clock(path.parent))
+        held = lease.read(path, clock=lease.Clock(path.parent))
         if held is None or not held.live:
             if path.exists():
                 _break(path, held.owner if held else None)
@@ -70,6 +70,9 @@ def _break(path: Path, owner: str | None) -> None:
 
 
 def _still_mine(path: Path, owner: str) -> None:
+    deadline = time.monotonic() + 1.0  # somebody may have moved it by mistake, and puts it back
+    while _holder(path) != owner and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS / 4)
     if _holder(path) != owner:
         raise RunError(
             "another tfkd took over this submission.",

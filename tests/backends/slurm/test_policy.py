@@ -1,0 +1,76 @@
+"""The policy table: what follows from each way a job can end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkd_cli.backends.slurm.policy import RETRIES, Cause, Life, Verdict, cause_of_stop, decide
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown", "cause"),
+    [
+        ("USR2", {"JobState": "RUNNING", "PreemptTime": "None"}, "time limit"),
+        ("USR2", {"JobState": "RUNNING", "PreemptTime": "2026-11-22T18:35:45"}, "preemption"),
+        ("TERM", {"JobState": "RUNNING", "PreemptTime": "2026-11-22T18:35:45"}, "preemption"),
+        ("TERM", {"JobState": "COMPLETING", "PreemptTime": "None", "Restarts": "0"}, "cancelled"),
+        # without a grace time there is no PreemptTime, but SLURM has requeued the job already (seen on 22.05)
+        ("TERM", {"JobState": "COMPLETING", "Restarts": "1"}, "preemption"),
+        ("TERM", {"JobState": "COMPLETING", "Reason": "TimeLimit", "PreemptTime": "None"}, "time limit"),
+        ("TERM", None, "cancelled"),
+        ("USR2", None, "time limit"),
+        ("the process that started this one is gone", {}, "orphaned"),
+    ],
+)
+def test_the_cause_of_a_signal(reason: str, shown: dict[str, str] | None, cause: Cause) -> None:
+    assert cause_of_stop(reason, shown, restarts=0) == cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "verdict"),
+    [
+        ("time limit", Verdict(requeue=True, exit_code=75)),
+        ("preemption", Verdict(requeue=True, exit_code=75)),
+        ("cancelled", Verdict(requeue=False, exit_code=143)),
+        ("crash", Verdict(requeue=True, exit_code=75)),
+        ("refused", Verdict(requeue=False, exit_code=1)),
+        ("out of memory", Verdict(requeue=False, exit_code=1)),
+        ("orphaned", Verdict(requeue=False, exit_code=75)),
+        ("lost", Verdict(requeue=True, exit_code=75)),
+    ],
+)
+def test_the_first_end_by_each_cause(cause: Cause, verdict: Verdict) -> None:
+    assert decide([Life(cause, 10)]) == verdict
+
+
+def test_two_lives_without_a_newer_checkpoint_are_the_end() -> None:
+    lives = [Life("time limit", 10), Life("preemption", 10)]
+    assert decide(lives).requeue
+    verdict = decide([*lives, Life("time limit", 10)])
+    assert not verdict.requeue
+    assert verdict.exit_code == 1
+    assert "without a newer checkpoint" in verdict.given_up
+
+
+def test_a_crash_at_the_same_step_is_tried_once_more() -> None:
+    assert decide([Life("crash", 0)]).requeue
+    assert not decide([Life("crash", 0), Life("crash", 0)]).requeue
+
+
+def test_crashes_are_counted_apart_from_preemptions() -> None:
+    lives = [Life("preemption", step) for step in range(1, 50)]
+    assert decide([*lives, Life("crash", 50)]).requeue
+    crashes = [Life("crash", step) for step in (60, 70, 80)]
+    assert not decide([*lives, *crashes]).requeue
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(RETRIES)), st.integers(1, 5)), min_size=1, max_size=30))
+def test_a_job_never_exits_with_0_and_comes_back_only_with_75(ends: list[tuple[Cause, int]]) -> None:
+    step, lives = 0, []
+    for cause, gain in ends:
+        step += gain
+        lives.append(Life(cause, step))
+    verdict = decide(lives)
+    assert verdict.exit_code == (75 if verdict.requeue else 1)

@@ -1,0 +1,134 @@
+"""Profiles: found in four places, read strictly, handed to submitit unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkd_cli.backends.slurm import profile as profiles
+from tfkd_cli.errors import RequestError
+from tfkd_cli.spec import RunSpec
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[3].glob("slurm/*.toml")), ids=lambda path: path.name
+)
+def test_every_profile_we_ship_can_be_read(path: Path) -> None:
+    assert profiles.read(path).description
+
+
+def test_slurm_means_the_default_profile() -> None:
+    assert profiles.find("slurm").path.name == "default.toml"
+
+
+def test_a_profile_is_looked_for_here_then_with_the_user_then_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    write(tmp_path / "config/tfkd/slurm/mine.toml", '[profile]\ndescription = "the user\'s"\n')
+    assert profiles.find("mine").description == "the user's"
+    write(tmp_path / "slurm/mine.toml", '[profile]\ndescription = "the folder\'s"\n')
+    assert profiles.find("MINE").description == "the folder's"
+    assert {"default", "mine"} <= {each.name for each in profiles.clusters()}
+
+
+def test_a_path_is_a_profile_too(tmp_path: Path) -> None:
+    assert profiles.find(str(write(tmp_path / "x.toml", "[submit]\ngpus_per_node = 2\n"))).submit == {
+        "gpus_per_node": 2
+    }
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(RequestError, match='unknown cluster "defautl"') as caught:
+        profiles.find("defautl")
+    assert "default" in caught.value.hint
+
+
+def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    write(tmp_path / "tfkd/slurm/broken.toml", "[submit\n")
+    found = {each.name: each.description for each in profiles.clusters()}
+    assert found["broken"].startswith("not usable: ")
+    assert not found["default"].startswith("not usable")
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "expected"),
+    [
+        ("[submit]\nslurm_partitoin = 1\n", 'unknown key "slurm_partitoin" in [submit]', "slurm_partition"),
+        ("[submti]\n", 'unknown key "submti" in the file', "runs_per_job"),
+        ("[profile]\nnote = 1\n", 'unknown key "note" in [profile]', "description, contact, url"),
+        ("runs_per_job = 0\n", "runs_per_job is 0", "from 1 to 64"),
+        ("runs_per_job = true\n", "runs_per_job is True", "from 1 to 64"),
+        ('setup = "module load x"\n', "setup is 'module load x'", "a list of shell lines"),
+        ('[submit]\nslurm_teardown = ["x"]\n', "sets slurm_teardown", "exit code"),
+        ("[submit]\nslurm_use_srun = false\n", "sets slurm_use_srun", "warning before the time limit"),
+        ("[submit]\ntasks_per_node = 2\n", "tasks_per_node is 2", "runs_per_job packs several"),
+        ('[submit]\nslurm_comment = "a\\nb"\n', "control character", "one line"),
+        ('[submit.slurm_additional_parameters]\nx = "a\\u0000"\n', "control character", "one line"),
+        ("[[resources]]\n", "names no run", "dataset"),
+        ("submit = 3\n", "submit is 3", "[submit]"),
+        ("\x00", "cannot be read", "TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_key_and_what_is_valid(
+    tmp_path: Path, text: str, what: str, expected: str
+) -> None:
+    path = write(tmp_path / "wrong.toml", text)
+    with pytest.raises(RequestError) as caught:
+        profiles.read(path)
+    assert str(path) in caught.value.what
+    assert what in caught.value.what
+    assert expected in caught.value.expected
+
+
+@given(st.binary(max_size=200))
+def test_no_file_is_read_with_another_error(data: bytes) -> None:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        file.write(data)
+        file.flush()
+        try:
+            profiles.read(Path(file.name))
+        except RequestError as error:
+            assert file.name in error.what  # noqa: PT017
+
+
+def test_submit_keys_reach_submitit_under_its_own_names() -> None:
+    given = {
+        "mem_gb": 1.5,
+        "timeout_min": 60,
+        "slurm_qos": "low",
+        "slurm_python": "python3",
+        "gpus_per_node": 2,
+    }
+    assert profiles.sbatch_parameters(given) == {
+        "mem": "1536MB",
+        "time": 60,
+        "qos": "low",
+        "gpus_per_node": 2,
+    }
+    assert profiles.sbatch_parameters({"mem_gb": 8})["mem"] == "8GB"
+
+
+def test_resources_of_a_data_set_or_network_win_over_submit(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "shapes.toml",
+        '[submit]\nmem_gb = 4\n[[resources]]\ndataset = "tiny-imagenet"\nsubmit = { mem_gb = 16 }\n'
+        '[[resources]]\nstudent = "resnet50"\nsubmit = { gpus_per_node = 2 }\n',
+    )
+    profile = profiles.read(path)
+    assert profile.submit_for(RunSpec(dataset="digits", student="resnet8")) == {"mem_gb": 4}
+    large = RunSpec(dataset="tiny-imagenet@0123456789ab", student="resnet50")
+    assert profile.submit_for(large) == {"mem_gb": 16, "gpus_per_node": 2}

@@ -1,0 +1,219 @@
+"""What sbatch gets: a golden script, time limits, quoting, and what the site fills in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkd_cli.backends.slurm import doctor, dry_run, groups, scripts, site, staging
+from tfkd_cli.backends.slurm import profile as profiles
+from tfkd_cli.backends.slurm.profile import Profile
+from tfkd_cli.execution import Execution
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+
+Graph = Callable[[int, int], list[RunSpec]]
+GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch.sh"
+SITE = site.Site(partitions=site.parse_partitions("main*|2-00:00:00|8|8000|gpu:4\nlong|infinite|8+|1|(null)"))
+
+
+def rendered(profile: Profile, graph: Graph, store: Store, *, jobs: int | None = None) -> str:
+    """The scripts of a small graph, free of what differs between machines."""
+    specs = graph(2, 2)
+    texts = dry_run.dry_run(
+        specs,
+        store=store,
+        execution=Execution(cache="/c"),
+        profile=profile,
+        jobs=jobs,
+        costs={s.key: 7200.0 for s in specs},
+    )
+    text = (
+        "\n".join(texts)
+        .replace(str(store.root.absolute()), "/results")
+        .replace(shlex.quote(sys.executable), "python")
+    )
+    return re.sub(r"/code/[0-9a-f]{16}", "/code/TREE", text)
+
+
+def test_the_scripts_are_those_of_the_golden_file(
+    tmp_path: Path, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM here
+    path = tmp_path / "golden.toml"
+    path.write_text(
+        'setup = ["module load cuda/12"]\n[submit]\nslurm_partition = "gpu"\ngpus_per_node = 1\ncpus_per_task = 4\n'
+        'mem_gb = 16\nslurm_comment = "it\'s mine"\n[submit.slurm_additional_parameters]\nmail-type = "FAIL"\n'
+    )
+    profile = profiles.read(path)
+    text = rendered(profile, graph, store) + "\n" + rendered(profile, graph, store, jobs=2)
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_a_dry_run_writes_nothing(graph: Graph, profile: Profile, tmp_path: Path) -> None:
+    store = Store(tmp_path / "absent")
+    rendered(profile, graph, store)
+    assert not store.root.exists()
+
+
+def test_the_scripts_are_valid_for_a_shell(graph: Graph, profile: Profile, store: Store) -> None:
+    for text in rendered(profile, graph, store).split("#!/bin/bash")[1:]:
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+@given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=40))
+def test_every_value_of_a_profile_stays_one_word_of_one_line(value: str) -> None:
+    named = profiles.sbatch_parameters({"slurm_comment": value})
+    text = scripts.script(named, folder=Path("/x"), elements=1)
+    [line] = [each for each in text.split("\n") if "--comment=" in each]
+    assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--comment={value}"]
+
+
+def test_wckey_is_not_sent_unless_the_profile_names_one(graph: Graph, profile: Profile, store: Store) -> None:
+    assert "wckey" not in rendered(profile, graph, store)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "submit", "minutes"),
+    [
+        (7200, {}, 180),  # 1.5 × the estimate
+        (1, {}, site.LEAST_MINUTES),
+        (10 * 86400, {}, 2880),  # the partition's limit
+        (10 * 86400, {"slurm_partition": "long"}, 21600),
+        (None, {}, site.UNKNOWN_MINUTES),
+        (7200, {"timeout_min": 33}, 33),  # the profile's own value is handed over unchanged
+        (7200, {"slurm_time": 34}, 34),
+    ],
+)
+def test_time_limits(seconds: float | None, submit: dict[str, Any], minutes: int) -> None:
+    assert site.time_limit(seconds, submit, SITE) == minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("1-00:00:00", 1440), ("2:30:00", 150), ("30:00", 30), ("0:30", 1), ("infinite", None), ("n/a", None)],
+)
+def test_limits_as_sinfo_writes_them(text: str, minutes: int | None) -> None:
+    assert site.minutes(text) == minutes
+
+
+def test_a_run_is_warned_early_enough_and_short_jobs_still_have_a_life() -> None:
+    assert site.signal_delay(600) == 120
+    assert site.signal_delay(1) == 12
+
+
+def test_what_a_profile_leaves_open_is_a_fair_share_of_the_node() -> None:
+    assert site.fill_in({}, SITE) == {"gpus_per_node": 1, "cpus_per_task": 2, "slurm_mem": "2000MB"}
+    assert site.fill_in({"slurm_partition": "long"}, SITE) == {"slurm_partition": "long", "cpus_per_task": 1}
+    given_all = {"gpus_per_node": 0, "cpus_per_task": 3, "mem_gb": 1}
+    assert site.fill_in(given_all, SITE) == given_all
+
+
+def test_a_partition_counts_gpus_of_any_type_and_the_smallest_node() -> None:
+    text = "gpu|1:00:00|64|512000|gpu:a100:8(S:0-1)\ngpu|1:00:00|32+|256000+|gpu:v100:4,mps:400\ngpu|1:00:00|16|1|(null)"
+    [found] = site.parse_partitions(text)
+    assert (found.gpus, found.cpus, found.memory_mb) == (4, 32, 256000)
+
+
+@given(st.text(max_size=200))
+def test_no_output_of_sinfo_or_scontrol_breaks_the_parsers(text: str) -> None:
+    site.parse_partitions(text)
+    site.parse_config(text)
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_ranges_name_exactly_their_indices(indices: set[int]) -> None:
+    found: set[int] = set()
+    for part in groups.ranges(sorted(indices)).split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    assert found == indices
+
+
+@given(teachers=st.integers(1, 5), students=st.integers(0, 6), pack=st.integers(1, 4), size=st.integers(1, 7))
+def test_groups_hold_every_run_once_and_parents_come_first(
+    teachers: int, students: int, pack: int, size: int
+) -> None:
+    from tfkd_cli.methods import Distillation
+    from tfkd_cli.spec import Teacher
+
+    top = [RunSpec(dataset="digits", student="resnet8", seed=seed) for seed in range(teachers)]
+    middle = [
+        RunSpec(dataset="digits", student="a", loss=Distillation(), teacher=Teacher(run=t)) for t in top
+    ]
+    bottom = [
+        RunSpec(dataset="digits", student="b", loss=Distillation(), teacher=Teacher(run=m), seed=seed)
+        for m in middle
+        for seed in range(students)
+    ]
+    specs = [*top, *middle, *bottom]
+    keys = {spec.key for spec in specs}
+    made = groups.group_runs(
+        specs,
+        shape=lambda spec: groups.shape_of({"x": [1, {"y": 2}]}),
+        waiting_for=lambda spec: frozenset(parent.key for parent in spec.parents if parent.key in keys),
+        runs_per_job=pack,
+    )
+    seen: set[str] = set()
+    for group in groups.split(made, size):
+        assert len(group.packs) <= size
+        assert group.parents <= seen
+        seen |= {run.key for run in group.runs}
+    assert sorted(run.key for group in made for run in group.runs) == sorted(keys)
+
+
+def test_the_staged_code_is_complete_small_and_named_by_its_content(tmp_path: Path) -> None:
+    tree = staging.stage(tmp_path)
+    assert staging.stage(tmp_path) == tree == tmp_path / staging.name()
+    assert sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()) < 1_000_000
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "import tfkd_cli.worker as w, paper_tables as p; print(w.__file__, p.__file__)",
+        ],
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count(str(tree)) == 2
+    assert [path for path in tmp_path.iterdir() if path != tree] == []
+
+
+def test_doctor_names_the_line_that_sbatch_refuses(fake_slurm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text('[submit]\nslurm_partition = "gpuu"\n')
+    bad = [check for check in doctor.doctor(profiles.read(path)) if check.status == "bad"]
+    assert [check.name for check in bad] == ["partition", "[submit]"]
+    assert all('line 2: slurm_partition = "gpuu"' in check.hint for check in bad)
+
+
+def test_doctor_is_content_with_a_good_profile_and_checks_each_shape(fake_slurm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "good.toml"
+    path.write_text(
+        '[submit]\nmem_gb = 2\n[[resources]]\ndataset = "imagenet"\nsubmit = { gpus_per_node = 4 }\n'
+    )
+    checks = doctor.doctor(profiles.read(path))
+    assert {check.status for check in checks} <= {"ok", "note"}
+    assert [check.name for check in checks][-2:] == ["[submit]", "[[resources]] imagenet"]
+    assert len([call for call in fake_slurm.calls("sbatch") if call == ["--test-only"]]) == 2
+
+
+def test_doctor_writes_a_starter_that_it_accepts(fake_slurm: Any, tmp_path: Path) -> None:
+    path = doctor.starter("mine", tmp_path / "slurm" / "mine.toml")
+    assert {check.status for check in doctor.doctor(profiles.read(path))} <= {"ok", "note"}
