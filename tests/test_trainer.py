@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkd_cli import checkpoints, models
+from tfkd_cli import checkpoints, models, trainer
 from tfkd_cli.answers import Answers, AskedTeacher
 from tfkd_cli.errors import RunError
+from tfkd_cli.evaluation import Scores
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
 from tfkd_cli.trainer import Epoch, Training, batches, learning_rate, seed_of
@@ -43,6 +44,8 @@ def arrays(train: int = 21, test: int = 12, size: int = 16) -> Any:
         train_labels_N=train_y,
         test_images_NCHW=test_x,
         test_labels_N=test_y,
+        val_images_NCHW=None,
+        val_labels_N=None,
         class_names=("a", "b", "c"),
     )
 
@@ -213,9 +216,10 @@ def test_warm_up_may_last_a_part_of_an_epoch_or_not_exist() -> None:
     assert learning_rate(replace(half, batch_size=256), step=9, steps_per_epoch=5) == 2.0
 
 
-def test_the_best_epoch_is_the_earliest_of_equal_ones() -> None:
+def test_the_best_epoch_is_the_earliest_of_equal_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     training = training_of(spec_of(lr=1e-12, epochs=3))  # nothing is learnt: accuracies tie but for BatchNorm
-    training._evaluate = lambda at_step: (1.0, 50.0, 100.0)  # type: ignore[method-assign]
+    even = Scores(loss=1.0, accuracy=50.0, top5=100.0, balanced_accuracy=50.0, ece=0.0)
+    monkeypatch.setattr(trainer, "evaluate", lambda *given, **more: even)
     list(training.epochs())
     assert training.best_epoch == 1
 

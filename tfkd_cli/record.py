@@ -174,13 +174,9 @@ class Record:
         last, code = self.lines[-1], provenance.code()
         return {
             "key": self.spec.key,
-            "best": {"epoch": training.best_epoch, "accuracy": training.best_accuracy},
-            "last": {
-                "epoch": last["epoch"],
-                "accuracy": last["test_accuracy"],
-                "loss": last["test_loss"],
-                "top5": last["test_top5"],
-            },
+            "chosen_on": training.chosen_on,
+            "best": {"epoch": training.best_epoch, **training.best_scores},
+            "last": {"epoch": last["epoch"], **training.last_scores},
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),

@@ -21,6 +21,7 @@ import torch  # noqa: TID253 - reached only from the worker, which needs it
 from tfkd_cli import answers, checkpoints, data, models, provenance
 from tfkd_cli.answers import Answers, AskedTeacher
 from tfkd_cli.data import augment
+from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.record import Record
@@ -136,6 +137,7 @@ class _Work:
         record = self._record
         record.begin()
         arrays = data.load(self._spec.dataset, execution=self._execution)
+        arrays = hold_out(arrays, self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
 
         def at_step() -> None:

@@ -57,6 +57,7 @@ class Recipe:
     augment: str = "crop-flip-rotate15"
     augment_stream: AugmentStream = "seed"
     precision: Precision = "fp32"
+    holdout: float = _later(0.0)  # share of the training images that validates, where data have no such part
 
     def __post_init__(self) -> None:
         _positive("recipe.epochs", self.epochs)
@@ -74,6 +75,8 @@ class Recipe:
                 )
         if any(not 0 <= value < math.inf for value in (self.momentum, self.weight_decay, self.warmup_epochs)):
             raise RequestError("momentum, weight_decay and warmup_epochs must be finite and not negative.")
+        if not 0 <= self.holdout <= 0.5:
+            raise RequestError(f"recipe.holdout is {self.holdout}.", expected="a share of 0 to 0.5.")
 
     def with_epochs(self, epochs: int) -> Recipe:
         """This recipe at another length: milestones scale (half up, ≥ 1), warm-up min(1, epochs/20)."""
@@ -172,7 +175,9 @@ class RunSpec:
             return {"label-smoothing": "lsr", "tf-reg": "tf-reg"}[self.loss.kind]
         if isinstance(self.teacher, Teacher) and isinstance(self.teacher.checkpoint, int):
             return "de-kd"
-        return "tf-self" if self.teacher is not None and self.teacher.network == self.student else "kd"
+        return (
+            "tf-self" if isinstance(self.teacher, Teacher) and self.teacher.network == self.student else "kd"
+        )
 
     @property
     def folder(self) -> str:

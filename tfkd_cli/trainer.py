@@ -21,6 +21,7 @@ from torch import Tensor, nn  # noqa: TID253
 from tfkd_cli import checkpoints, models, precision
 from tfkd_cli.data import augment
 from tfkd_cli.errors import RunError
+from tfkd_cli.evaluation import Part, Scores, evaluate
 from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 SHARED_STREAM = 2**31 - 1
 """The augmentation stream of all seeds where the recipe says "shared"; no seed of anybody's."""
-
-EVALUATION_PIXELS = 256 * 32 * 32
-"""Pixels in a batch of the evaluation: large, yet its activations stay in reach of the caches."""
 
 COMPILE_STEPS = 10_000
 """torch.compile costs minutes: only a run of at least so many steps on a GPU earns them back."""
@@ -76,10 +74,13 @@ class Epoch:
     loss_kl: float | None
     seconds: float
     images_per_second: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
 
     def line(self, *, attempt: int) -> dict[str, Any]:
-        """The line of metrics.jsonl."""
-        return {"epoch": self.epoch, "attempt": attempt, **asdict(self)}
+        """The line of metrics.jsonl; what only a validation part gives is left out where there is none."""
+        line = {"epoch": self.epoch, "attempt": attempt, **asdict(self)}
+        return {k: v for k, v in line.items() if v is not None or not k.startswith("val_")}
 
 
 class Training:
@@ -103,15 +104,18 @@ class Training:
         self._facts = data.facts
         self._teacher, self._answers = teacher, answers
         self._images_NCHW, self._labels_N = _on_device(data.train_images_NCHW, data.train_labels_N, device)
-        self._test_images_NCHW, self._test_labels_N = _on_device(
-            data.test_images_NCHW, data.test_labels_N, device
-        )
+        self._test = _part(data.test_images_NCHW, data.test_labels_N, device)
+        self._val = None
+        if data.val_images_NCHW is not None:
+            self._val = _part(data.val_images_NCHW, data.val_labels_N, device)
         self.steps = len(batches(torch.arange(len(self._labels_N)), spec.recipe.batch_size))
         self.network = self._build()
         self._forward = self._maybe_compiled()
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
-        self.best_epoch, self.best_accuracy = 0, -1.0
+        self.best_epoch = 0
+        self.best_scores: dict[str, float] = {}  # of the epoch that was chosen, on the test part
+        self.last_scores: dict[str, float] = {}
         self.best_weights: checkpoints.Weights = {}
         self._start_epoch()
 
@@ -139,6 +143,16 @@ class Training:
             yield self._do_epoch()
 
     @property
+    def best_accuracy(self) -> float:
+        """The test accuracy of the best epoch so far, in percent; -1 before the first."""
+        return self.best_scores.get("accuracy", -1.0)
+
+    @property
+    def chosen_on(self) -> str:
+        """Which part's accuracy chooses the best epoch: `validation` where there is such a part."""
+        return "test" if self._val is None else "validation"
+
+    @property
     def done(self) -> bool:
         """Whether all epochs are done."""
         return self.epoch > self.spec.recipe.epochs
@@ -154,9 +168,10 @@ class Training:
             self._train(at_step)
         self._refuse_divergence()
         training_seconds = seconds_before + time.perf_counter() - started
-        tested = self._evaluate(at_step)
+        tested = evaluate(self.network, self._test, self._facts, at_step=at_step)
+        checked = evaluate(self.network, self._val, self._facts, at_step=at_step) if self._val else None
         self.seconds = seconds_before + time.perf_counter() - started
-        return self._finish_epoch(tested, training_seconds=training_seconds)
+        return self._finish_epoch(tested, checked, training_seconds=training_seconds)
 
     def _train(self, at_step: Callable[[], None]) -> None:
         self.network.train()
@@ -233,48 +248,40 @@ class Training:
                 hint="try --lr 0.01, a smaller --temperature or --set loss.multiplier=1, or --form printed.",
             )
 
-    def _evaluate(self, at_step: Callable[[], None]) -> tuple[float, float, float]:
-        """Mean cross-entropy, top-1 and top-5 in percent over the test images, in fp32."""
-        self.network.eval()
-        size, classes = self._facts.size, self._facts.classes
-        sums = torch.zeros(3, dtype=self._sums.dtype, device=self.device)
-        batch = max(1, EVALUATION_PIXELS // size**2)
-        for images_NCHW, labels_N in zip(
-            torch.split(self._test_images_NCHW, batch), torch.split(self._test_labels_N, batch), strict=True
-        ):
-            with torch.inference_mode():
-                logits_NK = self.network(self._normalised(images_NCHW)).float()
-                ranked_NR = logits_NK.topk(min(5, classes), 1).indices == labels_N[:, None]
-                ce = nn.functional.cross_entropy(logits_NK, labels_N, reduction="sum")
-                sums += torch.stack([ce, ranked_NR[:, 0].sum(), ranked_NR.sum()])
-            at_step()
-        ce, top1, top5 = (sums / len(self._test_labels_N)).tolist()
-        return ce, 100 * top1, 100 * top5
-
-    def _finish_epoch(self, tested: tuple[float, float, float], *, training_seconds: float) -> Epoch:
+    def _finish_epoch(self, tested: Scores, checked: Scores | None, *, training_seconds: float) -> Epoch:
         images = len(self._labels_N)
         loss, ce, kl, right = (self._sums / images).tolist()
-        test_loss, accuracy, top5 = tested
         has_kl = self.spec.loss.kind != "cross-entropy"
         epoch = Epoch(
             epoch=self.epoch,
             lr=self._lr,
             train_loss=loss,
             train_accuracy=100 * right,
-            test_loss=test_loss,
-            test_accuracy=accuracy,
-            test_top5=top5,
+            test_loss=tested.loss,
+            test_accuracy=tested.accuracy,
+            test_top5=tested.top5,
             loss_ce=ce,
             loss_kl=kl if has_kl else None,
             seconds=self.seconds,
             images_per_second=images / max(training_seconds, 1e-9),
+            val_loss=checked.loss if checked else None,
+            val_accuracy=checked.accuracy if checked else None,
         )
-        if accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = self.epoch, accuracy
-            self.best_weights = checkpoints.weights_of(self.network)
+        self._choose(tested, checked)
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self._start_epoch()
         return epoch
+
+    def _choose(self, tested: Scores, checked: Scores | None) -> None:
+        """Keep the weights of the best epoch: on the validation part where there is one; the first of equals."""
+        self.last_scores = asdict(tested)
+        by = "accuracy"
+        if checked is not None:
+            by = "val_accuracy"
+            self.last_scores |= {"val_accuracy": checked.accuracy, "val_loss": checked.loss}
+        if self.last_scores[by] > self.best_scores.get(by, -1.0):
+            self.best_epoch, self.best_scores = self.epoch, self.last_scores
+            self.best_weights = checkpoints.weights_of(self.network)
 
     def _start_epoch(self) -> None:
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -293,7 +300,8 @@ class Training:
             "sums": checkpoints.plain(self._sums),
             "network": checkpoints.plain(self.network.state_dict()),
             "optimizer": checkpoints.plain(self._optimizer.state_dict()),
-            "best": {"epoch": self.best_epoch, "accuracy": self.best_accuracy},
+            "best": {"epoch": self.best_epoch, "scores": dict(self.best_scores)},
+            "last_scores": dict(self.last_scores),
             "best_weights": dict(self.best_weights),
         }
 
@@ -309,7 +317,8 @@ class Training:
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
         self._sums.copy_(state["sums"])
-        self.best_epoch, self.best_accuracy = state["best"]["epoch"], state["best"]["accuracy"]
+        self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
+        self.last_scores = dict(state["last_scores"])
         self.best_weights = dict(state["best_weights"])
 
 
@@ -326,6 +335,11 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, device: torch.device) -> t
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
+
+
+def _part(images: Any, labels: Any, device: torch.device) -> Part:
+    images_NCHW, labels_N = _on_device(images, labels, device)
+    return Part(images_NCHW=images_NCHW, labels_N=labels_N)
 
 
 def _on_device(images: Any, labels: Any, device: torch.device) -> tuple[Tensor, Tensor]:

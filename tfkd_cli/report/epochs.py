@@ -48,14 +48,15 @@ def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
     if not {type(value) for row in rows for value in row} <= NUMBERS:
         rows = [[value if type(value) in NUMBERS else None for value in row] for row in rows]
     test = [row[COLUMNS.index("test_accuracy")] for row in rows]
+    chosen_on = [line.get("val_accuracy", line.get("test_accuracy")) for line in lines]
     known = [
-        (accuracy, -row[0])
-        for accuracy, row in zip(test, rows, strict=True)
-        if accuracy is not None and isinstance(row[0], int)
+        (by, -row[0], accuracy)
+        for by, accuracy, row in zip(chosen_on, test, rows, strict=True)
+        if type(by) in (int, float) and accuracy is not None and isinstance(row[0], int)
     ]
     if not known or test[-1] is None:
         return None
-    best_accuracy, minus_epoch = max(known)  # the earliest epoch on ties
+    _, minus_epoch, best_accuracy = max(known)  # on the validation part if any; the earliest on ties
     return Epochs(
         text=_csv(rows),
         best_epoch=-minus_epoch,
