@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,6 +15,7 @@ from paper_tables.strict import Entry, Names, read_toml
 Source = Literal["released", "printed", "assumed", "declared"]
 FILE = Path(__file__).with_name("hyperparameters.toml")
 CONDITIONS = ("dataset", "method", "student", "teacher", "form")
+PRETRAINED = "pretrained"  # instead of a student: any whose name ends so
 KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe")
 
 
@@ -48,6 +50,8 @@ class Rule:
     def source_for(self, facts: Mapping[str, str | None]) -> Source | None:
         """Where this rule's values come from for a setting, None where it does not apply."""
         for key, allowed in self.conditions.items():
+            if key == "student" and allowed == {PRETRAINED} and str(facts[key]).endswith(f":{PRETRAINED}"):
+                continue
             if facts[key] not in allowed and not (self.elsewhere and key == "dataset"):
                 return None
         at_home = "dataset" not in self.conditions or facts["dataset"] in self.conditions["dataset"]
@@ -62,6 +66,12 @@ def lookup(setting: Setting, *, form: str) -> Hyperparameters:
     return Hyperparameters(
         loss={**found.loss, **_declared(setting.loss)}, recipe={**found.recipe, **_declared(setting.recipe)}
     )
+
+
+def finetune() -> dict[str, Any]:
+    """The recipe of pretrained students, which `--recipe finetune` asks for with any student."""
+    chosen = [rule for rule in rules() if rule.conditions.get("student") == {PRETRAINED}]
+    return {name: value for rule in chosen for name, value in rule.recipe}
 
 
 def assumed(setting: Setting, form: str) -> tuple[str, ...]:
@@ -89,7 +99,7 @@ def check(names: Names, path: Path = FILE) -> None:
         for key in ("dataset", "method", "student", "teacher"):
             kind = "network" if key in ("student", "teacher") else key
             for name in _names(entry, key):
-                if name != "folder":
+                if name not in ("folder", PRETRAINED):
                     names.resolve(kind, name, where=f'{entry.where}, key "{key}"')
         entry.values("loss", names.loss_fields)
         entry.values("recipe", names.recipe_fields)
@@ -116,8 +126,9 @@ def _looked_up(dataset: str, method: str, student: str, teacher: str | None, for
 
 
 def _family(dataset: str) -> str:
-    """`tiny-imagenet@4f…` → `tiny-imagenet`, `folder:PATH` → `folder`: whose values a data set takes."""
-    return dataset.partition("@")[0].partition(":")[0]
+    """`tiny-imagenet@4f…` → `tiny-imagenet`, `folder224:PATH` → `folder`: whose values a data set takes."""
+    family = dataset.partition("@")[0].partition(":")[0]
+    return "folder" if re.fullmatch(r"(folder|torchvision)\d*", family) else family
 
 
 def _declared(values: Values) -> dict[str, Sourced]:

@@ -204,6 +204,12 @@ class Training:
         facts = self._facts
         return augment.normalise(images_NCHW, facts.mean, facts.std, memory_format=torch.channels_last)
 
+    def logits(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, K), of uint8 images by the network as it stands, in eval mode and fp32."""
+        self.network.eval()
+        with torch.inference_mode():
+            return self.network(self._normalised(images_NCHW.to(self.device))).float()  # type: ignore[no-any-return]
+
     def _do_step(self, indices_N: Tensor, answers_NK: Tensor | None) -> None:
         recipe = self.spec.recipe
         images_NCHW = self._view(indices_N)
@@ -273,7 +279,7 @@ class Training:
         return epoch
 
     def _choose(self, tested: Scores, checked: Scores | None) -> None:
-        """Keep the weights of the best epoch: on the validation part where there is one; the first of equals."""
+        """Keep the best epoch's weights: on the validation part where there is one; the first on ties."""
         self.last_scores = asdict(tested)
         by = "accuracy"
         if checked is not None:
