@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +37,31 @@ class Item:
         if isinstance(self.what, Table) and self.what.kind == "demo":
             return "demo"
         return "custom" if request.overrides.to_json() else request.scale
+
+    @property
+    def command(self) -> str:
+        """What to type for the rest of it."""
+        request, axes = self.campaign.request, self.campaign.request.axes
+        if axes is None:
+            words = ["tfkd", "reproduce", self.what.name]
+        else:
+            words = ["tfkd", "run", "--student", ",".join(axes.students), "--method", ",".join(axes.methods)]
+            words += ["--dataset", axes.dataset]
+            words += ["--teacher", ",".join(axes.teachers)] if axes.teachers else []
+            words += [word for epoch in axes.teacher_epochs for word in ("--teacher-epoch", str(epoch))]
+        words += ["--scale", request.scale] if request.scale != "paper" else []
+        words += ["--form", request.form] if request.form != "released" else []
+        words += ["--fast"] if request.fast else []
+        changes = request.overrides.to_json().items()
+        words += [word for name, value in changes for word in ("--set", f"{name}={_text(value)}")]
+        return shlex.join([*words, "--seeds", _seeds(request.seeds)])
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """As `--seeds` takes them: `0-4`, or a list."""
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds)) if len(seeds) > 1 else f"{seeds[0]}-{seeds[0]}"
 
 
 def items(campaigns: Iterable[Campaign]) -> list[Item]:
@@ -93,8 +118,3 @@ def _slug(what: Table | Figure, request: Request) -> str:
         axes = request.axes
         parts[1:1] = [axes.dataset.partition(":")[0], *axes.students, *axes.methods, *axes.teachers]
     return slug("-".join(parts).replace("@", "-"))[:LONGEST_SLUG].rstrip("-.")
-
-
-def identity_json(request: Request) -> object:
-    """What was asked, as JSON."""
-    return json.loads(asking.identity(request))

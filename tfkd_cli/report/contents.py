@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
 
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import FigureData
@@ -41,6 +43,11 @@ class Missing:
         """The finished ones."""
         return self.counts.get("done", 0)
 
+    @property
+    def open(self) -> bool:
+        """Whether anything is missing."""
+        return self.done < self.wanted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
@@ -59,6 +66,8 @@ class Contents:
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     store: Store | None = None
+    made_at: str = ""
+    version: str = ""
 
     @property
     def hours(self) -> dict[str, float]:
@@ -87,7 +96,9 @@ def gather(
     asked = items(campaigns)
     store = store or (campaigns[0].store if campaigns else None)
     if store is None:
-        return Contents(items=(), runs={}, comparisons={}, figures={}, claims=())
+        return Contents(
+            items=(), runs={}, comparisons={}, figures={}, claims=(), made_at=_now(), version=_version()
+        )
     states = store.scan()
     runs = read_runs(wishes(asked), store, states=states, kept=kept, progress=progress)
     sound = sound_states(states, runs)
@@ -113,7 +124,20 @@ def gather(
         left_out=tuple(f"{run.name}: {run.state.damage}" for run in runs.values() if run.status == "damaged"),
         notes=tuple(_notes(runs, states)),
         store=store,
+        made_at=_now(),
+        version=_version(),
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tfkd")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _missing(asked: Sequence[Item], runs: Iterable[Run], facts: Mapping[str, DataSet]) -> list[Missing]:

@@ -48,7 +48,16 @@ def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState])
         measured=measure(request, figure, states).by_setting,
         teacher_accuracy={setting: value for setting, value in taught.items() if value is not None},
         curves=by_epoch if figure.kind == "curves" else None,
+        soft_targets=_soft_targets([runs[spec.folder] for specs in done.values() for spec in specs]),
     )
+
+
+def _soft_targets(runs: Sequence[Run]) -> dict[float, Sequence[float]]:
+    """Temperature → what the first of these runs would teach (probabilities, most probable first)."""
+    kept: Mapping[str, Sequence[float]] = next(
+        (found for run in runs if (found := run.result.get("soft_targets"))), {}
+    )
+    return {float(temperature): values for temperature, values in kept.items()}
 
 
 def _teacher_accuracy(spec: RunSpec, runs: Mapping[str, Run]) -> float | None:

@@ -25,11 +25,12 @@ class Judged:
     manner: tuple[str, ...]
     best: Sequence[ClaimVerdict]
     last: Sequence[ClaimVerdict]
+    measured: Mapping[Setting, Measured]
 
     @property
-    def measured(self) -> bool:
-        """Whether any run counts for any claim."""
-        return any(verdict.runs for verdict in self.best)
+    def runs(self) -> int:
+        """How many finished runs count."""
+        return sum(verdict.runs for verdict in self.best)
 
 
 def judged(campaigns: Sequence[Campaign], states: Mapping[str, RunState]) -> list[Judged]:
@@ -46,7 +47,7 @@ def judged(campaigns: Sequence[Campaign], states: Mapping[str, RunState]) -> lis
         _judge(words, replace(request, tables=(), figures=(), seeds=request.seeds or SEEDS), states)
         for words, request in requests.items()
     ]
-    return [each for each in found if not each.manner or each.measured]
+    return [each for each in found if not each.manner or each.runs]
 
 
 def _judge(words: tuple[str, ...], request: Request, states: Mapping[str, RunState]) -> Judged:
@@ -58,7 +59,7 @@ def _judge(words: tuple[str, ...], request: Request, states: Mapping[str, RunSta
         judge_claims(claims, measured, assumed=lambda each: assumed(request, each), epoch=epoch)
         for epoch in EPOCHS
     )
-    return Judged(manner=words, best=best, last=last)
+    return Judged(manner=words, best=best, last=last, measured=measured)
 
 
 def _tables(claims: Sequence[Claim]) -> list[Table]:

@@ -1,24 +1,80 @@
-"""The page: one self-contained index.html."""
+"""The page: one self-contained index.html, which asks no network and runs no script but its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from paper_tables import render as rendering
+from paper_tables.render.footnotes import LEGEND
+from paper_tables.spec import Figure
+from paper_tables.verdicts import NOTES
+from tfkd_cli.report import view
+from tfkd_cli.report.details import page_data
+from tfkd_cli.report.spending import by_hardware
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from tfkd_cli.report.contents import Contents
     from tfkd_cli.report.staging import Staging
 
+TEMPLATES = Path(__file__).with_name("templates")
+
 
 def render(contents: Contents, staging: Staging) -> str:
-    """The text of index.html."""
+    """The text of index.html; its links lead to files within `report/`."""
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    claims = [(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            contents=contents,
+            data=page_data(contents),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            claims=claims,
+            tables=view.table_views(contents),
+            figures=list(_figures(contents, staging)),
+            hours=by_hardware(contents.runs.values(), contents.spent),
+            statuses=_statuses(contents),
+            files=staging.names,
+            legend=LEGEND.values(),
+            explained=NOTES.values(),
+        )
+    )
+
+
+def _environment() -> Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfkd_cli.report"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    from markupsafe import Markup
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    environment.filters["duration"] = view.duration
+    environment.globals.update(signs=view.SIGNS, tones=view.TONES)
+    return environment
 
-    fragments = [Markup(rendering.html(each)) for each in contents.comparisons.values()]
-    return environment.get_template("page.html").render(contents=contents, tables=fragments)
+
+def _figures(contents: Contents, staging: Staging) -> Any:
+    """Each figure with its picture as a data URI: an image of its own, whose names cannot collide."""
+    for item in contents.items:
+        if isinstance(item.what, Figure):
+            name = f"figures/{item.slug}"
+            encoded = base64.b64encode(staging.read(f"{name}.svg")).decode()
+            yield item, contents.figures[item.slug], f"data:image/svg+xml;base64,{encoded}", name
+
+
+def _statuses(contents: Contents) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for run in contents.runs.values():
+        found[run.status] = found.get(run.status, 0) + 1
+    return found

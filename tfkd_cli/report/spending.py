@@ -70,6 +70,24 @@ def _seconds(lines: Iterable[Mapping[str, Any]], *, attempt: int) -> Iterator[tu
             yield (attempt, epoch), float(seconds)
 
 
+def by_hardware(runs: Iterable[Run], found: Mapping[str, Spent]) -> list[dict[str, Any]]:
+    """Device, runs that took any time there, hours used and hours wasted; the most used first."""
+    groups: dict[str, list[Spent]] = defaultdict(list)
+    for run in runs:
+        if found[run.name].seconds:
+            groups[run.hardware or "unknown"].append(found[run.name])
+    rows = [
+        {
+            "hardware": hardware,
+            "runs": len(group),
+            "hours": sum(each.seconds for each in group) / 3600,
+            "wasted_hours": sum(each.wasted for each in group) / 3600,
+        }
+        for hardware, group in groups.items()
+    ]
+    return sorted(rows, key=lambda row: -float(str(row["hours"])))
+
+
 def estimates(runs: Iterable[Run], facts: Mapping[str, DataSet]) -> list[Estimated]:
     """Estimate beside actual, by networks, data set and device; slowest first."""
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)

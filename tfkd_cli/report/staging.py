@@ -64,7 +64,7 @@ class Staging:
         """Make a text file."""
         path = self.path(name)
         with _reported(self.out):
-            path.write_text(text, encoding="utf-8", newline="")
+            path.write_text(text, encoding="utf-8", errors="replace", newline="")
 
     def keep(self, name: str) -> bool:
         """Keep the file of the last report; False when there is none."""
@@ -72,6 +72,11 @@ class Staging:
             self._unchanged.append(name)
             return True
         return False
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file of the new report, made now or kept."""
+        made = self._new / name
+        return (made if made.exists() else self.folder / name).read_bytes()
 
     def old(self, name: str) -> Path:
         """The file of the last report."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from tfkd_cli.report import figures, page, tables, tidy
 from tfkd_cli.report.columns import columns_markdown
 from tfkd_cli.report.contents import Contents, gather
 from tfkd_cli.report.epochs import read_kept, write_kept
+from tfkd_cli.report.record import record
 from tfkd_cli.report.staging import Staging
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
@@ -43,6 +45,8 @@ def write(
         _write_files(contents, staging, progress=tell)
         if kept.changed or not staging.keep(KEPT):
             write_kept(staging.path(KEPT), kept)
+        staging.write("report.json", json.dumps(record(contents), indent=1) + "\n")
+        tell("writing the page", 0.0)
         index = page.render(contents, staging)
         tell("putting the files in place", 0.0)
         return Written(

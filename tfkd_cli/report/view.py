@@ -1,0 +1,184 @@
+"""What the page's template draws: sheets with links, intervals as coordinates, numbers as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paper_tables.compare import CellComparison
+from paper_tables.gains import Gain
+from paper_tables.render.cells import comparison_sheet, gain_text
+from paper_tables.render.claims import sentence
+from paper_tables.render.sheet import Line, Sheet
+from paper_tables.statistics import Interval
+from paper_tables.verdicts import ClaimVerdict, ContrastResult
+from tfkd_cli.report.asked import Item
+from tfkd_cli.report.details import cell_name, contrast_name
+from tfkd_cli.report.judged import Judged
+
+if TYPE_CHECKING:
+    from tfkd_cli.report.contents import Contents
+
+SIGNS = {"holds": "✓", "contradicted": "✗", "not shown": "○", "too few runs": "?", "not comparable": "×"}
+TONES = {"holds": "good", "contradicted": "bad"}
+Place = Callable[[float], float]
+LEAST_SPAN = 0.4  # points: an axis is never narrower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of a table: its lines, what it sorts by, where its runs are shown."""
+
+    lines: Sequence[Line]
+    value: float | None = None
+    href: str = ""
+
+    @property
+    def linked(self) -> Line | None:
+        """The line that carries the link: the measured value."""
+        return next((line for line in self.lines if line.text and line.label in ("", "best")), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """A table as the template draws it."""
+
+    item: Item
+    sheet: Sheet
+    rows: Sequence[tuple[Sequence[str], Sequence[Cell]]]
+    wanted: int
+    done: int
+
+
+def table_views(contents: Contents) -> list[TableView]:
+    """All tables, in the order they were asked for."""
+    return [_table_view(item, contents) for item in contents.tables]
+
+
+def _table_view(item: Item, contents: Contents) -> TableView:
+    comparison = contents.comparisons[item.slug]
+    sheet = comparison_sheet(comparison)
+    stacked = len(comparison.table.columns) > 1
+    rows = []
+    for row, cells in zip(sheet.rows, comparison.rows, strict=True):
+        own = cells if stacked else [cells[0]] * len(row.fields)
+        pairs = zip(row.fields, own, strict=True)
+        fields = [
+            Cell(lines=field.lines, value=field.value, href=_href(item, cell) if stacked or not index else "")
+            for index, (field, cell) in enumerate(pairs)
+        ]
+        rows.append((row.labels, fields))
+    counts = next(each for each in contents.missing if each.item is item)
+    return TableView(item=item, sheet=sheet, rows=rows, wanted=counts.wanted, done=counts.done)
+
+
+def _href(item: Item, cell: CellComparison | None) -> str:
+    return "" if cell is None or not cell.wanted else f"#cell={cell_name(item, cell)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One measured gain on an axis, in percent of its width."""
+
+    epoch: str
+    at: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """Gains in points on one axis: where 0, the margin and the printed gain lie, and what was measured."""
+
+    zero: float
+    margin: tuple[float, float] | None
+    printed: float | None
+    marks: Sequence[Mark]
+    low: str
+    high: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimView:
+    """One claim with its verdicts on the best and on the last epoch."""
+
+    best: ClaimVerdict
+    last: ClaimVerdict
+    sentences: tuple[str, str]
+    axis: Axis | None
+    contrasts: Sequence[tuple[ContrastResult, str, str, str]]  # result, gain best, gain last, link
+
+
+def claim_views(judged: Judged, number: int) -> list[ClaimView]:
+    """All claims of one manner."""
+    return [_claim_view(best, last, number) for best, last in zip(judged.best, judged.last, strict=True)]
+
+
+def _claim_view(best: ClaimVerdict, last: ClaimVerdict, number: int) -> ClaimView:
+    rows = []
+    for index, (ours, later) in enumerate(zip(best.contrasts, last.contrasts, strict=True)):
+        link = f"#cell={contrast_name(number, best.claim.name, index)}" if any(ours.n) else ""
+        rows.append((ours, _gain(ours.gain), _gain(later.gain), link))
+    return ClaimView(
+        best=best,
+        last=last,
+        sentences=(sentence(best), sentence(last)),
+        axis=_axis(best, last),
+        contrasts=rows,
+    )
+
+
+def _gain(gain: Gain | None) -> str:
+    return gain_text(gain) if gain else ""
+
+
+def _axis(best: ClaimVerdict, last: ClaimVerdict) -> Axis | None:
+    measured = [each for each in (best, last) if each.gain is not None]
+    if not measured:
+        return None
+    margin = best.claim.margin if best.claim.relation == "equal" else None
+    ends = [0.0, *([-margin, margin] if margin else []), *(_ends(measured))]
+    if best.printed_gain is not None:
+        ends.append(best.printed_gain)
+    span = max(LEAST_SPAN, max(ends) - min(ends))
+    low, high = min(ends) - 0.06 * span, max(ends) + 0.06 * span
+
+    def place(points: float) -> float:
+        return round(100 * (points - low) / (high - low), 2)
+
+    return Axis(
+        zero=place(0),
+        margin=(place(-margin), place(margin)) if margin else None,
+        printed=None if best.printed_gain is None else place(best.printed_gain),
+        marks=[_mark(each, place) for each in measured],
+        low=f"{low:+.1f}",
+        high=f"{high:+.1f}",
+    )
+
+
+def _ends(verdicts: Sequence[ClaimVerdict]) -> Iterator[float]:
+    for each in verdicts:
+        if each.gain is not None:
+            yield each.gain.mean
+            yield from each.interval or ()
+
+
+def _mark(verdict: ClaimVerdict, place: Place) -> Mark:
+    assert verdict.gain is not None
+    interval: Interval | None = verdict.interval
+    return Mark(
+        epoch=verdict.epoch,
+        at=place(verdict.gain.mean),
+        low=place(interval.low) if interval else None,
+        high=place(interval.high) if interval else None,
+        text=f"{verdict.gain.mean:+.2f}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `4 min`, `3.2 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
