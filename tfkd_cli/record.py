@@ -26,6 +26,9 @@ EPOCH_HEARTBEAT_SECONDS = 1.0  # at the ends of short epochs
 EPOCH_SAVE_SECONDS = 10.0  # at the ends of epochs, at the earliest
 SAVE_SHARE = 0.01  # saving at the ends of epochs may take this share of the time
 
+TEMPERATURES = (1, 5, 20, 40)  # of the soft targets that a baseline's result shows
+SOFT_TARGET_IMAGES = 2000  # test images they are a mean over
+
 log = logging.getLogger("tfkd")
 
 
@@ -143,8 +146,26 @@ class Record:
         return self.attempt.publish(
             metrics=self.lines,
             weights={name: self.attempt.path / name for name in names},
-            result=self._result(training),
+            result={**self._result(training), **self._soft_targets(training, arrays)},
         )
+
+    def _soft_targets(self, training: Training, arrays: Arrays) -> dict[str, Any]:
+        """What a trained baseline would teach: probabilities, most probable first, mean over test images.
+
+        The paper's supplement shows them beside the uniform distribution.
+        """
+        if not self.spec.snapshots:
+            return {}
+        import torch
+
+        images_NCHW = torch.from_numpy(arrays.test_images_NCHW[:SOFT_TARGET_IMAGES].copy())
+        logits_NK = torch.cat([training.logits(batch) for batch in torch.split(images_NCHW, 256)])
+        softened = {
+            t: (logits_NK / t).softmax(1).sort(1, descending=True).values.mean(0) for t in TEMPERATURES
+        }
+        return {
+            "soft_targets": {str(t): [round(p, 6) for p in each.tolist()] for t, each in softened.items()}
+        }
 
     def _write(self, name: str, saved: Mapping[str, Any]) -> str:
         path = self.attempt.path / name

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn  # noqa: TID253
 from tfkd_cli import checkpoints, models, precision
 from tfkd_cli.data import augment
 from tfkd_cli.errors import RunError
-from tfkd_cli.evaluation import Part, Scores, evaluate
+from tfkd_cli.evaluation import Scores, evaluate, part_of
 from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
 
@@ -103,11 +102,12 @@ class Training:
         self.spec, self.device, self.at_step = spec, device, at_step
         self._facts = data.facts
         self._teacher, self._answers = teacher, answers
-        self._images_NCHW, self._labels_N = _on_device(data.train_images_NCHW, data.train_labels_N, device)
-        self._test = _part(data.test_images_NCHW, data.test_labels_N, device)
+        train = part_of(data.train_images_NCHW, data.train_labels_N, device)
+        self._images_NCHW, self._labels_N = train.images_NCHW, train.labels_N
+        self._test = part_of(data.test_images_NCHW, data.test_labels_N, device)
         self._val = None
         if data.val_images_NCHW is not None:
-            self._val = _part(data.val_images_NCHW, data.val_labels_N, device)
+            self._val = part_of(data.val_images_NCHW, data.val_labels_N, device)
         self.steps = len(batches(torch.arange(len(self._labels_N)), spec.recipe.batch_size))
         self.network = self._build()
         self._forward = self._maybe_compiled()
@@ -341,17 +341,3 @@ def _optimizer(recipe: Recipe, network: nn.Module, *, device: torch.device) -> t
         weight_decay=recipe.weight_decay,
         fused=fused,
     )
-
-
-def _part(images: Any, labels: Any, device: torch.device) -> Part:
-    images_NCHW, labels_N = _on_device(images, labels, device)
-    return Part(images_NCHW=images_NCHW, labels_N=labels_N)
-
-
-def _on_device(images: Any, labels: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """uint8 images NCHW and int64 labels as tensors; on the CPU the images stay where they are mapped."""
-    with warnings.catch_warnings():
-        # A read-only memory map; nothing here writes to it.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        images_NCHW, labels_N = torch.from_numpy(images), torch.from_numpy(labels)
-    return images_NCHW.to(device), labels_N.long().to(device)
