@@ -133,7 +133,10 @@ def test_a_finished_run_whose_weights_were_freed_is_trained_again_to_teach(
     result = run(baseline, store)
     before = what_counts(store, baseline)
     store.run(baseline).weights("best.pt").unlink()
-    assert run(baseline, store) == result
+    assert run(baseline, store, weights=["last.pt"]) == result
+    assert len(store.run(baseline).attempts()) == 1
+    assert run(baseline, store, weights=["best.pt"]) == result
+    assert len(store.run(baseline).attempts()) == 2
     assert_same(before, what_counts(store, baseline))
 
 
@@ -211,7 +214,7 @@ def test_a_student_waits_for_its_teacher_without_making_an_attempt(
     assert caught.value.by == baseline.folder
     run(baseline, store)
     store.run(baseline).weights("best.pt").unlink()
-    with pytest.raises(Blocked, match="has no weights"):
+    with pytest.raises(Blocked, match="lacks best.pt"):
         run(student, store)
     assert not store.run(student).attempts()
 

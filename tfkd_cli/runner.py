@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.record import Record
-from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files
 from tfkd_cli.trainer import Epoch, Training
 
@@ -60,16 +60,18 @@ def run(
     stop: Callable[[], str | None] = lambda: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     keep_answers: bool = False,
+    weights: Collection[str] = (),
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
 
     `stop` is asked at each step boundary for a reason to stop. `keep_answers`: others will ask this
-    teacher the same. Raises Interrupted, Blocked, or RunError (the failure is then in the store).
+    teacher the same. `weights`: files that a finished run must still have, or it is trained again.
+    Raises Interrupted, Blocked, or RunError (the failure is then in the store).
     """
     folder = store.run(spec)
     folder.declare(spec)
     finished = folder.result()
-    if finished is not None and folder.state().weights:
+    if finished is not None and not set(weights) & set(folder.state().missing):
         return finished
     check_parents(spec, store)
     attempt = _start_attempt(folder)
@@ -89,16 +91,17 @@ def run(
 
 
 def check_parents(spec: RunSpec, store: Store) -> None:
-    """Raise Blocked unless every parent is done and has its weights."""
-    for parent in spec.parents:
-        state = store.run(parent).state()
-        if state.status != "done" or not state.weights:
-            what = "has no weights" if state.status == "done" else f"is {state.status}"
-            raise Blocked(
-                f"{spec.folder} cannot start: its teacher {parent.folder} {what}.",
-                by=parent.folder,
-                hint="give the command again; it trains the teacher first.",
-            )
+    """Raise Blocked unless its teacher, if it has one, is done and has the weights that teach."""
+    if not isinstance(spec.teacher, Teacher):
+        return
+    parent, state = spec.teacher.run, store.run(spec.teacher.run).state()
+    if not state.can_teach(spec.teacher.checkpoint):
+        what = f"lacks {spec.teacher.weights}" if state.status == "done" else f"is {state.status}"
+        raise Blocked(
+            f"{spec.folder} cannot start: its teacher {parent.folder} {what}.",
+            by=parent.folder,
+            hint="give the command again; it trains the teacher first.",
+        )
 
 
 def _start_attempt(folder: RunFolder) -> Attempt:
@@ -155,8 +158,10 @@ class _Work:
             at_step=at_step,
         )
         record.resume(training, self._folder)
+        scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
+            scalars(epoch)
             _log_epoch(epoch, self._spec.recipe.epochs)
             on_epoch(epoch)
         won = record.publish(training, arrays)
@@ -165,6 +170,23 @@ class _Work:
         if result is None:
             raise RunError(f"{self._spec.folder} is trained, but its result cannot be found.")
         return result
+
+    def _scalars(self, training: Training) -> Callable[[Epoch], None]:
+        """Writes an epoch to `<results>/tensorboard/<run>` (`--tensorboard`), or does nothing."""
+        if not self._execution.tensorboard:
+            return lambda epoch: None
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self._store.root / "tensorboard" / self._spec.folder
+        writer = SummaryWriter(str(folder), purge_step=training.epoch)
+
+        def write(epoch: Epoch) -> None:
+            for name, value in epoch.line(attempt=0).items():
+                if value is not None and name not in ("epoch", "attempt"):
+                    writer.add_scalar(name, value, epoch.epoch)
+            writer.flush()
+
+        return write
 
     def _teacher(self, arrays: Arrays) -> AskedTeacher | None:
         teacher = self._spec.teacher
@@ -188,9 +210,7 @@ class _Work:
         assert teacher is not None
         if isinstance(teacher, ForeignTeacher):
             return _foreign_weights(teacher, self._execution.sources)
-        chosen = teacher.checkpoint
-        name = chosen if isinstance(chosen, str) else f"epoch-{chosen:03d}"
-        return self._store.run(teacher.run).weights(f"{name}.pt")
+        return self._store.run(teacher.run).weights(teacher.weights)
 
     def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, keep: bool) -> Answers | None:
         """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""

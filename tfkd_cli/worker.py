@@ -82,6 +82,7 @@ class Job:
     execution: Execution
     folders: tuple[str, ...]
     keep_answers: bool
+    weights: tuple[str, ...] = ()  # that the only run, if finished, must have
 
     def spec(self) -> RunSpec:
         """The spec of the only run."""
@@ -97,7 +98,8 @@ def read_job(store: str, submission: str, index: str) -> Job:
         pack = data["runs"][int(place)]
         folders = tuple(pack if not member else [pack[int(member)]])
         execution = Execution.from_json(data["execution"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        weights = tuple(data.get("weights", {}).get(folders[0], ()))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(
             f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
             expected="the submission.json a backend of tfkd wrote.",
@@ -105,7 +107,7 @@ def read_job(store: str, submission: str, index: str) -> Job:
     kept = data.get("answers", [])
     return Job(
         store=opened, submission=submission, index=index, execution=execution,
-        folders=folders, keep_answers=all(name in kept for name in folders),
+        folders=folders, keep_answers=all(name in kept for name in folders), weights=weights,
     )  # fmt: skip
 
 
@@ -132,7 +134,10 @@ def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int
     from tfkd_cli import runner  # torch: only now, with its threads set
 
     try:
-        runner.run(spec, store=job.store, execution=job.execution, stop=stop, keep_answers=job.keep_answers)
+        runner.run(
+            spec, store=job.store, execution=job.execution, stop=stop,
+            keep_answers=job.keep_answers, weights=job.weights,
+        )  # fmt: skip
     except runner.Interrupted as stopped:
         return on_stop(stopped.reason)
     except runner.Blocked as blocked:

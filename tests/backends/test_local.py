@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tfkd_cli import provenance, runner, worker
-from tfkd_cli.backends import Event, Outcome, nursery, shared_answers
+from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import run_local, unfinished
 from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
@@ -228,6 +228,22 @@ def test_lost_weights_are_trained_again_only_for_a_student_that_needs_them(
     scan = store.scan(spec.key for spec in specs)
     assert unfinished(specs, scan) == specs
     assert unfinished([teacher], scan) == []
+
+
+def test_weights_that_clean_freed_and_no_student_needs_are_not_trained_again(
+    store: Store, teacher: RunSpec, tiny_data: TinyData
+) -> None:
+    runner.run(teacher, store=store, execution=tiny_data.execution)
+    store.run(teacher).weights("epoch-001.pt").unlink()
+    early = replace(taught_by(teacher), teacher=Teacher(run=teacher, checkpoint=1))
+    specs = [teacher, taught_by(teacher), early]
+    scan = store.scan(spec.key for spec in specs)
+    assert unfinished(specs[:2], scan) == [specs[1]]
+    assert unfinished(specs, scan) == specs
+    assert taught_with(specs) == {teacher.folder: ["best.pt", "epoch-001.pt"]}
+    runner.check_parents(specs[1], store)
+    with pytest.raises(runner.Blocked, match=r"lacks epoch-001\.pt"):
+        runner.check_parents(early, store)
 
 
 def test_slots_and_threads_depend_on_all_runs_of_a_request(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tfkd_cli.execution import Execution
-from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import Store
 
 EventKind = Literal["started", "progress", "finished", "failed", "blocked", "waiting"]
@@ -62,6 +62,15 @@ def _question(spec: RunSpec) -> tuple[str, ...]:
     return (*weights, spec.dataset, spec.recipe.augment, spec.recipe.precision)
 
 
+def taught_with(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
+    """Folder of a teacher → the files of its weights that students among `specs` need ("best.pt")."""
+    needed: dict[str, set[str]] = {}
+    for spec in specs:
+        if isinstance(spec.teacher, Teacher):
+            needed.setdefault(spec.teacher.run.folder, set()).add(spec.teacher.weights)
+    return {folder: sorted(names) for folder, names in needed.items()}
+
+
 def submit(
     packs: Sequence[Sequence[str]],
     *,
@@ -69,8 +78,12 @@ def submit(
     execution: Execution,
     answers: Sequence[str],
     backend: str,
+    weights: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Write what workers are to do (index → folder names of its runs); the submission's id."""
+    """Write what workers are to do (index → folder names of its runs); the submission's id.
+
+    `weights`: what finished runs must be able to teach with (folder → files), or are trained again.
+    """
     return store.add_submission(
         {
             "schema": 1,
@@ -79,5 +92,6 @@ def submit(
             "execution": execution.to_json(),
             "runs": [list(pack) for pack in packs],
             "answers": list(answers),
+            "weights": {folder: list(names) for folder, names in (weights or {}).items()},
         }
     )

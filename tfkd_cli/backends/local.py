@@ -17,11 +17,11 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from tfkd_cli import worker
-from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit
+from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
 
 __all__ = ["Slots", "run_local", "slots", "unfinished"]
@@ -52,6 +52,7 @@ def run_local(
         execution=replace(execution, threads=chosen.threads, device=chosen.device),
         answers=shared_answers(specs),
         backend="local",
+        weights=taught_with(todo),
     )
     pool = _Pool(todo, store=store, submission=submission, slots=chosen, on_event=on_event)
     try:
@@ -70,10 +71,10 @@ def unfinished(specs: Sequence[RunSpec], states: Mapping[str, RunState]) -> list
     def add(spec: RunSpec) -> None:
         if spec.key not in todo:
             todo.add(spec.key)
-            for parent in spec.parents:
-                state = states.get(parent.key)
-                if state is not None and not (state.status == "done" and state.weights):
-                    add(parent)
+            if isinstance(spec.teacher, Teacher):
+                state = states.get(spec.teacher.run.key)
+                if state is not None and not state.can_teach(spec.teacher.checkpoint):
+                    add(spec.teacher.run)
 
     for spec in specs:
         if states[spec.key].status != "done":
@@ -184,7 +185,7 @@ class _Pool:
 
     def _report_progress(self, running: _Running) -> None:
         lease = self._store.folder(running.folder).lease()
-        progress = lease.progress if lease is not None else {}
+        progress = lease.progress if lease is not None and lease.live else {}  # a killed one says nothing
         epoch = progress.get("epoch")
         if isinstance(epoch, int) and epoch != running.epoch:
             running.epoch = epoch

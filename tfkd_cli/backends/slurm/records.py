@@ -123,6 +123,16 @@ def declare_runs(store: Store, submission: str, index: int, folders: Sequence[st
             store.folder(name).declare(RunSpec.from_json(chunk[name]))
 
 
+def needed_weights(array: Array) -> dict[str, list[str]]:
+    """Folder → the weights that this array's submission needs of it; nothing where that cannot be read."""
+    try:
+        data = reading.read_object(array.folder / "submission.json") or {}
+    except reading.DamagedFile:
+        return {}
+    weights = data.get("weights")
+    return weights if isinstance(weights, dict) else {}
+
+
 def _specs_path(folder: Path, index: int) -> Path:
     return folder / "specs" / f"{index // SPECS_PER_FILE:04d}.json"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.errors import RequestError
+from tfkd_cli.spec import Teacher
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
@@ -30,7 +31,7 @@ def retry(
     Unfinished teachers of its own go before it. RequestError when it is done.
     """
     state = store.run(spec).state()
-    if state.status == "done" and state.weights:
+    if state.can_teach():
         raise RequestError(
             f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
         )
@@ -40,9 +41,8 @@ def retry(
 
 def _with_open_teachers(spec: RunSpec, store: Store) -> dict[RunSpec, None]:
     found: dict[RunSpec, None] = {}
-    for parent in spec.parents:
-        state = store.run(parent).state()
-        if state.status != "done" or not state.weights:
-            found.update(_with_open_teachers(parent, store))
+    teacher = spec.teacher
+    if isinstance(teacher, Teacher) and not store.run(teacher.run).state().can_teach(teacher.checkpoint):
+        found.update(_with_open_teachers(teacher.run, store))
     found[spec] = None
     return found

@@ -59,6 +59,7 @@ class Submission:
     calls: int = 0
     first: int = 0  # index of the next element in the submission's runs
     full: bool = False  # SLURM takes no more now
+    needed: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the weights of `backends.submit`
     wanted: frozenset[str] = frozenset()  # folders of all runs to be sent
     arrays: list[Array] = field(default_factory=list)
 
@@ -97,6 +98,7 @@ class Submission:
                 "execution": replace(self.execution, threads=threads).to_json(),
                 "runs": [[spec.folder for spec in pack] for group in planned for pack in group.packs],
                 "answers": list(shared_answers(runs)),
+                "weights": {folder: list(names) for folder, names in self.needed.items()},
             }
         )
         records.write_specs(

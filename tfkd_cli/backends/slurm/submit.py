@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tfkd_cli.backends import taught_with
 from tfkd_cli.backends.slurm import client, dependencies, held, queue, records, sending, site
 from tfkd_cli.backends.slurm.dependencies import Element
 from tfkd_cli.backends.slurm.submission import Submission, Submitted
@@ -51,7 +52,8 @@ def submit(
         active = active_elements(arrays, states)
         done = _done(store, arrays)
         held.release_forgotten(arrays, states=states, elements=active, done=done)
-        missing = [spec for spec in specs if found[spec.key].status != "done" or not found[spec.key].weights]
+        needed = needed_weights(specs)
+        missing = [spec for spec in specs if not _is_done(found[spec.key], needed[spec.folder])]
         new = [spec for spec in missing if not _is_busy(spec, found[spec.key], states)]
         sent = Submission(
             store=store,
@@ -62,6 +64,7 @@ def submit(
             tell=on_event,
             still_mine=still_mine,
             elements=dict(active),
+            needed=needed,
         )
         result = sent.send(new, cap=jobs) if new else Submitted()
         renewed = frozenset(sent.elements.keys() - active.keys())
@@ -102,11 +105,26 @@ def active_elements(arrays: Sequence[Array], states: Mapping[str, QueueState]) -
     return found
 
 
+def needed_weights(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
+    """Folder → the weights it must have. Who hands in a finished run with no student wants its best ones."""
+    taught = taught_with(specs)
+    return {spec.folder: taught.get(spec.folder, ["best.pt"]) for spec in specs}
+
+
+def _is_done(state: RunState, needed: Collection[str]) -> bool:
+    return state.status == "done" and not set(needed) & set(state.missing)
+
+
 def _done(store: Store, arrays: Sequence[Array]) -> frozenset[str]:
     """Folders of parents that have a result and can teach."""
-    folders = {folder for array in arrays for after in array.after for folder in after}
-    states = {folder: store.folder(folder).state() for folder in folders}
-    return frozenset(folder for folder, state in states.items() if state.status == "done" and state.weights)
+    needed: dict[str, set[str]] = {}
+    for array in arrays:
+        weights = records.needed_weights(array)
+        for folder in {folder for after in array.after for folder in after}:
+            needed.setdefault(folder, set()).update(weights.get(folder, ()))
+    return frozenset(
+        folder for folder, names in needed.items() if _is_done(store.folder(folder).state(), names)
+    )
 
 
 def _is_busy(spec: RunSpec, seen: RunState, states: Mapping[str, QueueState]) -> bool:
