@@ -75,6 +75,8 @@ class Follower:
             self._ended(event)
         elif self.bars is not None:
             self._moved(event)
+        elif event.kind == "started":
+            self._line(f"  … {event.folder}: started, {self.left()}")
         elif event.kind == "progress" and time.monotonic() - self.last_line > QUIET_SECONDS:
             self._line(f"  … {event.folder}: epoch {event.epoch} of {event.epochs}, {self.left()}")
 

@@ -56,17 +56,25 @@ def _show_errata(form: str) -> int:
 
 def show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
     """The numbers behind a figure; `tfkd report` draws it."""
-    drawn = judging.figure_data(campaign, figure)
+    from tfkd_cli.report.contents import gather
+    from tfkd_cli.report.epochs import Kept
+
+    only = campaign.only(figure.name)
+    contents = gather([only], store=only.store, kept=Kept(), progress=lambda what, share: None)
+    shown = next(iter(contents.figures.values()))
     if form == "json":
-        console.print_json(drawn.to_json())
+        console.print_json(asdict(shown))
         return
-    rows = [
-        (line.label, f"{x:g}", f"{y:.2f}", line.status)
-        for line in drawn.lines_and_points()
-        for x, y in zip(line.x, line.y, strict=True)
-    ]
-    console.out().print(f"{figure.name}: {figure.title}. `tfkd report` draws it.", markup=False)
-    console.out().print(console.simple_table(("series", figure.x_label, figure.y_label, "status"), rows))
+    target = console.out()
+    target.print(f"{figure.name}: {figure.title}. `tfkd report` draws it.", markup=False)
+    points = [(line.label, x, y) for line in shown.lines for x, y in zip(line.x, line.y, strict=True)]
+    points += [(each.label, x, y) for each in shown.points for x, y in zip(each.x, each.y, strict=True)]
+    points += [(bars.label, place, y) for bars in shown.bars for place, y in enumerate(bars.heights, 1)]
+    rows = [(label, f"{x:g}", f"{y:.4g}") for label, x, y in points]
+    rows += [(level.label, "", f"{level.y:.4g}") for level in shown.levels]
+    target.print(console.simple_table(("series", figure.x_label, figure.y_label), rows))
+    if shown.status:
+        target.print(shown.status, markup=False)
 
 
 def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,9 +41,7 @@ def clean(
     opened = session.open_store(store, write=yes)
     made, notes = overview.campaigns(opened, session.execution(store))
     if notes:
-        raise RequestError(
-            f"a request cannot be read: {notes[0]}", hint="move it away or mend it; nothing was deleted."
-        )
+        raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
     found = opened.cleanable(needed=_needed_snapshots(made))
     total = sum(each.bytes for each in found)
     if output.json:
@@ -142,8 +140,8 @@ def _checks(store: StoreOptions, where: ExecutionOptions) -> Iterable[health.Che
         from tfkd_cli.backends.slurm import doctor as cluster_doctor
         from tfkd_cli.backends.slurm import profile
 
-        words = {"ok": "ok", "note": "warn", "bad": "fail"}
+        words: dict[str, Literal["ok", "warn", "fail"]] = {"ok": "ok", "note": "warn", "bad": "fail"}
         for check in cluster_doctor.doctor(profile.find(where.cluster)):
             yield health.Check(
                 f"{where.cluster}: {check.name}", words[check.status], check.detail, check.hint
-            )  # type: ignore[arg-type]
+            )
