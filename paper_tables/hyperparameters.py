@@ -70,7 +70,7 @@ def lookup(setting: Setting, *, form: str) -> Hyperparameters:
 
 def finetune() -> dict[str, Any]:
     """The recipe of pretrained students, which `--recipe finetune` asks for with any student."""
-    chosen = [rule for rule in rules() if rule.conditions.get("student") == {PRETRAINED}]
+    chosen = [rule for rule in rules() if rule.conditions.get("student") == frozenset({PRETRAINED})]
     return {name: value for rule in chosen for name, value in rule.recipe}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfkd_cli import data, models
 from tfkd_cli.data import DataSet
+from tfkd_cli.models import torchvision_costs
 from tfkd_cli.plan import Estimate
 from tfkd_cli.spec import RunSpec
 
@@ -99,7 +100,12 @@ def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
 
 
 def forward_multiply_adds(network: str, facts: DataSet) -> int:
-    """Multiply-adds of one image's forward pass; those of ResNet18 where the network is not ours."""
+    """Multiply-adds of one image's forward pass; those of ResNet18 where nothing is known of the network."""
+    library, _, name = network.partition(":")
+    if library == "torchvision" and (
+        listed := torchvision_costs.multiply_adds(name.partition(":")[0], size=facts.size)
+    ):
+        return listed
     shape = {"size": facts.size, "classes": facts.classes, "channels": facts.channels}
     return models.multiply_adds(network, **shape) or models.multiply_adds("resnet18", **shape) or 0
 

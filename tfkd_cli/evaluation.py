@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the trainer
 from torch import Tensor, nn  # noqa: TID253
@@ -27,6 +28,15 @@ class Part:
 
     images_NCHW: Tensor
     labels_N: Tensor
+
+
+def part_of(images: Any, labels: Any, device: torch.device) -> Part:
+    """Arrays of a part (uint8 NCHW, int64 N) as tensors; on the CPU the images stay where they are mapped."""
+    with warnings.catch_warnings():
+        # A read-only memory map; nothing here writes to it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        images_NCHW, labels_N = torch.from_numpy(images), torch.from_numpy(labels)
+    return Part(images_NCHW=images_NCHW.to(device), labels_N=labels_N.long().to(device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,10 @@ class RunOptions:
     form: Annotated[
         str, _option("--form", help="The loss as released (the code) or printed (the equation).", panel=RUN)
     ] = "released"
+    recipe: Annotated[
+        str | None,
+        _option("--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN),
+    ] = None
     fast: Annotated[
         bool,
         _option(

@@ -19,7 +19,7 @@ from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
@@ -140,18 +140,31 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         accept_download=lambda each: _accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
+    show_foreign_teacher(campaign, now)
     campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
     campaign.record(command)
     if where.cluster != "local" and now:
         from tfkd_cli.commands import cluster
 
         return cluster.submit(campaign, plan, now, where)
-    failed = _run_here(campaign, plan, now, where) if now else False
+    failed = run_here(campaign, plan, now, where) if now else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
 
-def _run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
+def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
+    """How the teacher from a file does on each data set of these runs; RequestError when it is no teacher."""
+    from tfkd_cli.reproduction import foreign
+
+    for dataset, teacher in dict.fromkeys((spec.dataset, spec.teacher) for spec in runs):
+        if isinstance(teacher, ForeignTeacher):
+            execution = campaign.execution
+            console.say("Evaluating the teacher from the file …")
+            judged = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
+            console.say(judged.sentence)
+
+
+def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
     with progress.following(plan, runs) as on_event:
         outcome = run_local(
             _all_runs(plan),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,6 +36,10 @@ def run(
     where: ExecutionOptions,
     output: JsonOption,
     teacher: Annotated[str | None, typer.Option("--teacher", help="For kd, re-kd, de-kd.")] = None,
+    teacher_checkpoint: Annotated[
+        Path | None,
+        typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
+    ] = None,
     teacher_epoch: Annotated[
         int | None, typer.Option("--teacher-epoch", help="Taught by this epoch of the teacher's run.", min=1)
     ] = None,
@@ -53,10 +58,12 @@ def run(
         methods=session.split(method),
         teachers=session.split(teacher),
         teacher_epochs=(teacher_epoch,) if teacher_epoch is not None else (),
+        finetune=how.recipe is not None,
     )
     execution = session.execution(store, where)
-    request = asking.for_axes(axes, session.manner(how, seeds), execution=execution)
-    return _go(request, store, where, output)
+    given = session.foreign_teacher(teacher_checkpoint, axes)
+    request = asking.for_axes(axes, session.manner(how, seeds), execution=execution, foreign=given)
+    return _go(request, store, where, output, teacher_file=teacher_checkpoint)
 
 
 @with_options
@@ -117,10 +124,11 @@ def _go(
     output: JsonOption,
     *,
     calibrate: bool = False,
+    teacher_file: Path | None = None,
 ) -> int:
     if not where.dry_run:
         session.check_writable(store.results)
-    execution = asking.with_sources(session.execution(store, where), request)
+    execution = asking.with_sources(session.execution(store, where), request, teacher_file=teacher_file)
     campaign = Campaign(
         request,
         session.open_store(store, write=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from tfkd_cli import grid
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
 from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
-from tfkd_cli.reproduction import overrides
+from tfkd_cli.reproduction import foreign, overrides
 from tfkd_cli.reproduction.asking import Manner
+from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
 
@@ -34,6 +37,12 @@ def check_writable(results: Path) -> None:
 def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:
     """How runs execute, from the options and the environment."""
     run = run or ExecutionOptions()
+    if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise RequestError(
+            "--tensorboard needs the package tensorboard, which is not installed.",
+            expected="tensorboard is an optional extra of tfkd.",
+            hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
+        )
     return Execution(
         cache=str(cache_folder(options.cache_dir)),
         data_dir=str(options.data_dir) if options.data_dir else None,
@@ -61,8 +70,23 @@ def manner(options: RunOptions, seeds: str) -> Manner:
         scale=options.scale,
         form=options.form,
         fast=options.fast,
-        overrides=overrides.parse(options.set_ or (), options.shorthands()),
+        overrides=overrides.merged(
+            overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
+        ),
     )
+
+
+def foreign_teacher(path: Path | None, axes: Axes) -> ForeignTeacher | None:
+    """The teacher of `--teacher-checkpoint`; None when it was not given."""
+    if path is None:
+        return None
+    if axes.teacher_epochs or "de-kd" in axes.methods:
+        raise RequestError(
+            "a teacher from a file has no epochs to choose from.",
+            expected="--method kd or re-kd with --teacher-checkpoint.",
+            hint="leave out de-kd and --teacher-epoch.",
+        )
+    return foreign.identify(path, axes.teachers)
 
 
 def split(names: str | None) -> list[str]:

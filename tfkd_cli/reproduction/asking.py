@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from paper_tables.spec import Figure, Table
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError, TfkdError, canonical
+from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
@@ -17,6 +18,8 @@ from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, canonical_json
+
+FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +74,34 @@ def axes_of(
     methods: Sequence[str],
     teachers: Sequence[str] = (),
     teacher_epochs: Sequence[int] = (),
+    finetune: bool = False,
 ) -> Axes:
     """Axes with canonical names; RequestError with the nearest known name for an unknown one."""
+    found_students = tuple(dict.fromkeys(models.resolve(each) for each in students))
+    found_teachers = tuple(dict.fromkeys(models.resolve(each) for each in teachers))
+    pretrained = any(models.network(each).pretrained for each in (*found_students, *found_teachers))
     return Axes(
-        dataset=dataset if set(":@") & set(dataset) else data.dataset(dataset).name,
-        students=tuple(dict.fromkeys(models.resolve(each) for each in students)),
+        dataset=data_name(dataset, finetune=finetune or pretrained),
+        students=found_students,
         methods=tuple(dict.fromkeys(method(each).name for each in methods)),
-        teachers=tuple(dict.fromkeys(models.resolve(each) for each in teachers)),
+        teachers=found_teachers,
         teacher_epochs=tuple(teacher_epochs),
     )
+
+
+def data_name(dataset: str, *, finetune: bool) -> str:
+    """The data set as it is asked for: own images at 224 pixels where networks are finetuned.
+
+    A size of the user's own, as in `folder64:PATH`, stands; built-in sets keep theirs.
+    """
+    kind, colon, rest = dataset.strip().partition(":")
+    if not colon:
+        return dataset if "@" in dataset else data.dataset(dataset).name
+    built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
+    if kind.lower() == "torchvision" and built_in:
+        return built_in[0]
+    own = kind.lower() in ("folder", "torchvision")
+    return f"{kind.lower()}{FINETUNE_PIXELS}:{rest}" if own and finetune else dataset
 
 
 def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:
@@ -88,9 +110,11 @@ def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[
     return {name: data.resolve(name, execution=execution) for name in names}
 
 
-def with_sources(execution: Execution, request: Request) -> Execution:
-    """The execution with the paths of the request's data sets, for whoever has to decode them again."""
+def with_sources(execution: Execution, request: Request, *, teacher_file: Path | None = None) -> Execution:
+    """The execution with the paths of the request's data sets and of its foreign teacher."""
     sources = {each.name: each.source for each in request.data.values() if each.source}
+    if teacher_file is not None and request.foreign_teacher is not None:
+        sources[request.foreign_teacher.digest] = str(teacher_file.resolve())
     return replace(execution, sources={**execution.sources, **sources})
 
 

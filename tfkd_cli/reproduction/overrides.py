@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from paper_tables import hyperparameters
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.methods import LOSSES, Loss
 from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Recipe)}
 LOSS_FIELDS: Mapping[str, str] = {f.name: str(f.type) for loss in LOSSES.values() for f in fields(loss)}
+FINETUNE = "finetune"
 KINDS = {
     "tuple[int, ...]": "a list of whole numbers, as 60,120,160",
     "int": "a whole number",
@@ -65,6 +67,27 @@ def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
         if value is not None:
             changes["recipe" if name in RECIPE_FIELDS else "loss"][name] = value
     return Overrides(tuple(sorted(changes["recipe"].items())), tuple(sorted(changes["loss"].items())))
+
+
+def named(recipe: str | None) -> Overrides:
+    """The recipe called `recipe` (finetune) as Overrides; none for None."""
+    if recipe is None:
+        return Overrides()
+    canonical(recipe, (FINETUNE,), kind="recipe", hint="without --recipe each network has its data set's.")
+    return Overrides(tuple(sorted(hyperparameters.finetune().items())))
+
+
+def merged(base: Overrides, over: Overrides) -> Overrides:
+    """Both; where they name the same field, `over` wins. Milestones of `base` scale with other epochs."""
+    recipe = dict(base.recipe)
+    epochs = dict(over.recipe).get("epochs")
+    if epochs is not None and "milestones" in recipe:
+        made = Recipe(epochs=recipe["epochs"], milestones=recipe["milestones"]).with_epochs(epochs)
+        recipe |= {"milestones": made.milestones, "warmup_epochs": made.warmup_epochs}
+    recipe |= dict(over.recipe)
+    return Overrides(
+        tuple(sorted(recipe.items())), tuple(sorted((dict(base.loss) | dict(over.loss)).items()))
+    )
 
 
 def _typed(path: str, text: str, kind: str) -> Any:
