@@ -18,29 +18,42 @@ BACKWARD = 2.0  # a backward pass costs about two forward passes
 WEIGHT_COPIES = 4  # best, last, student, and the training state with its momentum
 
 
+THREADS_EXPONENT = 0.55
+"""n threads train n^0.55 times as fast as one (two: 1.46; measured on two cores)."""
+
+MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
+"""Depthwise networks move more memory: their time per multiply-add against the others', measured."""
+
+BF16_SPEED = 1.6  # against fp32: measured 1.4 to 1.9
+
+
 @dataclass(frozen=True)
 class DeviceModel:
     """A device as a straight line: multiply-adds per second, and seconds per image whatever the network."""
 
     name: str
-    multiply_adds_per_second: float
+    multiply_adds_per_second: float  # of one thread where the device is a CPU
     seconds_per_image: float
 
 
-# Assumed, to be off by a factor of two at most on the networks of the paper: measured runs and
-# `plan --calibrate` replace them.
+# The CPU's line was fitted to six networks (10 M to 555 M multiply-adds) on two cores of a 2023 server; the
+# others are assumed. Measured runs and `plan --calibrate` replace all of them.
 DEVICE_MODELS: Mapping[str, DeviceModel] = {
-    "cpu": DeviceModel("two CPU cores", 4.0e10, 3e-4),
-    "cuda": DeviceModel("one data-centre GPU", 1.5e12, 2e-5),
-    "mps": DeviceModel("one Apple GPU", 2.5e11, 1e-4),
+    "cpu": DeviceModel("a CPU", 5.5e10, 5e-5),
+    "cuda": DeviceModel("one data-centre GPU", 3e12, 2e-5),
+    "mps": DeviceModel("one Apple GPU", 5e11, 1e-4),
 }
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`); rates are seconds per image and epoch."""
+    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads.
+
+    Rates are seconds per image and epoch of one thread (of the whole device where it is no CPU).
+    """
 
     device: str
+    threads: int = 1
     facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
     measured: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
@@ -50,21 +63,32 @@ class CostModel:
         images = facts.train_images or UNKNOWN_IMAGES
         for rates, source in ((self.measured, "measured"), (self.calibrated, "calibrated")):
             if rate_key(spec) in rates:
-                seconds = rates[rate_key(spec)] * images * spec.recipe.epochs
+                seconds = rates[rate_key(spec)] * images * spec.recipe.epochs / self._speed_up
                 return Estimate(seconds, source, disk_bytes(spec, facts))
-        return Estimate(
-            self._modelled(spec, facts) * images * spec.recipe.epochs, "estimate", disk_bytes(spec, facts)
-        )
+        seconds = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
+        return Estimate(seconds, "estimate", disk_bytes(spec, facts))
+
+    @property
+    def _speed_up(self) -> float:
+        return threads_speed_up(self.device, self.threads)
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
         device = DEVICE_MODELS[self.device]
         share_tested = (facts.test_images or 0) / max(1, facts.train_images or 1)
-        forward = forward_multiply_adds(spec.student, facts)
-        work = forward * (1 + BACKWARD + share_tested)
+        work = self._forward(spec.student, facts) * (1 + BACKWARD + share_tested)
         if spec.teacher is not None:
-            work += forward_multiply_adds(spec.teacher.network, facts)
-        speed = device.multiply_adds_per_second * (2 if spec.recipe.precision == "bf16" else 1)
+            work += self._forward(spec.teacher.network, facts)
+        speed = device.multiply_adds_per_second * (BF16_SPEED if spec.recipe.precision == "bf16" else 1)
         return work / speed + device.seconds_per_image
+
+    def _forward(self, network: str, facts: DataSet) -> float:
+        """Multiply-adds of one image, those of memory-bound networks counted as more."""
+        return forward_multiply_adds(network, facts) * MEMORY_BOUND.get(network, 1.0)
+
+
+def threads_speed_up(device: str, threads: int) -> float:
+    """How many times as fast so many threads are as one; 1 where the device is no CPU."""
+    return float(max(1, threads) ** THREADS_EXPONENT) if device == "cpu" else 1.0
 
 
 def rate_key(spec: RunSpec) -> tuple[Any, ...]:
@@ -88,7 +112,8 @@ def measured_rates(
         numerics = result.get("numerics", {})
         if str(numerics.get("device", "")).partition(":")[0] == device and result.get("seconds"):
             images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
-            rate = result["seconds"] / (images * spec.recipe.epochs)
+            threads = int(numerics.get("threads") or 1)
+            rate = result["seconds"] / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
             seen.setdefault(rate_key(spec), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
 

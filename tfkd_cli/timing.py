@@ -16,9 +16,9 @@ from tfkd_cli.trainer import Training
 STEPS = 25  # per epoch: one to warm up, one that counts; 50 in all
 
 
-def seconds_per_image(spec: RunSpec, facts: DataSet, *, device: str, threads: int | None) -> float:
+def seconds_per_image(spec: RunSpec, facts: DataSet, *, device: str, threads: int) -> float:
     """Seconds per training image and epoch, the share of the test images in it included."""
-    torch.set_num_threads(threads or provenance.cores())
+    torch.set_num_threads(threads)
     chosen = provenance.choose_device(device)
     images = STEPS * spec.recipe.batch_size
     arrays = _random_arrays(facts, images)

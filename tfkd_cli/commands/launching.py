@@ -77,6 +77,14 @@ def runs_at_once(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> int
     return len(slots(_all_runs(plan), execution=campaign.execution, jobs=where.jobs).environments)
 
 
+def threads_per_run(campaign: Campaign, where: ExecutionOptions) -> int:
+    """The threads of a run here, as the local backend will share out the cores; 1 on a cluster."""
+    if where.cluster != "local":
+        return 1
+    runs = [spec for specs in campaign.wanted.values() for spec in specs]
+    return slots(runs, execution=campaign.execution, jobs=where.jobs).threads
+
+
 def _all_runs(plan: Plan) -> list[RunSpec]:
     """Every run that can be trained, done or not: the threads of a run follow from all of them."""
     return [item.spec for item in plan.items.values() if item.spec.dataset not in ready.NOT_TRAINED_YET]

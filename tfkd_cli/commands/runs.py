@@ -136,6 +136,7 @@ def _go(
         device=launching.cost_device(where),
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
+    campaign = replace(campaign, threads=launching.threads_per_run(campaign, where))
     made = campaign.plan()
     if output.json and where.dry_run:
         console.print_json({"seeds": list(request.seeds), **made.to_json()})

@@ -63,7 +63,7 @@ def clean(
 
 
 def _needed_snapshots(made: Iterable[Campaign]) -> dict[str, set[str]]:
-    """Key of a teacher → the files of its snapshots that some request's unfinished or finished students use."""
+    """Key of a teacher → the files of its snapshots that teach some student that was asked for."""
     needed: dict[str, set[str]] = {}
     for campaign in made:
         for runs in campaign.wanted.values():

@@ -100,7 +100,6 @@ def estimates(runs: Iterable[Run], facts: Mapping[str, DataSet]) -> list[Estimat
 
 
 def _estimated(group: list[Run], *, device: str, facts: Mapping[str, DataSet]) -> Estimated:
-    model = CostModel(device, facts=facts)
     spec = group[0].spec
     return Estimated(
         dataset=spec.dataset,
@@ -108,10 +107,15 @@ def _estimated(group: list[Run], *, device: str, facts: Mapping[str, DataSet]) -
         teacher=spec.teacher.network if spec.teacher else "",
         device=device,
         runs=len(group),
-        estimated=sum(model(run.spec).seconds for run in group),
+        estimated=sum(_estimate(run, device=device, facts=facts) for run in group),
         actual=sum(run.result["seconds"] for run in group),
         like_error=_like_error(group),
     )
+
+
+def _estimate(run: Run, *, device: str, facts: Mapping[str, DataSet]) -> float:
+    """Seconds, by the multiply-add model, with the threads it had."""
+    return CostModel(device, int(run.numerics.get("threads") or 1), facts=facts)(run.spec).seconds
 
 
 def _like_error(group: list[Run]) -> float | None:

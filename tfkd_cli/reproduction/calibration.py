@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.costs import facts_of, rate_key
+from tfkd_cli.costs import facts_of, rate_key, threads_speed_up
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
@@ -27,9 +27,11 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
         say(f"Timing {number} of {len(missing)}: {spec.student} ({spec.method}) on {spec.dataset}")
         from tfkd_cli import timing
 
-        known[key] = timing.seconds_per_image(
-            spec, facts_of(spec.dataset, facts), device=execution.device, threads=execution.threads
+        threads = execution.threads or 1
+        seconds = timing.seconds_per_image(
+            spec, facts_of(spec.dataset, facts), device=execution.device, threads=threads
         )
+        known[key] = seconds * threads_speed_up(device, threads)
         _write(_path(execution, device), known)  # after each: an interrupted calibration keeps what it has
 
 

@@ -28,6 +28,7 @@ class Campaign:
     store: Store
     execution: Execution
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
+    threads: int = 1  # per run, where the device is a CPU
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def with_seeds(self, seeds: Iterable[int]) -> Campaign:
@@ -63,7 +64,7 @@ class Campaign:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
         rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
-        return CostModel(self.device, facts=facts, measured=rates, calibrated=self.calibrated)
+        return CostModel(self.device, self.threads, facts=facts, measured=rates, calibrated=self.calibrated)
 
     def facts(self) -> dict[str, DataSet]:
         """The facts of the data sets by their resolved names."""

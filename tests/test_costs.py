@@ -1,0 +1,63 @@
+"""What a run will cost, and how we know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tfkd_cli.costs import CostModel, measured_rates, rate_key, threads_speed_up
+from tfkd_cli.data import DATASETS
+from tfkd_cli.methods import Distillation
+from tfkd_cli.spec import Recipe, RunSpec, Teacher
+
+SPEC = RunSpec(dataset="cifar10", student="resnet18", recipe=Recipe(epochs=1))
+TAUGHT = replace(SPEC, student="plain-cnn", loss=Distillation(), teacher=Teacher(run=SPEC))
+
+# Seconds per epoch of 50,000 images, fp32, two threads, as measured on two cores of a server.
+MEASURED = {
+    "plain-cnn": 24.0,
+    "resnet8": 37.0,
+    "resnet20": 96.0,
+    "shufflenetv2": 253.0,
+    "mobilenetv2": 313.0,
+    "resnet18": 920.0,
+}
+
+
+@pytest.mark.parametrize(("student", "seconds"), MEASURED.items())
+def test_the_multiply_add_model_is_within_a_factor_of_two_of_what_was_measured(
+    student: str, seconds: float
+) -> None:
+    estimate = CostModel("cpu", 2)(replace(SPEC, student=student))
+    assert estimate.source == "estimate"
+    assert seconds / 2 < estimate.seconds < seconds * 2
+
+
+def test_a_teacher_costs_its_forward_passes() -> None:
+    alone = replace(TAUGHT, loss=SPEC.loss, teacher=None)
+    assert CostModel("cpu")(TAUGHT).seconds > 3 * CostModel("cpu")(alone).seconds
+
+
+def test_a_finished_like_run_replaces_the_model_whatever_its_threads() -> None:
+    result = {"seconds": 100.0, "numerics": {"device": "cpu", "threads": 2}}
+    rates = measured_rates([(SPEC, result)], device="cpu", facts=dict(DATASETS))
+    other_seed = replace(SPEC, seed=7, recipe=Recipe(epochs=3))
+    estimate = CostModel("cpu", 2, measured=rates)(other_seed)
+    assert estimate.source == "measured"
+    assert estimate.seconds == pytest.approx(300.0)
+    assert CostModel("cpu", 1, measured=rates)(other_seed).seconds == pytest.approx(
+        300.0 * threads_speed_up("cpu", 2)
+    )
+
+
+def test_runs_of_another_device_say_nothing() -> None:
+    result = {"seconds": 100.0, "numerics": {"device": "cuda", "threads": 2}}
+    assert not measured_rates([(SPEC, result)], device="cpu", facts={})
+
+
+def test_a_calibration_goes_before_the_model_and_after_measured_runs() -> None:
+    rates = {rate_key(SPEC): 0.001}
+    assert CostModel("cpu", calibrated=rates)(SPEC).source == "calibrated"
+    assert CostModel("cpu", calibrated=rates, measured=rates)(SPEC).source == "measured"
+    assert CostModel("cpu", calibrated=rates)(SPEC).seconds == pytest.approx(50.0)
