@@ -19,13 +19,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import config
 from config import Layout, Options
-from daemons import Daemons, wait_until
+from daemons import Daemons, start_time, wait_until
 
 
 def up(root: Path, options: Options) -> Layout:
@@ -74,6 +75,15 @@ def down(root: Path) -> None:
     daemons.kill_jobs()
     for name in ("slurmdbd", "mariadbd", "munged"):
         daemons.stop(name)
+
+
+def guard(root: Path, pid: int) -> None:
+    """Wait until process `pid` has ended, however, then leave nothing behind."""
+    began = start_time(pid)
+    while began and start_time(pid) == began:
+        time.sleep(1)
+    down(root)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def client(layout: Layout, *command: str) -> str:
@@ -197,9 +207,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("up", "down", "start", "stop", "kill"))
+    parser.add_argument("action", choices=("up", "down", "start", "stop", "kill", "guard"))
     parser.add_argument("dir", type=Path)
-    parser.add_argument("daemon", nargs="?")
+    parser.add_argument("daemon", nargs="?", help="a daemon (start, stop, kill) or a process id (guard)")
     parser.add_argument("--cpus", type=int, default=Options.cpus)
     parser.add_argument("--memory-mb", type=int, default=Options.memory_mb)
     parser.add_argument("--gpus", type=int, default=Options.gpus)
@@ -222,6 +232,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if arguments.action == "down":
         down(root)
+        return
+    if arguments.action == "guard":
+        guard(root, int(arguments.daemon))
         return
     layout = _known(root)
     if layout is None or arguments.daemon is None:

@@ -180,7 +180,7 @@ def _elements(name: str, state: dict[str, Any]) -> list[dict[str, Any]]:
     elements: list[dict[str, Any]] = state["jobs"].get(base, {"elements": []})["elements"]
     if not inside:
         return elements
-    indices = []
+    indices: list[int] = []
     for part in inside.strip("[]").split(","):
         first, _, last = part.partition("-")
         indices += range(int(first), int(last or first) + 1)

@@ -1,4 +1,4 @@
-"""Networks whose steps take time and no cores: `python:slow_networks:slow`. Their numbers do not depend on it."""
+"""Networks whose steps take time and no cores: `python:slow_networks:slow`. Numbers do not depend on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIGITS_PIXELS = 32 * 32
 
 
 class Slow(nn.Module):
-    """A linear classifier that sleeps in each training step; `$DRILL_CRASH` names a file whose presence is fatal."""
+    """A linear classifier that sleeps in each step of training; a file named by `$DRILL_CRASH` is fatal."""
 
     seconds = 0.2
 

@@ -52,8 +52,9 @@ def test_the_scripts_are_those_of_the_golden_file(
     monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM here
     path = tmp_path / "golden.toml"
     path.write_text(
-        'setup = ["module load cuda/12"]\n[submit]\nslurm_partition = "gpu"\ngpus_per_node = 1\ncpus_per_task = 4\n'
-        'mem_gb = 16\nslurm_comment = "it\'s mine"\n[submit.slurm_additional_parameters]\nmail-type = "FAIL"\n'
+        'setup = ["module load cuda/12"]\n[submit]\nslurm_partition = "gpu"\ngpus_per_node = 1\n'
+        'cpus_per_task = 4\nmem_gb = 16\nslurm_comment = "it\'s mine"\n'
+        '[submit.slurm_additional_parameters]\nmail-type = "FAIL"\n'
     )
     profile = profiles.read(path)
     text = rendered(profile, graph, store) + "\n" + rendered(profile, graph, store, jobs=2)
@@ -122,7 +123,8 @@ def test_what_a_profile_leaves_open_is_a_fair_share_of_the_node() -> None:
 
 
 def test_a_partition_counts_gpus_of_any_type_and_the_smallest_node() -> None:
-    text = "gpu|1:00:00|64|512000|gpu:a100:8(S:0-1)\ngpu|1:00:00|32+|256000+|gpu:v100:4,mps:400\ngpu|1:00:00|16|1|(null)"
+    kinds = ("64|512000|gpu:a100:8(S:0-1)", "32+|256000+|gpu:v100:4,mps:400", "16|1|(null)")
+    text = "\n".join(f"gpu|1:00:00|{kind}" for kind in kinds)
     [found] = site.parse_partitions(text)
     assert (found.gpus, found.cpus, found.memory_mb) == (4, 32, 256000)
 

@@ -1,0 +1,255 @@
+"""A real SLURM of our own for the session, and what a drill needs of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli import data
+from tfkd_cli.backends.slurm import profile as profiles
+from tfkd_cli.backends.slurm import queue
+from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.submit import submit
+from tfkd_cli.execution import Execution
+from tfkd_cli.methods import Distillation
+from tfkd_cli.spec import Recipe, RunSpec, Teacher
+from tfkd_cli.store import Store
+
+ROOT = Path(__file__).parents[2]
+DEV = ROOT / "slurm" / "dev" / "cluster.py"
+DAEMONS = ("munged", "slurmctld", "slurmd")
+REQUIRED = "TFKD_REQUIRE_SLURM"  # set in .ci/run: there, an absent SLURM is a failure
+
+
+class Cluster:
+    """One `slurm/dev` cluster."""
+
+    def __init__(self, *options: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tfkd-slurm-"))
+        self._dev("up", str(self.folder), *options)
+        guard = [sys.executable, str(DEV), "guard", str(self.folder), str(os.getpid())]
+        self._guard = subprocess.Popen(guard, start_new_session=True)  # should we be killed
+        self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
+
+    def down(self) -> None:
+        """Leave nothing."""
+        self._guard.kill()
+        self._guard.wait()
+        self._dev("down", str(self.folder))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def daemon(self, action: str, name: str) -> None:
+        """stop, kill or start one daemon."""
+        self._dev(action, str(self.folder), name)
+
+    def ask(self, *command: str) -> str:
+        """What a SLURM command prints."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    def states(self) -> dict[str, str]:
+        """Job id → state, of all jobs slurmctld remembers."""
+        lines = self.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
+        return dict(line.split() for line in lines)
+
+    def show(self, job_id: str) -> dict[str, str]:
+        """`scontrol show job`."""
+        text = self.ask("scontrol", "show", "job", job_id, "-o")
+        return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+
+    def urgent(self, *, seconds: int) -> str:
+        """A job of the higher partition that needs all GPUs."""
+        text = self.ask(
+            "sbatch", "-p", "urgent", "--gpus-per-node=4", "-o", "/dev/null", "--wrap", f"sleep {seconds}"
+        )
+        return text.split()[-1]
+
+    @staticmethod
+    def _dev(*arguments: str) -> None:
+        subprocess.run([sys.executable, str(DEV), *arguments], check=True, capture_output=True, timeout=120)
+
+
+def _require_slurm(*more: str) -> None:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [each for each in (*DAEMONS, *more) if shutil.which(each, path=path) is None]
+    if missing and os.environ.get(REQUIRED):
+        pytest.fail(f"{', '.join(missing)} must be installed here: slurm/dev/README.md")
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} on this machine: slurm/dev/README.md says how to install SLURM")
+
+
+@pytest.fixture(scope="session")
+def real_slurm() -> Iterator[Cluster]:
+    """A node with 8 pretended cores and 4 pretended GPUs; SLURM's default preemption; no accounting."""
+    _require_slurm()
+    cluster = Cluster()
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture(scope="session")
+def accounting_slurm() -> Iterator[Cluster]:
+    """One with slurmdbd, which forgets jobs quickly and enforces limits."""
+    _require_slurm("slurmdbd", "mariadbd")
+    cluster = Cluster("--accounting", "--set", "MinJobAge=2", "--set", "AccountingStorageEnforce=limits")
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The decoded digits."""
+    folder = tmp_path_factory.mktemp("data")
+    data.prepare("digits", execution=Execution(cache=str(folder)))
+    return str(folder)
+
+
+class Drill:
+    """One store on one cluster."""
+
+    def __init__(self, cluster: Cluster, folder: Path, cache: str) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.store = Store.open(folder / "results", create=True)
+        self.execution = Execution(cache=cache, threads=1, device="cpu", checkpoint_minutes=10)
+        self.crash = folder / "crash"
+
+    def profile(self, text: str) -> profiles.Profile:
+        """A profile; without a time limit of its own five minutes."""
+        path = self.folder / "drill.toml"
+        path.write_text(text)
+        return profiles.read(path)
+
+    def submit(self, specs: Sequence[RunSpec], *, profile: str = "", jobs: int | None = None) -> Submitted:
+        """Submit to the cluster."""
+        return submit(
+            specs,
+            store=self.store,
+            execution=self.execution,
+            profile=self.profile(profile or SMALL),
+            jobs=jobs,
+            costs={spec.key: 60.0 for spec in specs},
+        )
+
+    def status(self, spec: RunSpec) -> str:
+        """What the store says."""
+        return self.store.run(spec).state().status
+
+    def queue(self) -> queue.Queue:
+        """What SLURM says."""
+        return queue.queue_states(self.store, fresh=True)
+
+    def wait(self, condition: Callable[[], object], *, seconds: float = 90) -> None:
+        """Until `condition` holds; fails with what SLURM and the jobs say."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {seconds:.0f} s\n{self.told()}")
+            time.sleep(0.25)
+
+    def wait_done(self, *specs: RunSpec, seconds: float = 90) -> None:
+        """Until all these runs have results."""
+        self.wait(lambda: all(self.status(spec) == "done" for spec in specs), seconds=seconds)
+
+    def wait_epoch(self, spec: RunSpec, epoch: int = 1) -> None:
+        """Until the run has finished an epoch."""
+        self.wait(lambda: any(line["epoch"] >= epoch for line in self.store.run(spec).metrics()))
+
+    def told(self) -> str:
+        """The queue and the logs."""
+        logs = [path.read_text()[-1500:] for path in self.store.root.glob("submissions/*/array-*/*.out")]
+        return "\n".join([self.cluster.ask("squeue", "-t", "all"), *logs])
+
+    def lives(self) -> list[dict[str, Any]]:
+        """What the jobs noted of their lives, in order."""
+        lines = [
+            json.loads(line)
+            for path in sorted(self.store.root.glob("submissions/*/lives/*.jsonl"))
+            for line in path.read_text().splitlines()
+        ]
+        return sorted(lines, key=lambda line: float(line["at"]))
+
+
+SMALL = "[submit]\ngpus_per_node = 1\ncpus_per_task = 1\nslurm_mem = '500MB'\ntimeout_min = 5\n"
+WHOLE = SMALL.replace("gpus_per_node = 1", "gpus_per_node = 4")
+
+
+@pytest.fixture
+def drill(
+    real_slurm: Cluster, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Drill]:
+    """A store of its own on the session's cluster; whatever is left in the queue afterwards is cancelled."""
+    yield from _drill(real_slurm, tmp_path, cache, monkeypatch)
+
+
+@pytest.fixture
+def accounting_drill(
+    accounting_slurm: Cluster, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Drill]:
+    """The same on the cluster with accounting."""
+    yield from _drill(accounting_slurm, tmp_path, cache, monkeypatch)
+
+
+def _drill(cluster: Cluster, folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
+    made = Drill(cluster, folder, cache)
+    for key in [key for key in os.environ if key.startswith("SLURM_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # jobs find slow_networks by it
+    monkeypatch.setenv("DRILL_CRASH", str(made.crash))
+    yield made
+    user = cluster.ask("id", "-un").strip()
+    cluster.ask("scancel", "--quiet", "--user", user)
+    made.wait(lambda: not cluster.ask("squeue", "-h"), seconds=30)
+
+
+def run_of(network: str = "quick", *, epochs: int = 2, seed: int = 0) -> RunSpec:
+    """A baseline on digits; `slow` sleeps through its epochs of 2.4 s."""
+    recipe = Recipe(epochs=epochs, milestones=(), augment="none")
+    return RunSpec(dataset="digits", student=f"python:slow_networks:{network}", recipe=recipe, seed=seed)
+
+
+def student_of(teacher: RunSpec, *, seed: int = 0) -> RunSpec:
+    """A student of `teacher`."""
+    return RunSpec(
+        dataset="digits",
+        student="python:slow_networks:quick",
+        loss=Distillation(),
+        teacher=Teacher(run=teacher),
+        recipe=Recipe(epochs=2, milestones=(), augment="none"),
+        seed=seed,
+    )
+
+
+@pytest.fixture(name="run_of")
+def _run_of() -> Callable[..., RunSpec]:
+    return run_of
+
+
+@pytest.fixture(name="student_of")
+def _student_of() -> Callable[..., RunSpec]:
+    return student_of
+
+
+@pytest.fixture
+def whole() -> str:
+    """A profile that asks for the whole node."""
+    return WHOLE
+
+
+@pytest.fixture
+def small() -> str:
+    """A profile that asks for a quarter of it."""
+    return SMALL

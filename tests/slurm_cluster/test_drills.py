@@ -1,0 +1,283 @@
+"""Drills on a real SLURM: each run ends with the numbers it would have had undisturbed, once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli import runner
+from tfkd_cli.backends.slurm import cancel, queue, retry
+from tfkd_cli.backends.slurm.client import SlurmError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+
+Make = Callable[..., RunSpec]
+
+
+def numbers(store: Store, spec: RunSpec) -> tuple[Any, Any, list[Any]]:
+    """What must not depend on how often a run was stopped: digests of its weights, its score, its losses."""
+    result = store.run(spec).result()
+    assert result is not None
+    losses = [
+        (line["epoch"], line["train_loss"], line["test_accuracy"]) for line in store.run(spec).metrics()
+    ]
+    return result["weights"]["last.pt"], result["best"], losses
+
+
+@pytest.fixture
+def undisturbed(
+    drill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Any, Any, list[Any]]]:
+    """The numbers of a run in this process, with no cluster and no sleep at all."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def here(*specs: RunSpec) -> tuple[Any, Any, list[Any]]:
+        store = Store.open(tmp_path / "undisturbed", create=True)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        for spec in specs:
+            runner.run(spec, store=store, execution=drill.execution)
+        return numbers(store, specs[-1])
+
+    return here
+
+
+def test_a_teacher_and_its_students_end_in_the_numbers_of_a_local_run(
+    drill: Any, run_of: Make, student_of: Make, undisturbed: Any
+) -> None:
+    teacher = run_of()
+    students = [student_of(teacher, seed=seed) for seed in range(2)]
+    sent = drill.submit([teacher, *students])
+    assert sent.calls == 2
+    drill.wait_done(teacher, *students)
+    drill.wait(lambda: set(drill.cluster.states().values()) <= {"COMPLETED", "CANCELLED", "FAILED"})
+    assert numbers(drill.store, students[1]) == undisturbed(teacher, students[1])
+    assert not list(drill.store.root.glob("submissions/*/array-*/*_result.pkl"))
+    assert {drill.queue()[spec.folder].state for spec in (teacher, *students)} == {"COMPLETED"}
+
+
+def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
+    drill: Any, run_of: Make, undisturbed: Any, small: str
+) -> None:
+    spec = run_of("slow", epochs=11)
+    drill.submit([spec], profile=small.replace("timeout_min = 5", "timeout_min = 1"))
+    drill.wait_done(spec, seconds=200)
+    first = drill.lives()[1]
+    assert first["cause"] == "time limit"
+    assert 0 < first["step"] < 11 * 12
+    assert drill.lives()[2]["step"] == first["step"]
+    assert numbers(drill.store, spec) == undisturbed(spec)
+
+
+def test_preemption_on_default_settings_is_a_bare_sigterm_and_costs_nothing(
+    drill: Any, run_of: Make, undisturbed: Any, whole: str
+) -> None:
+    spec = run_of("slow", epochs=4)
+    drill.submit([spec], profile=whole)
+    drill.wait_epoch(spec)
+    drill.cluster.urgent(seconds=1)
+    drill.wait_done(spec)
+    assert drill.lives()[1]["cause"] == "preemption"
+    assert drill.lives()[2]["step"] == drill.lives()[1]["step"] > 12
+    assert numbers(drill.store, spec) == undisturbed(spec)
+
+
+def test_a_cancelled_run_keeps_its_state_and_does_not_come_back_to_life(drill: Any, run_of: Make) -> None:
+    spec = run_of("slow", epochs=100)
+    sent = drill.submit([spec])
+    drill.wait_epoch(spec)
+    assert cancel.cancel(drill.store, [spec.key]) == 1
+    drill.wait(lambda: drill.cluster.states()[sent.arrays[0][0]] == "CANCELLED")
+    assert drill.lives()[-1]["cause"] == "cancelled"
+    time.sleep(7)  # a requeued job would be pending by now
+    assert drill.cluster.states()[sent.arrays[0][0]] == "CANCELLED"
+    assert drill.status(spec) == "resumable"
+
+
+def test_students_of_a_crashed_teacher_wait_visibly_and_run_after_retry(
+    drill: Any, run_of: Make, student_of: Make
+) -> None:
+    teacher = run_of()
+    students = [student_of(teacher, seed=seed) for seed in range(2)]
+    drill.crash.touch()
+    drill.submit([teacher, *students])
+    drill.wait(lambda: drill.queue()[students[0].folder].stuck)
+    assert drill.status(teacher) == "failed"
+    assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["crash", "crash"]
+    assert not [student for student in students if drill.store.run(student).attempts()]
+    drill.crash.unlink()
+    sent = retry.retry(
+        drill.store,
+        teacher,
+        execution=drill.execution,
+        profile=drill.profile("[submit]\nslurm_mem = '500MB'\n"),
+    )
+    assert (sent.runs, sent.repointed) == (1, 2)
+    drill.wait_done(teacher, *students)
+
+
+def test_a_slurmd_that_is_killed_in_mid_run_and_comes_back_costs_nothing(drill: Any, run_of: Make) -> None:
+    spec = run_of("slow", epochs=4)
+    drill.submit([spec])
+    drill.wait_epoch(spec)
+    drill.cluster.daemon("kill", "slurmd-localhost")
+    time.sleep(1)
+    drill.cluster.daemon("start", "slurmd-localhost")
+    drill.wait_done(spec)
+    assert [life["event"] for life in drill.lives()] == ["began", "ended"]
+    drill.wait(lambda: drill.queue()[spec.folder].state == "COMPLETED")
+
+
+def test_with_slurmctld_down_messages_are_clear_and_nothing_is_lost(drill: Any, run_of: Make) -> None:
+    first, second = run_of("slow", epochs=3), run_of(seed=1)
+    drill.submit([first])
+    drill.wait_epoch(first)
+    known = dict(drill.queue())
+    drill.cluster.daemon("stop", "slurmctld")
+    try:
+        with pytest.raises(SlurmError, match="SLURM does not answer"):
+            drill.submit([first, second])
+        seen = drill.queue()
+        assert "Unable to contact slurm controller" in seen.error
+        assert dict(seen) == known
+    finally:
+        drill.cluster.daemon("start", "slurmctld")
+    sent = drill.submit([first, second])
+    assert sent.runs + sent.already <= 2
+    assert len(drill.store.submission(sent.submissions[0])["runs"]) == 1
+    drill.wait_done(first, second)
+
+
+SUBMIT = """
+    import os, signal, sys
+    from pathlib import Path
+    from tfkd_cli.backends.slurm import profile, sending, submit
+    from tfkd_cli.execution import Execution
+    from tfkd_cli.store import Store
+    root, toml, cache, folders, die_after = sys.argv[1:]
+    store = Store.open(Path(root), create=False)
+    specs = [store.folder(name).spec() for name in folders.split(",")]
+    real = sending._submit
+    def submit_or_die(array, *args, **more):
+        ids = real(array, *args, **more)
+        if array.number == int(die_after):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ids
+    sending._submit = submit_or_die
+    sent = submit.submit(specs, store=store, execution=Execution(cache=cache, threads=1, device="cpu"),
+                         profile=profile.read(Path(toml)), costs={spec.key: 60.0 for spec in specs})
+    print(sent.runs)
+"""
+
+
+def submitter(drill: Any, specs: list[RunSpec], *, die_after: int = 0) -> subprocess.Popen[str]:
+    """The same submission in a process of its own."""
+    for spec in specs:
+        drill.store.run(spec).declare(spec)
+    toml = drill.profile("[submit]\nslurm_mem = '500MB'\ncpus_per_task = 1\ngpus_per_node = 1\n").path
+    folders = ",".join(spec.folder for spec in specs)
+    strings = [str(drill.store.root), str(toml), drill.execution.cache, folders, str(die_after)]
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SUBMIT), *strings], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_submitter_killed_between_sbatch_calls_submits_every_run_once(
+    drill: Any, run_of: Make, student_of: Make
+) -> None:
+    teacher = run_of()
+    specs = [teacher, *(student_of(teacher, seed=seed) for seed in range(3))]
+    before = len(drill.cluster.states())
+    dying = submitter(drill, specs, die_after=2)
+    assert dying.wait(timeout=60) == -9
+    again = submitter(drill, specs)
+    out, _ = again.communicate(timeout=60)
+    assert (again.returncode, out.strip()) == (0, "0")
+    assert len(drill.cluster.states()) - before == 4
+    drill.wait_done(*specs)
+    assert [spec for spec in specs if len(drill.store.run(spec).attempts()) != 1] == []
+
+
+def test_the_same_command_typed_twice_at_once_submits_every_run_once(
+    drill: Any, run_of: Make, student_of: Make
+) -> None:
+    teacher = run_of()
+    specs = [teacher, student_of(teacher)]
+    both = [submitter(drill, specs) for _ in range(2)]
+    counts = [int(process.communicate(timeout=60)[0]) for process in both]
+    assert sorted(counts) == [0, 2]
+    drill.wait_done(*specs)
+
+
+def test_a_cap_holds_over_teachers_and_students_in_one_array(
+    drill: Any, run_of: Make, student_of: Make
+) -> None:
+    teachers = [run_of("quick", seed=seed) for seed in range(2)]
+    students = [student_of(teacher) for teacher in teachers]
+    sent = drill.submit([*teachers, *students], jobs=2)
+    assert sent.calls == 1
+    drill.wait_done(*teachers, *students)
+    at_once, most = 0, 0
+    for life in drill.lives():
+        at_once += 1 if life["event"] == "began" else -1
+        most = max(most, at_once)
+    assert most == 2
+    ends = {line["job"]: line["at"] for line in drill.lives() if line["event"] == "ended"}
+    begins = {line["job"]: line["at"] for line in drill.lives() if line["event"] == "began"}
+    array = sent.arrays[0][0]
+    assert begins[f"{array}_2"] > ends[f"{array}_0"]
+    assert begins[f"{array}_3"] > ends[f"{array}_1"]
+
+
+def test_runs_packed_into_one_job_are_all_done(
+    drill: Any, run_of: Make, student_of: Make, small: str
+) -> None:
+    teachers = [run_of(seed=seed) for seed in range(2)]
+    students = [student_of(teachers[0], seed=seed) for seed in range(2)]
+    sent = drill.submit([*teachers, *students], profile="runs_per_job = 2\n" + small)
+    assert [count for _, count in sent.arrays] == [2, 2]
+    drill.wait_done(*teachers, *students)
+
+
+def test_a_campaign_runs_the_code_that_was_submitted(drill: Any, run_of: Make, tmp_path: Path) -> None:
+    spec = run_of()
+    drill.submit([spec])
+    drill.wait_done(spec)
+    [tree] = drill.store.code_path.iterdir()
+    attempt = drill.store.run(spec).attempts()[0]
+    assert str(tree) in (attempt / "env.json").read_text() or str(tree) in drill.told()
+
+
+def test_accounting_tells_how_a_forgotten_job_ended(accounting_drill: Any, run_of: Make) -> None:
+    drill = accounting_drill
+    spec = run_of("slow", epochs=50)
+    sent = drill.submit([spec])
+    drill.wait_epoch(spec)
+    cancel.cancel(drill.store, [spec.key])
+    drill.wait(lambda: sent.arrays[0][0] not in drill.cluster.states(), seconds=120)
+    drill.wait(lambda: drill.queue()[spec.folder].state != queue.VANISHED, seconds=10)
+    assert drill.queue()[spec.folder].state == "CANCELLED"
+    assert drill.submit([spec]).runs == 1
+
+
+def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, run_of: Make) -> None:
+    drill = accounting_drill
+    user = drill.cluster.ask("id", "-un").strip()
+    for command in (["account", "lab"], ["user", user, "account=lab", "DefaultAccount=lab"]):
+        drill.cluster.ask("sacctmgr", "-i", "add", *command)
+    drill.cluster.ask("sacctmgr", "-i", "modify", "user", user, "set", "MaxSubmitJobs=3")
+    specs = [run_of(seed=seed) for seed in range(5)]
+    sent = drill.submit(specs)
+    assert (sent.runs, len(sent.left_in_plan)) == (3, 2)
+    drill.wait(lambda: sum(drill.status(spec) == "done" for spec in specs) == 3)
+    drill.wait(lambda: not drill.cluster.ask("squeue", "-h"))
+    assert drill.submit(specs).runs == 2
+    drill.wait_done(*specs)
