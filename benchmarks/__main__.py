@@ -1,0 +1,112 @@
+"""`python -m benchmarks`: ours beside the conventional loop, alternating; a table, and JSON on request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import grid, images, measure
+from benchmarks.table import table
+from benchmarks.workloads import GRID, NAMES, WORKLOADS
+from tfkd_cli import provenance
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; argparse ends with code 2 where they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--workload", action="append", choices=NAMES, metavar="NAME", help=f"repeatable: {', '.join(NAMES)}"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--rounds", type=_positive, default=5, help="blocks of each side [5; grid: at most 3]"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, help="steps per block that count [about ten seconds' worth]"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="train/CLASS/* and test/CLASS/* [synthetic]"
+    )
+    parser.add_argument(
+        "--conventional",
+        choices=("no-grad", "released"),
+        default="no-grad",
+        help="how it asks a teacher; the released code does with gradients on [no-grad]",
+    )
+    parser.add_argument("--workers", type=_positive, help="DataLoader workers [as many as cores]")
+    parser.add_argument("--no-fp32", action="store_true", help="leave out the paper-scale path")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("1 or more")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit code."""
+    options = parse(arguments)
+    console = Console(stderr=True)
+    with images.scratch() as scratch:
+        workloads = measure_all(options, Path(scratch), console=console)
+    Console().print(table(workloads))
+    console.print(f"{_machine()['machine']}; what others used is under foreign_cores in the JSON.")
+    if options.json:
+        text = json.dumps({"workloads": workloads, **_machine(), "options": _plain(options)}, indent=1)
+        options.json.write_text(text + "\n")
+    return 0
+
+
+def measure_all(options: argparse.Namespace, scratch: Path, *, console: Console) -> dict[str, Any]:
+    """Every workload that was asked for, by name, in the order of the goals."""
+    folder = options.data or images.write_synthetic(scratch / "images")
+    cache = scratch / "cache"
+    data = measure.Images(name=images.prepare(folder, cache=cache), cache=cache)
+    theirs = "released" if options.conventional == "released" else "conventional"
+    measured: dict[str, Any] = {}
+    for name in [name for name in NAMES if name in (options.workload or NAMES)]:
+        if name == GRID:
+            rounds = min(3, options.rounds)
+            measured[name] = grid.measure(folder, rounds=rounds, report=console.print)
+            continue
+        measured[name] = measure.measure(
+            WORKLOADS[name],
+            images=data,
+            sides=[theirs, "fast", *([] if options.no_fp32 else ["fp32"])],
+            rounds=options.rounds,
+            steps=options.steps,
+            workers=options.workers or os.cpu_count() or 1,
+            report=console.print,
+        ).to_json()
+        console.print(f"{name}: {measured[name]['ratio']}")
+    return measured
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "machine": f"{provenance.cores()} cores, {platform.processor() or platform.machine()}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

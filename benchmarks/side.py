@@ -1,0 +1,158 @@
+"""One side of a comparison, in a process of its own: `python -m benchmarks.side` and a JSON on its input.
+
+A line on the input asks for a block of steps; the steps' times come back as a JSON line. Between blocks the
+process sleeps. Memory and threads are set as the side's users have them: torch's defaults for the
+conventional loop, what tfkd's worker sets for ours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.load import Clock, Step
+from benchmarks.workloads import BATCH, LR, WORKLOADS, Workload
+
+if TYPE_CHECKING:
+    from tfkd_cli.data import Arrays
+
+Play = Callable[[], list[Step]]
+OURS = {"fast": True, "fp32": False}
+
+
+def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int, teacher_grad: bool) -> Play:
+    """The conventional loop, paused between blocks."""
+    import torch
+
+    from benchmarks import conventional as theirs
+
+    network = theirs.build(workload.student, arrays.facts)
+    teacher = theirs.build(workload.teacher, arrays.facts).eval() if workload.teacher else None
+    batches = theirs.loader(theirs.train_set(arrays), batch_size=BATCH, workers=workers, train=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
+    loss = workload.spec(dataset="any", fast=False).loss
+
+    def forever() -> Iterator[float]:
+        while True:
+            yield from theirs.train(
+                network, batches, optimizer, loss=loss, teacher=teacher, teacher_grad=teacher_grad
+            )
+
+    endless = forever()
+
+    def play() -> list[Step]:
+        clock = Clock()
+        for _ in itertools.islice(endless, steps):
+            clock.mark("step")
+        return clock.steps
+
+    return play
+
+
+def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
+    """tfkd's trainer as it is; a block is an epoch of `steps` batches.
+
+    With --fast the teacher is asked for an epoch at once, then the steps follow: an image costs an "ask" and
+    a "step", or the step alone where the answers are kept.
+    """
+    import torch
+
+    from tfkd_cli import models
+    from tfkd_cli.answers import Answers, AskedTeacher
+    from tfkd_cli.data import augment
+    from tfkd_cli.trainer import Training
+
+    facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
+    seen = [(0, 0)]
+
+    def at_step() -> None:
+        now = (training.epoch, training.step)
+        kind = "step" if now != seen[0] and training.step else "ask" if not training.step else "evaluation"
+        seen[0] = now
+        clock.mark(kind)
+
+    teacher = None
+    if workload.teacher:
+        example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
+        teacher = AskedTeacher(
+            models.build(workload.teacher, classes=facts.classes, channels=facts.channels, size=facts.size),
+            device=device,
+            precision_name="bf16" if fast else "fp32",
+            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+        )
+    few = _some(arrays, images=steps * BATCH)
+    answers = None
+    if teacher is not None and fast:
+        answers = Answers(teacher=teacher, images=steps * BATCH, classes=facts.classes, device=device)
+    training = Training(
+        workload.spec(dataset=facts.name, fast=fast),
+        data=few,
+        device=device,
+        teacher=teacher,
+        answers=answers,
+        at_step=at_step,
+    )
+    epochs = training.epochs()
+
+    def play() -> list[Step]:
+        clock.steps.clear()
+        clock.restart()
+        next(epochs)
+        return [step for step in clock.steps if step.kind != "evaluation"]
+
+    return play
+
+
+def _some(arrays: Arrays, *, images: int) -> Arrays:
+    """`images` training images (repeated where there are fewer), and a few to test on."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    taken = np.arange(images) % len(arrays.train_labels_N)
+    return replace(
+        arrays,
+        train_images_NCHW=arrays.train_images_NCHW[taken],
+        train_labels_N=arrays.train_labels_N[taken],
+        test_images_NCHW=arrays.test_images_NCHW[:10],
+        test_labels_N=arrays.test_labels_N[:10],
+    )
+
+
+def build(order: Mapping[str, Any]) -> Play:
+    """The side that `order` names, ready to play its first block."""
+    if order["side"] in OURS:
+        from tfkd_cli import worker
+
+        worker.keep_freed_memory()
+    from benchmarks import images
+
+    workload = WORKLOADS[order["workload"]]
+    arrays = images.load(order["dataset"], cache=Path(order["cache"]))
+    if order["side"] in OURS:
+        return ours(workload, arrays, steps=order["steps"], fast=OURS[order["side"]])
+    return conventional(
+        workload,
+        arrays,
+        steps=order["steps"],
+        workers=order["workers"],
+        teacher_grad=order["side"] == "released",
+    )
+
+
+def main() -> None:
+    """Read an order, then play a block for each further line."""
+    talk = sys.stdout
+    sys.stdout = sys.stderr
+    play = build(json.loads(sys.stdin.readline()))
+    print(json.dumps("ready"), file=talk, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps([step.to_json() for step in play()]), file=talk, flush=True)
+
+
+if __name__ == "__main__":
+    main()

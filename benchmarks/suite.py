@@ -1,0 +1,124 @@
+"""A conventional suite's grid: a script trains one run, a driver trains the teacher, then two runs at a time.
+
+`python -m benchmarks.suite FOLDER SCRATCH EPOCHS` prints the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.grid import SEEDS, STUDENTS, TEACHER
+
+AT_ONCE = 2
+
+
+def drive(folder: Path, scratch: Path, *, epochs: int) -> None:
+    """Train the teacher with all cores, the students two at once with a thread each; print the table."""
+    cores = os.cpu_count() or 1
+    teacher = scratch / "teacher.pt"
+    _train(folder, TEACHER, seed=0, epochs=epochs, threads=cores, save=teacher)
+
+    def train(run: tuple[str, int]) -> float:
+        student, seed = run
+        return _train(
+            folder, student, seed=seed, epochs=epochs, threads=max(1, cores // AT_ONCE), teacher=teacher
+        )
+
+    runs = [(student, seed) for student in STUDENTS for seed in range(SEEDS)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        accuracies = dict(zip(runs, pool.map(train, runs), strict=True))
+    for student in STUDENTS:
+        values = [accuracies[student, seed] for seed in range(SEEDS)]
+        print(f"{student:10} {statistics.mean(values):6.2f} ± {statistics.stdev(values):.2f}")
+
+
+def _train(
+    folder: Path,
+    network: str,
+    *,
+    seed: int,
+    epochs: int,
+    threads: int,
+    save: Path | None = None,
+    teacher: Path | None = None,
+) -> float:
+    order = {
+        "folder": str(folder),
+        "network": network,
+        "seed": seed,
+        "epochs": epochs,
+        "workers": threads,
+        "save": str(save) if save else None,
+        "teacher": str(teacher) if teacher else None,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.suite", json.dumps(order)],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def train_one(order: str) -> float:
+    """One run, from image files to its best accuracy in percent."""
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from benchmarks import conventional
+    from tfkd_cli.data import DATASETS
+    from tfkd_cli.methods import CrossEntropy, Distillation
+    from tfkd_cli.spec import Recipe
+    from tfkd_cli.trainer import learning_rate
+
+    run = json.loads(order)
+    folder, recipe = Path(run["folder"]), Recipe().with_epochs(run["epochs"])
+    facts = DATASETS["cifar10"]  # its size, channels and normalisation
+    train_set = conventional.folder_set(folder, facts, train=True)
+    test_set = conventional.folder_set(folder, facts, train=False)
+    torch.manual_seed(run["seed"])
+    network = conventional.build(run["network"], facts)
+    teacher = None
+    if run["teacher"]:
+        teacher = conventional.build(TEACHER, facts).eval()
+        teacher.load_state_dict(torch.load(run["teacher"], weights_only=True))
+    loss = CrossEntropy() if teacher is None else Distillation()
+    training = conventional.loader(train_set, batch_size=128, workers=run["workers"], train=True)
+    testing = conventional.loader(test_set, batch_size=128, workers=run["workers"], train=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=recipe.peak_lr, momentum=0.9, weight_decay=5e-4)
+    steps = len(training)
+    scheduler = LambdaLR(
+        optimizer,
+        lambda done: learning_rate(recipe, step=done + 1, steps_per_epoch=steps) / recipe.peak_lr,
+    )
+    best = 0.0
+    for _ in range(run["epochs"]):
+        for _ in conventional.train(
+            network, training, optimizer, loss=loss, teacher=teacher, scheduler=scheduler
+        ):
+            pass
+        best = max(best, conventional.evaluate(network, testing))
+    if run["save"]:
+        torch.save(network.state_dict(), run["save"])
+    return best
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Drive a grid, or be one of its runs."""
+    if len(arguments) == 1:
+        print(train_one(arguments[0]))
+    else:
+        folder, scratch, epochs = arguments
+        drive(Path(folder), Path(scratch), epochs=int(epochs))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

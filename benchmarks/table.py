@@ -1,0 +1,63 @@
+"""The measured ratios beside the goals, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.workloads import GRID, GRID_AT_LEAST, WORKLOADS
+
+Row = Mapping[str, Any]
+
+
+def table(workloads: Mapping[str, Row]) -> Table:
+    """A row per workload; "!" marks blocks that others disturbed."""
+    shown = Table(title="Images per second, ours ÷ conventional", title_justify="left", box=None)
+    shown.add_column("workload")
+    names = ("img/s", "--fast", "kept", "at least", "prototypes", "fp32", "disturbed")
+    for name in names:
+        shown.add_column(name, justify="right")
+    for name, row in workloads.items():
+        shown.add_row(*(_grid_row(row) if name == GRID else _row(name, row)))
+    return shown
+
+
+def _row(name: str, row: Row) -> list[str]:
+    workload = WORKLOADS[name]
+    rates = row["images_per_second"]
+    goal = f"{workload.at_least:g}"
+    if workload.at_least_kept is not None:
+        goal += f" / {workload.at_least_kept:g}"
+    return [
+        name,
+        " → ".join(f"{rate:.0f}" for side, rate in rates.items() if side != "fp32"),
+        _against(row["ratio"], workload.at_least),
+        _against(row.get("ratio_kept"), workload.at_least_kept),
+        goal,
+        workload.reached,
+        f"{row['ratio_fp32']:.2f}" if "ratio_fp32" in row else "",
+        " ".join(row["disturbed"].values()),
+    ]
+
+
+def _grid_row(row: Row) -> list[str]:
+    seconds = row["seconds"]
+    return [
+        GRID,
+        " → ".join(f"{value:.0f} s" for value in seconds.values()),
+        _against(row["ratio"], GRID_AT_LEAST),
+        "",
+        f"{GRID_AT_LEAST:g}",
+        "",
+        "",
+        " ".join(f"{cores:.2f}" for cores in row["foreign_cores"].values()),
+    ]
+
+
+def _against(value: float | None, goal: float | None) -> str:
+    if value is None:
+        return ""
+    reached = goal is None or value >= goal
+    return f"[green]{value:.2f}[/green]" if reached else f"[red]{value:.2f}[/red]"

@@ -1,0 +1,107 @@
+"""The benchmark measures what it says: its options, its filter of disturbed steps, and a tiny run to JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import __main__ as command
+from benchmarks import conventional, measure, workloads
+from benchmarks import images as bench_images
+from benchmarks.load import Step, judge, windows
+from benchmarks.table import table
+from benchmarks.workloads import GRID, NAMES, WORKLOADS
+
+
+def steps(*seconds: float, foreign: float = 0.0, kind: str = "step") -> list[Step]:
+    return [Step(kind=kind, seconds=each, foreign_seconds=foreign * each) for each in seconds]
+
+
+def test_unknown_workloads_are_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parse(["--workload", "resnet-18"])
+    assert stopped.value.code == 2
+    assert "kd-resnet18-plain-cnn" in capsys.readouterr().err
+
+
+def test_every_workload_has_a_goal_and_a_kept_goal_where_a_teacher_is_asked() -> None:
+    assert len(NAMES) == 11
+    for each in WORKLOADS.values():
+        assert each.at_least > 1
+        assert (each.at_least_kept is not None) == (each.teacher is not None)
+        assert each.spec(dataset="any", fast=True).loss.needs_teacher == (each.teacher is not None)
+
+
+def test_the_first_steps_of_a_block_do_not_count() -> None:
+    assert judge(steps(9, 9, 1, 1, 1), warmup=2).seconds == {"step": 1}
+
+
+def test_a_block_is_judged_by_its_undisturbed_windows() -> None:
+    block = judge([*steps(1, 1, 1), *steps(5, 5, 5, foreign=0.9)], warmup=0)
+    assert block.seconds == {"step": 1}
+    assert not block.disturbed
+    assert block.foreign_cores == pytest.approx(0.9 * 15 / 18)
+
+
+def test_a_disturbed_block_gives_its_faster_half_and_says_so() -> None:
+    block = judge(steps(4, 1, 2, 3, foreign=0.9), warmup=0)
+    assert block.seconds == {"step": 1.5}
+    assert block.disturbed
+
+
+def test_short_steps_are_judged_together() -> None:
+    assert [len(each) for each in windows(steps(*[0.2] * 7))] == [3, 3, 1]
+
+
+def test_a_kept_teacher_costs_the_step_alone() -> None:
+    blocks = {
+        "conventional": [judge(steps(12, 12), warmup=0)],
+        "fast": [judge([*steps(3, 3), *steps(1, 1, kind="ask")], warmup=0)],
+    }
+    measured = measure.Measured(
+        workload=WORKLOADS["kd-resnet18-plain-cnn"], conventional="conventional", blocks=blocks
+    )
+    assert (measured.ratio(), measured.ratio(kept=True)) == (3, 4)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_conventional_loss_is_ours(name: str) -> None:
+    loss = WORKLOADS[name].spec(dataset="any", fast=False).loss
+    random = torch.Generator().manual_seed(0)
+    logits_NK, teacher_NK = torch.randn(2, 6, 10, generator=random).unbind()
+    labels_N = torch.arange(6)
+    teacher = teacher_NK if loss.needs_teacher else None
+    ours = loss(logits_NK, labels_N, teacher).total
+    theirs = conventional.loss_of(loss, logits_NK, labels_N, teacher)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_two_steps_of_a_workload_come_out_as_json_and_as_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path = tmp_path / "figures.json"
+    images = bench_images.write_synthetic(tmp_path / "images", train=20, test=10)
+    options = ["--workload", "plain-cnn", "--rounds", "1", "--steps", "2", "--workers", "1", "--no-fp32"]
+    assert command.main([*options, "--data", str(images), "--json", str(path)]) == 0
+    found = json.loads(path.read_text())["workloads"]
+    assert list(found) == ["plain-cnn"]
+    assert found["plain-cnn"]["ratio"] > 0
+    assert "plain-cnn" in capsys.readouterr().out
+
+
+def test_a_grid_has_its_row() -> None:
+    row = {
+        "ratio": 3.5,
+        "seconds": {"conventional": 70.0, "fast": 20.0},
+        "foreign_cores": {"conventional": 0.1, "fast": 0.0},
+    }
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table({GRID: row}))
+    assert workloads.GRID_AT_LEAST < 3.5
+    assert "70 s → 20 s" in console.export_text()
