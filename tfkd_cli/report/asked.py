@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from paper_tables.spec import Figure, Table
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import slug
 
 LONGEST_SLUG = 80
+KINDS = ("paper", "control", "demo", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,10 @@ class Item:
 
     @property
     def title(self) -> str:
-        """`Table 1 …`, with what sets it apart."""
-        return self.what.title + (f" [{', '.join(self.manner)}]" if self.manner else "")
+        """`CVPR 2020, Table 1: …`, with what sets it apart."""
+        of_the_paper = isinstance(self.what, Figure) or self.what.kind == "paper"
+        source = f"{self.what.source}: " if of_the_paper and self.what.source else ""
+        return source + self.what.title + (f" [{', '.join(self.manner)}]" if self.manner else "")
 
     @property
     def scale(self) -> str:
@@ -74,10 +78,19 @@ def items(campaigns: Iterable[Campaign]) -> list[Item]:
             known = found[mark][1].with_seeds(campaign.request.seeds) if mark in found else campaign
             found[mark] = (what, known.only(what.name))
     slugs = _slugs(found)
-    return [
+    made = [
         Item(slug=slugs[mark], what=what, campaign=campaign, manner=manner(campaign.request))
         for mark, (what, campaign) in found.items()
     ]
+    return sorted(made, key=_place)
+
+
+def _place(item: Item) -> tuple[int, bool, int]:
+    """As printed: the paper's own scale first; then our controls, the demo, grids as they were asked for."""
+    kind = item.what.kind if isinstance(item.what, Table) else "paper"
+    order = [*paper().tables, *paper().figures]
+    place = order.index(item.what.name) if item.what.name in order else 0
+    return KINDS.index(kind), bool(item.manner), place
 
 
 def manner(request: Request) -> tuple[str, ...]:

@@ -49,8 +49,13 @@ OUTCOME = (
         "`resumable`: stopped, goes on where it was; `blocked`: its teacher failed; `damaged`: left out of "
         "all tables",
     ),
-    Column("best_accuracy", "percent", "highest test accuracy of all epochs; empty unless done"),
-    Column("best_epoch", "whole number, from 1", "the epoch of `best_accuracy`, the earliest on ties"),
+    Column(
+        "best_accuracy",
+        "percent",
+        "test accuracy of the best epoch: the highest, as in the paper; where the data set has a validation "
+        "part, of the epoch that is best there. Empty unless done",
+    ),
+    Column("best_epoch", "whole number, from 1", "the best epoch, the earliest on ties"),
     Column("last_accuracy", "percent", "test accuracy of the last epoch; empty unless done"),
     Column("hours", "hours", "time in epochs, testing included; so far, unless done"),
     Column("hardware", "text", "the device that trained it"),

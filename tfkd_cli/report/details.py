@@ -67,7 +67,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
 
 RUN = (
     *("name", "status", "spec", "place", "seed", "items"),
-    *("best", "bestEpoch", "last", "hours", "wasted", "attempts", "finished", "why"),
+    *("best", "bestEpoch", "last", "hours", "wasted", "attempts", "finished", "why", "scores"),
     *("epochs", "test", "train", "logPath", "log"),
 )
 
@@ -117,11 +117,26 @@ def place_of(run: Run) -> dict[str, Any]:
 
 def _outcome(run: Run, contents: Contents) -> list[Any]:
     epochs, spent = run.epochs, contents.spent.get(run.name)
-    scores: list[Any] = [None, None, None]
+    accuracies: list[Any] = [None, None, None]
     if epochs is not None:
-        scores = [epochs.best_accuracy, epochs.best_epoch, epochs.last_accuracy]
+        accuracies = [epochs.best_accuracy, epochs.best_epoch, epochs.last_accuracy]
     hours = [round(each / 3600, 5) for each in ((spent.seconds, spent.wasted) if spent else (0, 0))]
-    return [*scores, *hours, run.state.attempts, str(run.result.get("finished_at") or ""), why(run)]
+    return [
+        *accuracies,
+        *hours,
+        run.state.attempts,
+        str(run.result.get("finished_at") or ""),
+        why(run),
+        scores(run),
+    ]
+
+
+def scores(run: Run) -> dict[str, Any]:
+    """What else was measured at the best epoch, and what chose it where that was not the test set."""
+    best = run.result.get("best") or {}
+    found = {name: value for name, value in best.items() if name not in ("epoch", "accuracy")}
+    chosen = run.result.get("chosen_on")
+    return {**found, "chosen on": chosen} if chosen not in (None, "test") else found
 
 
 def why(run: Run) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tfkd_cli.report.columns import EPOCH, names
 
-VERSION = 1
+VERSION = 2
 COLUMNS = names(EPOCH)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 STEPS = len(ALPHABET) ** 2 - 1  # 0 to 100 % in steps of 0.024 points: finer than a pixel

@@ -205,11 +205,12 @@
     if (!run) return;
     const spec = data.specs[run.spec];
     const place = data.places[run.place];
-    const text = (values) => Object.entries(values).map(([key, value]) => `${key} ${value}`).join(", ");
+    const shown = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(4) : value);
+    const text = (values) => Object.entries(values).map(([key, value]) => `${key} ${shown(value)}`).join(", ");
     const items = make("span", {}, ...run.items.flatMap((slug, at) => [at ? ", " : null, link(data.items[slug], slug)]));
     show(run.name,
       pairs([
-        ["status", status(run)], ["best", run.best === null ? "" : `${percent(run.best)} % at epoch ${run.bestEpoch}`], ["last", run.last === null ? "" : percent(run.last) + " %"],
+        ["status", status(run)], ["best", run.best === null ? "" : `${percent(run.best)} % at epoch ${run.bestEpoch}`], ["last", run.last === null ? "" : percent(run.last) + " %"], ["at the best epoch", text(run.scores)],
         ["seed", run.seed], ["commit", place.commit], ["hardware", place.hardware], ["numerics", text(place.numerics)], ["versions", text(place.versions)],
         ["time", time(run.hours) + (run.wasted ? `, of it wasted ${time(run.wasted)}` : "")], ["attempts", run.attempts], ["finished", run.finished], ["wanted by", items],
       ]),
