@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -20,6 +22,10 @@ class Entry(NamedTuple):
 # One line each, so that `tfkd --help` imports no command; a test compares them with the docstrings.
 COMMANDS: Mapping[str, Entry] = {
     "run": Entry("runs", "One run or a grid, teachers included; the same command again resumes."),
+    "compare": Entry(
+        "comparing",
+        "Does Tf-KD help here? Trials on a validation part, then every method with every seed: one answer.",
+    ),
     "reproduce": Entry("runs", "What the named tables and figures still need; then prints them."),
     "plan": Entry("runs", "Exactly `reproduce --dry-run`: runs wanted, shared, done, to do; their cost."),
     "status": Entry("store", "Counts, failures and time left of everything that was asked for."),
@@ -54,6 +60,16 @@ class LazyGroup(TyperGroup):
         family.callback()(lambda: None)  # keeps even a single command a named one
         importlib.import_module(f"tfkd_cli.commands.{COMMANDS[cmd_name].module}").register(family)
         return typer.main.get_group(family).commands[cmd_name]
+
+    def invoke(self, ctx: Any) -> None:
+        """The command; what it returns is the exit code, which Typer drops by itself."""
+        try:
+            code = super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has gone (`tfkd list models | head -1`): nothing is wrong.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        raise typer.Exit(code or 0)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list in `tfkd --help`."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from paper_tables.spec import Table
 from tfkd_cli import console, progress
 from tfkd_cli.backends.local import run_local, slots
 from tfkd_cli.commands import printing
@@ -91,9 +92,11 @@ def _all_runs(plan: Plan) -> list[RunSpec]:
 
 
 def assumption_lines(request: Request) -> list[str]:
-    """How many cells rest on a value that nobody published, per table."""
+    """How many cells rest on a value that nobody published, per table; the recipes of a grid."""
     lines = []
     for table in request.tables:
+        if table.kind == "grid":
+            lines += grid_recipes(request, table)
         if table.kind != "paper":
             continue
         cells = [cell for cell in table.cells() if not cell.is_baseline]
@@ -106,6 +109,21 @@ def assumption_lines(request: Request) -> list[str]:
     return lines
 
 
+def grid_recipes(request: Request, table: Table) -> list[str]:
+    """How each network of a grid is trained, in one line, and where that comes from."""
+    lines = {}
+    for cell in table.cells():
+        setting = cell.setting.baseline()
+        recipe = request.spec(setting, own_epochs=True).recipe
+        epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}"
+        guessed = " (assumed)" if any(name.startswith("recipe") for name in assumed(request, setting)) else ""
+        lines[setting.student] = (
+            f"{setting.student}: {epochs}, batch {recipe.batch_size}, learning rate {recipe.peak_lr:g}, "
+            f"{recipe.augment}{guessed}; --epochs, --lr, --set recipe.… change it."
+        )
+    return list(lines.values())
+
+
 def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
     """What must be decoded or fetched first."""
     lines = [
@@ -114,7 +132,13 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
         if not each.available
     ]
     notes = [f"{each.name}: {note}" for each in request.data.values() for note in each.facts.notes]
-    return lines + notes
+    validated = [
+        f"{each.name}: the best epoch is chosen on its validation part ({each.facts.val_images:,} images), "
+        "not on its test part."
+        for each in request.data.values()
+        if each.facts.val_images
+    ]
+    return lines + notes + validated
 
 
 def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> None:
@@ -145,7 +169,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         campaign.request,
         now,
         execution=campaign.execution,
-        accept_download=lambda each: _accept_download(each, yes=where.yes),
+        accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
     show_foreign_teacher(campaign, now)
@@ -202,7 +226,7 @@ def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> 
         )
 
 
-def _accept_download(each: ResolvedData, *, yes: bool) -> bool:
+def accept_download(each: ResolvedData, *, yes: bool) -> bool:
     """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
     if yes:
         return True

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paper_tables.spec import Figure, Table
+from paper_tables.spec import Cell, Figure, Setting, Table
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
+from tfkd_cli.reproduction import comparing
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -130,7 +131,13 @@ def to_json(request: Request) -> dict[str, Any]:
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
         "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
+        "settings": [asdict(cell.setting) for table in request.tables for cell in _own_cells(table)],
     }
+
+
+def _own_cells(table: Table) -> Iterable[Cell]:
+    """The cells of a table that is nowhere written down: that of `tfkd compare`."""
+    return table.cells() if table.name == comparing.NAME else ()
 
 
 def identity(request: Request) -> str:
@@ -149,13 +156,17 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             fast=bool(record["fast"]),
             overrides=Overrides.from_json(record["overrides"]),
         )
-        if record.get("axes"):
+        kept = record.get("foreign_teacher")
+        foreign = ForeignTeacher(**kept) if kept else None
+        axes: Axes | None = None
+        items: list[Table | Figure] = []
+        if record.get("settings"):
+            items = [comparing.table([_setting(each) for each in record["settings"]])]
+        elif record.get("axes"):
             axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
-            kept = record.get("foreign_teacher")
-            foreign = ForeignTeacher(**kept) if kept else None
-            items: list[Table | Figure] = [grid.table(axes)]
+            items = [grid.table(axes)]
         else:
-            axes, foreign, items = None, None, list(paper().expand(list(record["names"])))
+            items = list(paper().expand(list(record["names"])))
         return Request(
             tables=tuple(each for each in items if isinstance(each, Table)),
             figures=tuple(each for each in items if isinstance(each, Figure)),
@@ -182,6 +193,11 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
         return found
     base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
     return ResolvedData(facts=replace(base, name=resolved, full=False))
+
+
+def _setting(record: Mapping[str, Any]) -> Setting:
+    pairs = {name: tuple((key, value) for key, value in record[name]) for name in ("loss", "recipe")}
+    return Setting(**{**record, **pairs})
 
 
 def _tuples(value: Any) -> Any:

@@ -1,0 +1,225 @@
+"""What a comparison came to: a line per method, the differences with their intervals, and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from paper_tables.gains import Gain, single_gain
+from paper_tables.measured import Measured, pools
+from paper_tables.spec import Setting
+from paper_tables.statistics import deviation, holm, mean, two_sided
+from tfkd_cli.reproduction.comparing import Comparing, States
+from tfkd_cli.reproduction.measure import measure
+from tfkd_cli.reproduction.trials import score
+
+WORTH = 0.3  # points: the gain one would want to see, as in the paper's tables
+CHANCE_MARGIN = 0.05  # of chance: 52.5 % of two classes is no better than a coin
+QUALITIES = ("accuracy", "balanced_accuracy", "loss", "ece")
+PAIRS = (
+    ("tf-reg", "lsr"),
+    ("tf-reg", "baseline"),
+    ("tf-self", "baseline"),
+    ("lsr", "baseline"),
+    ("kd", "baseline"),
+)
+"""The first is the question: is Tf-KD more than label smoothing?"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One method: means over seeds on the test part, at the epoch the validation part chose.
+
+    Accuracies and ECE in percent, `loss` (NLL) in nats; `seconds` per run, its teacher's apart.
+    """
+
+    method: str
+    chosen: Mapping[str, float]
+    n: int
+    mean: Mapping[str, float]
+    std: Mapping[str, float | None]
+    seconds: float
+    teacher_seconds: float
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One method's accuracy over another's, in points; `low` and `high`: the 95 % interval."""
+
+    method: str
+    against: str
+    points: float
+    low: float | None
+    high: float | None
+    n: int
+    seeds_for_worth: int | None
+    p: float | None
+    p_holm: float | None
+
+    @property
+    def verdict(self) -> str:
+        """In words; `p_holm` is for whoever reads several differences."""
+        if self.low is None or self.high is None:
+            return "one seed cannot tell"
+        if self.low == self.high:
+            return "the seeds do not differ at all, so nothing can be said"
+        if self.low > 0:
+            return f"{self.method} is better"
+        if self.high < 0:
+            return f"{self.method} is worse"
+        return "no measurable difference"
+
+    @property
+    def sentence(self) -> str:
+        """The difference, how sure it is, and what it would take to be surer."""
+        start = f"{self.method} − {self.against} = {_signed(self.points)} points"
+        if self.low is None or self.high is None:
+            return f"{start}, n = {self.n}: {self.verdict}; give at least --seeds 3"
+        if self.low == self.high:
+            return f"{start}, n = {self.n}: {self.verdict}; train longer (--epochs) or test on more images"
+        found = f"{start}, 95 % {_signed(self.low)} … {_signed(self.high)}, n = {self.n}: {self.verdict}"
+        if self.low > 0 or self.high < 0:
+            return found
+        if self.seeds_for_worth is None:
+            return f"{found}; more than 1,000 seeds would be needed to show {WORTH}"
+        return f"{found}; about {self.seeds_for_worth:,} seeds would show {WORTH}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The whole comparison."""
+
+    lines: tuple[Line, ...]
+    differences: tuple[Difference, ...]
+    trials: tuple[Mapping[str, Any], ...]
+    test_images: int
+    notes: tuple[str, ...]  # what a reader must know
+    left_out: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one sentence."""
+        return self.differences[0].sentence if self.differences else "Not all runs are done: no answer yet."
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented shape of `compare --json`."""
+        differences = [
+            {**asdict(each), "verdict": each.verdict, "sentence": each.sentence} for each in self.differences
+        ]
+        return {
+            "answer": self.sentence,
+            "methods": [asdict(each) for each in self.lines],
+            "differences": differences,
+            "trials": [dict(each) for each in self.trials],
+            "chosen_on": "validation",
+            "test_images": self.test_images,
+            "notes": list(self.notes),
+            "left_out": list(self.left_out),
+        }
+
+
+def answer(comparing: Comparing, states: States, *, test_images: int, classes: int) -> Answer:
+    """What the finished runs say."""
+    settings = comparing.final_settings(states)
+    request = comparing.stages(states)[-1].request
+    measurements = measure(request, request.tables[0], states)
+    lines = [_line(method, setting, request.runs_by_setting(request.tables[0])[setting], states)
+             for method, setting in settings.items()]  # fmt: skip
+    learnt = tuple(line for line in lines if line is not None)
+    return Answer(
+        lines=learnt,
+        notes=tuple(_chance(line, classes) for line in learnt if _at_chance(line, classes)),
+        differences=_differences(settings, measurements.by_setting),
+        trials=_trials(comparing, states),
+        test_images=test_images,
+        left_out=measurements.left_out,
+    )
+
+
+def _line(method: str, setting: Setting, specs: Sequence[Any], states: States) -> Line | None:
+    results = [
+        states[spec.key].result or {}
+        for spec in specs
+        if spec.key in states and states[spec.key].status == "done"
+    ]
+    if not results:
+        return None
+    values = {name: [float(each["best"][name]) for each in results] for name in QUALITIES}
+    parents = {parent.key for spec in specs for parent in spec.parents}
+    taught = [(states[key].result or {}).get("seconds", 0.0) for key in parents if key in states]
+    return Line(
+        method=method,
+        chosen={name: float(value) for name, value in (*setting.recipe, *setting.loss)},
+        n=len(results),
+        mean={name: mean(each) for name, each in values.items()},
+        std={name: deviation(each) for name, each in values.items()},
+        seconds=mean([float(each["seconds"]) for each in results]),
+        teacher_seconds=float(sum(taught)),
+        runs=tuple(states[spec.key].name for spec in specs if spec.key in states),
+    )
+
+
+def _at_chance(line: Line, classes: int) -> bool:
+    return line.mean["balanced_accuracy"] <= 100 / classes * (1 + CHANCE_MARGIN)
+
+
+def _chance(line: Line, classes: int) -> str:
+    return (
+        f"{line.method} scores as chance ({line.mean['balanced_accuracy']:.1f} % balanced, {classes} classes): "
+        "it has learnt nothing yet; train longer (--epochs)."
+    )
+
+
+def _differences(
+    settings: Mapping[str, Setting], measured: Mapping[Setting, Measured]
+) -> tuple[Difference, ...]:
+    pool = pools(settings.values(), measured, "best")
+    found: list[tuple[str, str, Gain]] = []
+    for method, against in PAIRS:
+        if method in settings:
+            dataset = settings[method].dataset
+            pair = settings[method], settings[against]
+            gain = single_gain(pair, measured, pool[dataset]) if dataset in pool else None
+            if gain is not None:
+                found.append((method, against, gain))
+    known = [two_sided(gain.mean, gain.error) for *_, gain in found if gain.error]
+    adjusted = iter(holm(known))
+    return tuple(
+        Difference(
+            method=method,
+            against=against,
+            points=gain.mean,
+            low=gain.interval.low if gain.interval else None,
+            high=gain.interval.high if gain.interval else None,
+            n=gain.pairs or min(measured[settings[each]].n for each in (method, against)),
+            seeds_for_worth=gain.seeds_for(WORTH),
+            p=two_sided(gain.mean, gain.error) if gain.error else None,
+            p_holm=next(adjusted) if gain.error else None,
+        )
+        for method, against, gain in found
+    )
+
+
+def _trials(comparing: Comparing, states: States) -> tuple[Mapping[str, Any], ...]:
+    rows = []
+    by_method = {"baseline": comparing.rate_trials(), **comparing.loss_trials(states)}
+    for method, trials in by_method.items():
+        for trial in trials:
+            found = score(trial, states)
+            accuracy, loss = found if found else (None, None)
+            rows.append(
+                {
+                    "method": method,
+                    "values": trial.values,
+                    "val_accuracy": accuracy,
+                    "val_loss": loss,
+                    "run": trial.spec.folder,
+                }
+            )
+    return tuple(rows)
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "−")

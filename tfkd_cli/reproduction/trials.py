@@ -1,0 +1,115 @@
+"""Validation trials: which values a method tries before it is compared, and which of them it keeps.
+
+Every method gets the same number. The baseline tries learning rates; the rate it keeps serves all methods,
+so that a difference between two losses is not one between two rates. The first trial of a method is always
+its default. A trial is an ordinary run: finished ones are shared, unfinished ones go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from paper_tables.spec import Setting, Values
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import METHODS, Distillation, LabelSmoothing, Loss, TfReg
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunState
+
+# Tried in this order, the default first. Assumed: they bracket what the literature uses.
+RATE_FACTORS = (1.0, 0.3, 3.0, 0.1, 10.0, 0.5, 2.0, 0.2)
+SMOOTHING = (0.1, 0.05, 0.2, 0.3, 0.02, 0.15, 0.4, 0.01)
+VIRTUAL = (
+    (0.1, 20.0),
+    (0.3, 20.0),
+    (0.1, 2.0),
+    (0.5, 20.0),
+    (0.05, 20.0),
+    (0.3, 2.0),
+    (0.2, 5.0),
+    (0.5, 2.0),
+)
+TAUGHT = ((0.6, 20.0), (0.5, 4.0), (0.9, 4.0), (0.3, 4.0), (0.9, 20.0), (0.3, 20.0), (0.5, 2.0), (0.7, 8.0))
+MOST_TRIALS = len(RATE_FACTORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One set of values a method tries, as a setting of its own."""
+
+    setting: Setting
+    spec: RunSpec
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What was tried, by field."""
+        return {name: float(value) for name, value in (*self.setting.recipe, *self.setting.loss)}
+
+
+def check_count(count: int) -> None:
+    """RequestError unless every method can have this many trials."""
+    if not 1 <= count <= MOST_TRIALS:
+        raise RequestError(
+            f"--trials is {count}.", expected=f"1 to {MOST_TRIALS} trials per method.", hint="--trials 3"
+        )
+
+
+def rate_settings(baseline: Setting, count: int, *, lr: float) -> list[Setting]:
+    """The baseline at `count` learning rates, the default first."""
+    return [replace(baseline, recipe=(("lr", _rounded(lr * each)),)) for each in RATE_FACTORS[:count]]
+
+
+def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Setting]:
+    """The setting with `count` values of its loss, the default's first."""
+    first, listed = _listed(default)
+    others = [values for values in listed if values != first]
+    return [replace(setting, loss=values) for values in [first, *others][:count]]
+
+
+def _listed(default: Loss) -> tuple[Values, list[Values]]:
+    if isinstance(default, LabelSmoothing):
+        return (("alpha", default.alpha),), [(("alpha", each),) for each in SMOOTHING]
+    if isinstance(default, TfReg | Distillation):
+        pairs = VIRTUAL if isinstance(default, TfReg) else TAUGHT
+        listed: list[Values] = [(("alpha", a), ("temperature", t)) for a, t in pairs]
+        return (("alpha", default.alpha), ("temperature", default.temperature)), listed
+    raise TypeError(f"{default.kind} has nothing to try")
+
+
+def tried(method: str) -> str:
+    """What a method's trials vary, in words."""
+    if method == "baseline":
+        return "learning rate"
+    return "ε" if METHODS[method].loss is LabelSmoothing else "α, τ"
+
+
+def chosen(trials: Sequence[Trial], states: Mapping[str, RunState]) -> Trial | None:
+    """The trial with the highest validation accuracy (then the lowest validation loss, then the first).
+
+    None while one of them is not done.
+    """
+    scored = []
+    for place, trial in enumerate(trials):
+        found = score(trial, states)
+        if found is None:
+            return None
+        scored.append((-found[0], found[1], place))
+    return trials[min(scored)[2]]
+
+
+def score(trial: Trial, states: Mapping[str, RunState]) -> tuple[float, float] | None:
+    """Validation accuracy (percent) and loss of a finished trial."""
+    state = states.get(trial.spec.key)
+    if state is None or state.status != "done" or state.result is None:
+        return None
+    best = state.result["best"]
+    return float(best["val_accuracy"]), float(best["val_loss"])
+
+
+def unfinished(trials: Iterable[Trial], states: Mapping[str, RunState]) -> bool:
+    """Whether a trial is still to be done."""
+    return any(score(each, states) is None for each in trials)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
