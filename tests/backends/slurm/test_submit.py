@@ -374,3 +374,24 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     assert (staged / "tfkd_cli" / "worker.py").is_file()
     assert json.loads((staged / "tfkd_cli" / "staged.json").read_text())["commit"]
     assert f"export PYTHONPATH={staged.absolute()}" in fake_slurm.state["jobs"]["1"]["script"]
+
+
+def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = graph(2, 1)
+    store.run(specs[0]).declare(specs[0])
+    store.run(specs[0]).start_attempt(owner={})
+    sent = send(specs)
+    assert sent.runs == 2
+    assert sent.left_in_plan == (specs[2],)
+    assert sent.already == 1
+
+
+def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store
+) -> None:
+    [spec] = graph(1, 0)
+    store.run(spec).declare(spec)
+    store.run(spec).start_attempt(owner={"slurm": "77"})
+    assert send([spec]).runs == 1

@@ -92,19 +92,17 @@ def look(arrays: Sequence[Array], *, done: frozenset[str] = frozenset()) -> dict
     """Ask SLURM now; SlurmError when slurmctld does not answer."""
     jobs = parse_squeue(client.ask(["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT]))
     states: dict[str, QueueState] = {}
-    vanished: dict[str, str] = {}  # folder → id
-    for array in arrays:  # oldest first: a newer job of a run replaces an older one
+    for array in arrays:  # oldest first
         for element, pack in zip(array.sent, array.packs, strict=True):
-            name, state = jobs.get(element, ("", None))
+            name, found = jobs.get(element, ("", None))
             # A new cluster counts ids from 1 again: only the name says that a job is ours.
-            found = state if state is not None and name == array.name else None
+            state = found if found is not None and name == array.name else QueueState(VANISHED, "", element)
             for folder in pack:
-                if found is None and folder in states and states[folder].active:
-                    continue
-                states[folder] = found or QueueState(VANISHED, "", element)
-                if found is None and folder not in done:
-                    vanished[folder] = element
-    return {**states, **_forgotten({f: i for f, i in vanished.items() if states[f].state == VANISHED})}
+                # The newest job of a run speaks for it, unless an older one is still at work.
+                if state.active or not (folder in states and states[folder].active):
+                    states[folder] = state
+    lost = {f: s.job_id for f, s in states.items() if s.state == VANISHED and f not in done}
+    return {**states, **_forgotten(lost)}
 
 
 def parse_squeue(text: str) -> dict[str, tuple[str, QueueState]]:

@@ -54,7 +54,11 @@ def submit(
         held.release_forgotten(arrays, states=states, elements=active, done=done)
         needed = needed_weights(specs)
         missing = [spec for spec in specs if not _is_done(found[spec.key], needed[spec.folder])]
-        new = [spec for spec in missing if not _is_busy(spec, found[spec.key], states)]
+        new, elsewhere = _to_send(missing, found, states)
+        if jobs is not None and active:
+            on_event(
+                f"{len(active)} runs submitted before are in the queue; --jobs {jobs} does not count them."
+            )
         sent = Submission(
             store=store,
             profile=profile,
@@ -72,7 +76,9 @@ def submit(
             arrays, states=states, elements=sent.elements, done=done - renewed, renewed=renewed
         )
         queue.forget(store)
-        return replace(result, already=len(missing) - len(new), repointed=count)
+        left = (*result.left_in_plan, *elsewhere)
+        already = len(missing) - len(new) - len(elsewhere)
+        return replace(result, already=already, repointed=count, left_in_plan=left)
 
 
 def _check_path(root: Path) -> None:
@@ -127,12 +133,29 @@ def _done(store: Store, arrays: Sequence[Array]) -> frozenset[str]:
     )
 
 
-def _is_busy(spec: RunSpec, seen: RunState, states: Mapping[str, QueueState]) -> bool:
-    """Whether SLURM has this run, or a process outside SLURM works on it.
+def _to_send(
+    missing: Sequence[RunSpec], found: Mapping[str, RunState], states: Mapping[str, QueueState]
+) -> tuple[list[RunSpec], list[RunSpec]]:
+    """The runs to send, and those that wait for one that a process outside SLURM is working on."""
+    new: list[RunSpec] = []
+    elsewhere: list[RunSpec] = []
+    outside = {spec.key for spec in missing if _is_outside(spec, found[spec.key], states)}
+    for spec in missing:  # parents first
+        if any(parent.key in outside for parent in spec.parents):
+            outside.add(spec.key)
+            elsewhere.append(spec)
+        elif spec.key not in outside and not _in_queue(spec, states):
+            new.append(spec)
+    return new, elsewhere
+
+
+def _in_queue(spec: RunSpec, states: Mapping[str, QueueState]) -> bool:
+    return spec.folder in states and states[spec.folder].active
+
+
+def _is_outside(spec: RunSpec, seen: RunState, states: Mapping[str, QueueState]) -> bool:
+    """Whether a process outside SLURM works on this run.
 
     The heartbeat of a SLURM job that SLURM does not know any more is not believed.
     """
-    state = states.get(spec.folder)
-    if state is not None and state.active:
-        return True
-    return seen.status == "running" and seen.slurm is None
+    return seen.status == "running" and seen.slurm is None and not _in_queue(spec, states)
