@@ -1,0 +1,299 @@
+"""The public command line under faults: what is asked, what is done to it, what must come out, the count.
+
+Everything trains for real, on a folder of 18 images. `make drills` ends with one line of what was tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfkd_cli.store import Store
+
+PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
+FAULTS = Path(__file__).parent / "faults"
+TIMES = ("seconds", "images_per_second", "attempt")
+RECIPE = ("--epochs", "2", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
+GRID = ("run", "--student", "plain-cnn", "--method", "baseline,tf-reg,kd", "--teacher", "resnet8", *RECIPE)
+T = TypeVar("T")
+
+
+@dataclass
+class Ledger:
+    """What was tried, what was lost for good, and how much work had to be done again."""
+
+    tried: int = 0
+    lost: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def fault(self, *, lost_seconds: float, times: int = 1) -> None:
+        """A fault that cost so much work."""
+        self.tried += times
+        self.seconds += [max(0.0, lost_seconds)] * times
+
+    def line(self) -> str:
+        """The line that the README quotes."""
+        median, most = statistics.median(self.seconds or [0.0]) / 60, max(self.seconds, default=0.0) / 60
+        return (
+            f"faults tried: {self.tried}, lost: {self.lost}, "
+            f"work lost per fault: median {median:.2f} min, at most {most:.2f} min"
+        )
+
+
+LEDGER = Ledger()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line at the end of `make drills`."""
+    if LEDGER.tried:
+        terminalreporter.write_line(LEDGER.line())
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def clear(self) -> bool:
+        """Whether it spoke to a user: no traceback."""
+        return "Traceback" not in self.err + self.out
+
+
+class Drill:
+    """One results folder, the command that fills it, and the processes that come of it."""
+
+    def __init__(self, root: Path, *, images: Path, cache: Path, command: Sequence[str] = GRID) -> None:
+        self.root, self.images, self.cache = root, images, cache
+        self.command = tuple(command)
+        self.mark = uuid.uuid4().hex
+
+    def arguments(self, *command: str) -> list[str]:
+        """The command line: the drill's own command, or another on the same store."""
+        own = [*self.command, "--dataset", f"folder:{self.images}"] if not command else list(command)
+        return [sys.executable, "-m", "tfkd_cli", *own, "--results", str(self.root)]
+
+    def start(
+        self, *command: str, env: Mapping[str, str] | None = None, limit: Callable[[], None] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start it, in a session of its own; all its processes carry this drill's mark."""
+        given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.mark, "PYTHONPATH": str(FAULTS)}
+        return subprocess.Popen(
+            self.arguments(*command),
+            env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=limit,
+        )
+
+    def __call__(self, *command: str, **more: Any) -> Ended:
+        """Run it to its end, and wait until nothing of it is left."""
+        return self.ended(self.start(*command, **more))
+
+    def ended(self, process: subprocess.Popen[str]) -> Ended:
+        """How it ended; all its processes are gone then."""
+        out, err = process.communicate(timeout=PATIENCE)
+        until(lambda: not self.processes() or None)
+        return Ended(process.returncode, out, err)
+
+    def processes(self) -> dict[int, list[str]]:
+        """Process → command line, of all that live and carry the mark, however deep."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"TFKD_DRILL={self.mark}".encode() in (path / "environ").read_bytes():
+                    found[int(path.name)] = (path / "cmdline").read_text().split("\0")
+            except OSError:
+                continue
+        return found
+
+    def workers(self) -> list[int]:
+        """The processes that train: forked by the nursery."""
+        nurseries = set(self.nurseries())
+        return [pid for pid in self.processes() if parent_of(pid) in nurseries]
+
+    def nurseries(self) -> list[int]:
+        """The processes that fork them."""
+        found = self.processes()
+        named = {pid for pid, line in found.items() if "tfkd_cli.backends.nursery" in line}
+        return [pid for pid in named if parent_of(pid) not in named]
+
+    @property
+    def store(self) -> Store:
+        """The store as it is now."""
+        return Store(self.root)
+
+    def outcome(self) -> dict[str, Any]:
+        """All that is promised bit for bit, by run; every run is done and passes the deepest check."""
+        states = self.store.scan(deep=True)
+        assert {state.status for state in states.values()} == {"done"}, states
+        return {state.name: self._of_run(state.name) for state in states.values()}
+
+    def _of_run(self, name: str) -> dict[str, Any]:
+        folder = self.store.folder(name)
+        result = folder.result()
+        assert result is not None
+        lines = [{k: v for k, v in line.items() if k not in TIMES} for line in folder.metrics()]
+        return {"lines": lines, **{part: result[part] for part in ("best", "last", "weights")}}
+
+    def is_valid(self) -> bool:
+        """Whether every run is in a state a user can understand, and nothing is damaged."""
+        states = self.store.scan(deep=True)
+        return all(state.status in ("todo", "resumable", "failed", "done") for state in states.values())
+
+    def attempts(self) -> int:
+        """How many attempts were made on all runs."""
+        return sum(state.attempts for state in self.store.scan().values())
+
+    def count_kills(self, ledger: Ledger) -> None:
+        """Every attempt that left no result was killed: its work since its last saved state is lost."""
+        for run in self.store.runs():
+            attempts = run.attempts()
+            for path in attempts[: -1 if run.state().status == "done" else None]:
+                ledger.fault(lost_seconds=_unsaved(path))
+
+
+def _unsaved(attempt: Path) -> float:
+    """Seconds from the last saved state of an attempt, or its beginning, to its last sign of life."""
+    times = {path.name: path.stat().st_mtime for path in attempt.iterdir()}
+    saved = [when for name, when in times.items() if name.startswith("state-") and name.endswith(".json")]
+    begun = min(times.values(), default=0.0)
+    return max(times.values(), default=0.0) - max([*saved, begun])
+
+
+def parent_of(pid: int) -> int:
+    """The parent of a process, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def zombies_of(parents: set[int]) -> list[int]:
+    """Processes that have ended and were not reaped by one of these."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state == "Z" and int(parent) in parents:
+            found.append(int(path.parent.name))
+    return found
+
+
+def until(found: Callable[[], T | None], *, pause: float = 0.02) -> T:
+    """What `found` gives once it gives something."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        value = found()
+        if value is not None:
+            return value
+        time.sleep(pause)
+    raise AssertionError("waited in vain")
+
+
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """A signal to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of random 32-pixel images, 9 to train and 4 to test each."""
+    folder = tmp_path_factory.mktemp("images")
+    numbers = np.random.default_rng(0)
+    for part, count in (("train", 9), ("test", 4)):
+        for label in ("cat", "dog"):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = numbers.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("drill-cache")
+
+
+@pytest.fixture
+def drill(tmp_path: Path, images: Path, cache: Path) -> Iterator[Callable[..., Drill]]:
+    """Makes drills, each on a results folder of its own name; none of their processes outlives the test."""
+    made: list[Drill] = []
+
+    def make(name: str = "results", *command: str) -> Drill:
+        made.append(Drill(tmp_path / name, images=images, cache=cache, command=command or GRID))
+        return made[-1]
+
+    yield make
+    for each in made:
+        for pid in each.processes():
+            kill(pid)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[..., Any]:
+    """Command → (the store's outcome, the table it printed) where nothing happened; done once each."""
+    known: dict[tuple[str, ...], tuple[dict[str, Any], Any]] = {}
+
+    def outcome(command: Sequence[str] = GRID) -> tuple[dict[str, Any], Any]:
+        key = tuple(command)
+        if key not in known:
+            whole = Drill(tmp_path_factory.mktemp("whole"), images=images, cache=cache, command=key)
+            ended = whole()
+            assert ended.code == 0, ended.err
+            known[key] = whole.outcome(), json.loads(ended.out)
+        return known[key]
+
+    return outcome
+
+
+@pytest.fixture
+def recovers(undisturbed: Callable[..., Any]) -> Callable[[Drill], None]:
+    """The same command ends with the table and the weights of a run that nothing happened to."""
+
+    def recover(disturbed: Drill) -> None:
+        ended = disturbed()
+        expected, table = undisturbed(disturbed.command)
+        good = ended.code == 0 and disturbed.outcome() == expected and json.loads(ended.out) == table
+        LEDGER.lost += not good
+        assert ended.code == 0, ended.err
+        assert disturbed.outcome() == expected
+        assert json.loads(ended.out) == table
+
+    return recover
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """The count that `make drills` prints."""
+    return LEDGER
+
+
+@pytest.fixture
+def play() -> Any:
+    """The functions above, as one object: test modules do not import each other."""
+    return sys.modules[__name__]

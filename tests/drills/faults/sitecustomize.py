@@ -1,0 +1,21 @@
+"""Faults put into every process of a drill from outside: this folder stands in its PYTHONPATH.
+
+DRILL_KILL_WORKERS=N  workers, and not the command itself, die at their N-th write
+DRILL_NO_LINKS=1      a file system without hard links
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+if "tfkd_cli.backends.nursery" in sys.orig_argv and "DRILL_KILL_WORKERS" in os.environ:
+    os.environ["TFKD_KILL_AT_WRITE"] = os.environ["DRILL_KILL_WORKERS"]
+
+if "DRILL_NO_LINKS" in os.environ:
+
+    def _no_links(source: Any, target: Any, **_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted", str(target))
+
+    os.link = _no_links  # type: ignore[assignment]
