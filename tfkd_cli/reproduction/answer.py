@@ -167,7 +167,7 @@ def _at_chance(line: Line, classes: int) -> bool:
 
 def _chance(line: Line, classes: int) -> str:
     return (
-        f"{line.method} scores as chance ({line.mean['balanced_accuracy']:.1f} % balanced, {classes} classes): "
+        f"{line.method} scores as chance ({line.mean['balanced_accuracy']:.1f} % of {classes} classes): "
         "it has learnt nothing yet; train longer (--epochs)."
     )
 

@@ -1,0 +1,106 @@
+"""Writes the parts of docs/ that come from the code: `python -m docs.generate`.
+
+A test fails when they are stale.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import typer
+
+from paper_tables.spec import Table
+from tfkd_cli.cli import COMMANDS, app
+from tfkd_cli.commands.explaining import DIFFERENCES
+from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.measure import assumed
+from tfkd_cli.store import Store
+
+DOCS = Path(__file__).parent
+WIDTH = 96
+
+
+def commands() -> str:
+    """The help of every command, as `docs/commands.md` shows it."""
+    group = typer.main.get_command(app)
+    whole = group.make_context("tfkd", [], resilient_parsing=True)
+    parts = [
+        "# Commands\n\nGenerated from the code by `python -m docs.generate`: what `tfkd COMMAND --help` says.\n"
+        "Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted.\n"
+    ]
+    parts += [f"- [`tfkd {name}`](#tfkd-{name}): {entry.does}" for name, entry in COMMANDS.items()]
+    for name in COMMANDS:
+        command = group.get_command(whole, name)  # type: ignore[attr-defined]
+        context = command.make_context(name, [], resilient_parsing=True, terminal_width=WIDTH)
+        context.info_name = f"tfkd {name}"
+        text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.MULTILINE)
+        parts.append(f"\n## tfkd {name}\n\n```text\n{text}\n```")
+    return "\n".join(parts) + "\n"
+
+
+def costs() -> str:
+    """What each table takes with three seeds at paper scale: runs, hours, disk, and what is assumed."""
+    execution = Execution(cache="no-cache")
+    request = asking.for_names(["all"], asking.Manner(seeds=(0, 1, 2)), execution=execution)
+    with tempfile.TemporaryDirectory() as empty:
+        store = Store.open(Path(empty), create=True)
+        plan = Campaign(request, store, execution, device="cuda").plan()
+    lines = [
+        "| table | runs | GPU-hours | longest chain | disk | cells that rest on an assumed setting |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for item in request.items:
+        counts = plan.counts(item.name)
+        resting = ""
+        if isinstance(item, Table) and item.kind == "paper":
+            cells = [cell for cell in item.cells() if not cell.is_baseline]
+            resting = f"{sum(bool(assumed(request, cell.setting)) for cell in cells)} of {len(cells)}"
+        lines.append(_cost_line(item.name, counts.wanted, counts.seconds, counts.critical_path_seconds,
+                                counts.disk_bytes, resting))  # fmt: skip
+    total = plan.counts()
+    lines.append(_cost_line("all together", total.wanted, total.seconds, total.critical_path_seconds,
+                            total.disk_bytes, ""))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _cost_line(name: str, runs: int, seconds: float, chain: float, disk: float, resting: str) -> str:
+    hours, longest = f"{seconds / 3600:,.0f}", f"{chain / 3600:,.0f} h"
+    return f"| {name} | {runs} | {hours} | {longest} | {disk / 1e9:,.1f} GB | {resting} |"
+
+
+def differences() -> str:
+    """Where the released code and the printed equation differ, by the field that says so."""
+    lines = ["| field | released code against printed equation |", "|---|---|"]
+    return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in DIFFERENCES.items()])
+
+
+BLOCKS: Mapping[str, Callable[[], str]] = {"costs": costs, "differences": differences}
+
+
+def filled(text: str) -> str:
+    """A page with what stands between `<!-- generated: NAME -->` and `<!-- end -->` written anew."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- generated: {name} -->\n{BLOCKS[name]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """Every page as it should be."""
+    found = {path: filled(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))}
+    return {**found, DOCS / "commands.md": commands()}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"{path.name}: written\n")

@@ -1,0 +1,137 @@
+"""Every command block of the documentation runs, or says why not; every generated page is up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from tests.docs.blocks import Block, blocks
+from tfkd_cli.__main__ import main
+from tfkd_cli.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+NETWORKS = """
+from torch import nn
+
+def small_cnn(num_classes):
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(body, nn.Linear(8, num_classes))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the documentation's reader has it: photos, a network, another code base's teacher."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    photographs(tmp_path / "photos")
+    (tmp_path / "my_networks.py").write_text(NETWORKS)
+    torch.save({"state_dict": prefixed(teacher_of_brightness())}, tmp_path / "teacher.pt")
+    return tmp_path
+
+
+def photographs(folder: Path) -> None:
+    """Dark cats and bright dogs, noise apart."""
+    numbers = np.random.default_rng(0)
+    for label, level in (("cat", 60), ("dog", 180)):
+        (folder / label).mkdir(parents=True)
+        for number in range(20):
+            pixels = numbers.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+
+
+def teacher_of_brightness() -> torch.nn.Module:
+    """A ResNet18 with random features, its last layer fitted to tell dark from bright."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=2).eval()
+    levels = torch.tensor([60.0, 180.0]) / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    images = ((levels[:, None] - mean) / std)[:, :, None, None].expand(2, 3, 32, 32)
+    head, network.fc = network.fc, torch.nn.Identity()
+    with torch.no_grad():
+        dark, bright = network(images + 0.2 * torch.randn_like(images))
+        direction = (bright - dark) / (bright - dark).norm()
+        head.weight.copy_(torch.stack([-direction, direction]))
+        middle = direction @ (dark + bright) / 2
+        head.bias.copy_(torch.stack([middle, -middle]))
+    network.fc = head
+    return network
+
+
+def prefixed(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {f"module.{name}": value for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_block_runs_or_says_why_not(
+    page: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for block in blocks(page):
+        if block.skipped:
+            assert len(block.skipped) > 10, f"{block}: not run, but the reason is missing"
+        elif block.language == "python":
+            run_python(block, here)
+        else:
+            for words in block.commands:
+                run_command(block, words, capfd)
+
+
+def run_command(block: Block, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), str(block)
+        return
+    assert words[0] == "tfkd", f"{block}: {words[0]} is not run by this test; mark it `not run` and say why"
+    code = main([*words[1:], *block.added.split()])
+    said = capfd.readouterr()
+    assert code == 0, f"{block}: {' '.join(words)} ended with {code}\n{said.err}"
+
+
+def run_python(block: Block, here: Path) -> None:
+    """As a script of its own; `student.pt` is that of a run of this page."""
+    script = here / "example.py"
+    code = block.body
+    if block.added == "student.pt":
+        shutil.copy(next(here.glob("results/runs/*/weights/student.pt")), here / "student.pt")
+        code += "\nassert predict(torch.randint(0, 256, (2, 3, 32, 32)))[0] in ('cat', 'dog')\n"
+    script.write_text(code)
+    runpy.run_path(str(script))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_named_in_the_text_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`tfkd ([a-z]\w*)", text))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    stale = [path.name for path, text in generator().pages().items() if path.read_text("utf-8") != text]
+    assert not stale, "run: python -m docs.generate"
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
