@@ -152,7 +152,7 @@ def make_plan(
 def _needed_teachers(
     order: Sequence[tuple[str, RunSpec]], asked: set[str], progress: Mapping[str, Progress]
 ) -> set[str]:
-    """Keys of the runs that must be trained because an unfinished student needs weights that are not there."""
+    """Keys of the runs to train because an unfinished student needs weights that are not there."""
     needed: set[str] = set()
     for key, spec in reversed(order):  # students first
         wanted = key in asked and progress.get(key, TODO).status != "done"

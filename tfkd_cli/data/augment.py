@@ -8,7 +8,6 @@ integers, keyed by stream and epoch, counted by image and by the place of the dr
 then needs ONE gather: where each output pixel looks is an integer affine map.
 """
 
-# ruff: noqa: N815  (shape suffixes, as on local names)
 from __future__ import annotations
 
 import math

@@ -3,7 +3,6 @@
 To add a data set: one entry in `DATASETS`, one file with `locate` and `decode` (see `reader.py`).
 """
 
-# ruff: noqa: N815  (shape suffixes, as on local names)
 from __future__ import annotations
 
 import math
