@@ -28,8 +28,8 @@ from tfkd_cli.store import Store
 PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
 FAULTS = Path(__file__).parent / "faults"
 TIMES = ("seconds", "images_per_second", "attempt")
-RECIPE = ("--epochs", "2", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
-GRID = ("run", "--student", "plain-cnn", "--method", "baseline,tf-reg,kd", "--teacher", "resnet8", *RECIPE)
+RECIPE = ("--epochs", "12", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
+GRID = ("run", "--student", "plain-cnn", "--method", "tf-reg,kd", "--teacher", "resnet8", *RECIPE)
 T = TypeVar("T")
 
 
@@ -161,6 +161,10 @@ class Drill:
         """Whether every run is in a state a user can understand, and nothing is damaged."""
         states = self.store.scan(deep=True)
         return all(state.status in ("todo", "resumable", "failed", "done") for state in states.values())
+
+    def epochs(self) -> int:
+        """Epochs done so far, those of unfinished attempts and of finished runs."""
+        return sum(len(run.metrics()) for run in self.store.runs())
 
     def attempts(self) -> int:
         """How many attempts were made on all runs."""
