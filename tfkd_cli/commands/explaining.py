@@ -17,11 +17,12 @@ from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.settings import Request
 
 DIFFERENCES = {
-    "reduction": "the released KL is averaged over batch and classes: 1/K of the printed sum over classes",
+    "reduction": "the released form averages KL over batch and classes: 1/K of the printed sum over classes",
     "t_squared": "τ² is in the released code and not in the paper",
-    "multiplier": "the released code multiplies some models' KL by 50 or 100, the paper has no such factor",
+    "multiplier": "the released code multiplies this model's KL, the paper has no such factor",
+    "temperature": "the released τ is not one of the supplement's 20 and 40, and Eq. 9 asks for τ ≥ 20",
     "soften_student": "the released code softens the teacher alone, the paper both",
-    "softening": "the released code takes softmax(p^d/τ), the paper leaves it open (ours: p^(1/τ))",
+    "softening": "the released form takes softmax(p^d/τ), the paper leaves it open (ours: p^(1/τ))",
     "spread": "the released code spreads ε over the other classes, the paper over all",
 }
 
@@ -94,6 +95,12 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
         for item in request.items
         for setting in (item.settings() if not isinstance(item, Table) else (c.setting for c in item.cells()))
     }
+    if not settings:
+        raise PaperTablesError(
+            f"{words[0]} rests on no run, so there is no loss to explain.",
+            expected="a table, or a figure of measured runs.",
+            hint="tfkd list tables",
+        )
     wanted = [fold(word) for word in words[1:]]
     found = [each for each in settings if all(word in _names(each) for word in wanted)]
     found = _the_student_first(found, wanted)
@@ -102,7 +109,7 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
         raise PaperTablesError(
             f"no cell of {words[0]} is {' '.join(words[1:])}.",
             expected="Known: " + "; ".join(known),
-            hint=f"tfkd explain {words[0]} {known[0]}" if known else "tfkd list tables",
+            hint=f"tfkd explain {words[0]} {known[0]}",
         )
     return sorted(
         found, key=lambda each: (each.student, each.method, each.teacher or "", each.teacher_epoch or 0)
@@ -156,9 +163,7 @@ def _sentences(made: Explanation) -> list[str]:
             lines.append(f"  In words: {smoothing}; {each.remark}.")
         elif each.remark:
             lines.append(f"  In words: {each.remark}.")
-    forms = type(made.run.loss).FORMS
-    changed = [name for name, value in forms["printed"].items() if forms["released"].get(name) != value]
-    lines += [f"Difference: {DIFFERENCES[name]}." for name in changed]
+    lines += [f"Difference: {DIFFERENCES[name]}." for name in made.differing]
     return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from paper_tables import hyperparameters
@@ -41,13 +41,18 @@ class Explanation:
     asked: Form
     forms: Mapping[str, Arithmetic]
     values: tuple[tuple[str, Any, str, str], ...]  # field, value, where from, note
+    differing: tuple[str, ...]  # fields of the loss in which the two forms of this setting differ
     variants: tuple[tuple[Variant, Arithmetic | None], ...]
     run: RunSpec
 
     def to_json(self) -> dict[str, Any]:
         """The documented shape of `explain --json`."""
         return {
-            "setting": asdict(self.setting),
+            "setting": {
+                **asdict(self.setting),
+                "loss": dict(self.setting.loss),
+                "recipe": dict(self.setting.recipe),
+            },
             "classes": self.classes,
             "form": self.asked,
             "forms": {name: asdict(each) for name, each in self.forms.items()},
@@ -65,25 +70,37 @@ class Explanation:
 def explain(request: Request, setting: Setting, *, classes: int, own_epochs: bool = False) -> Explanation:
     """The explanation of one setting of this request."""
     asked = setting.form or request.form
-    found = hyperparameters.lookup(setting, form=asked)
-    parts = (("loss", found.loss), ("recipe", found.recipe))
-    values = tuple(
-        (f"{part}.{name}", each.value, each.source, each.note)
-        for part, held in parts
-        for name, each in held.items()
-    )
     runs = {form: request.spec(replace(setting, form=form), own_epochs=own_epochs) for form in FORMS}
     return Explanation(
         setting=setting,
         classes=classes,
         asked=asked,
         forms={form: arithmetic(run.loss, classes) for form, run in runs.items()},
-        values=values,
+        values=tuple(_values(request, setting, runs[asked], form=asked)),
+        differing=tuple(
+            each.name
+            for each in fields(runs["released"].loss)
+            if len({getattr(run.loss, each.name) for run in runs.values()}) > 1
+        ),
         variants=tuple(
             (each, _variant(each, classes)) for each in paper().variants if each.method == setting.method
         ),
         run=runs[asked],
     )
+
+
+def _values(
+    request: Request, setting: Setting, run: RunSpec, *, form: str
+) -> Iterator[tuple[str, Any, str, str]]:
+    """Every value that was looked up or asked for, as the run has it, and where it comes from."""
+    found = hyperparameters.lookup(setting, form=form)
+    loss, recipe = request.overrides.of_loss(type(run.loss)), dict(request.overrides.recipe)
+    for part, held, asked in (("loss", found.loss, loss), ("recipe", found.recipe, recipe)):
+        for name in dict.fromkeys((*held, *asked)):
+            value, known = getattr(getattr(run, part), name), held.get(name)
+            if known is None or known.value != value:
+                known = hyperparameters.Sourced(value, "declared", "by this request")
+            yield f"{part}.{name}", known.value, known.source, known.note
 
 
 def arithmetic(loss: Loss, classes: int) -> Arithmetic:

@@ -1,0 +1,62 @@
+"""`tfkd explain`: the loss that would run, and only the differences it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli.__main__ import main
+
+
+def explained(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    assert main(["explain", *words, "--results", str(tmp_path / "results")]) == 0
+    return capfd.readouterr().out
+
+
+def as_json(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    (found,) = json.loads(explained([*words, "--json"], tmp_path, capfd))
+    return dict(found)
+
+
+def test_resnet18s_released_tf_reg_is_label_smoothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = explained(["table9", "ResNet18", "tf_reg"], tmp_path, capfd)
+    assert "1 times label smoothing with ε = 0.100" in said
+    assert "multiplies this model's KL" in said
+
+
+def test_only_the_differences_of_this_loss_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    normal_kd = explained(["table9", "mobilenetv2", "kd"], tmp_path, capfd)
+    assert "τ² is in the released code" in normal_kd
+    assert "multiplies" not in normal_kd
+    both_softened = explained(["table10", "resnet50", "tf-reg"], tmp_path, capfd)
+    assert "softens the teacher alone" not in both_softened
+
+
+def test_values_of_the_request_go_before_those_of_the_paper(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--student", "resnet8", "--method", "kd", "--teacher", "resnet20", "--dataset", "digits"]
+    found = as_json([*grid, "-T", "4", "--epochs", "20"], tmp_path, capfd)
+    values = {each["field"]: (each["value"], each["from"]) for each in found["values"]}
+    assert values["loss.temperature"] == (4, "declared")
+    assert values["recipe.milestones"] == ([6, 12, 16], "declared")
+    assert values["loss.alpha"] == (0.6, "assumed")
+
+
+def test_a_setting_has_the_shape_it_has_in_show(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    setting = as_json(["table9", "resnet18", "tf-reg"], tmp_path, capfd)["setting"]
+    main(["show", "table9", "--format", "json", "--results", str(tmp_path / "results")])
+    cells = json.loads(capfd.readouterr().out)["cells"]
+    assert setting in [cell["setting"] for cell in cells]
+
+
+def test_a_figure_without_runs_has_no_loss_to_explain(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "fig3"]) == 2
+    assert "fig3 rests on no run" in capfd.readouterr().err
