@@ -38,6 +38,7 @@ def measure(request: Request, item: Table | Figure, states: Mapping[str, RunStat
         by_setting[setting] = Measured(
             values=tuple(values),
             wanted=len(specs),
+            warnings=cut_down(request, item, specs[0]),
             unlike_paper=unlike_paper(request, item, setting, specs[0]),
         )
     return Measurements(by_setting, tuple(left_out))
@@ -77,6 +78,20 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
         found.append("another loss setting")
     if "@" in spec.dataset:
         found.append("not the full data set")
+    return tuple(found)
+
+
+def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str, ...]:
+    """What a table of our own must say of its runs, since no paper stands beside them."""
+    if not isinstance(item, Table) or item.kind != "grid":
+        return ()
+    found = []
+    if request.scale == "quick":
+        found.append("quick scale: few epochs, fast, for trying things out")
+    elif spec.recipe.precision != "fp32" or spec.recipe.augment_stream != "seed":
+        found.append(f"fast: {spec.recipe.precision}, {spec.recipe.augment_stream} augmentation stream")
+    if "@" in spec.dataset and not spec.dataset.startswith("folder@"):
+        found.append(f"{spec.dataset}: not the full data set")
     return tuple(found)
 
 

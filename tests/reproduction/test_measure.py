@@ -1,0 +1,40 @@
+"""What is said beside measured numbers that are not what they seem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.measure import cut_down, measure
+
+EXECUTION = Execution(cache="no-such-cache")
+AXES = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
+
+
+def said(**manner: object) -> str:
+    """The warnings beside the one number of a grid."""
+    asked = asking.Manner(seeds=(0,), **manner)  # type: ignore[arg-type]
+    request = asking.for_axes(AXES, asked, execution=EXECUTION)
+    (measured,) = measure(request, request.tables[0], {}).by_setting.values()
+    return "; ".join(measured.warnings)
+
+
+def test_the_numbers_of_a_grid_at_paper_scale_stand_by_themselves() -> None:
+    assert said() == ""
+
+
+@pytest.mark.parametrize(("manner", "mark"), [({"scale": "quick"}, "quick scale"), ({"fast": True}, "bf16")])
+def test_quick_and_fast_numbers_of_a_grid_are_marked(manner: dict[str, object], mark: str) -> None:
+    assert mark in said(**manner)
+
+
+def test_a_sample_is_marked_in_a_grid_and_own_images_are_not() -> None:
+    request = asking.for_axes(AXES, asking.Manner(seeds=(0,)), execution=EXECUTION)
+    (spec,) = request.runs(request.tables[0])
+    sample = replace(spec, dataset="tiny-imagenet@81b7ede71283")
+    assert "not the full data set" in "; ".join(cut_down(request, request.tables[0], sample))
+    assert not cut_down(request, request.tables[0], replace(spec, dataset="folder@81b7ede71283"))
