@@ -123,7 +123,7 @@ def fashion(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
             content = idx(array)
             monkeypatch.setitem(fashion_mnist.MD5, name, md5(content))
             if request.param == "packed":
-                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
             else:
                 (folder / name).write_bytes(content)
     return folder
@@ -145,7 +145,7 @@ def test_debians_package_is_found_by_itself(
     assert data.load("fashion-mnist", execution=execution).facts.full
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"\0\0\x08\x03")])
+@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"\0\0\x08\x03", mtime=0)])
 def test_a_damaged_fashion_mnist_is_refused(fashion: Path, execution: Execution, content: bytes) -> None:
     (fashion / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(
