@@ -58,7 +58,20 @@ def test_a_batch_norm_is_not_folded_where_the_convolution_is_also_used_elsewhere
     assert isinstance(network.norm, nn.BatchNorm2d)
 
 
-def test_only_strided_depthwise_convolutions_stay_in_fp32_under_bf16() -> None:
+def test_bf16_is_calculated_only_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TFKD_BF16", raising=False)
+    for units, used in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(precision, "_has_bf16_units", lambda device_type, units=units: units)
+        assert precision.arithmetic("bf16", CPU) == used
+        assert precision.arithmetic("fp32", CPU) == "fp32"
+    monkeypatch.setenv("TFKD_BF16", "always")
+    assert precision.arithmetic("bf16", CPU) == "bf16"
+
+
+def test_only_strided_depthwise_convolutions_stay_in_fp32_under_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TFKD_BF16", "always")
     network = models.build("mobilenetv2", classes=5, channels=3, size=32)
     names = list(network.state_dict())
     precision.keep_strided_depthwise_fp32(network, device=CPU)

@@ -96,7 +96,7 @@ def test_a_run_leaves_its_result_metrics_and_weights(store: Store, baseline: Run
     assert result["best"]["accuracy"] == max(line["test_accuracy"] for line in folder.metrics())
     assert result["last"]["accuracy"] == folder.metrics()[-1]["test_accuracy"]
     assert result["numerics"] == {
-        **provenance.numerics_of(torch.device("cpu"), threads=1), "mixed": False
+        **provenance.numerics_of(torch.device("cpu"), threads=1), "arithmetic": "fp32", "mixed": False
     }  # fmt: skip
     assert result["seconds"] > 0
     assert result["versions"]["torch"]
@@ -214,7 +214,7 @@ def test_a_student_waits_for_its_teacher_without_making_an_attempt(
     assert caught.value.by == baseline.folder
     run(baseline, store)
     store.run(baseline).weights("best.pt").unlink()
-    with pytest.raises(Blocked, match="lacks best.pt"):
+    with pytest.raises(Blocked, match=r"lacks best\.pt"):
         run(student, store)
     assert not store.run(student).attempts()
 
@@ -285,7 +285,7 @@ def test_numerics_that_cannot_be_had_again_are_marked_as_mixed(
     other = {"device": "cpu", "device_name": "another processor", "threads": 1, "torch": "9.9"}
     monkeypatch.setattr(provenance, "numerics_of", lambda device, threads: other)
     result = run(baseline, store)
-    assert result["numerics"] == {**other, "mixed": True}
+    assert result["numerics"] == {**other, "arithmetic": "fp32", "mixed": True}
 
 
 def test_a_missing_device_is_named(store: Store, baseline: RunSpec, run: Run) -> None:

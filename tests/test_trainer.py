@@ -24,6 +24,14 @@ from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
 from tfkd_cli.trainer import Epoch, Training, batches, learning_rate, seed_of
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _bf16_although_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is tested on machines without units for it too."""
+    monkeypatch.setenv("TFKD_BF16", "always")
+
+
 RECIPE = Recipe(epochs=2, batch_size=8, milestones=(1,), warmup_epochs=0.5, augment="crop-flip-rotate15")
 TEACHER = ForeignTeacher(network="resnet8", digest="0" * 64)
 

@@ -50,8 +50,8 @@ log = logging.getLogger("tfkd")
 class AskedTeacher:
     """A trained network in eval mode that gives logits, shape (N, K), as fp32 and without gradients.
 
-    In fp32 it calculates exactly as it is written (paper scale). In bf16 (fast), BatchNorm is folded into
-    the convolutions and the weights are bf16.
+    With fp32 (paper scale) it calculates exactly as it is written. With bf16 (fast), BatchNorm is folded
+    into the convolutions, and where there are units for it the weights are bf16.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class AskedTeacher:
         network = precision.place(network, device=device)
         if precision_name == "bf16":
             network = precision.folded(network, images_NCHW=example)
-            precision.store_as_bf16(network)
+            if precision.arithmetic(precision_name, device) == "bf16":
+                precision.store_as_bf16(network)
         self._network = network
         self._device = device
         self._precision = precision_name
@@ -107,7 +108,7 @@ def kept_in(
         "stream": spec.recipe.augment_stream,
         "precision": spec.recipe.precision,
         "weights": weights_digest,
-        "numerics": {name: numerics[name] for name in ("device", "device_name", "threads", "torch")},
+        "numerics": dict(numerics),
     }
     name = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
     return Kept(folder=answers / f"{key}-{weights_digest[:8]}-{name}", limit_bytes=limit_gb * 1e9)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253 - reached only from the trainer and the worker
@@ -17,9 +20,30 @@ def place(network: nn.Module, *, device: torch.device) -> nn.Module:
     return network.to(device=device).to(memory_format=torch.channels_last)
 
 
+def arithmetic(precision: str, device: torch.device) -> str:
+    """What a recipe's precision comes to on this device: bf16 where it may and that is faster, else fp32.
+
+    Without matrix units for bf16 (AMX, tensor cores) it is slower than fp32, not only less exact. The
+    variable TFKD_BF16=always uses it regardless, for comparisons. A run's numerics name what was used.
+    """
+    if precision != "bf16":
+        return "fp32"
+    fast = os.environ.get("TFKD_BF16") == "always" or _has_bf16_units(device.type)
+    return "bf16" if fast else "fp32"
+
+
+@cache
+def _has_bf16_units(device_type: str) -> bool:
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    with contextlib.suppress(OSError):
+        return device_type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    return False
+
+
 def calculating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast, or nothing for fp32."""
-    if precision == "bf16":
+    """bf16 autocast where that is this precision's arithmetic here, else nothing."""
+    if arithmetic(precision, device) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 

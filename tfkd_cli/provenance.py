@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,9 @@ PACKAGES = ("tfkd", "torch", "torchvision", "numpy", "timm")
 
 STAGED = "staged.json"
 """Beside this file in a staged copy of the package: `{"commit": …, "diff": …}` of what was copied."""
+
+FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+"""Newest first. Virtual machines give processors of several generations one name."""
 
 NUMERICS = ("device", "device_name", "threads", "torch")
 """What two computations must share to be promised equal bit for bit (on the CPU)."""
@@ -93,12 +97,14 @@ def _version(package: str) -> str:
 
 @cache
 def cpu_name() -> str:
-    """The model of the processor."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    """The model of the processor, and the instructions that decide how it is calculated with."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = found.group(1).strip() if found else platform.processor() or platform.machine()
+    features = next((each for each in FEATURES if re.search(rf"\b{each}\b", text)), "")
+    return f"{name} ({features})" if features else name
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
-from tfkd_cli import answers, checkpoints, data, models, provenance
+from tfkd_cli import answers, checkpoints, data, models, precision, provenance
 from tfkd_cli.answers import Answers, AskedTeacher
 from tfkd_cli.data import augment
 from tfkd_cli.data.holdout import hold_out
@@ -124,7 +124,7 @@ class _Work:
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, attempt: Attempt) -> None:
         self._spec, self._store, self._execution = spec, store, execution
         self._folder = store.run(spec)
-        self._device, self._numerics = _fix_numerics(self._folder, execution)
+        self._device, self._numerics = _fix_numerics(spec, self._folder, execution)
         self._record = Record(
             spec,
             attempt=attempt,
@@ -233,7 +233,9 @@ class _Work:
         )
 
 
-def _fix_numerics(folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:
+def _fix_numerics(
+    spec: RunSpec, folder: RunFolder, execution: Execution
+) -> tuple[torch.device, dict[str, Any]]:
     """What the first attempt had, where it can be had; an explicit --device is obeyed."""
     fixed = folder.numerics() or {}
     wanted = execution.device
@@ -244,6 +246,7 @@ def _fix_numerics(folder: RunFolder, execution: Execution) -> tuple[torch.device
     threads = fixed.get("threads") or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
     here = provenance.numerics_of(device, threads=threads)
+    here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
     in_force = folder.fix_numerics(here)
     if in_force != here:
         log.warning("the first attempt had %s; this one has %s", in_force, here)

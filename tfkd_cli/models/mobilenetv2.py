@@ -7,8 +7,9 @@ that is a 1×1 convolution, no dropout; stages 5 to 7 do not shrink the maps.
 
 from __future__ import annotations
 
-import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
+
+from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average
 
 # (expansion, channels out, blocks, stride of the first block)
 STAGES = (
@@ -31,10 +32,10 @@ class InvertedResidual(nn.Module):
         self.residual = nn.Sequential(
             nn.Conv2d(c_in, wide, 1),
             nn.BatchNorm2d(wide),
-            nn.ReLU6(inplace=True),
+            ReLU6(),
             nn.Conv2d(wide, wide, 3, stride=stride, padding=1, groups=wide),
             nn.BatchNorm2d(wide),
-            nn.ReLU6(inplace=True),
+            ReLU6(),
             nn.Conv2d(wide, c_out, 1),
             nn.BatchNorm2d(c_out),
         )
@@ -52,20 +53,20 @@ class MobileNetV2(nn.Module):
     def __init__(self, *, classes: int, channels: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, 32, 1, padding=1), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)
+            PaddedPointwise(channels, 32), nn.BatchNorm2d(32), ReLU6()
         )
         stages, c_in = [], 32
         for expansion, c_out, blocks, stride in STAGES:
             stages.append(_stage(c_in, c_out, blocks=blocks, stride=stride, expansion=expansion))
             c_in = c_out
         self.stages = nn.Sequential(*stages)
-        self.last = nn.Sequential(nn.Conv2d(c_in, 1280, 1), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True))
+        self.last = nn.Sequential(nn.Conv2d(c_in, 1280, 1), nn.BatchNorm2d(1280), ReLU6())
         self.classifier = nn.Conv2d(1280, classes, 1)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.last(self.stages(self.stem(images_NCHW)))
-        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1)).flatten(1)
+        logits_NK: Tensor = self.classifier(global_average(maps)[:, :, None, None]).flatten(1)
         return logits_NK
 
 
