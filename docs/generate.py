@@ -31,7 +31,7 @@ def commands() -> str:
     group = typer.main.get_command(app)
     whole = group.make_context("tfkd", [], resilient_parsing=True)
     parts = [
-        "# Commands\n\nGenerated from the code by `python -m docs.generate`: what `tfkd COMMAND --help` says.\n"
+        "# Commands\n\nGenerated from the code by `python -m docs.generate`: what `--help` says.\n"
         "Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted.\n"
     ]
     parts += [f"- [`tfkd {name}`](#tfkd-{name}): {entry.does}" for name, entry in COMMANDS.items()]

@@ -83,7 +83,10 @@ class CostModel:
 
     def _forward(self, network: str, facts: DataSet) -> float:
         """Multiply-adds of one image, those of memory-bound networks counted as more."""
-        return forward_multiply_adds(network, facts) * MEMORY_BOUND.get(network, 1.0)
+        slowness = MEMORY_BOUND.get(network, 1.0)
+        if self.device == "cpu":
+            slowness *= torchvision_costs.slowness(network)
+        return forward_multiply_adds(network, facts) * slowness
 
 
 def threads_speed_up(device: str, threads: int) -> float:

@@ -55,11 +55,12 @@ def photographs(folder: Path) -> None:
 def teacher_of_brightness() -> torch.nn.Module:
     """A ResNet18 with random features, its last layer fitted to tell dark from bright."""
     torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=2).eval()
+    network: torch.nn.Module = torchvision.models.resnet18(num_classes=2).eval()
     levels = torch.tensor([60.0, 180.0]) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = ((levels[:, None] - mean) / std)[:, :, None, None].expand(2, 3, 32, 32)
-    head, network.fc = network.fc, torch.nn.Identity()
+    head = torch.nn.Linear(512, 2)
+    network.fc = torch.nn.Identity()
     with torch.no_grad():
         dark, bright = network(images + 0.2 * torch.randn_like(images))
         direction = (bright - dark) / (bright - dark).norm()

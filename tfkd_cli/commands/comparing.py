@@ -20,7 +20,7 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.answer import Answer, Line, answer
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
-from tfkd_cli.reproduction.comparing import Comparing, Stage
+from tfkd_cli.reproduction.comparing import UNTAUGHT, Comparing, Stage
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.reproduction.trials import tried
 from tfkd_cli.spec import ForeignTeacher, RunSpec
@@ -56,11 +56,10 @@ def compare(
 
     Example: tfkd compare --dataset folder:photos --student torchvision:mobilenet_v3_small --epochs 2
     """
-    methods = ("baseline", "kd") if teacher else ("baseline",)
     axes = asking.axes_of(
         dataset=dataset,
         students=[student],
-        methods=methods,
+        methods=(*UNTAUGHT, "kd") if teacher else UNTAUGHT,
         teachers=[teacher] if teacher else [],
         finetune=how.recipe is not None,
     )

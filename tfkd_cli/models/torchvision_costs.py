@@ -7,6 +7,9 @@ Good for estimates: at another size they are scaled by the number of pixels.
 from __future__ import annotations
 
 AT_SIZE = 224
+DEPTHWISE = ("mobilenet", "mnasnet", "efficientnet", "shufflenet")
+DEPTHWISE_SLOWNESS = 7.0  # measured 5 to 10 at 32 to 224 pixels, one thread of a 2023 server
+SLOWNESS = 1.5  # ResNet18: 1.1 at 224 pixels, 2.4 at 32
 MILLIONS = {
     name: int(millions)
     for name, millions in (
@@ -37,3 +40,11 @@ def multiply_adds(name: str, *, size: int) -> int | None:
     """About how many one image of `size` × `size` pixels takes; None for a network that is not listed."""
     millions = MILLIONS.get(name)
     return None if millions is None else round(1e6 * millions * (size / AT_SIZE) ** 2)
+
+
+def slowness(network: str) -> float:
+    """Time per multiply-add against that of our own networks; 1 for those of other libraries."""
+    library, _, name = network.partition(":")
+    if library != "torchvision":
+        return 1.0
+    return DEPTHWISE_SLOWNESS if name.startswith(DEPTHWISE) else SLOWNESS

@@ -130,7 +130,7 @@ def answer(comparing: Comparing, states: States, *, test_images: int, classes: i
     learnt = tuple(line for line in lines if line is not None)
     return Answer(
         lines=learnt,
-        notes=tuple(_chance(line, classes) for line in learnt if _at_chance(line, classes)),
+        notes=_notes(learnt, classes),
         differences=_differences(settings, measurements.by_setting),
         trials=_trials(comparing, states),
         test_images=test_images,
@@ -165,10 +165,13 @@ def _at_chance(line: Line, classes: int) -> bool:
     return line.mean["balanced_accuracy"] <= 100 / classes * (1 + CHANCE_MARGIN)
 
 
-def _chance(line: Line, classes: int) -> str:
+def _notes(lines: Sequence[Line], classes: int) -> tuple[str, ...]:
+    poor = [line.method for line in lines if _at_chance(line, classes)]
+    if not poor:
+        return ()
     return (
-        f"{line.method} scores as chance ({line.mean['balanced_accuracy']:.1f} % of {classes} classes): "
-        "it has learnt nothing yet; train longer (--epochs)."
+        f"{', '.join(poor)}: balanced accuracy is that of chance ({100 / classes:.1f} %). Nothing has been "
+        "learnt yet: train longer (--epochs), or start from a pretrained student.",
     )
 
 
