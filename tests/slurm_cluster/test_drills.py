@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tfkd_cli import runner
+from tfkd_cli import provenance, runner
 from tfkd_cli.backends.slurm import cancel, queue, retry
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.spec import RunSpec
@@ -118,7 +118,7 @@ def test_students_of_a_crashed_teacher_wait_visibly_and_run_after_retry(
         drill.store,
         teacher,
         execution=drill.execution,
-        profile=drill.profile("[submit]\nslurm_mem = '500MB'\n"),
+        profile=drill.profile("[submit]\nslurm_mem = '900MB'\n"),
     )
     assert (sent.runs, sent.repointed) == (1, 2)
     drill.wait_done(teacher, *students)
@@ -134,26 +134,6 @@ def test_a_slurmd_that_is_killed_in_mid_run_and_comes_back_costs_nothing(drill: 
     drill.wait_done(spec)
     assert [life["event"] for life in drill.lives()] == ["began", "ended"]
     drill.wait(lambda: drill.queue()[spec.folder].state == "COMPLETED")
-
-
-def test_with_slurmctld_down_messages_are_clear_and_nothing_is_lost(drill: Any, run_of: Make) -> None:
-    first, second = run_of("slow", epochs=3), run_of(seed=1)
-    drill.submit([first])
-    drill.wait_epoch(first)
-    known = dict(drill.queue())
-    drill.cluster.daemon("stop", "slurmctld")
-    try:
-        with pytest.raises(SlurmError, match="SLURM does not answer"):
-            drill.submit([first, second])
-        seen = drill.queue()
-        assert "Unable to contact slurm controller" in seen.error
-        assert dict(seen) == known
-    finally:
-        drill.cluster.daemon("start", "slurmctld")
-    sent = drill.submit([first, second])
-    assert sent.runs + sent.already <= 2
-    assert len(drill.store.submission(sent.submissions[0])["runs"]) == 1
-    drill.wait_done(first, second)
 
 
 SUBMIT = """
@@ -182,7 +162,7 @@ def submitter(drill: Any, specs: list[RunSpec], *, die_after: int = 0) -> subpro
     """The same submission in a process of its own."""
     for spec in specs:
         drill.store.run(spec).declare(spec)
-    toml = drill.profile("[submit]\nslurm_mem = '500MB'\ncpus_per_task = 1\ngpus_per_node = 1\n").path
+    toml = drill.profile("[submit]\nslurm_mem = '900MB'\ncpus_per_task = 1\ngpus_per_node = 1\n").path
     folders = ",".join(spec.folder for spec in specs)
     strings = [str(drill.store.root), str(toml), drill.execution.cache, folders, str(die_after)]
     return subprocess.Popen(
@@ -197,7 +177,8 @@ def test_a_submitter_killed_between_sbatch_calls_submits_every_run_once(
     specs = [teacher, *(student_of(teacher, seed=seed) for seed in range(3))]
     before = len(drill.cluster.states())
     dying = submitter(drill, specs, die_after=2)
-    assert dying.wait(timeout=60) == -9
+    dying.communicate(timeout=60)
+    assert dying.returncode == -9
     again = submitter(drill, specs)
     out, _ = again.communicate(timeout=60)
     assert (again.returncode, out.strip()) == (0, "0")
@@ -247,13 +228,37 @@ def test_runs_packed_into_one_job_are_all_done(
     drill.wait_done(*teachers, *students)
 
 
-def test_a_campaign_runs_the_code_that_was_submitted(drill: Any, run_of: Make, tmp_path: Path) -> None:
+def test_a_campaign_runs_the_code_that_was_submitted(
+    drill: Any, run_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = run_of()
-    drill.submit([spec])
+    submitted = provenance.Code(commit="what was submitted", diff="and its changes")
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "code", lambda: submitted)
+        drill.submit([spec])
     drill.wait_done(spec)
-    [tree] = drill.store.code_path.iterdir()
-    attempt = drill.store.run(spec).attempts()[0]
-    assert str(tree) in (attempt / "env.json").read_text() or str(tree) in drill.told()
+    result = drill.store.run(spec).result()
+    assert (result["commit"], result["diff"]) == (submitted.commit, submitted.diff)
+
+
+def test_with_slurmctld_down_messages_are_clear_and_nothing_is_lost(drill: Any, run_of: Make) -> None:
+    first, second = run_of("slow", epochs=3), run_of(seed=1)
+    drill.submit([first])
+    drill.wait_epoch(first)
+    known = dict(drill.queue())
+    drill.cluster.daemon("stop", "slurmctld")
+    try:
+        with pytest.raises(SlurmError, match="SLURM does not answer"):
+            drill.submit([first, second])
+        seen = drill.queue()
+        assert "Unable to contact slurm controller" in seen.error
+        assert dict(seen) == known
+    finally:
+        drill.cluster.daemon("start", "slurmctld")
+    sent = drill.submit([first, second])
+    assert sent.runs + sent.already <= 2
+    assert len(drill.store.submission(sent.submissions[0])["runs"]) == 1
+    drill.wait_done(first, second)
 
 
 def test_accounting_tells_how_a_forgotten_job_ended(accounting_drill: Any, run_of: Make) -> None:
@@ -266,6 +271,18 @@ def test_accounting_tells_how_a_forgotten_job_ended(accounting_drill: Any, run_o
     drill.wait(lambda: drill.queue()[spec.folder].state != queue.VANISHED, seconds=10)
     assert drill.queue()[spec.folder].state == "CANCELLED"
     assert drill.submit([spec]).runs == 1
+
+
+def test_a_job_killed_for_its_memory_says_so_and_is_sent_again_on_request(
+    accounting_drill: Any, run_of: Make, small: str
+) -> None:
+    drill = accounting_drill
+    spec = run_of()
+    drill.submit([spec], profile=small.replace("900MB", "100MB"))
+    drill.wait(lambda: not drill.queue()[spec.folder].active)
+    assert "out of memory" in drill.queue()[spec.folder].reason
+    assert drill.submit([spec]).runs == 1
+    drill.wait_done(spec)
 
 
 def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, run_of: Make) -> None:

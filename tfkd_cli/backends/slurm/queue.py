@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ _ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING 
 REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"""
 ACTIVE = frozenset(_ACTIVE.split())
 VANISHED = "VANISHED"
+_KILLED = frozenset(["FAILED", "OUT_OF_MEMORY"])
+_MEMORY = re.compile(r"oom.?kill|out of memory|exceeded (?:job )?memory limit", re.IGNORECASE)
 NEVER = "DependencyNeverSatisfied"
 
 
@@ -97,12 +100,23 @@ def look(arrays: Sequence[Array], *, done: frozenset[str] = frozenset()) -> dict
             name, found = jobs.get(element, ("", None))
             # A new cluster counts ids from 1 again: only the name says that a job is ours.
             state = found if found is not None and name == array.name else QueueState(VANISHED, "", element)
+            if state.state in _KILLED:
+                state = _with_reason(state, array.log_of(element))
             for folder in pack:
                 # The newest job of a run speaks for it, unless an older one is still at work.
                 if state.active or not (folder in states and states[folder].active):
                     states[folder] = state
     lost = {f: s.job_id for f, s in states.items() if s.state == VANISHED and f not in done}
     return {**states, **_forgotten(lost)}
+
+
+def _with_reason(state: QueueState, log: Path) -> QueueState:
+    """Through srun a job killed for its memory is only FAILED; its log says why."""
+    with contextlib.suppress(OSError):
+        told = log.read_bytes()[-2000:].decode(errors="replace")
+        if _MEMORY.search(told):
+            return replace(state, reason="out of memory: ask for more (mem_gb)")
+    return state
 
 
 def parse_squeue(text: str) -> dict[str, tuple[str, QueueState]]:

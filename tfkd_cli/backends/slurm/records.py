@@ -57,6 +57,10 @@ class Array:
         ids = data.get("ids", [])
         return tuple(ids) if len(ids) == len(self.packs) else ()
 
+    def log_of(self, job_id: str) -> Path:
+        """What a job and SLURM wrote about it."""
+        return self.job_folder / f"{job_id}_0_log.out"
+
     @property
     def base_id(self) -> str:
         """The id of the whole array, as scancel and scontrol take it."""
