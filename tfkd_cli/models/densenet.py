@@ -7,8 +7,9 @@ Source: released model/densenet.py. Quirks kept: a 3×3 stem to 64 channels with
 from __future__ import annotations
 
 import torch  # noqa: TID253  reached only through importlib
-import torch.nn.functional as F  # noqa: TID253, N812
 from torch import Tensor, nn  # noqa: TID253
+
+from tfkd_cli.models.layers import global_average
 
 
 class DenseLayer(nn.Module):
@@ -54,7 +55,7 @@ class DenseNet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.features(self.stem(images_NCHW))
-        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        logits_NK: Tensor = self.classifier(global_average(maps))
         return logits_NK
 
 

@@ -9,8 +9,9 @@ every 5×5 branch (issue 96 of weiaicunzai/pytorch-cifar100).
 from __future__ import annotations
 
 import torch  # noqa: TID253  reached only through importlib
-import torch.nn.functional as F  # noqa: TID253, N812
 from torch import Tensor, nn  # noqa: TID253
+
+from tfkd_cli.models.layers import global_average
 
 # channels of (1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, after the pool); None: a max-pool that halves the maps
 BLOCKS = (
@@ -76,7 +77,7 @@ class GoogLeNet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.blocks(self.stem(images_NCHW))
-        pooled = self.dropout(F.adaptive_avg_pool2d(maps, 1))
+        pooled = self.dropout(global_average(maps)[:, :, None, None])
         logits_NK: Tensor = self.classifier(pooled.flatten(1))
         return logits_NK
 

@@ -52,9 +52,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, *, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            PaddedPointwise(channels, 32), nn.BatchNorm2d(32), ReLU6()
-        )
+        self.stem = nn.Sequential(PaddedPointwise(channels, 32), nn.BatchNorm2d(32), ReLU6())
         stages, c_in = [], 32
         for expansion, c_out, blocks, stride in STAGES:
             stages.append(_stage(c_in, c_out, blocks=blocks, stride=stride, expansion=expansion))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
+from tfkd_cli.models.layers import global_average
+
 CARDINALITY = 8
 WIDTHS = (256, 512, 1024)  # channels out of each stage
 
@@ -65,7 +67,7 @@ class ResNeXt(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.stages(self.stem(images_NCHW))
-        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        logits_NK: Tensor = self.classifier(global_average(maps))
         return logits_NK
 
 

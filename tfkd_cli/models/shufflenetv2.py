@@ -10,6 +10,8 @@ import torch  # noqa: TID253  reached only through importlib
 import torch.nn.functional as F  # noqa: TID253, N812
 from torch import Tensor, nn  # noqa: TID253
 
+from tfkd_cli.models.layers import global_average
+
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels out, blocks); each stage halves the maps
 LAST = 1024
 
@@ -67,7 +69,7 @@ class ShuffleNetV2(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.last(self.stages(self.stem(images_NCHW)))
-        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        logits_NK: Tensor = self.classifier(global_average(maps))
         return logits_NK
 
 

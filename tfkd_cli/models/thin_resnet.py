@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
+from tfkd_cli.models.layers import global_average
+
 WIDTHS = (16, 32, 64)
 
 
@@ -57,7 +59,7 @@ class ThinResNet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, classes)."""
         maps = self.stages(self.stem(images_NCHW))
-        logits_NK: Tensor = self.classifier(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+        logits_NK: Tensor = self.classifier(global_average(maps))
         return logits_NK
 
 
