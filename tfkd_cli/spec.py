@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
+from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import LOSSES, CrossEntropy, Distillation, Loss
 
@@ -73,6 +74,14 @@ class Recipe:
                     f'recipe.{name} is "{getattr(self, name)}".',
                     expected=f"one of {', '.join(allowed)}.",
                 )
+        if self.augment not in AUGMENTATIONS:
+            raise RequestError(
+                f'recipe.augment is "{self.augment}".', expected=f"one of {', '.join(AUGMENTATIONS)}."
+            )
+        if any(milestone < 1 for milestone in self.milestones):
+            raise RequestError(
+                f"recipe.milestones is {self.milestones}.", expected="epochs of 1 or more, as 60,120,160."
+            )
         if any(not 0 <= value < math.inf for value in (self.momentum, self.weight_decay, self.warmup_epochs)):
             raise RequestError("momentum, weight_decay and warmup_epochs must be finite and not negative.")
         if not 0 <= self.holdout <= 0.5:

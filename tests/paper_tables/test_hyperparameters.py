@@ -168,7 +168,7 @@ def test_imagenet_has_the_printed_recipe_and_values() -> None:
         milestones=(30, 60, 80),
         lr_factor=0.1,
         warmup_epochs=0,
-        augment="rrc224-flip",
+        augment="rrc-flip",
     )
     assert found.peak_lr == pytest.approx(0.1 * 512 / 256)
     assert {"alpha": 0.1, "temperature": 20, "correct_prob": 0.99}.items() <= loss(each).items()
@@ -220,7 +220,7 @@ def test_what_a_table_declares_goes_before_the_file_and_is_no_assumption() -> No
         ("cifar100", "crop-flip-rotate15"),
         ("tiny-imagenet", "flip-rotate20"),
         ("tiny-imagenet@0123456789ab", "flip-rotate20"),
-        ("imagenet", "rrc224-flip"),
+        ("imagenet", "rrc-flip"),
         ("folder:/some/images", "crop-flip"),
         ("folder@0123456789ab", "crop-flip"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tfkd_cli.reproduction import foreign, overrides
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
+
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 
 
 def open_store(options: StoreOptions, *, write: bool) -> Store:
@@ -37,6 +40,12 @@ def check_writable(results: Path) -> None:
 def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:
     """How runs execute, from the options and the environment."""
     run = run or ExecutionOptions()
+    if not re.fullmatch(DEVICES, run.device):
+        raise RequestError(
+            f'unknown device "{run.device}".',
+            expected="auto, cpu, cuda, cuda:1 or mps.",
+            hint="--device auto takes what there is.",
+        )
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RequestError(
             "--tensorboard needs the package tensorboard, which is not installed.",
