@@ -82,3 +82,10 @@ def test_a_device_that_is_not_here_is_refused_with_what_there_may_be() -> None:
         with pytest.raises(RunError, match=f'the device "{name}" cannot be used'):
             provenance.choose_device(name)
     assert provenance.choose_device("cpu").type == "cpu"
+
+
+def test_a_slurm_job_uses_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert provenance.cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "100000")
+    assert 1 <= provenance.cores() < 100000

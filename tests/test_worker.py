@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import torch
 
-from tfkd_cli import checkpoints, runner, worker
+from tfkd_cli import checkpoints, provenance, runner, worker
 from tfkd_cli.backends import submit
 from tfkd_cli.backends.nursery import Nursery
 from tfkd_cli.methods import Distillation
@@ -198,23 +198,28 @@ def test_a_worker_as_slurm_starts_it_does_a_pack_and_loads_only_what_it_needs(
     short = replace(RECIPE, epochs=1)
     pack = [replace(spec, recipe=short, seed=seed) for seed in (0, 1)]
     submission = submitted(store, tiny_data, *pack)
-    watching = (
-        "import sys; from tfkd_cli import worker; code = worker.main(*sys.argv[1:]);"
-        "heavy = {'torchvision', 'pandas', 'sklearn', 'scipy', 'matplotlib', 'submitit'} & set(sys.modules);"
-        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
-    )
-    alone = subprocess.run(
-        [sys.executable, "-c", watching, str(store.root), submission, "0.0"],
-        env=worker.environment(),
+    done = subprocess.run(
+        worker.command(str(store.root), submission, "0"),
+        env=worker.environment(PYTHONPROFILEIMPORTTIME="1"),
         capture_output=True,
         timeout=PATIENCE,
     )
-    assert (alone.returncode, alone.stderr.decode().strip()) == (worker.DONE, "[]")
-    both = subprocess.run(
-        worker.command(str(store.root), submission, "0"), env=worker.environment(), timeout=PATIENCE
-    )
-    assert both.returncode == worker.DONE
+    assert done.returncode == worker.DONE
+    imported = {line.split("|")[-1].strip() for line in done.stderr.decode().splitlines()}
+    assert "torch" in imported
+    assert not imported & {"torchvision", "pandas", "sklearn", "scipy", "matplotlib", "submitit"}
     assert all(store.run(each).state().status == "done" for each in pack)
+
+
+def test_the_runs_of_a_pack_share_the_cores(
+    store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "cores", lambda: 8)
+    open_threads = replace(tiny_data, execution=replace(tiny_data.execution, threads=None))
+    pack = [replace(spec, seed=seed) for seed in range(3)]
+    submission = submitted(store, open_threads, *pack)
+    member = worker.read_job(str(store.root), submission, "0.2")
+    assert (member.folders, member.execution.threads) == ((pack[2].folder,), 2)
 
 
 def test_the_environment_lets_a_worker_find_this_very_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions of python and of the packages that calculate."""
     found = {name: version for name in PACKAGES if (version := _version(name))}
@@ -108,7 +109,7 @@ def cpu_name() -> str:
 
 
 def cores() -> int:
-    """The cores this process may use: its affinity, and the quota of its cgroup."""
+    """The cores this process may use: its affinity, the quota of its cgroup, its share of a SLURM job."""
     has_affinity = hasattr(os, "sched_getaffinity")  # Linux only
     allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     try:
@@ -116,7 +117,8 @@ def cores() -> int:
         allowed = min(allowed, max(1, int(quota) // int(period)))
     except (OSError, ValueError):
         pass
-    return allowed
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(allowed, int(share)) if share.isdigit() and int(share) else allowed
 
 
 def environment(numerics: Mapping[str, Any]) -> dict[str, Any]:

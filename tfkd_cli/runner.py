@@ -245,6 +245,7 @@ def _fix_numerics(
     device = provenance.choose_device(wanted)
     threads = fixed.get("threads") or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True  # shapes do not change; bit equality is promised on the CPU only
     here = provenance.numerics_of(device, threads=threads)
     here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
     in_force = folder.fix_numerics(here)

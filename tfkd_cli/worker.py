@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -98,6 +98,7 @@ def read_job(store: str, submission: str, index: str) -> Job:
         pack = data["runs"][int(place)]
         folders = tuple(pack if not member else [pack[int(member)]])
         execution = Execution.from_json(data["execution"])
+        threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
         weights = tuple(data.get("weights", {}).get(folders[0], ()))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(
@@ -106,7 +107,7 @@ def read_job(store: str, submission: str, index: str) -> Job:
         ) from error
     kept = data.get("answers", [])
     return Job(
-        store=opened, submission=submission, index=index, execution=execution,
+        store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
         folders=folders, keep_answers=all(name in kept for name in folders), weights=weights,
     )  # fmt: skip
 
@@ -160,7 +161,7 @@ def _note_blocked(job: Job, *, by: str, why: str) -> None:
 def _prepare_process(job: Job) -> None:
     """Threads and memory of this process, before torch is there to look at them."""
     numerics = job.store.folder(job.folders[0]).numerics() or {}
-    threads = numerics.get("threads") or job.execution.threads or provenance.cores()
+    threads = numerics.get("threads") or job.execution.threads
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ["MKL_NUM_THREADS"] = str(threads)
     keep_freed_memory()

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from tfkd_cli import worker
+from tfkd_cli import provenance, worker
 
 KILLED = -int(signal.SIGKILL)
 
@@ -201,10 +201,13 @@ def serve() -> int:
 
 
 def _load() -> None:
-    """What every worker would import: torch, and the compiler its optimisers import at their first step."""
+    """What every worker would do: import torch and what its optimisers import, ask git for the commit."""
     import torch._dynamo  # noqa: F401
 
     from tfkd_cli import runner  # noqa: F401
+
+    for cached in (provenance.code, provenance.versions, provenance.cpu_name):
+        cached()
 
 
 def _obey(order: Mapping[str, Any], children: dict[int, int]) -> None:
