@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store
 
+__all__ = ["Overrides"]
 COMMIT = "5f2a9c01d3e4b5a6978877665544332211009988"
 VERSIONS = {"python": "3.11.9", "tfkd": "0.1.0", "torch": "2.14.1"}
 GAIN = {"baseline": 0.0, "lsr": 0.6, "kd": 1.4, "de-kd": 0.8, "tf-self": 1.2, "tf-reg": 0.9, "scaled-ce": 0.1}
@@ -44,11 +50,20 @@ def wanted(made: Campaign) -> list[RunSpec]:
     return [item.spec for item in made.plan({}).items.values()]
 
 
+@contextlib.contextmanager
+def in_memory() -> Iterator[None]:
+    """Nothing is forced to the disk: what a crash would leave is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 def finish_all(made: Campaign, *, skip: Sequence[int] = ()) -> list[RunSpec]:
     """Finish all runs but those at these places; the finished ones."""
     done = [spec for index, spec in enumerate(wanted(made)) if index not in skip]
-    for spec in done:
-        finish(made.store, spec)
+    with in_memory():
+        for spec in done:
+            finish(made.store, spec)
     return done
 
 

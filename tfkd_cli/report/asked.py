@@ -30,9 +30,14 @@ class Item:
     @property
     def title(self) -> str:
         """`CVPR 2020, Table 1: …`, with what sets it apart."""
-        of_the_paper = isinstance(self.what, Figure) or self.what.kind == "paper"
-        source = f"{self.what.source}: " if of_the_paper and self.what.source else ""
+        printed = isinstance(self.what, Figure) or self.what.kind == "paper"
+        source = f"{self.what.source}: " if printed and self.what.source else ""
         return source + self.what.title + (f" [{', '.join(self.manner)}]" if self.manner else "")
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether it is the paper's, or a control for the paper: where nobody's values are assumptions."""
+        return isinstance(self.what, Figure) or self.what.kind in ("paper", "control")
 
     @property
     def scale(self) -> str:

@@ -193,7 +193,7 @@ def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str
                     "title": _title(item, comparison, cell),
                     "published": printed.show(cell.cell.published),
                     "note": cell.cell.note,
-                    "assumed": list(cell.assumed),
+                    "assumed": list(cell.assumed) if item.of_the_paper else [],
                     "warnings": list(cell.warnings),
                     "runs": runs.get(cell.cell.setting, []),
                     "baseline": [] if cell.cell.is_baseline else runs.get(cell.cell.setting.baseline(), []),
@@ -244,4 +244,4 @@ def contrast_name(judged: int, claim: str, index: int) -> str:
 def _title(item: Item, comparison: Comparison, cell: CellComparison) -> str:
     labels: Sequence[str] = comparison.table.rows[cell.cell.row].labels
     columns = {column.name: column.label for column in comparison.table.columns}
-    return " · ".join([comparison.table.source or item.what.title, *labels, columns[cell.cell.column]])
+    return " · ".join([item.title, *labels, columns[cell.cell.column]])

@@ -49,11 +49,12 @@ def write(
         tell("writing the page", 0.0)
         index = page.render(contents, staging)
         tell("putting the files in place", 0.0)
+        files = tuple(staging.names)
         return Written(
             index=staging.publish(index),
             left_out=contents.left_out,
             notes=contents.notes,
-            files=tuple(staging.names),
+            files=files,
         )
 
 

@@ -1,0 +1,152 @@
+"""The page as a file: it asks no network, and every number leads to its runs."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paper_tables import render
+from tfkd_cli import report
+from tfkd_cli.report.epochs import ALPHABET, STEPS, pack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Made  # type: ignore[import-not-found, unused-ignore]
+
+ALLOWED = ("#", "data:", "report/")
+
+
+class Links(HTMLParser):
+    """Where a page's elements point to, and the ids there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src", "action", "data", "poster", "srcset") and value is not None:
+                self.targets.append(value)
+            if name == "id" and value is not None:
+                self.ids.append(value)
+
+
+def links(page: str) -> Links:
+    """The links and ids of a page."""
+    found = Links()
+    found.feed(page)
+    return found
+
+
+def test_the_page_asks_no_network(paper: Made) -> None:
+    assert all(target.startswith(ALLOWED) for target in links(paper.page).targets)
+    assert "default-src 'none'" in paper.page
+    style = paper.page.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_link_of_the_page_leads_somewhere(paper: Made) -> None:
+    found, data = links(paper.page), paper.data
+    runs = {row[0] for row in data["runs"]}
+    for target in found.targets:
+        kind, _, name = target.partition("=")
+        if target.startswith("report/"):
+            assert (paper.out / target).exists(), target
+        elif kind == "#cell":
+            assert name in data["cells"]
+        elif kind == "#run":
+            assert name in runs
+        elif target.startswith("#"):
+            assert target[1:] in found.ids, target
+
+
+def test_no_id_is_given_twice(paper: Made) -> None:
+    ids = links(paper.page).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_every_measured_cell_is_one_link_away_from_its_runs_seeds_and_commits(paper: Made) -> None:
+    data = paper.data
+    at = {name: place for place, name in enumerate(data["fields"])}
+    for table in paper.record["tables"]:
+        for cell in table["cells"]:
+            name = f"{table['slug']}/{cell['row']}/{cell['column']}"
+            if cell["measured"]["n"]:
+                assert f'href="#cell={name}"' in paper.page
+            shown = [data["runs"][place] for place in data["cells"][name]["runs"]]
+            done = [row for row in shown if row[at["status"]] == "done"]
+            assert [row[at["name"]] for row in done] == cell["measured"]["runs"]
+            for row in done:
+                assert re.fullmatch(r"[0-9a-f]{40}", data["places"][row[at["place"]]]["commit"])
+                assert data["specs"][row[at["spec"]]]["recipe"]["epochs"] > 0
+
+
+def test_claims_come_first_with_their_verdicts(paper: Made) -> None:
+    page, judged = paper.page, paper.record["claims"]
+    assert page.index('id="claims"') < page.index('id="tables"') < page.index('id="runs"')
+    assert judged[0]["manner"] == []
+    for verdict in judged[0]["verdicts"]:
+        assert verdict["verdict"] in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_claims_of_quick_runs_are_shown_apart_as_not_comparable(stores: ModuleType, tmp_path: Path) -> None:
+    campaign = stores.campaign(tmp_path, ["table9"], scale="quick", seeds=(0, 1, 2))
+    stores.finish_all(campaign)
+    written = report.write([campaign], out=tmp_path)
+    page = written.index.read_text()
+    assert "No run at the paper’s own scale" in page
+    assert "The same claims with other runs: quick" in page
+
+
+def test_the_demo_says_that_toy_data_decides_nothing(demo: Made, paper: Made) -> None:
+    assert "Toy data decides nothing about the paper" in demo.page
+    assert demo.record["toy"]
+    assert "Toy data decides nothing" not in paper.page
+
+
+def test_what_is_missing_comes_with_the_command_for_it(paper: Made) -> None:
+    by_slug = {each["slug"]: each for each in paper.record["missing"]}
+    quick = by_slug["table2-quick"]
+    assert quick["command"] == "tfkd reproduce table2 --scale quick --seeds 0-2"
+    assert quick["command"] in paper.page
+    assert quick["counts"]["todo"] == quick["wanted"] - quick["counts"]["done"] > 0
+    assert by_slug["fig3"]["wanted"] == 0
+
+
+def test_report_json_holds_every_table_as_show_prints_it(demo: Made, stores: ModuleType) -> None:
+    campaign = stores.campaign(demo.out, ["demo"])
+    made = render.json(campaign.comparison(campaign.request.tables[0]))
+    expected = json.loads(json.dumps(made))
+    [table] = demo.record["tables"]
+    assert {name: table[name] for name in expected} == expected
+
+
+def test_the_errata_of_the_paper_are_listed(demo: Made) -> None:
+    texts = [each["text"] for each in demo.record["errata"]]
+    assert len(texts) >= 8
+    assert all(text.split(";")[0] in html.unescape(demo.page) for text in texts)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(min_value=0, max_value=100))))
+def test_a_packed_curve_is_true_to_a_pixel(percents: list[float | None]) -> None:
+    text = pack(percents)
+    assert len(text) == 2 * len(percents)
+    for place, percent in enumerate(percents):
+        high, low = text[2 * place], text[2 * place + 1]
+        if percent is None:
+            assert high not in ALPHABET
+        else:
+            value = 100 * (64 * ALPHABET.index(high) + ALPHABET.index(low)) / STEPS
+            assert value == pytest.approx(percent, abs=0.0125)

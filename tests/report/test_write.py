@@ -1,0 +1,160 @@
+"""Where a report goes, and what happens when it is interrupted, repeated, or cannot be written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tfkd_cli import report
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.report import page
+from tfkd_cli.store import Store
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def one_table(stores: ModuleType, tmp_path: Path) -> Any:
+    """A small finished grid, its store at tmp_path/results."""
+    axes = {"dataset": "digits", "students": ["resnet8"], "methods": ["baseline", "lsr"]}
+    campaign = stores.grid(tmp_path / "results", seeds=(0, 1), **axes)
+    stores.finish_all(campaign)
+    return campaign
+
+
+def test_a_report_into_the_results_folder_touches_no_run(one_table: Any, stores: ModuleType) -> None:
+    root = one_table.store.root
+    before = stores.contents(root)
+    report.write([one_table], out=root)
+    after = stores.contents(root)
+    made = {name: digest for name, digest in after.items() if name not in before}
+    assert {name: after.get(name) for name in before} == before
+    assert all(name == "index.html" or name.startswith("report/") for name in made)
+
+
+def test_it_names_every_file_it_made(one_table: Any, tmp_path: Path, stores: ModuleType) -> None:
+    written = report.write([one_table], out=tmp_path / "out")
+    made = set(stores.contents(tmp_path / "out"))
+    assert made == {"index.html", "report/.files.json", *(f"report/{name}" for name in written.files)}
+    assert written.index == tmp_path / "out" / "index.html"
+
+
+def test_an_interrupted_report_leaves_the_old_one(
+    one_table: Any, tmp_path: Path, stores: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.write([one_table], out=tmp_path / "out")
+    before = stores.contents(tmp_path / "out")
+
+    def stop(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page, "render", stop)
+    with pytest.raises(KeyboardInterrupt):
+        report.write([one_table], out=tmp_path / "out")
+    assert stores.contents(tmp_path / "out") == before
+
+
+def test_a_report_nothing_has_changed_for_draws_nothing_again(
+    one_table: Any, tmp_path: Path, undrawn: list[str]
+) -> None:
+    report.write([one_table], out=tmp_path)
+    undrawn.clear()
+    report.write([one_table], out=tmp_path)
+    assert undrawn == []
+
+
+def test_a_new_run_changes_the_pictures_it_is_in_and_no_others(
+    stores: ModuleType, tmp_path: Path, undrawn: list[str]
+) -> None:
+    axes = {"dataset": "digits", "students": ["resnet8", "resnet20"], "methods": ["baseline"]}
+    campaign = stores.grid(tmp_path, seeds=(0, 1), **axes)
+    wanted = stores.wanted(campaign)
+    stores.finish_all(campaign, skip=(len(wanted) - 1,))
+    report.write([campaign], out=tmp_path)
+    undrawn.clear()
+    stores.finish(campaign.store, wanted[-1])
+    report.write([campaign], out=tmp_path)
+    assert undrawn == [f"digits-{wanted[-1].student}-paper-200-epochs"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense\n", b'{"version": 2}\n', b"\xff\xfe", None])
+def test_what_was_kept_of_earlier_reports_may_be_damaged_or_gone(
+    one_table: Any, tmp_path: Path, damage: bytes | None
+) -> None:
+    report.write([one_table], out=tmp_path)
+    before = (tmp_path / "report" / "epochs.csv").read_bytes()
+    for name in (".epochs.jsonl", ".drawn.json", ".files.json"):
+        path = tmp_path / "report" / name
+        path.unlink() if damage is None else path.write_bytes(damage)
+    report.write([one_table], out=tmp_path)
+    assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
+
+
+def test_kept_epochs_that_were_tampered_with_are_read_anew(one_table: Any, tmp_path: Path) -> None:
+    report.write([one_table], out=tmp_path)
+    before = (tmp_path / "report" / "epochs.csv").read_bytes()
+    kept = tmp_path / "report" / ".epochs.jsonl"
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    for line in lines[1:]:
+        line[2]["text"] = line[2]["text"].replace("1", "2")
+    kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report.write([one_table], out=tmp_path)
+    assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
+
+
+def test_files_of_a_table_no_longer_asked_for_go_and_those_of_others_stay(
+    one_table: Any, stores: ModuleType, tmp_path: Path
+) -> None:
+    report.write([one_table], out=tmp_path)
+    slug = next(path.stem for path in (tmp_path / "report").glob("run-*.md"))
+    (tmp_path / "report" / "mine.txt").write_text("keep me")
+    demo = stores.campaign(tmp_path / "other", ["demo"])
+    report.write([demo], out=tmp_path)
+    assert not (tmp_path / "report" / f"{slug}.md").exists()
+    assert (tmp_path / "report" / "demo.md").exists()
+    assert (tmp_path / "report" / "mine.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("name", ["report", "index.html"])
+def test_a_link_where_the_report_goes_is_refused(one_table: Any, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).symlink_to(one_table.store.root / "runs")
+    with pytest.raises(RequestError, match="is a link"):
+        report.write([one_table], out=out)
+
+
+def test_a_list_of_files_with_path_tricks_removes_nothing_outside(one_table: Any, tmp_path: Path) -> None:
+    report.write([one_table], out=tmp_path)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("keep me")
+    tricks = ["../precious.txt", str(precious), "", ".", "curves/../../precious.txt"]
+    (tmp_path / "report" / ".files.json").write_text(json.dumps(tricks))
+    report.write([one_table], out=tmp_path)
+    assert precious.read_text() == "keep me"
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(one_table: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="is not a folder"):
+        report.write([one_table], out=tmp_path / "file")
+    with pytest.raises(RunError, match="cannot write the report"):
+        report.write([one_table], out=Path("/proc/nowhere"))
+
+
+def test_an_empty_store_still_gets_a_report(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "results", create=False, writable=False)
+    written = report.write([], store=store, out=tmp_path / "out")
+    assert "No table was asked for yet" in written.index.read_text()
+    assert written.left_out == ()
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_request_without_a_single_run_gets_a_report(stores: ModuleType, tmp_path: Path) -> None:
+    written = report.write([stores.campaign(tmp_path, ["table1", "fig2a"])], out=tmp_path)
+    assert "0 of " in written.index.read_text()
+    assert (tmp_path / "report" / "figures" / "fig2a.svg").exists()
