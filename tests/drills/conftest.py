@@ -27,6 +27,7 @@ from tfkd_cli.store import Store
 
 PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
 FAULTS = Path(__file__).parent / "faults"
+NURSERIES = {"tfkd_cli.backends.nursery", "fake_nursery"}
 TIMES = ("seconds", "images_per_second", "attempt")
 RECIPE = ("--epochs", "12", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
 GRID = ("run", "--student", "plain-cnn", "--method", "tf-reg,kd", "--teacher", "resnet8", *RECIPE)
@@ -85,6 +86,7 @@ class Drill:
         self.root, self.images, self.cache = root, images, cache
         self.command = tuple(command)
         self.mark = uuid.uuid4().hex
+        self._said: dict[int, list[Path]] = {}
 
     def arguments(self, *command: str) -> list[str]:
         """The command line: the drill's own command, or another on the same store."""
@@ -93,28 +95,32 @@ class Drill:
 
     def start(
         self, *command: str, env: Mapping[str, str] | None = None, limit: Callable[[], None] | None = None
-    ) -> subprocess.Popen[str]:
+    ) -> subprocess.Popen[bytes]:
         """Start it, in a session of its own; all its processes carry this drill's mark."""
         given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.mark, "PYTHONPATH": str(FAULTS)}
-        return subprocess.Popen(
-            self.arguments(*command),
-            env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=limit,
-        )
+        said = [self.root.with_name(f"{self.root.name}.{len(self._said)}.{kind}") for kind in ("out", "err")]
+        with said[0].open("w") as out, said[1].open("w") as err:  # pipes fill up, and block
+            process = subprocess.Popen(
+                self.arguments(*command),
+                env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=limit,
+            )
+        self._said[process.pid] = said
+        return process
 
     def __call__(self, *command: str, **more: Any) -> Ended:
         """Run it to its end, and wait until nothing of it is left."""
         return self.ended(self.start(*command, **more))
 
-    def ended(self, process: subprocess.Popen[str]) -> Ended:
+    def ended(self, process: subprocess.Popen[bytes]) -> Ended:
         """How it ended; all its processes are gone then."""
-        out, err = process.communicate(timeout=PATIENCE)
+        process.wait(timeout=PATIENCE)
         until(lambda: not self.processes() or None)
+        out, err = (path.read_text() for path in self._said[process.pid])
         return Ended(process.returncode, out, err)
 
     def processes(self) -> dict[int, list[str]]:
@@ -136,7 +142,7 @@ class Drill:
     def nurseries(self) -> list[int]:
         """The processes that fork them."""
         found = self.processes()
-        named = {pid for pid, line in found.items() if "tfkd_cli.backends.nursery" in line}
+        named = {pid for pid, line in found.items() if NURSERIES & set(line)}
         return [pid for pid in named if parent_of(pid) not in named]
 
     @property
@@ -157,10 +163,17 @@ class Drill:
         lines = [{k: v for k, v in line.items() if k not in TIMES} for line in folder.metrics()]
         return {"lines": lines, **{part: result[part] for part in ("best", "last", "weights")}}
 
-    def is_valid(self) -> bool:
-        """Whether every run is in a state a user can understand, and nothing is damaged."""
-        states = self.store.scan(deep=True)
-        return all(state.status in ("todo", "resumable", "failed", "done") for state in states.values())
+    def check(self) -> None:
+        """Every run is in a state a user can understand: nothing is damaged, nobody seems at work."""
+
+        def settled() -> dict[str, str] | None:
+            found: dict[str, str] = {
+                state.name: state.status for state in self.store.scan(deep=True).values()
+            }
+            return None if "running" in found.values() else found  # a process that is just dying
+
+        found = until(settled)
+        assert set(found.values()) <= {"todo", "resumable", "failed", "done"}, found
 
     def epochs(self) -> int:
         """Epochs done so far, those of unfinished attempts and of finished runs."""

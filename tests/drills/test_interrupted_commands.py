@@ -63,7 +63,7 @@ class Acts:
         process = self._at_work(drill)
         process.kill()
         assert drill.ended(process).code == -signal.SIGKILL
-        assert drill.is_valid()
+        drill.check()
         assert any(state.status == "resumable" for state in drill.store.scan().values())
         self._ledger.fault(lost_seconds=0.0)
 
@@ -74,7 +74,7 @@ class Acts:
             self._play.kill(pid)
         process.kill()
         drill.ended(process)
-        assert drill.is_valid()
+        drill.check()
         self._ledger.fault(lost_seconds=0.0, times=2)
 
     def kill_everything(self, drill: Drill) -> None:
@@ -83,7 +83,7 @@ class Acts:
         for pid in drill.processes():
             self._play.kill(pid)
         drill.ended(process)
-        assert drill.is_valid()
+        drill.check()
         self._ledger.fault(lost_seconds=time.monotonic() - since + 1.0)
 
     def kill_the_nursery(self, drill: Drill) -> None:
@@ -106,20 +106,20 @@ class Acts:
         assert [json.loads(ended.out) for ended in both] == [table, table]
         assert drill.outcome() == outcome
 
-    def _at_work(self, drill: Drill) -> Popen[str]:
+    def _at_work(self, drill: Drill) -> Popen[bytes]:
         """The command, after some epochs more than were done before; no process is left unreaped by it."""
         before = drill.epochs()
         process = drill.start()
         wanted = before + self.chance.randint(1, 6)
         self._play.until(lambda: drill.epochs() >= wanted or process.poll() is not None or None, pause=0.005)
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, drill.ended(process)
         ours = {process.pid, *drill.nurseries()}
         self._play.until(lambda: not self._play.zombies_of(ours) or None)
         return process
 
     def _interrupted(self, drill: Drill, ended: Ended, *, lost_seconds: float) -> None:
         assert (ended.code, ended.clear) == (INTERRUPTED, True), ended.err
-        assert drill.is_valid()
+        drill.check()
         self._ledger.fault(lost_seconds=lost_seconds)
 
 
@@ -138,11 +138,7 @@ def test_whatever_happens_to_a_command_the_same_command_goes_on(drill: MakeDrill
     [Acts.ctrl_c, Acts.ctrl_c_twice, Acts.kill_the_command, Acts.kill_all_but_workers, Acts.kill_everything],
 )
 def test_a_command_stopped_at_any_moment_goes_on(
-    drill: Callable[..., Drill],
-    acts: Acts,
-    recovers: Act,
-    act: Callable[[Acts, Drill], None],
-    repetition: int,
+    drill: MakeDrill, acts: Acts, recovers: Recovers, act: Act, repetition: int
 ) -> None:
     acts.chance = random.Random(repetition)
     disturbed = drill()
@@ -155,11 +151,7 @@ def test_a_command_stopped_at_any_moment_goes_on(
 @pytest.mark.parametrize("repetition", range(10))
 @pytest.mark.parametrize("act", [Acts.kill_the_nursery, Acts.two_at_once])
 def test_a_command_that_is_disturbed_ends_by_itself(
-    drill: Callable[..., Drill],
-    acts: Acts,
-    recovers: Act,
-    act: Callable[[Acts, Drill], None],
-    repetition: int,
+    drill: MakeDrill, acts: Acts, recovers: Recovers, act: Act, repetition: int
 ) -> None:
     acts.chance = random.Random(repetition)
     disturbed = drill()

@@ -30,7 +30,7 @@ def dies(drill: MakeDrill, recovers: Recovers, ledger: Ledger) -> Callable[[str,
         ended = disturbed(env={who: str(point)})
         assert ended.code in (-signal.SIGKILL, 0, 1), ended.err
         assert ended.clear, ended.err
-        assert disturbed.is_valid()
+        disturbed.check()
         if ended.code == -signal.SIGKILL:
             ledger.fault(lost_seconds=0.0)
         disturbed.count_kills(ledger)
