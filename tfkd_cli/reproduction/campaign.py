@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from paper_tables.compare import Comparison, compare
@@ -45,10 +44,10 @@ class Campaign:
         )
         return replace(self, request=request)
 
-    @cached_property
+    @property
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
         """Table or figure → its runs, teachers not counted."""
-        return self.request.wanted()
+        return self.request.wanted
 
     def states(self) -> dict[str, RunState]:
         """What the store says of every run in it, looked up now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from paper_tables import hyperparameters
@@ -63,8 +64,9 @@ class Request:
         """The runs behind one table or figure, without the teachers they need."""
         return tuple(spec for specs in self.runs_by_setting(item).values() for spec in specs)
 
+    @cached_property
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
-        """Name of the table or figure → its runs."""
+        """Name of the table or figure → its runs; resolved once, however often it is planned."""
         return {item.name: self.runs(item) for item in self.items}
 
     def spec(
