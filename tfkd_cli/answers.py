@@ -63,6 +63,8 @@ class AskedTeacher:
             network = precision.folded(network, images_NCHW=example)
             if precision.arithmetic(precision_name, device) == "bf16":
                 precision.store_as_bf16(network)
+            else:
+                precision.save_products(network, device=device)
         self._network = network
         self._device = device
         self._precision = precision_name

@@ -11,6 +11,8 @@ from typing import Any
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
+from tfkd_cli import winograd
+
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
 
@@ -67,6 +69,15 @@ def keep_strided_depthwise_fp32(network: nn.Module, *, device: torch.device) -> 
     for each in network.modules():
         if type(each) is nn.Conv2d and _is_strided_depthwise(each):
             each.__class__ = Fp32Conv2d
+
+
+def save_products(network: nn.Module, *, device: torch.device) -> None:
+    """Let wide 3×3 convolutions go Winograd's way on the CPU; names of weights stay."""
+    if device.type != "cpu":
+        return
+    for each in network.modules():
+        if type(each) is nn.Conv2d and winograd.applies(each):
+            each.__class__ = winograd.WinogradConv2d
 
 
 def _is_strided_depthwise(conv: nn.Conv2d) -> bool:

@@ -127,7 +127,10 @@ class Training:
         )
         network = precision.place(network, device=self.device)
         if self.spec.recipe.precision == "bf16":
-            precision.keep_strided_depthwise_fp32(network, device=self.device)
+            if precision.arithmetic("bf16", self.device) == "bf16":
+                precision.keep_strided_depthwise_fp32(network, device=self.device)
+            else:
+                precision.save_products(network, device=self.device)
         return network
 
     def _maybe_compiled(self) -> Callable[[Tensor], Tensor]:
