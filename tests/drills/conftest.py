@@ -86,6 +86,7 @@ class Drill:
         self.root, self.images, self.cache = root, images, cache
         self.command = tuple(command)
         self.mark = uuid.uuid4().hex
+        self._papers = root.parent
         self._said: dict[int, list[Path]] = {}
 
     def arguments(self, *command: str) -> list[str]:
@@ -98,7 +99,7 @@ class Drill:
     ) -> subprocess.Popen[bytes]:
         """Start it, in a session of its own; all its processes carry this drill's mark."""
         given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.mark, "PYTHONPATH": str(FAULTS)}
-        said = [self.root.with_name(f"{self.root.name}.{len(self._said)}.{kind}") for kind in ("out", "err")]
+        said = [self._papers / f"{self.mark}.{len(self._said)}.{kind}" for kind in ("out", "err")]
         with said[0].open("w") as out, said[1].open("w") as err:  # pipes fill up, and block
             process = subprocess.Popen(
                 self.arguments(*command),

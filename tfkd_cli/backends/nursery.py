@@ -6,6 +6,7 @@ its standard input, a JSON object a line, and says on its standard output what b
 
     {"start": 7, "arguments": [STORE, SUBMISSION, INDEX], "environment": {…}, "log": PATH}
     {"signal": 15, "to": 7}                                                      → {"ended": 7, "code": 0}
+                                                         (torch does not load)  → {"broken": "ImportError: …"}
 
 When its input ends, because the command is done or dead, it terminates what still runs (which saves its
 training state), waits for it, and ends. Where there is no safe fork, `Spawned` starts plain processes.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from tfkd_cli import provenance, worker
+from tfkd_cli.errors import RunError
 
 KILLED = -int(signal.SIGKILL)
 
@@ -165,7 +167,14 @@ class Nursery:
 
     def _said(self) -> dict[int, int]:
         *lines, self._heard = self._heard.split(b"\n")
-        ended = {said["ended"]: said["code"] for said in map(json.loads, lines)}
+        said = [json.loads(line) for line in lines]
+        if broken := next((each["broken"] for each in said if "broken" in each), None):
+            raise RunError(
+                f"the process that trains cannot start: {broken}.",
+                expected="torch loads, which takes about 4 GB of address space.",
+                hint="a limit on memory (ulimit -v)? `tfkd doctor` looks at the installation.",
+            )
+        ended = {each["ended"]: each["code"] for each in said}
         self._running -= ended.keys()
         return ended
 
@@ -173,7 +182,12 @@ class Nursery:
 def serve() -> int:
     """The nursery itself: `python -m tfkd_cli.backends.nursery`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _load()
+    try:
+        _load()
+    except (ImportError, MemoryError, OSError) as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+        os.write(1, json.dumps({"broken": f"{type(error).__name__}: {reason}"[:400]}).encode() + b"\n")
+        return 1
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
