@@ -106,6 +106,7 @@ def kept_in(
         "format": FORMAT,
         "batch": BATCH,
         "dataset": spec.dataset,
+        "holdout": spec.recipe.holdout,  # other images have other numbers
         "augment": spec.recipe.augment,
         "stream": spec.recipe.augment_stream,
         "precision": spec.recipe.precision,

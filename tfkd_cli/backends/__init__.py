@@ -59,7 +59,8 @@ def _question(spec: RunSpec) -> tuple[str, ...]:
         weights: tuple[str, ...] = (teacher.network, teacher.digest)
     else:
         weights = (teacher.run.key, str(teacher.checkpoint))
-    return (*weights, spec.dataset, spec.recipe.augment, spec.recipe.precision)
+    recipe = spec.recipe
+    return (*weights, spec.dataset, recipe.augment, recipe.precision, str(recipe.holdout))
 
 
 def taught_with(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
