@@ -6,7 +6,7 @@ its standard input, a JSON object a line, and says on its standard output what b
 
     {"start": 7, "arguments": [STORE, SUBMISSION, INDEX], "environment": {…}, "log": PATH}
     {"signal": 15, "to": 7}                                                      → {"ended": 7, "code": 0}
-                                                         (torch does not load)  → {"broken": "ImportError: …"}
+                                                        (torch does not load) → {"broken": "ImportError: …"}
 
 When its input ends, because the command is done or dead, it terminates what still runs (which saves its
 training state), waits for it, and ends. Where there is no safe fork, `Spawned` starts plain processes.
