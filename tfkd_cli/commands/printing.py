@@ -7,7 +7,6 @@ from pathlib import Path
 from paper_tables import render
 from paper_tables.spec import Table
 from tfkd_cli import console
-from tfkd_cli.errors import canonical
 from tfkd_cli.reproduction.campaign import Campaign
 
 FORMATS = ("text", "md", "csv", "tex", "json")
@@ -33,16 +32,13 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
 
 
 def print_table(campaign: Campaign, table: Table, *, form: str) -> None:
-    """One table beside what was measured, in one of FORMATS, to stdout."""
-    chosen = canonical(form, FORMATS, kind="format")
+    """One table beside what was measured, to stdout: `form` is one of FORMATS but JSON."""
     comparison = campaign.comparison(table)
-    if chosen == "text":
+    if form == "text":
         target = console.out()
         target.print(render.text(comparison, width=target.width))
-    elif chosen == "json":
-        console.print_json(render.json(comparison))
     else:
-        print({"md": render.markdown, "csv": render.csv, "tex": render.latex}[chosen](comparison), end="")
+        print({"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison), end="")
 
 
 def _write_report(campaign: Campaign) -> None:

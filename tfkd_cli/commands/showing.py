@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paper_tables.spec import Figure, PaperTablesError
+from paper_tables.spec import Figure, PaperTablesError, Table
 from tfkd_cli import console
+from tfkd_cli.commands import printing
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.store import Store
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunFolder, RunState, Store
+
+if TYPE_CHECKING:
+    from paper_tables.figure_data import FigureData
+    from paper_tables.render.sheet import Sheet
 
 
 def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> int:
@@ -22,6 +30,8 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
         return _show_errata(form)
     from paper_tables import render
 
+    if form == "csv":
+        raise RequestError("claims have no CSV.", expected="text, md, tex or json.")
     verdicts = judging.verdicts(store, execution)
     if form == "json":
         console.print_json(render.claims_json(*verdicts))
@@ -50,29 +60,54 @@ def _show_errata(form: str) -> int:
         for each in found
     ]
     heads = ("table", "row", "column", "printed", "arithmetic", "what is odd")
-    console.out().print(console.simple_table(heads, rows))
+    _print_rows(heads, rows, form=form, title="Errata of the paper")
     return 0
 
 
-def show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
-    """The numbers behind a figure; `tfkd report` draws it."""
+def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
+    """The tables and figures of these campaigns; as JSON one object, or a list where there are several."""
+    items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
+    if form == "json":
+        from paper_tables import render
+
+        records = [
+            render.json(campaign.comparison(each))
+            if isinstance(each, Table)
+            else asdict(_figure_data(campaign, each))
+            for campaign, each in items
+        ]
+        return console.print_json(records[0] if len(records) == 1 else records)
+    for campaign, each in items:
+        if isinstance(each, Table):
+            printing.print_table(campaign, each, form=form)
+        else:
+            _show_figure(campaign, each, form=form)
+    return None
+
+
+def _figure_data(campaign: Campaign, figure: Figure) -> FigureData:
+    """The numbers behind a figure."""
     from tfkd_cli.report.contents import gather
     from tfkd_cli.report.epochs import Kept
 
     only = campaign.only(figure.name)
     contents = gather([only], store=only.store, kept=Kept(), progress=lambda what, share: None)
-    shown = next(iter(contents.figures.values()))
-    if form == "json":
-        console.print_json(asdict(shown))
-        return
-    target = console.out()
-    target.print(f"{figure.name}: {figure.title}. `tfkd report` draws it.", markup=False)
+    return next(iter(contents.figures.values()))
+
+
+def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
+    shown = _figure_data(campaign, figure)
     points = [(line.label, x, y) for line in shown.lines for x, y in zip(line.x, line.y, strict=True)]
     points += [(each.label, x, y) for each in shown.points for x, y in zip(each.x, each.y, strict=True)]
     points += [(bars.label, place, y) for bars in shown.bars for place, y in enumerate(bars.heights, 1)]
     rows = [(label, f"{x:g}", f"{y:.4g}") for label, x, y in points]
     rows += [(level.label, "", f"{level.y:.4g}") for level in shown.levels]
-    target.print(console.simple_table(("series", figure.x_label, figure.y_label), rows))
+    heads = ("series", figure.x_label, figure.y_label)
+    if form != "text":
+        return _print_rows(heads, rows, form=form, title=figure.title)
+    target = console.out()
+    target.print(f"{figure.name}: {figure.title}. `tfkd report` draws it.", markup=False)
+    _print_rows(heads, rows, form=form)
     if shown.status:
         target.print(shown.status, markup=False)
 
@@ -102,16 +137,47 @@ def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -
     if form == "json":
         console.print_json(shown)
         return 0
-    print(f"{folder.name}: {state.status}, epoch {state.epoch or 0} of {spec.recipe.epochs}")
+    _print_rows(("field", "value"), list(_run_rows(folder, spec, state)), form=form, title=folder.name)
+    return 0
+
+
+def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tuple[str, str]]:
+    """A run's state and result, then what it is."""
+    yield "run", folder.name
+    yield "status", f"{state.status}, epoch {state.epoch or 0} of {spec.recipe.epochs}"
     if state.result:
         best, last = state.result["best"], state.result["last"]
-        print(f"best {best['accuracy']:.2f} % (epoch {best['epoch']}), last {last['accuracy']:.2f} %")
+        yield "best", f"{best['accuracy']:.2f} % (epoch {best['epoch']})"
+        yield "last", f"{last['accuracy']:.2f} %"
     if state.failure:
-        print(f"failed: {state.failure.get('message')}")
-    print(f"folder {Path(folder.path)}")
-    rows = [(name, _short(value)) for name, value in spec.to_json().items()]
-    console.out().print(console.simple_table(("field", "value"), rows))
-    return 0
+        yield "failed", str(state.failure.get("message"))
+    yield "folder", str(folder.path)
+    yield from ((name, _short(value)) for name, value in spec.to_json().items())
+
+
+def _print_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[object]], *, form: str, title: str = ""
+) -> None:
+    """Rows as a plain table, CSV, Markdown or LaTeX."""
+    if form == "text":
+        console.out().print(console.simple_table(heads, rows))
+    elif form == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
+    else:
+        from paper_tables.render import sheet_latex, sheet_markdown
+
+        draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
+        print(draw(_sheet(heads, rows, title=title)), end="")
+
+
+def _sheet(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str) -> Sheet:
+    from paper_tables.render.sheet import Field, Line, Sheet, SheetRow
+
+    shown = (
+        SheetRow(labels=(str(first),), fields=tuple(Field(lines=(Line(str(each)),)) for each in rest))
+        for first, *rest in rows
+    )
+    return Sheet(name=title, title=title, heads=(heads[0],), columns=tuple(heads[1:]), rows=tuple(shown))
 
 
 def _short(value: Any) -> str:

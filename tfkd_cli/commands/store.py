@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from paper_tables.spec import PaperTablesError, Table
+from paper_tables.spec import PaperTablesError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking, overview
 from tfkd_cli.reproduction.campaign import Campaign
@@ -71,7 +72,14 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
             return overview.one_run(store, item)
     execution = session.execution(options)
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
+    asked = {name for campaign in made for name in campaign.request.names}
+    if names and not asked.intersection(names):
+        raise RequestError(f"nothing was asked for {item} in {options.results} yet.", hint=_how_to_ask(names))
     return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
+
+
+def _how_to_ask(names: list[str]) -> str:
+    return "tfkd run --help" if names == ["run"] else f"tfkd reproduce {' '.join(names)}"
 
 
 def _queue(options: StoreOptions) -> dict[str, overview.Queued]:
@@ -119,34 +127,33 @@ def show(
     """
     from tfkd_cli.commands import showing
 
+    form = canonical(as_format, printing.FORMATS, kind="format")
     opened = session.open_store(store, write=False)
     if item.lower() in ("errata", "claims"):
-        return showing.show_paper(item.lower(), opened, session.execution(store), form=as_format)
+        return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
     try:
-        found = paper().expand([item]) if item != "run" else []
+        names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
     except PaperTablesError as unknown:
-        return showing.show_run(opened, item, form=as_format, unknown=unknown)
-    campaign = _campaign(opened, store, how, seeds, item if item == "run" else found[0].name)
-    for each in campaign.request.items:
-        if isinstance(each, Table):
-            printing.print_table(campaign, each, form=as_format)
-        else:
-            showing.show_figure(campaign, each, form=as_format)
+        return showing.show_run(opened, item, form=form, unknown=unknown)
+    showing.show_items(list(_campaigns(opened, store, how, seeds, names)), form=form)
     return 0
 
 
-def _campaign(opened: Store, options: StoreOptions, how: RunOptions, seeds: str, name: str) -> Campaign:
-    """The campaign to show: the newest that asked for `name` in this manner, else as if asked now."""
+def _campaigns(
+    opened: Store, options: StoreOptions, how: RunOptions, seeds: str, names: list[str]
+) -> Iterator[Campaign]:
+    """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
     execution = session.execution(options)
-    made, _ = overview.campaigns(opened, execution)
     manner = session.manner(how, seeds)
-    if how == RunOptions():
-        for campaign in made:
-            if name in campaign.request.names:
-                return campaign.only(name)
-    if name == "run":
-        raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
-    return Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
+    made = overview.campaigns(opened, execution)[0] if how == RunOptions() else []
+    for name in names:
+        asked = next((each for each in made if name in each.request.names), None)
+        if asked is not None:
+            yield asked.only(name)
+        elif name == "run":
+            raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
+        else:
+            yield Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
 
 
 @with_options

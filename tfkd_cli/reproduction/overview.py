@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
@@ -187,11 +187,3 @@ def _shown(
     if queued and queued.status == "blocked":
         return "blocked", queued.reason
     return "todo", "resumable" if known == "resumable" else queued.reason if queued else ""
-
-
-def campaign_for(made: Sequence[Campaign], name: str) -> Campaign:
-    """The newest campaign that holds the table or figure called `name`."""
-    for campaign in made:
-        if name in campaign.request.names:
-            return campaign
-    raise RequestError(f'nothing asked for "{name}" yet.', hint=f"tfkd reproduce {name}")

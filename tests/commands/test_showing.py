@@ -1,0 +1,74 @@
+"""`tfkd show`: every item that is named, in every format; what is not there is said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tfkd_cli.__main__ import main
+from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
+from tfkd_cli.reproduction import asking
+from tfkd_cli.store import Store
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A store with one run, of which nothing is done."""
+    axes = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
+    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=Execution(cache="none"))
+    (spec,) = request.runs(request.tables[0])
+    Store.open(tmp_path / "results", create=True).run(spec).declare(spec)
+    return tmp_path / "results"
+
+
+def shown(item: str, form: str, results: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    assert main(["show", item, "--format", form, "--results", str(results)]) == 0
+    return capfd.readouterr().out
+
+
+def test_all_tables_and_figures_of_a_name_are_shown(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said = shown("controls", "md", results, capfd)
+    assert "Controls on CIFAR10" in said
+    assert "Controls on CIFAR100" in said
+    figures = json.loads(shown("fig2", "json", results, capfd))
+    assert [each["name"] for each in figures] == ["fig2a", "fig2b"]
+
+
+def test_one_table_is_one_json_object(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(shown("table4", "json", results, capfd))["table"] == "table4"
+
+
+@pytest.mark.parametrize("item", ["digits-resnet8-baseline", "errata", "fig3"])
+@pytest.mark.parametrize(("form", "mark"), [("md", "| --- |"), ("tex", r"\toprule"), ("csv", ",")])
+def test_runs_errata_and_figures_have_every_format(
+    item: str, form: str, mark: str, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = shown(item, form, results, capfd)
+    assert mark in said
+    if form == "csv":
+        assert len({len(line) for line in csv.reader(io.StringIO(said))}) == 1
+
+
+def test_the_eight_slips_of_the_paper_are_errata(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(shown("errata", "json", results, capfd))
+    assert sum(each["arithmetic"] is not None for each in found) == 8
+
+
+def test_an_unknown_format_is_refused_whatever_the_item(
+    results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for item in ("table1", "errata", "digits-resnet8-baseline"):
+        assert main(["show", item, "--format", "xls", "--results", str(results)]) == 2
+        assert "unknown format" in capfd.readouterr().err
+
+
+def test_status_of_a_table_that_nobody_asked_for_says_so(
+    results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "table1", "--results", str(results)]) == 2
+    assert "tfkd reproduce table1" in capfd.readouterr().err
