@@ -94,7 +94,8 @@ def _check_teacher(methods: Sequence[Method], axes: Axes) -> None:
             expected="--teacher only with "
             + ", ".join(m.name for m in METHODS.values() if m.teacher == "given")
             + ".",
-            hint="leave out --teacher: tf-self is taught by the student's own baseline.",
+            hint="leave out --teacher"
+            + (": tf-self is taught by the student's own baseline." if "tf-self" in axes.methods else "."),
         )
     if axes.teacher_epochs and not need:
         raise RequestError(

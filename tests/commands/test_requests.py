@@ -95,6 +95,15 @@ def test_a_plan_is_the_dry_run_of_reproduce(tmp_path: Path, capfd: pytest.Captur
     assert json.loads(capfd.readouterr().out) == planned
 
 
+def test_a_plan_says_how_many_cells_rest_on_an_assumption(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "table1", "controls-cifar10", "--results", str(tmp_path / "results")]) == 0
+    said = capfd.readouterr().out
+    assert "table1: 1 of 16 cells rest on an assumed setting" in said
+    assert "controls-cifar10: " in said
+
+
 def test_names_ignore_case_dashes_and_underscores_before_hashing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

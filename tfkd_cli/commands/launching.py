@@ -97,7 +97,7 @@ def assumption_lines(request: Request) -> list[str]:
     for table in request.tables:
         if table.kind == "grid":
             lines += grid_recipes(request, table)
-        if table.kind != "paper":
+        if table.kind not in ("paper", "control"):
             continue
         cells = [cell for cell in table.cells() if not cell.is_baseline]
         resting = sum(bool(assumed(request, cell.setting)) for cell in cells)
