@@ -184,15 +184,21 @@ def _submit(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any
                 path, f"{key} is {value}", expected="1: a run is one process; runs_per_job packs several."
             )
         _check_value(path, key, value)
-    _check_keys(path, data, known_submit_keys(), where=where)
+    known = known_submit_keys()
+    _check_keys(path, data, known or tuple(data), where=where)
     return dict(data)
 
 
 @cache
 def known_submit_keys() -> tuple[str, ...]:
-    """The keys a `[submit]` may have: submitit's, less those tfkd sets itself."""
-    from submitit.slurm.slurm import SlurmExecutor
+    """The keys a `[submit]` may have: submitit's, less those tfkd sets itself; none known without submitit.
 
+    Profiles can be listed without submitit, and without it nothing can be submitted.
+    """
+    try:
+        from submitit.slurm.slurm import SlurmExecutor
+    except ModuleNotFoundError:
+        return ()
     of_slurm = {f"slurm_{each}" for each in SlurmExecutor._valid_parameters()}
     return tuple(sorted(({*GENERIC, "slurm_python"} | of_slurm) - set(OURS)))
 
