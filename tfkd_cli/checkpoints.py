@@ -16,6 +16,8 @@ Atomic writing and digests are the store's.
 from __future__ import annotations
 
 import io
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,7 +111,11 @@ def _read(path: Path) -> Any:
         raise _refusal(path, "there is no such file")
     _refuse_enormous(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickles of others
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, "it is damaged, or holds more than tensors, and no file may run code") from error
     except Exception as error:  # torch raises a dozen kinds for broken files; each means the same here
         reason = str(error).strip().splitlines() or [""]
         raise _refusal(path, f"{type(error).__name__}: {reason[0][:160]}") from error

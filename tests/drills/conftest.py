@@ -86,6 +86,7 @@ class Drill:
         self.root, self.images, self.cache = root, images, cache
         self.command = tuple(command)
         self.mark = uuid.uuid4().hex
+        self.table: Any = None
         self._papers = root.parent
         self._said: dict[int, list[Path]] = {}
 
@@ -240,11 +241,11 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of random 32-pixel images, 9 to train and 4 to test each."""
-    folder = tmp_path_factory.mktemp("images")
+    """Two classes of random 32-pixel images, 9 to train and 4 to test each, with names like markup."""
+    folder = tmp_path_factory.mktemp("images") / "<img src=x>'\"&$(touch ran) %s"
     numbers = np.random.default_rng(0)
     for part, count in (("train", 9), ("test", 4)):
-        for label in ("cat", "dog"):
+        for label in ("cat", "<script>alert(1)"):
             (folder / part / label).mkdir(parents=True)
             for number in range(count):
                 pixels = numbers.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -273,18 +274,29 @@ def drill(tmp_path: Path, images: Path, cache: Path) -> Iterator[Callable[..., D
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[..., Any]:
-    """Command → (the store's outcome, the table it printed) where nothing happened; done once each."""
-    known: dict[tuple[str, ...], tuple[dict[str, Any], Any]] = {}
+def whole(tmp_path_factory: pytest.TempPathFactory, images: Path, cache: Path) -> Callable[..., Drill]:
+    """Command → the drill in which nothing happened to it; done once each, and not to be touched."""
+    known: dict[tuple[str, ...], Drill] = {}
 
-    def outcome(command: Sequence[str] = GRID) -> tuple[dict[str, Any], Any]:
+    def done(command: Sequence[str] = GRID) -> Drill:
         key = tuple(command)
         if key not in known:
-            whole = Drill(tmp_path_factory.mktemp("whole"), images=images, cache=cache, command=key)
-            ended = whole()
+            root = tmp_path_factory.mktemp("whole") / "results"
+            known[key] = Drill(root, images=images, cache=cache, command=key)
+            ended = known[key]()
             assert ended.code == 0, ended.err
-            known[key] = whole.outcome(), json.loads(ended.out)
+            known[key].table = json.loads(ended.out)
         return known[key]
+
+    return done
+
+
+@pytest.fixture(scope="session")
+def undisturbed(whole: Callable[..., Drill]) -> Callable[..., Any]:
+    """Command → (the store's outcome, the table it printed) where nothing happened."""
+
+    def outcome(command: Sequence[str] = GRID) -> tuple[dict[str, Any], Any]:
+        return whole(command).outcome(), whole(command).table
 
     return outcome
 
