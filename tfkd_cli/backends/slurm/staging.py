@@ -14,22 +14,16 @@ from pathlib import Path
 import paper_tables
 import tfkd_cli
 from tfkd_cli import provenance
-from tfkd_cli.errors import RunError
 
 PACKAGES = (Path(tfkd_cli.__file__).parent, Path(paper_tables.__file__).parent)
 SUFFIXES = (".py", ".toml", ".typed")
-LIMIT_BYTES = 1_000_000
+NOT_FOR_JOBS = ("report", "commands", "reproduction")  # layers above the worker: a job imports none of them
+DIFF_BYTES = 200_000  # a longer diff is known by its digest only
 
 
 def stage(code: Path) -> Path:
     """`<code>/<tree>`, complete: made now, or found; named by the sha256 of names and contents."""
-    contents = {name: path.read_bytes() for name, path in _sources()} | _provenance()
-    if sum(map(len, contents.values())) > LIMIT_BYTES:
-        raise RunError(
-            f"the package has more than {LIMIT_BYTES // 1000} kB of source.",
-            expected="a small copy of it in the results folder.",
-            hint="move large files out of tfkd_cli/ and paper_tables/.",
-        )
+    contents = _contents()
     tree = code / tree_digest(contents)
     if not tree.is_dir():
         _write(tree, contents)
@@ -38,7 +32,7 @@ def stage(code: Path) -> Path:
 
 def name() -> str:
     """The name the code would have, staged now."""
-    return tree_digest({name: path.read_bytes() for name, path in _sources()} | _provenance())
+    return tree_digest(_contents())
 
 
 def tree_digest(contents: dict[str, bytes]) -> str:
@@ -50,18 +44,26 @@ def tree_digest(contents: dict[str, bytes]) -> str:
     return whole.hexdigest()[:16]
 
 
+def _contents() -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in _sources()} | _provenance()
+
+
 def _provenance() -> dict[str, bytes]:
     """What the copy says of itself, as `provenance.code` reads it, and the changes on top of the commit."""
     code = provenance.code()
     noted = json.dumps({"commit": code.commit, "diff": code.diff}).encode()
-    return {f"{PACKAGES[0].name}/{provenance.STAGED}": noted, "code.diff": code.patch.encode()}
+    patch = code.patch.encode()
+    kept = {"code.diff": patch} if 0 < len(patch) <= DIFF_BYTES else {}
+    return {f"{PACKAGES[0].name}/{provenance.STAGED}": noted, **kept}
 
 
 def _sources() -> Iterator[tuple[str, Path]]:
     for package in PACKAGES:
         for path in sorted(package.rglob("*")):
             inside = path.relative_to(package)
-            if path.suffix in SUFFIXES and path.is_file() and "__pycache__" not in inside.parts:
+            if inside.parts[0] in NOT_FOR_JOBS or "__pycache__" in inside.parts:
+                continue
+            if path.suffix in SUFFIXES and path.is_file():
                 yield (Path(package.name) / inside).as_posix(), path
 
 
