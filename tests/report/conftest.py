@@ -15,7 +15,7 @@ import pytest
 from paper_tables import plot
 from paper_tables.figure_data import FigureData
 from tfkd_cli import report
-from tfkd_cli.report import Written, figures
+from tfkd_cli.report import Written, workers
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
 
     monkeypatch.setattr(plot, "draw", draw)
-    monkeypatch.setattr(figures, "MANY", 10**6)  # all in this process
+    monkeypatch.setattr(workers, "PROCESSES", 1)  # which knows this stand-in
     return names
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 
 from paper_tables.compare import Comparison
@@ -18,8 +19,9 @@ from tfkd_cli.report import curves, figures, spending
 from tfkd_cli.report.asked import Item, items
 from tfkd_cli.report.epochs import Kept
 from tfkd_cli.report.judged import Judged, judged
-from tfkd_cli.report.runs import Run, read_runs, sound_states, wishes
+from tfkd_cli.report.runs import Run, parse_ahead, read_runs, sound_states, wishes
 from tfkd_cli.report.spending import Estimated, Spent
+from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.store import RunState, Store
@@ -69,7 +71,7 @@ class Contents:
     made_at: str = ""
     version: str = ""
 
-    @property
+    @cached_property
     def hours(self) -> dict[str, float]:
         """Hours by run, of those that took any."""
         return {name: each.seconds / 3600 for name, each in self.spent.items() if each.seconds}
@@ -91,8 +93,10 @@ def gather(
     store: Store | None,
     kept: Kept,
     progress: Callable[[str, float], None],
+    workers: Workers | None = None,
+    on_runs: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> Contents:
-    """Read and compare everything these campaigns ask for."""
+    """Read and compare all that these campaigns ask for; `on_runs` gets the runs as soon as they are read."""
     asked = items(campaigns)
     store = store or (campaigns[0].store if campaigns else None)
     if store is None:
@@ -100,7 +104,10 @@ def gather(
             items=(), runs={}, comparisons={}, figures={}, claims=(), made_at=_now(), version=_version()
         )
     states = store.scan()
-    runs = read_runs(wishes(asked), store, states=states, kept=kept, progress=progress)
+    wanted = wishes(asked)
+    parse_ahead(wanted, store, states=states, kept=kept, workers=workers or Workers(), progress=progress)
+    runs = read_runs(wanted, store, states=states, kept=kept, progress=progress)
+    on_runs(list(runs.values()))
     sound = sound_states(states, runs)
     progress("comparing with the paper", 0.0)
     facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}

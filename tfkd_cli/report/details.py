@@ -86,7 +86,7 @@ def _what(run: Run, specs: Index, places: Index, numbers: Mapping[str, int]) -> 
 
 def spec_of(run: Run, numbers: Mapping[str, int]) -> dict[str, Any]:
     """What the run is, seed apart; `teacherRun` is the teacher's place among the runs."""
-    spec = run.spec.to_json()
+    spec = run.described
     teacher = run.spec.teacher
     return {
         "label": curves.label(run),
@@ -162,12 +162,14 @@ def _curves(run: Run, step: int) -> list[Any]:
     if run.epochs is None:
         return [0, "", ""]
     count = len(run.epochs.test) // 2
+    if step == 1:
+        return [count, run.epochs.test, run.epochs.train]
     kept = range(count - 1, -1, -step)
     thin = [
         "".join(text[2 * at : 2 * at + 2] for at in reversed(kept))
         for text in (run.epochs.test, run.epochs.train)
     ]
-    return [count, *(thin if step > 1 else [run.epochs.test, run.epochs.train])]
+    return [count, *thin]
 
 
 def _logs(run: Run, contents: Contents) -> tuple[str, str]:

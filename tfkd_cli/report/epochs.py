@@ -89,13 +89,15 @@ def _packed(percent: float | None) -> str:
 class Kept:
     """What was parsed before, by the sha256 of the metrics file."""
 
-    found: dict[str, Epochs] = field(default_factory=dict)
+    found: dict[str, Epochs] = field(default_factory=dict)  # by an earlier report
+    ahead: dict[str, Epochs] = field(default_factory=dict)  # parsed by other processes
     used: dict[str, Epochs] = field(default_factory=dict)
 
     def get(self, digest: str) -> Epochs | None:
-        """The epochs of the file with this digest, if they were kept."""
-        if digest in self.found:
-            self.used[digest] = self.found[digest]
+        """The epochs of the file with this digest, if they are known."""
+        known = self.found.get(digest) or self.ahead.get(digest)
+        if known is not None:
+            self.used[digest] = known
         return self.used.get(digest)
 
     def add(self, digest: str, epochs: Epochs) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from paper_tables import plot
 from paper_tables.figure_data import Curve, FigureData, figure_data
@@ -18,17 +16,14 @@ from tfkd_cli.report import curves
 from tfkd_cli.report.asked import Item
 from tfkd_cli.report.runs import Run
 from tfkd_cli.report.staging import Staging
+from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.measure import measure
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState
 
-if TYPE_CHECKING:
-    from tfkd_cli.report.contents import Contents
-
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 MANY = 6  # pictures from which a second process is worth its start
-WORKERS = 2
 
 
 def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState]) -> FigureData:
@@ -88,48 +83,54 @@ class Wanted:
         return [f"{self.name}.{each}" for each in self.formats]
 
 
-def draw_all(contents: Contents, staging: Staging, *, progress: Callable[[str, float], None]) -> None:
-    """figures/NAME.{png,svg,pdf} of the paper's figures, curves/NAME.png of all finished runs."""
-    wanted = [*_figures(contents), *_pictures(contents)]
-    before = _before(staging.old(DRAWN))
-    changed = [
-        each
-        for each in wanted
-        if before.get(each.name) != each.mark or not all(map(staging.keep, each.files))
-    ]
-    tasks = [(each.data(), staging.path(each.name), each.formats) for each in changed]
-    for index, _ in enumerate(_drawn(tasks)):
-        progress("drawing figures", index / len(tasks))
-    staging.write(DRAWN, json.dumps({each.name: each.mark for each in wanted}, indent=1) + "\n")
+class Drawing:
+    """The pictures of a report, drawn while other work goes on; those whose mark is as before are kept."""
+
+    def __init__(self, staging: Staging, workers: Workers) -> None:
+        self._staging, self._workers = staging, workers
+        self._before = _before(staging.old(DRAWN))
+        self._marks: dict[str, str] = {}
+        self._started: list[tuple[int, Iterator[object]]] = []
+
+    def start(self, wanted: Iterable[Wanted]) -> None:
+        """Begin with those that have changed."""
+        tasks = []
+        for each in wanted:
+            self._marks[each.name] = each.mark
+            same = self._before.get(each.name) == each.mark
+            if not (same and all(map(self._staging.keep, each.files))):
+                tasks.append((each.data(), self._staging.path(each.name), each.formats))
+        self._started.append((len(tasks), self._workers.start(_draw, tasks, many=MANY)))
+
+    def finish(self, progress: Callable[[str, float], None]) -> None:
+        """Wait for all of them."""
+        total, done = sum(count for count, _ in self._started), 0
+        for _, drawn in self._started:
+            for _ in drawn:
+                progress("drawing figures", done / total)
+                done += 1
+        self._staging.write(DRAWN, json.dumps(self._marks, indent=1) + "\n")
 
 
-def _figures(contents: Contents) -> Iterator[Wanted]:
-    for name, data in contents.figures.items():
-        yield Wanted(f"figures/{name}", FORMATS, _mark(repr(data)), lambda data=data: data)  # type: ignore[misc]
+def _draw(task: tuple[FigureData, Path, Sequence[str]]) -> None:
+    plot.draw(*task)
 
 
-def _pictures(contents: Contents) -> Iterator[Wanted]:
-    for picture in contents.pictures:
-        mark = _mark(
-            repr(
-                (picture.title, {label: [run.digest for run in runs] for label, runs in picture.runs.items()})
-            )
-        )
-        yield Wanted(f"curves/{picture.name}", FORMATS[:1], mark, picture.data)
+def wanted_figures(figures: Mapping[str, FigureData]) -> Iterator[Wanted]:
+    """figures/NAME.{png,svg,pdf}: the paper's."""
+    for name, data in figures.items():
+        yield Wanted(f"figures/{name}", FORMATS, _mark(data), partial(_itself, data))
 
 
-def _drawn(tasks: Sequence[tuple[FigureData, Path, Sequence[str]]]) -> Iterator[object]:
-    """Draws them all; many at once by several processes, since one takes a third of a second."""
-    if len(tasks) < MANY or sys.platform != "linux":
-        yield from (plot.draw(*task) for task in tasks)
-        return
-    import multiprocessing
-    import warnings
-    from concurrent.futures import ProcessPoolExecutor
+def _itself(data: FigureData) -> FigureData:
+    return data
 
-    with warnings.catch_warnings(), ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")) as pool:
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside BLAS's idle threads, 3.12 warns
-        yield from pool.map(plot.draw, *zip(*tasks, strict=True))
+
+def wanted_curves(pictures: Iterable[curves.Picture]) -> Iterator[Wanted]:
+    """curves/NAME.png: all finished runs."""
+    for picture in pictures:
+        digests = {label: [run.digest for run in runs] for label, runs in picture.runs.items()}
+        yield Wanted(f"curves/{picture.name}", FORMATS[:1], _mark((picture.title, digests)), picture.data)
 
 
 @cache
@@ -137,9 +138,9 @@ def _code() -> bytes:
     return Path(plot.__file__).read_bytes()
 
 
-def _mark(data: str) -> str:
+def _mark(data: object) -> str:
     """What a drawing depends on: its data, and the code that draws."""
-    return hashlib.sha256(_code() + data.encode()).hexdigest()
+    return hashlib.sha256(_code() + repr(data).encode()).hexdigest()
 
 
 def _before(path: Path) -> dict[str, str]:

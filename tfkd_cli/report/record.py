@@ -54,7 +54,7 @@ def record(contents: Contents) -> dict[str, Any]:
 
 
 def _run(run: Run, contents: Contents) -> dict[str, Any]:
-    spec = run.spec.to_json()
+    spec = run.described
     return {
         **dict(zip(names(RUNS), run_row(run, contents.hours), strict=True)),
         "key": run.spec.key,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.report.asked import Item
 from tfkd_cli.report.epochs import Epochs, Kept, from_lines
+from tfkd_cli.report.workers import Workers
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState, Store, publishing, reading
+from tfkd_cli.store.reading import LINES_LIMIT
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.store.run_folder import SPEC, RunFolder
 
 SCALES = ("paper", "quick", "demo", "custom")
+MANY = 100  # runs from which a second process is worth its start
 SAME = 1e-9  # percent: result.json and the metrics hold the same number, written twice
 
 
@@ -26,12 +31,16 @@ class Wish:
     """Everything that asks for one run."""
 
     spec: RunSpec
+    name: str  # its folder
     methods: dict[str, None] = field(default_factory=dict)
     forms: dict[str, None] = field(default_factory=dict)
     scales: dict[str, None] = field(default_factory=dict)
-    items: dict[str, None] = field(
-        default_factory=dict
-    )  # slugs; teachers are wanted by their students' items
+    items: dict[str, None] = field(default_factory=dict)  # slugs; a teacher's are those of its students
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The spec as JSON types."""
+        return self.spec.to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +66,12 @@ class Run:
     @property
     def name(self) -> str:
         """Its folder."""
-        return self.wish.spec.folder
+        return self.wish.name
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Its spec as JSON types."""
+        return self.wish.described
 
     @property
     def done(self) -> bool:
@@ -161,11 +175,12 @@ def wishes(items: Iterable[Item]) -> dict[str, Wish]:
         for setting, specs in request.runs_by_setting(item.what).items():
             for spec in specs:
                 for each in lineage(spec):
-                    wish = found.setdefault(each.folder, Wish(each))
+                    name = each.folder
+                    wish = found.get(name) or found.setdefault(name, Wish(each, name))
                     wish.forms[setting.form or request.form] = None
                     wish.scales[item.scale] = None
                     wish.items[item.slug] = None
-                found[spec.folder].methods[setting.method] = None
+                found[name].methods[setting.method] = None  # the last of its lineage is the run itself
     return found
 
 
@@ -201,6 +216,41 @@ def read_runs(
     return found
 
 
+def parse_ahead(
+    wanted: Mapping[str, Wish],
+    store: Store,
+    *,
+    states: Mapping[str, RunState],
+    kept: Kept,
+    workers: Workers,
+    progress: Callable[[str, float], None],
+) -> None:
+    """Parse the metrics that no earlier report knew, by several processes where they are many."""
+    paths = [
+        store.folder(state.name).path / METRICS
+        for state in states.values()
+        if state.result is not None
+        and state.name in wanted
+        and state.result["records"][METRICS] not in kept.found
+    ]
+    if len(paths) < MANY:
+        return
+    for index, parsed in enumerate(workers.start(_parse, paths, many=MANY)):
+        if index % 50 == 0:
+            progress("reading runs", index / len(paths))
+        if parsed is not None:
+            kept.ahead[parsed[0]] = parsed[1]
+
+
+def _parse(path: Path) -> tuple[str, Epochs] | None:
+    """The digest of a metrics file and its epochs; None where it cannot be read, which is found out later."""
+    with contextlib.suppress(RunError):
+        data = reading.read_bytes(path, limit=LINES_LIMIT) or b""
+        epochs = from_lines(reading.parse_lines(data, path=path).lines)
+        return (hashlib.sha256(data).hexdigest(), epochs) if epochs is not None else None
+    return None
+
+
 def _read(run: Run, store: Store, kept: Kept) -> Run:
     folder = store.folder(run.name)
     if run.state.status == "done" and run.state.result is not None:
@@ -230,7 +280,7 @@ def _epochs(result: Mapping[str, Any], store: Store, run: Run, kept: Kept) -> Ep
     """The epochs of a finished run; DamagedFile unless its records are sound and say what its result says."""
     folder = store.folder(run.name)
     described = reading.read_object(folder.path / SPEC)
-    if described != {"key": run.spec.key, **run.spec.to_json()}:
+    if described != {"key": run.spec.key, **run.described}:
         what = "is missing." if described is None else "describes another run."
         raise reading.DamagedFile(folder.path / SPEC, what, expected=f"run {run.spec.key[:12]}.")
     publishing.check_records(folder.path, result)

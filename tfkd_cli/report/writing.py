@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkd_cli.report import figures, page, tables, tidy
+from tfkd_cli.report import page, tables, tidy
 from tfkd_cli.report.columns import columns_markdown
 from tfkd_cli.report.contents import Contents, gather
+from tfkd_cli.report.curves import pictures
 from tfkd_cli.report.epochs import read_kept, write_kept
+from tfkd_cli.report.figures import Drawing, wanted_curves, wanted_figures
 from tfkd_cli.report.record import record
 from tfkd_cli.report.staging import Staging
+from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
@@ -39,30 +42,35 @@ def write(
     RunError when `out` cannot be written; damaged runs are no error, see `Written.left_out`.
     """
     tell = progress or (lambda what, share: None)
-    with Staging(out) as staging:
+    with Staging(out) as staging, Workers() as workers:
         kept = read_kept(staging.old(KEPT))
-        contents = gather(campaigns, store=store, kept=kept, progress=tell)
-        _write_files(contents, staging, progress=tell)
+        drawing = Drawing(staging, workers)
+        contents = gather(
+            campaigns,
+            store=store,
+            kept=kept,
+            progress=tell,
+            workers=workers,
+            on_runs=lambda runs: drawing.start(wanted_curves(pictures(runs))),
+        )
+        drawing.start(wanted_figures(contents.figures))
+        _write_data(contents, staging, progress=tell)
         if kept.changed or not staging.keep(KEPT):
             write_kept(staging.path(KEPT), kept)
-        staging.write("report.json", json.dumps(record(contents), indent=1) + "\n")
+        drawing.finish(tell)
         tell("writing the page", 0.0)
         index = page.render(contents, staging)
-        tell("putting the files in place", 0.0)
         files = tuple(staging.names)
         return Written(
-            index=staging.publish(index),
-            left_out=contents.left_out,
-            notes=contents.notes,
-            files=files,
+            index=staging.publish(index), left_out=contents.left_out, notes=contents.notes, files=files
         )
 
 
-def _write_files(contents: Contents, staging: Staging, *, progress: Progress) -> None:
+def _write_data(contents: Contents, staging: Staging, *, progress: Progress) -> None:
     progress("writing tables", 0.0)
     for name, text in tables.files(contents):
         staging.write(name, text)
     staging.write("runs.csv", tidy.runs_csv(contents.runs.values(), contents.hours))
     tidy.write_epochs(staging.path("epochs.csv"), contents.runs.values())
     staging.write("COLUMNS.md", columns_markdown())
-    figures.draw_all(contents, staging, progress=progress)
+    staging.write("report.json", json.dumps(record(contents)) + "\n")
