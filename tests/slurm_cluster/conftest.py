@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -59,6 +60,11 @@ class Cluster:
         )
         return done.stdout
 
+    @property
+    def user(self) -> str:
+        """Who submits."""
+        return getpass.getuser()
+
     def states(self) -> dict[str, str]:
         """Job id → state, of all jobs slurmctld remembers."""
         lines = self.ask("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
@@ -104,6 +110,8 @@ def accounting_slurm() -> Iterator[Cluster]:
     """One with slurmdbd, which forgets jobs quickly and enforces limits."""
     _require_slurm("slurmdbd", "mariadbd")
     cluster = Cluster("--accounting", "--set", "MinJobAge=2", "--set", "AccountingStorageEnforce=limits")
+    for what in (["account", "lab"], ["user", cluster.user, "account=lab", "DefaultAccount=lab"]):
+        cluster.ask("sacctmgr", "-i", "add", *what)
     yield cluster
     cluster.down()
 
@@ -125,6 +133,14 @@ class Drill:
         self.store = Store.open(folder / "results", create=True)
         self.execution = Execution(cache=cache, threads=1, device="cpu", checkpoint_minutes=10)
         self.crash = folder / "crash"
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let SLURM's commands, and the jobs they send, find this cluster and the drill's networks."""
+        for key in [key for key in os.environ if key.startswith("SLURM_")]:
+            monkeypatch.delenv(key)
+        monkeypatch.setenv("SLURM_CONF", self.cluster.environment["SLURM_CONF"])
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        monkeypatch.setenv("DRILL_CRASH", str(self.crash))
 
     def profile(self, text: str) -> profiles.Profile:
         """A profile; without a time limit of its own five minutes."""
@@ -186,6 +202,16 @@ SMALL = "[submit]\ngpus_per_node = 1\ncpus_per_task = 1\nslurm_mem = '900MB'\nti
 WHOLE = SMALL.replace("gpus_per_node = 1", "gpus_per_node = 4")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def limited(accounting_slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, cache: str) -> Drill:
+    """`LIMITED` with a limit of one minute, sent first and waited for last: SLURM looks each 30 s."""
+    made = Drill(accounting_slurm, tmp_path_factory.mktemp("limited"), cache)
+    with pytest.MonkeyPatch.context() as patched:
+        made.enter(patched)
+        made.submit([LIMITED], profile=SMALL.replace("timeout_min = 5", "timeout_min = 1"))
+    return made
+
+
 @pytest.fixture
 def drill(
     real_slurm: Cluster, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
@@ -204,16 +230,13 @@ def accounting_drill(
 
 def _drill(cluster: Cluster, folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
     made = Drill(cluster, folder, cache)
-    for key in [key for key in os.environ if key.startswith("SLURM_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # jobs find slow_networks by it
-    monkeypatch.setenv("DRILL_CRASH", str(made.crash))
+    made.enter(monkeypatch)
     yield made
-    user = cluster.ask("id", "-un").strip()
-    cluster.ask("scancel", "--quiet", "--user", user)
+    mine = [state.job_id for state in made.queue().values() if state.active]
+    if mine:
+        cluster.ask("scancel", "--quiet", *mine)
     # A job that ended while slurmctld was down may stay "completing" for a minute; it no longer runs.
-    made.wait(lambda: not cluster.ask("squeue", "-h", "-t", "running,pending"), seconds=30)
+    made.wait(lambda: not {each.state for each in made.queue().values()} & {"RUNNING", "PENDING"}, seconds=30)
 
 
 def run_of(network: str = "quick", *, epochs: int = 2, seed: int = 0) -> RunSpec:
@@ -232,6 +255,10 @@ def student_of(teacher: RunSpec, *, seed: int = 0) -> RunSpec:
         recipe=Recipe(epochs=2, milestones=(), augment="none"),
         seed=seed,
     )
+
+
+# Its 24 epochs sleep for 58 s: no life within a limit of one minute is long enough.
+LIMITED = run_of("slow", epochs=24, seed=9)
 
 
 @pytest.fixture(name="run_of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,28 @@ def undisturbed(
     return here
 
 
+def tfkd(*arguments: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "tfkd_cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+
+
+def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_path: Path, small: str) -> None:
+    toml = str(drill.profile(small).path)
+    common = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--cache-dir", drill.execution.cache]
+    there, here = str(drill.store.root), str(tmp_path / "here")
+    tfkd("reproduce", "demo", *common, "--results", there, "--cluster", toml, "--jobs", "3")
+    assert json.loads(tfkd("status", "--results", there, "--json"))["counts"]["todo"] == 0
+    drill.wait(
+        lambda: json.loads(tfkd("status", "--results", there, "--json"))["counts"]["done"] == 8, seconds=180
+    )
+    tfkd("reproduce", "demo", *common, "--results", here)
+    shown = [
+        json.loads(tfkd("show", "demo", "--format", "json", "--results", each)) for each in (there, here)
+    ]
+    assert shown[0] == shown[1]
+
+
 def test_a_teacher_and_its_students_end_in_the_numbers_of_a_local_run(
     drill: Any, run_of: Make, student_of: Make, undisturbed: Any
 ) -> None:
@@ -62,19 +85,6 @@ def test_a_teacher_and_its_students_end_in_the_numbers_of_a_local_run(
     assert numbers(drill.store, students[1]) == undisturbed(teacher, students[1])
     assert not list(drill.store.root.glob("submissions/*/array-*/*_result.pkl"))
     assert {drill.queue()[spec.folder].state for spec in (teacher, *students)} == {"COMPLETED"}
-
-
-def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
-    drill: Any, run_of: Make, undisturbed: Any, small: str
-) -> None:
-    spec = run_of("slow", epochs=11)
-    drill.submit([spec], profile=small.replace("timeout_min = 5", "timeout_min = 1"))
-    drill.wait_done(spec, seconds=200)
-    first = drill.lives()[1]
-    assert first["cause"] == "time limit"
-    assert 0 < first["step"] < 11 * 12
-    assert drill.lives()[2]["step"] == first["step"]
-    assert numbers(drill.store, spec) == undisturbed(spec)
 
 
 def test_preemption_on_default_settings_is_a_bare_sigterm_and_costs_nothing(
@@ -287,14 +297,28 @@ def test_a_job_killed_for_its_memory_says_so_and_is_sent_again_on_request(
 
 def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, run_of: Make) -> None:
     drill = accounting_drill
-    user = drill.cluster.ask("id", "-un").strip()
-    for command in (["account", "lab"], ["user", user, "account=lab", "DefaultAccount=lab"]):
-        drill.cluster.ask("sacctmgr", "-i", "add", *command)
-    drill.cluster.ask("sacctmgr", "-i", "modify", "user", user, "set", "MaxSubmitJobs=3")
-    specs = [run_of(seed=seed) for seed in range(5)]
+    others = len(drill.cluster.ask("squeue", "-h").splitlines())
+    limit = f"MaxSubmitJobs={others + 3}"
+    drill.cluster.ask("sacctmgr", "-i", "modify", "user", drill.cluster.user, "set", limit)
+    specs = [run_of(seed=seed) for seed in range(6)]
     sent = drill.submit(specs)
-    assert (sent.runs, len(sent.left_in_plan)) == (3, 2)
-    drill.wait(lambda: sum(drill.status(spec) == "done" for spec in specs) == 3)
-    drill.wait(lambda: not drill.cluster.ask("squeue", "-h"))
-    assert drill.submit(specs).runs == 2
+    assert 3 <= sent.runs < 6
+    assert sent.runs + len(sent.left_in_plan) == 6
+    drill.wait_done(*(spec for spec in specs if spec not in sent.left_in_plan))
+    drill.wait(lambda: not [each for each in drill.queue().values() if each.active])
+    assert drill.submit(specs).runs == len(sent.left_in_plan)
     drill.wait_done(*specs)
+
+
+def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
+    limited: Any, run_of: Make, undisturbed: Any
+) -> None:
+    spec = run_of("slow", epochs=24, seed=9)
+    limited.wait_done(spec, seconds=240)
+    lives = limited.lives()
+    assert len(lives) >= 4
+    assert {life["cause"] for life in lives if life["event"] == "ended"} == {"time limit", "done"}
+    for ended, began in zip(lives[1::2], lives[2::2], strict=False):
+        assert (ended["event"], began["event"]) == ("ended", "began")
+        assert began["step"] == ended["step"] > 0
+    assert numbers(limited.store, spec) == undisturbed(spec)
