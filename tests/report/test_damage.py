@@ -168,6 +168,13 @@ def test_runs_nobody_asked_for_are_mentioned(grid: Grid, stores: ModuleType) -> 
     assert "2 runs in the store" in note
 
 
+def test_a_request_that_could_not_be_read_is_named_on_the_page(grid: Grid) -> None:
+    line = "request 20261122-090000-0123456789: it is no JSON."
+    written = report.write([grid.campaign], out=grid.root, unreadable=[line])
+    assert written.left_out == (line,)
+    assert line in written.index.read_text()
+
+
 class Elements(HTMLParser):
     """Which elements and attributes a page really has."""
 

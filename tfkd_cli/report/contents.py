@@ -92,6 +92,7 @@ def gather(
     *,
     store: Store | None,
     kept: Kept,
+    unreadable: Sequence[str] = (),
     progress: Callable[[str, float], None],
     workers: Workers | None = None,
     on_runs: Callable[[Sequence[Run]], None] = lambda runs: None,
@@ -128,7 +129,7 @@ def gather(
         missing=_missing(asked, runs.values(), facts),
         spent={name: spending.spent(run, store) for name, run in runs.items()},
         estimates=spending.estimates(runs.values(), facts),
-        left_out=tuple(f"{run.name}: {run.state.damage}" for run in runs.values() if run.status == "damaged"),
+        left_out=(*unreadable, *_damaged(runs.values())),
         notes=tuple(_notes(runs, states)),
         store=store,
         made_at=_now(),
@@ -165,6 +166,10 @@ def _missing(asked: Sequence[Item], runs: Iterable[Run], facts: Mapping[str, Dat
 
 def _share(run: Run) -> float:
     return min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs) if run.status != "damaged" else 0.0
+
+
+def _damaged(runs: Iterable[Run]) -> Iterable[str]:
+    yield from (f"{run.name}: {run.state.damage}" for run in runs if run.status == "damaged")
 
 
 def _notes(runs: Mapping[str, Run], states: Mapping[str, RunState]) -> Iterable[str]:

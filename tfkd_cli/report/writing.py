@@ -34,11 +34,17 @@ class Written:
 
 
 def write(
-    campaigns: Sequence[Campaign], *, out: Path, store: Store | None = None, progress: Progress | None = None
+    campaigns: Sequence[Campaign],
+    *,
+    out: Path,
+    store: Store | None = None,
+    unreadable: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Written:
     """The report of these campaigns: `out/index.html`, `out/report/…`, and nothing else.
 
-    `store` is theirs; to be given where there may be no campaign. An interrupted report leaves the old one.
+    `store` is theirs; to be given where there may be no campaign. `unreadable`: requests in it that could
+    not be read; the page and `Written.left_out` name them too. An interrupted report leaves the old one.
     RunError when `out` cannot be written; damaged runs are no error, see `Written.left_out`.
     """
     tell = progress or (lambda what, share: None)
@@ -48,6 +54,7 @@ def write(
         contents = gather(
             campaigns,
             store=store,
+            unreadable=unreadable,
             kept=kept,
             progress=tell,
             workers=workers,
