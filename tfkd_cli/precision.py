@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import winograd
+from tfkd_cli import moments, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -78,6 +79,33 @@ def save_products(network: nn.Module, *, device: torch.device) -> None:
     for each in network.modules():
         if type(each) is nn.Conv2d and winograd.applies(each):
             each.__class__ = winograd.WinogradConv2d
+
+
+def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
+    """Let widening convolutions normalise as well, in training on the CPU; names of weights stay."""
+    if images_NCHW.device.type != "cpu":
+        return
+    for conv, norm in _pairs(network, images_NCHW):
+        first = conv.in_channels == images_NCHW.shape[1]
+        if moments.applies(conv, norm, first=first):
+            moments.join(conv, norm)
+
+
+def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution whose output only a BatchNorm sees, and that BatchNorm."""
+    probe = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        for each in probe.modules():
+            if isinstance(each, nn.BatchNorm2d) and each.affine:  # folding must show where it is wrong
+                each.weight.copy_(torch.linspace(0.5, 1.5, each.num_features))
+        pairs = _followed_by_batch_norm(probe, images_NCHW)
+    folded(probe, images_NCHW=images_NCHW)
+    found = [
+        (network.get_submodule(conv), network.get_submodule(norm))
+        for conv, norm in pairs.items()
+        if isinstance(probe.get_submodule(norm), nn.Identity)
+    ]
+    return cast("list[tuple[nn.Conv2d, nn.BatchNorm2d]]", found)
 
 
 def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
