@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-DESKTOP, PHONE = (1280, 900), (390, 844)
+DESKTOP, PHONE, A4 = (1280, 900), (390, 844), (794, 1123)  # CSS pixels
 QUIET = (
     "--headless=new",
     "--no-sandbox",
@@ -294,12 +294,14 @@ def contrast(one: float, other: float) -> float:
     return (max(one, other) + 0.05) / (min(one, other) + 0.05)
 
 
-def test_it_prints_without_what_is_only_for_the_screen(browser: Browser, demo: Made) -> None:
-    browser.open(demo.written.index)
+def test_it_prints_on_a_sheet_of_paper_without_what_is_only_for_the_screen(
+    browser: Browser, paper: Made
+) -> None:
+    browser.open(paper.written.index, size=A4)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         assert browser.run("getComputedStyle(document.querySelector('nav')).display") == "none"
-        assert browser.run("document.querySelector('#demo table').innerText.includes('Tf-KD_self')")
+        assert browser.run("document.querySelector('#table9 table').offsetWidth") <= A4[0]
         printed = browser.driver.execute_cdp_cmd("Page.printToPDF", {})
         assert len(printed["data"]) > 10_000
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -12,14 +12,15 @@ from importlib import metadata
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import FigureData
 from paper_tables.reader import Erratum
-from paper_tables.spec import Figure, Table
+from paper_tables.spec import Table
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.report import curves, figures, spending
 from tfkd_cli.report.asked import Item, items
 from tfkd_cli.report.epochs import Kept
 from tfkd_cli.report.judged import Judged, judged
-from tfkd_cli.report.runs import Run, parse_ahead, read_runs, sound_states, wishes
+from tfkd_cli.report.runs import Run, wishes
+from tfkd_cli.report.sound import parse_ahead, read_runs, sound_states
 from tfkd_cli.report.spending import Estimated, Spent
 from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.campaign import Campaign
@@ -59,7 +60,7 @@ class Contents:
     runs: Mapping[str, Run]
     comparisons: Mapping[str, Comparison]
     figures: Mapping[str, FigureData]
-    claims: Sequence[Judged]
+    claims: Sequence[Judged] = ()
     pictures: Sequence[curves.Picture] = ()
     errata: Sequence[Erratum] = ()
     missing: Sequence[Missing] = ()
@@ -101,37 +102,36 @@ def gather(
     asked = items(campaigns)
     store = store or (campaigns[0].store if campaigns else None)
     if store is None:
-        return Contents(
-            items=(), runs={}, comparisons={}, figures={}, claims=(), made_at=_now(), version=_version()
-        )
+        return _compared((), {}, {})
     states = store.scan()
     wanted = wishes(asked)
     parse_ahead(wanted, store, states=states, kept=kept, workers=workers or Workers(), progress=progress)
     runs = read_runs(wanted, store, states=states, kept=kept, progress=progress)
     on_runs(list(runs.values()))
-    sound = sound_states(states, runs)
     progress("comparing with the paper", 0.0)
     facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
-    return Contents(
-        items=asked,
-        runs=runs,
-        comparisons={
-            item.slug: item.campaign.comparison(item.what, sound)
-            for item in asked
-            if isinstance(item.what, Table)
-        },
-        figures={
-            item.slug: figures.data_of(item, runs, sound) for item in asked if isinstance(item.what, Figure)
-        },
-        claims=judged(campaigns, sound),
-        pictures=curves.pictures(runs.values()),
-        errata=paper().errata(),
+    return replace(
+        _compared(asked, runs, sound_states(states, runs)),
+        claims=judged(campaigns, sound_states(states, runs)),
         missing=_missing(asked, runs.values(), facts),
         spent={name: spending.spent(run, store) for name, run in runs.items()},
         estimates=spending.estimates(runs.values(), facts),
         left_out=(*unreadable, *_damaged(runs.values())),
         notes=tuple(_notes(runs, states)),
         store=store,
+    )
+
+
+def _compared(asked: Sequence[Item], runs: Mapping[str, Run], sound: Mapping[str, RunState]) -> Contents:
+    """The items with their runs; `sound`: the states that may count."""
+    tables = {item.slug: (item, item.what) for item in asked if isinstance(item.what, Table)}
+    return Contents(
+        items=asked,
+        runs=runs,
+        comparisons={slug: item.campaign.comparison(table, sound) for slug, (item, table) in tables.items()},
+        figures={item.slug: figures.data_of(item, runs, sound) for item in asked if item.slug not in tables},
+        pictures=curves.pictures(runs.values()),
+        errata=paper().errata(),
         made_at=_now(),
         version=_version(),
     )

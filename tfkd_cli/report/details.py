@@ -11,7 +11,8 @@ from paper_tables.compare import CellComparison, Comparison
 from paper_tables.spec import Setting
 from tfkd_cli.report import curves
 from tfkd_cli.report.asked import Item
-from tfkd_cli.report.runs import Run, log_tail
+from tfkd_cli.report.runs import Run
+from tfkd_cli.report.sound import log_tail
 from tfkd_cli.spec import Teacher
 
 if TYPE_CHECKING:

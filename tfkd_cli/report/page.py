@@ -41,7 +41,7 @@ def render(contents: Contents, staging: Staging) -> str:
             figures=list(_figures(contents, staging)),
             hours=by_hardware(contents.runs.values(), contents.spent),
             statuses=_statuses(contents),
-            files=staging.names,
+            files=[name for name in staging.names if not name.startswith(".")],
             legend=LEGEND.values(),
             explained=NOTES.values(),
         )
