@@ -228,6 +228,15 @@ def accounting_drill(
     yield from _drill(accounting_slurm, tmp_path, cache, monkeypatch)
 
 
+@pytest.fixture
+def lossy_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
+    """A cluster of its own that takes a node for lost after five seconds."""
+    _require_slurm()
+    cluster = Cluster("--set", "SlurmdTimeout=5")
+    yield from _drill(cluster, tmp_path, cache, monkeypatch)
+    cluster.down()
+
+
 def _drill(cluster: Cluster, folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
     made = Drill(cluster, folder, cache)
     made.enter(monkeypatch)

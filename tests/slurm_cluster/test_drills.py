@@ -62,10 +62,9 @@ def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_pa
     common = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--cache-dir", drill.execution.cache]
     there, here = str(drill.store.root), str(tmp_path / "here")
     tfkd("reproduce", "demo", *common, "--results", there, "--cluster", toml, "--jobs", "3")
-    assert json.loads(tfkd("status", "--results", there, "--json"))["counts"]["todo"] == 0
-    drill.wait(
-        lambda: json.loads(tfkd("status", "--results", there, "--json"))["counts"]["done"] == 8, seconds=180
-    )
+    counts = json.loads(tfkd("status", "--results", there, "--json"))["counts"]
+    assert (counts["todo"], sum(counts.values())) == (0, 8)
+    drill.wait(lambda: len(list(drill.store.root.glob("runs/*/result.json"))) == 8, seconds=180)
     tfkd("reproduce", "demo", *common, "--results", here)
     shown = [
         json.loads(tfkd("show", "demo", "--format", "json", "--results", each)) for each in (there, here)
@@ -322,3 +321,22 @@ def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
         assert (ended["event"], began["event"]) == ("ended", "began")
         assert began["step"] == ended["step"] > 0
     assert numbers(limited.store, spec) == undisturbed(spec)
+
+
+@pytest.mark.drill
+def test_a_node_that_is_lost_for_good_in_mid_run_costs_no_more_than_one_more_command(
+    lossy_drill: Any, run_of: Make, undisturbed: Any
+) -> None:
+    drill = lossy_drill
+    spec = run_of("slow", epochs=30)
+    drill.submit([spec])
+    drill.wait_epoch(spec)
+    drill.cluster.daemon("kill", "slurmd-localhost")
+    drill.wait(lambda: "down" in drill.cluster.ask("sinfo", "-h", "-o", "%T"), seconds=120)
+    drill.cluster.daemon("start", "slurmd-localhost")
+    # The requeued job may start at the moment its orphan is killed, and fail without having run.
+    deadline = time.monotonic() + 200
+    while drill.status(spec) != "done" and time.monotonic() < deadline:
+        drill.submit([spec])
+        time.sleep(2)
+    assert numbers(drill.store, spec) == undisturbed(spec)
