@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tfkd_cli import models
-from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average
+from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average, interleaved
 
 
 def maps(*, channels: int = 4, size: int = 5, scale: float = 4.0) -> Tensor:
@@ -25,6 +25,17 @@ def test_relu6_and_its_gradient_are_torchs_to_the_bit() -> None:
         (gradient,) = torch.autograd.grad((F.relu6(x) * x.detach()).sum(), x)
         assert torch.equal(ours, F.relu6(x))
         assert torch.equal(ours_gradient, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_interleaving_is_a_concatenation_and_a_shuffle(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    even, odd = (maps(scale=scale).to(dtype).contiguous(memory_format=layout) for scale in (1.0, 2.0))
+    ours = interleaved(even, odd)
+    assert torch.equal(ours, F.channel_shuffle(torch.cat((even, odd), 1), 2))
+    assert ours.is_contiguous(memory_format=layout)
 
 
 def test_a_padded_pointwise_convolution_is_one_with_padding() -> None:

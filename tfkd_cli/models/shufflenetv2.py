@@ -6,11 +6,9 @@ max-pool, biases in all convolutions.
 
 from __future__ import annotations
 
-import torch  # noqa: TID253  reached only through importlib
-import torch.nn.functional as F  # noqa: TID253, N812
-from torch import Tensor, nn  # noqa: TID253
+from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import global_average
+from tfkd_cli.models.layers import global_average, interleaved
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels out, blocks); each stage halves the maps
 LAST = 1024
@@ -37,8 +35,7 @@ class ShuffleUnit(nn.Module):
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         kept, changed = maps_NCHW.chunk(2, dim=1) if self.splits else (maps_NCHW, maps_NCHW)
         residual = self.residual(changed)
-        # torch's own shuffle keeps channels_last, where a view and a transpose would fall back to NCHW.
-        return F.channel_shuffle(torch.cat((self.shortcut(kept), residual), dim=1), 2)
+        return interleaved(self.shortcut(kept), residual)
 
 
 def _depthwise(c_in: int, c_out: int, *, stride: int) -> list[nn.Module]:
