@@ -7,7 +7,9 @@ file it came from. The cache only saves time: it may be deleted, and is rebuilt 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ VERSION = 2
 COLUMNS = names(EPOCH)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 STEPS = len(ALPHABET) ** 2 - 1  # 0 to 100 % in steps of 0.024 points: finer than a pixel
+PAIRS = [high + low for high in ALPHABET for low in ALPHABET]
 NOTHING = ".."
 NUMBERS = {int, float, type(None)}
 
@@ -44,15 +47,14 @@ class Epochs:
 
 def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
     """The epochs in the lines of a metrics file; None where there is none with an accuracy."""
-    rows = [[line.get(name) for name in COLUMNS] for line in lines]
-    if not {type(value) for row in rows for value in row} <= NUMBERS:
-        rows = [[value if type(value) in NUMBERS else None for value in row] for row in rows]
-    test = [row[COLUMNS.index("test_accuracy")] for row in rows]
+    rows = _rows(lines)
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
+    test = columns.get("test_accuracy", ())
     chosen_on = [line.get("val_accuracy", line.get("test_accuracy")) for line in lines]
     known = [
-        (by, -row[0], accuracy)
-        for by, accuracy, row in zip(chosen_on, test, rows, strict=True)
-        if type(by) in (int, float) and accuracy is not None and isinstance(row[0], int)
+        (by, -number, accuracy)
+        for by, accuracy, number in zip(chosen_on, test, columns.get("epoch", ()), strict=True)
+        if type(by) in (int, float) and accuracy is not None and isinstance(number, int)
     ]
     if not known or test[-1] is None:
         return None
@@ -62,10 +64,24 @@ def from_lines(lines: Sequence[Mapping[str, Any]]) -> Epochs | None:
         best_epoch=-minus_epoch,
         best_accuracy=best_accuracy,
         last_accuracy=test[-1],
-        seconds=sum(row[COLUMNS.index("seconds")] or 0.0 for row in rows),
+        seconds=sum(filter(None, columns["seconds"])),
         test=pack(test),
-        train=pack([row[COLUMNS.index("train_accuracy")] for row in rows]),
+        train=pack(columns["train_accuracy"]),
     )
+
+
+_values = operator.itemgetter(*COLUMNS)
+
+
+def _rows(lines: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """The columns of each line; what is no number is None."""
+    try:
+        rows = list(map(_values, lines))
+    except KeyError:
+        rows = [tuple(line.get(name) for name in COLUMNS) for line in lines]
+    if not set(map(type, itertools.chain.from_iterable(rows))) <= NUMBERS:
+        rows = [tuple(value if type(value) in NUMBERS else None for value in row) for row in rows]
+    return rows
 
 
 def _csv(rows: Sequence[Sequence[int | float | None]]) -> str:
@@ -75,14 +91,12 @@ def _csv(rows: Sequence[Sequence[int | float | None]]) -> str:
 
 def pack(percents: Sequence[float | None]) -> str:
     """Accuracies as text, two characters each: what the page draws a curve from."""
-    return "".join(map(_packed, percents))
-
-
-def _packed(percent: float | None) -> str:
-    if percent is None:
-        return NOTHING
-    high, low = divmod(round(min(100.0, max(0.0, percent)) / 100 * STEPS), len(ALPHABET))
-    return ALPHABET[high] + ALPHABET[low]
+    return "".join(
+        [
+            NOTHING if percent is None else PAIRS[round(min(100.0, max(0.0, percent)) * STEPS / 100)]
+            for percent in percents
+        ]
+    )
 
 
 @dataclass
