@@ -175,6 +175,12 @@ def test_a_request_that_could_not_be_read_is_named_on_the_page(grid: Grid) -> No
     assert line in written.index.read_text()
 
 
+def test_a_request_that_is_no_json_is_named(grid: Grid) -> None:
+    (grid.root / "requests" / "20261122-090000-0123456789.json").write_text("{")
+    [line] = grid.report().left_out
+    assert "20261122-090000-0123456789.json" in line
+
+
 class Elements(HTMLParser):
     """Which elements and attributes a page really has."""
 

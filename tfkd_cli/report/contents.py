@@ -15,6 +15,7 @@ from paper_tables.reader import Erratum
 from paper_tables.spec import Table
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
+from tfkd_cli.errors import RunError
 from tfkd_cli.report import curves, figures, spending
 from tfkd_cli.report.asked import Item, items
 from tfkd_cli.report.epochs import Kept
@@ -25,7 +26,7 @@ from tfkd_cli.report.spending import Estimated, Spent
 from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.store import RunState, Store
+from tfkd_cli.store import RunState, Store, reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def gather(
         missing=_missing(asked, runs.values(), facts),
         spent={name: spending.spent(run, store) for name, run in runs.items()},
         estimates=spending.estimates(runs.values(), facts),
-        left_out=(*unreadable, *_damaged(runs.values())),
+        left_out=(*unreadable, *_broken_requests(store), *_damaged(runs.values())),
         notes=tuple(_notes(runs, states)),
         store=store,
     )
@@ -166,6 +167,15 @@ def _missing(asked: Sequence[Item], runs: Iterable[Run], facts: Mapping[str, Dat
 
 def _share(run: Run) -> float:
     return min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs) if run.status != "damaged" else 0.0
+
+
+def _broken_requests(store: Store) -> Iterable[str]:
+    """Requests that are no JSON: what they asked for is not known, and must not be missed in silence."""
+    for path in sorted((store.root / "requests").glob("*.json")):
+        try:
+            reading.read_object(path)
+        except RunError as error:
+            yield error.what
 
 
 def _damaged(runs: Iterable[Run]) -> Iterable[str]:
