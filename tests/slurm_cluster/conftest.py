@@ -202,7 +202,7 @@ SMALL = "[submit]\ngpus_per_node = 1\ncpus_per_task = 1\nslurm_mem = '900MB'\nti
 WHOLE = SMALL.replace("gpus_per_node = 1", "gpus_per_node = 4")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session", autouse="PYTEST_XDIST_WORKER" not in os.environ)
 def limited(accounting_slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, cache: str) -> Drill:
     """`LIMITED` with a limit of one minute, sent first and waited for last: SLURM looks each 30 s."""
     made = Drill(accounting_slurm, tmp_path_factory.mktemp("limited"), cache)
