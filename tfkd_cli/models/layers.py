@@ -41,7 +41,8 @@ class _Interleave(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = torch.view_as_complex(gradient.permute(0, 2, 3, 1).contiguous().unflatten(-1, (-1, 2)))
+        gradient_NHWC = gradient.permute(0, 2, 3, 1).contiguous()
+        pairs = torch.view_as_complex(gradient_NHWC.reshape(*gradient_NHWC.shape[:3], -1, 2))
         return pairs.real.contiguous().permute(0, 3, 1, 2), pairs.imag.contiguous().permute(0, 3, 1, 2)
 
 
