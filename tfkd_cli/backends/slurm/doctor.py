@@ -96,7 +96,10 @@ def _partition(profile: Profile, here: Site) -> Check:
 
 
 def _described(partition: site.Partition) -> str:
-    limit = "no limit" if partition.limit_minutes is None else f"{partition.limit_minutes / 60:g} h"
+    minutes = partition.limit_minutes
+    limit = (
+        "no time limit" if minutes is None else f"{minutes} min" if minutes < 120 else f"{minutes / 60:g} h"
+    )
     return f"{partition.gpus} GPUs, {partition.cpus} cores, {partition.memory_mb / 1000:g} GB a node, {limit}"
 
 
