@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import profile as profiles
+from tfkd_cli.backends.slurm import staging
 from tfkd_cli.backends.slurm.profile import Profile
 from tfkd_cli.backends.slurm.submission import Submitted
 from tfkd_cli.backends.slurm.submit import submit
@@ -22,6 +23,7 @@ from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
 
 COMMANDS = Path(__file__).parents[2] / "fake_slurm" / "commands.py"
+REAL_CONTENTS = staging._contents
 NAMES = ("sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "srun")
 FRESH: dict[str, Any] = {
     "next_id": 1,
@@ -96,6 +98,20 @@ class FakeSlurm:
     def dependencies(self, base_id: str) -> list[str]:
         """What each element of a job waits for."""
         return [each["dependency"] for each in self.state["jobs"][base_id]["elements"]]
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power fails in these tests, and two files stand for the code."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    code = {"tfkd_cli/worker.py": b"", "tfkd_cli/staged.json": b'{"commit": "0", "diff": ""}'}
+    monkeypatch.setattr(staging, "_contents", lambda: code)
+
+
+@pytest.fixture
+def whole_code(quick_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real code after all."""
+    monkeypatch.setattr(staging, "_contents", REAL_CONTENTS)
 
 
 @pytest.fixture

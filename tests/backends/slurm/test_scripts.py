@@ -186,7 +186,9 @@ print(*[m.__file__ for n, m in sys.modules.items() if n.startswith(("tfkd_cli", 
 """
 
 
-def test_the_staged_code_is_all_a_job_needs_small_and_named_by_its_content(tmp_path: Path) -> None:
+def test_the_staged_code_is_all_a_job_needs_small_and_named_by_its_content(
+    whole_code: None, tmp_path: Path
+) -> None:
     tree = staging.stage(tmp_path)
     assert staging.stage(tmp_path) == tree == tmp_path / staging.name()
     assert sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()) < 1_000_000
