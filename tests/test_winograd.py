@@ -39,7 +39,17 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_outputs_and_gradients_are_those_of_the_plain_convolution(
     n: int, size: tuple[int, int], bias: bool, channels_last: bool
 ) -> None:
-    plain, quick = both(5, 7, bias=bias)
+    compare(*both(5, 7, bias=bias), n=n, size=size, channels_last=channels_last)
+
+
+def test_the_last_images_may_be_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 12)
+    compare(*both(5, 7), n=8, size=(8, 8), channels_last=True)  # 4 tiles each: 3, 3 and 2 images
+
+
+def compare(
+    plain: nn.Conv2d, quick: nn.Conv2d, *, n: int, size: tuple[int, int], channels_last: bool
+) -> None:
     maps = torch.randn(n, 5, *size)
     if channels_last:
         maps = maps.contiguous(memory_format=torch.channels_last)
@@ -68,7 +78,7 @@ def test_maps_and_gradients_are_channels_last() -> None:
 def test_it_is_for_wide_plain_3_by_3_convolutions_only() -> None:
     assert winograd.applies(nn.Conv2d(64, 128, 3, padding=1))
     for other in (
-        nn.Conv2d(64, 64, 3, padding=1),
+        nn.Conv2d(32, 64, 3, padding=1),
         nn.Conv2d(256, 32, 3, padding=1),
         nn.Conv2d(128, 128, 3, padding=1, stride=2),
         nn.Conv2d(128, 128, 3),
@@ -83,10 +93,10 @@ def test_a_frozen_network_calculates_its_kernels_once() -> None:
     quick.requires_grad_(requires_grad=False)
     images = torch.randn(1, 4, 4, 4)
     first = quick(images)
-    kernels = quick._frozen_PKC
+    kernels = quick._frozen_PCK
     assert kernels is not None
     assert torch.equal(quick(images), first)
-    assert quick._frozen_PKC is kernels
+    assert quick._frozen_PCK is kernels
 
 
 def test_trained_kernels_are_never_stale() -> None:

@@ -3,13 +3,15 @@
 A tile of 4×4 outputs looks at 6×6 inputs. Both are polynomials, and a product of polynomials is pointwise
 where they are given by their values at six points: 36 products per tile and pair of channels instead of 144.
 Everything is matrix products of torch's: the values of all tiles (36 × 36 times tiles), 36 products of
-(tiles × c_in) with (c_in × c_out), and back (16 × 36). Relative error about 1e-5, as with cuDNN's own.
+(tiles × c_in) with (c_in × c_out), and back (16 × 36); a few images at a time, so that their tiles stay in
+the cache. Relative error about 1e-5, as with cuDNN's own.
 
 Shapes: N images, T tiles, C channels in, K channels out, P = 36 points.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -19,7 +21,8 @@ from torch import Tensor, nn  # noqa: TID253
 
 OUT, IN, POINTS = 4, 6, 36  # a tile's outputs and inputs per side; values per tile
 NARROWEST = 64  # channels
-FEWEST_PAIRS = 64 * 128  # of channels; with fewer, the transforms cost more than is saved (seen: 64 × 64)
+FEWEST_PAIRS = 64 * 64  # of channels; with fewer, the transforms cost more than is saved
+TILES = 512  # at a time: large enough for a product, small enough for the cache (seen: 256 to 512)
 
 INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
          (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -38,23 +41,23 @@ def _both_ways(matrix: tuple[tuple[float, ...], ...]) -> Tensor:
 class WinogradConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 and padding 1 that takes this way with fp32 maps on a CPU."""
 
-    _frozen_PKC: Tensor | None = None
+    _frozen_PCK: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, K, H, W), in channels_last."""
         if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or input.dtype != torch.float32:
             return super().forward(input)
-        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self._kernels())
-        return maps_NKHW if self.bias is None else maps_NKHW + self.bias.view(1, -1, 1, 1)
+        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, self._kernels())
+        return maps_NKHW
 
     def _kernels(self) -> Tensor:
         """The kernels' values at the points; a teacher's are calculated once."""
-        if self._frozen_PKC is None or self.weight.requires_grad:
-            kernels_PKC = kernel_values(self.weight.detach())
+        if self._frozen_PCK is None or self.weight.requires_grad:
+            kernels_PCK = kernel_values(self.weight.detach())
             if self.weight.requires_grad:
-                return kernels_PKC
-            self._frozen_PKC = kernels_PKC
-        return self._frozen_PKC
+                return kernels_PCK
+            self._frozen_PCK = kernels_PCK
+        return self._frozen_PCK
 
 
 def applies(conv: nn.Conv2d) -> bool:
@@ -66,72 +69,111 @@ def applies(conv: nn.Conv2d) -> bool:
 
 
 def kernel_values(weight_KCHW: Tensor) -> Tensor:
-    """(P, K, C)."""
+    """(P, C, K)."""
     k, c = weight_KCHW.shape[:2]
-    return (_both_ways(KERNEL) @ weight_KCHW.permute(2, 3, 0, 1).reshape(9, k * c)).view(POINTS, k, c)
+    return (_both_ways(KERNEL) @ weight_KCHW.permute(2, 3, 1, 0).reshape(9, c * k)).view(POINTS, c, k)
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, kernels_PKC: Tensor) -> Tensor:
-        n, _, height, width = maps_NCHW.shape
-        ctx.dims = n, height, width, -(-height // OUT), -(-width // OUT)
-        values_PTC = _input_values(maps_NCHW)
-        ctx.save_for_backward(values_PTC, kernels_PKC)
-        products_PTK = torch.bmm(values_PTC, kernels_PKC.mT)
-        return _assembled(_both_ways(OUTPUT) @ products_PTK.view(POINTS, -1), *ctx.dims)
+    def forward(
+        ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, bias_K: Tensor | None, kernels_PCK: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(maps_NCHW, kernels_PCK)
+        maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
+        outputs_NHWK = maps_NHWC.new_empty(*maps_NHWC.shape[:3], kernels_PCK.shape[2])
+        for tiles, images in _in_parts(maps_NHWC, outputs=outputs_NHWK.shape[-1]):
+            tiles.multiply(tiles.values_of(maps_NHWC[images]), kernels_PCK)
+            tiles.assemble(outputs_NHWK[images])
+            if bias_K is not None:
+                outputs_NHWK[images] += bias_K
+        return outputs_NHWK.permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        values_PTC, kernels_PKC = ctx.saved_tensors
-        tiles = _output_tiles(gradient_NKHW, *ctx.dims)
-        k, c = kernels_PKC.shape[1:]
-        products_PTK = (_both_ways(OUTPUT).mT @ tiles).view(POINTS, -1, k)
-        maps_NCHW = weight_KCHW = None
-        if ctx.needs_input_grad[1]:
-            kernels_gradient = torch.bmm(products_PTK.mT, values_PTC).view(POINTS, k * c)
-            weight_33KC = (_both_ways(KERNEL).mT @ kernels_gradient).view(3, 3, k, c)
-            weight_KCHW = weight_33KC.permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[0]:
-            values_gradient = torch.bmm(products_PTK, kernels_PKC).view(POINTS, -1)
-            maps_NCHW = _overlapped(_both_ways(INPUT).mT @ values_gradient, *ctx.dims)
-        return maps_NCHW, weight_KCHW, None
+    def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
+        maps_NCHW, kernels_PCK = ctx.saved_tensors
+        maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
+        gradient_NHWK = gradient_NKHW.permute(0, 2, 3, 1).contiguous()
+        kernels_gradient = torch.zeros_like(kernels_PCK)
+        back = torch.empty(maps_NHWC.shape) if ctx.needs_input_grad[0] else None
+        for tiles, images in _in_parts(maps_NHWC, outputs=gradient_NHWK.shape[-1]):
+            products_PTK = tiles.disassemble(gradient_NHWK[images])
+            kernels_gradient.baddbmm_(tiles.values_of(maps_NHWC[images]).mT, products_PTK)
+            if back is not None:
+                tiles.overlap(products_PTK, kernels_PCK, back[images])
+        c, k = kernels_PCK.shape[1:]
+        weight_33CK = (_both_ways(KERNEL).mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
+        weight_KCHW = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
+        bias_K = gradient_NHWK.flatten(0, 2).sum(0) if ctx.needs_input_grad[2] else None
+        return None if back is None else back.permute(0, 3, 1, 2), weight_KCHW, bias_K, None
 
 
-def _input_values(maps_NCHW: Tensor) -> Tensor:
-    """The values of all 6×6 tiles, which overlap by two, (P, T, C)."""
-    c, height, width = maps_NCHW.shape[1:]
-    right, below = 1 + -width % OUT, 1 + -height % OUT
-    padded_NHWC = F.pad(maps_NCHW.permute(0, 2, 3, 1), (0, 0, 1, right, 1, below))
-    tiles = padded_NHWC.unfold(1, IN, OUT).unfold(2, IN, OUT)  # N, down, across, C, 6, 6
-    return (_both_ways(INPUT) @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(POINTS, -1)).view(POINTS, -1, c)
+def _in_parts(maps_NHWC: Tensor, *, outputs: int) -> Iterator[tuple[_Tiles, slice]]:
+    """A few images at a time, and room for their tiles."""
+    n, height, width, c = maps_NHWC.shape
+    step = max(1, TILES // (-(-height // OUT) * -(-width // OUT)))
+    tiles = None
+    for start in range(0, n, step):
+        count = min(step, n - start)
+        if tiles is None or tiles.count != count:
+            tiles = _Tiles(count, height=height, width=width, c=c, k=outputs, like=maps_NHWC)
+        yield tiles, slice(start, start + count)
 
 
-def _assembled(tiles: Tensor, n: int, height: int, width: int, down: int, across: int) -> Tensor:
-    """Maps (N, K, H, W) from 4×4 tiles (16, T·K)."""
-    maps = tiles.view(OUT, OUT, n, down, across, -1).permute(2, 3, 0, 4, 1, 5)
-    maps_NHWK = maps.reshape(n, down * OUT, across * OUT, -1)[:, :height, :width]
-    return maps_NHWK.contiguous().permute(0, 3, 1, 2)
+class _Tiles:
+    """Room for the tiles of a few images: inputs as 6×6, overlapping by two; outputs as 4×4."""
 
+    def __init__(self, count: int, *, height: int, width: int, c: int, k: int, like: Tensor) -> None:
+        down, across = -(-height // OUT), -(-width // OUT)
+        t = count * down * across
+        self.count, self.height, self.width = count, height, width
+        self._padded = like.new_empty(count, (down + 1) * OUT, (across + 1) * OUT, c)
+        self._places = self._padded.view(count, down + 1, OUT, across + 1, OUT, c).permute(2, 4, 0, 1, 3, 5)
+        self._overlapping = self._padded.unfold(1, IN, OUT).unfold(2, IN, OUT).permute(4, 5, 0, 1, 2, 3)
+        self._inputs, self._values = like.new_empty(2, POINTS, t * c)
+        self._tiled = self._inputs.view(IN, IN, count, down, across, c)
+        self._products = like.new_empty(POINTS, t, k)
+        self._outputs = like.new_empty(OUT * OUT, t * k)
+        self._by_place = self._outputs.view(OUT, OUT, count, down, across, k).permute(2, 3, 0, 4, 1, 5)
+        self._shape = POINTS, t, c
+        self._whole = height % OUT == width % OUT == 0
 
-def _output_tiles(maps_NKHW: Tensor, n: int, height: int, width: int, down: int, across: int) -> Tensor:
-    """4×4 tiles (16, T·K) of maps."""
-    maps_NHWK = maps_NKHW.permute(0, 2, 3, 1)
-    if height % OUT or width % OUT:
-        maps_NHWK = F.pad(maps_NHWK, (0, 0, 0, -width % OUT, 0, -height % OUT))
-    tiles = maps_NHWK.reshape(n, down, OUT, across, OUT, -1).permute(2, 4, 0, 1, 3, 5)
-    return tiles.reshape(OUT * OUT, -1)
+    def values_of(self, maps_NHWC: Tensor) -> Tensor:
+        """The values of the maps' tiles, (P, T, C)."""
+        self._padded.zero_()
+        self._padded[:, 1 : self.height + 1, 1 : self.width + 1].copy_(maps_NHWC)
+        self._tiled.copy_(self._overlapping)
+        return torch.mm(_both_ways(INPUT), self._inputs, out=self._values).view(self._shape)
 
+    def multiply(self, values_PTC: Tensor, kernels_PCK: Tensor) -> None:
+        """The outputs' values, kept for `assemble`."""
+        torch.bmm(values_PTC, kernels_PCK, out=self._products)
 
-def _overlapped(tiles: Tensor, n: int, height: int, width: int, down: int, across: int) -> Tensor:
-    """The sum of 6×6 tiles (36, T·C) where they lay, (N, C, H, W)."""
-    tiles = tiles.view(IN, IN, n, down, across, -1)
-    sums = tiles.new_zeros(n, down + 1, OUT, across + 1, OUT, tiles.shape[-1])
-    places = sums.permute(2, 4, 0, 1, 3, 5)  # 4, 4, N, down + 1, across + 1, C
-    over = IN - OUT
-    places[:, :, :, :-1, :-1] = tiles[:OUT, :OUT]
-    places[:over, :, :, 1:, :-1] += tiles[OUT:, :OUT]
-    places[:, :over, :, :-1, 1:] += tiles[:OUT, OUT:]
-    places[:over, :over, :, 1:, 1:] += tiles[OUT:, OUT:]
-    maps_NHWC = sums.view(n, (down + 1) * OUT, (across + 1) * OUT, -1)
-    return maps_NHWC[:, 1 : height + 1, 1 : width + 1].contiguous().permute(0, 3, 1, 2)
+    def assemble(self, outputs_NHWK: Tensor) -> None:
+        """Fill in the outputs."""
+        torch.mm(_both_ways(OUTPUT), self._products.flatten(1), out=self._outputs)
+        if self._whole:
+            outputs_NHWK.view(self._by_place.shape).copy_(self._by_place)
+        else:
+            whole = self._by_place.flatten(3, 4).flatten(1, 2)
+            outputs_NHWK.copy_(whole[:, : self.height, : self.width])
+
+    def disassemble(self, gradient_NHWK: Tensor) -> Tensor:
+        """The way back through `assemble`, (P, T, K)."""
+        if not self._whole:
+            gradient_NHWK = F.pad(gradient_NHWK, (0, 0, 0, -self.width % OUT, 0, -self.height % OUT))
+        self._by_place.copy_(gradient_NHWK.view(self._by_place.shape))
+        torch.mm(_both_ways(OUTPUT).mT, self._outputs, out=self._products.flatten(1))
+        return self._products
+
+    def overlap(self, products_PTK: Tensor, kernels_PCK: Tensor, maps_NHWC: Tensor) -> None:
+        """The way back through `multiply` and `values_of`, into `maps_NHWC`."""
+        torch.bmm(products_PTK, kernels_PCK.mT, out=self._values.view(self._shape))
+        torch.mm(_both_ways(INPUT).mT, self._values, out=self._inputs)
+        tiled, places, over = self._tiled, self._places, IN - OUT
+        self._padded.zero_()
+        places[:, :, :, :-1, :-1] = tiled[:OUT, :OUT]
+        places[:over, :, :, 1:, :-1] += tiled[OUT:, :OUT]
+        places[:, :over, :, :-1, 1:] += tiled[:OUT, OUT:]
+        places[:over, :over, :, 1:, 1:] += tiled[OUT:, OUT:]
+        maps_NHWC.copy_(self._padded[:, 1 : self.height + 1, 1 : self.width + 1])
