@@ -31,6 +31,11 @@ DEV = ROOT / "slurm" / "dev" / "cluster.py"
 DAEMONS = ("munged", "slurmctld", "slurmd")
 REQUIRED = "TFKD_REQUIRE_SLURM"  # set in .ci/run: there, an absent SLURM is a failure
 
+# A job holds about 450 MB; while it starts a command SLURM counts that twice, and kills on exceeding.
+MEMORY = "1800MB"
+SMALL = f"[submit]\ngpus_per_node = 1\ncpus_per_task = 1\nslurm_mem = '{MEMORY}'\ntimeout_min = 5\n"
+WHOLE = SMALL.replace("gpus_per_node = 1", "gpus_per_node = 4")
+
 
 class Cluster:
     """One `slurm/dev` cluster."""
@@ -142,19 +147,19 @@ class Drill:
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
         monkeypatch.setenv("DRILL_CRASH", str(self.crash))
 
-    def profile(self, text: str) -> profiles.Profile:
-        """A profile; without a time limit of its own five minutes."""
+    def profile(self, text: str = SMALL) -> profiles.Profile:
+        """A profile; a quarter of the node and five minutes where nothing else is said."""
         path = self.folder / "drill.toml"
         path.write_text(text)
         return profiles.read(path)
 
-    def submit(self, specs: Sequence[RunSpec], *, profile: str = "", jobs: int | None = None) -> Submitted:
+    def submit(self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None) -> Submitted:
         """Submit to the cluster."""
         return submit(
             specs,
             store=self.store,
             execution=self.execution,
-            profile=self.profile(profile or SMALL),
+            profile=self.profile(profile),
             jobs=jobs,
             costs={spec.key: 60.0 for spec in specs},
         )
@@ -196,10 +201,6 @@ class Drill:
             for line in path.read_text().splitlines()
         ]
         return sorted(lines, key=lambda line: float(line["at"]))
-
-
-SMALL = "[submit]\ngpus_per_node = 1\ncpus_per_task = 1\nslurm_mem = '900MB'\ntimeout_min = 5\n"
-WHOLE = SMALL.replace("gpus_per_node = 1", "gpus_per_node = 4")
 
 
 @pytest.fixture(scope="session", autouse="PYTEST_XDIST_WORKER" not in os.environ)

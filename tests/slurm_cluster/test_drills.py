@@ -115,7 +115,7 @@ def test_students_of_a_crashed_teacher_wait_visibly_and_run_after_retry(
         drill.store,
         teacher,
         execution=drill.execution,
-        profile=drill.profile("[submit]\nslurm_mem = '900MB'\n"),
+        profile=drill.profile(),
     )
     assert (sent.runs, sent.repointed) == (1, 1)
     drill.wait_done(teacher, student)
@@ -159,7 +159,7 @@ def submitter(drill: Any, specs: list[RunSpec], *, die_after: int = 0) -> subpro
     """The same submission in a process of its own."""
     for spec in specs:
         drill.store.run(spec).declare(spec)
-    toml = drill.profile("[submit]\nslurm_mem = '900MB'\ncpus_per_task = 1\ngpus_per_node = 1\n").path
+    toml = drill.profile().path
     folders = ",".join(spec.folder for spec in specs)
     strings = [str(drill.store.root), str(toml), drill.execution.cache, folders, str(die_after)]
     return subprocess.Popen(
@@ -275,7 +275,7 @@ def test_a_job_killed_for_its_memory_says_so_and_is_sent_again_on_request(
 ) -> None:
     drill = accounting_drill
     spec = run_of()
-    drill.submit([spec], profile=small.replace("900MB", "100MB"))
+    drill.submit([spec], profile=small.replace("1800MB", "100MB"))
     drill.wait(lambda: not drill.queue()[spec.folder].active)
     assert "out of memory" in drill.queue()[spec.folder].reason
     assert drill.submit([spec]).runs == 1

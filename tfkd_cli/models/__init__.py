@@ -125,6 +125,15 @@ _ALL = (
         counts=Counts(weights=74_640, features=64, stem=144, maps=(5_040, 13_824, 55_296)),
     ),
     Network(
+        name="resnet14",
+        label="ResNet14",
+        module=f"{_HERE}.thin_resnet",
+        factory="resnet14",
+        source=_HE,
+        note="thin (16-32-64 channels); not in the paper",
+        counts=Counts(weights=171_856, features=64, stem=144, maps=(9_648, 32_256, 129_024)),
+    ),
+    Network(
         name="resnet20",
         label="ResNet20",
         module=f"{_HERE}.thin_resnet",

@@ -68,6 +68,11 @@ def resnet8(*, classes: int, channels: int) -> nn.Module:
     return ThinResNet(1, classes=classes, channels=channels)
 
 
+def resnet14(*, classes: int, channels: int) -> nn.Module:
+    """172 506 parameters at 10 classes."""
+    return ThinResNet(2, classes=classes, channels=channels)
+
+
 def resnet20(*, classes: int, channels: int) -> nn.Module:
     """269 722 parameters at 10 classes (He et al.: 0.27 M)."""
     return ThinResNet(3, classes=classes, channels=channels)
