@@ -38,7 +38,7 @@ LARGEST_INT = (1 << 31) - 1
 log = logging.getLogger("tfkd")
 
 
-class Leave(BaseException):  # noqa: N818 - it is no error
+class Leave(BaseException):
     """Asked to stop before there is anything to save."""
 
 

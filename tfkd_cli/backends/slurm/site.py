@@ -109,7 +109,7 @@ def minutes(limit: str) -> int | None:
 
 
 def asked_minutes(given: int | str) -> int:
-    """The minutes of sbatch's --time in any of its forms: 90, "90", "90:00", "1:30:00", "0-1:30", "UNLIMITED".
+    """The minutes of any form of sbatch's --time: 90, "90", "90:00", "1:30:00", "0-1:30", "UNLIMITED".
 
     ValueError when it is none of them.
     """
