@@ -5,6 +5,7 @@ Workers are forked by a nursery, as the local backend does it; one is started as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -205,6 +206,19 @@ def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
     told: list[str] = []
     code = worker.main(str(store.root), submission, "0", on_stop=lambda reason: told.append(reason) or 75)
     assert (code, told) == (75, [worker.TERMINATED])
+
+
+def test_a_signal_that_a_callback_swallows_ends_it_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.05)
+    stop = worker.Stop()
+    before = signal.signal(signal.SIGALRM, stop._again)
+    try:
+        with pytest.raises(worker.Leave), stop.at_once():
+            with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
+                stop._note(signal.SIGTERM, None)
+            time.sleep(PATIENCE)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_signal_from_before_a_run_ends_it_before_it_begins(

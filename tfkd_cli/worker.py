@@ -32,6 +32,8 @@ ASKED = "USR2"
 TERMINATED = "TERM"
 ORPHANED = "the process that started this one is gone"
 
+AGAIN_SECONDS = 0.5
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 LARGEST_INT = (1 << 31) - 1
 
@@ -66,6 +68,7 @@ class Stop:
         """Take over SIGUSR2 and SIGTERM; Ctrl-C is for whoever started this process."""
         signal.signal(signal.SIGUSR2, self._note)
         signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGALRM, self._again)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     @contextlib.contextmanager
@@ -78,6 +81,7 @@ class Stop:
             yield
         finally:
             self._at_once = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Cancelled is final: a time limit that passes while we save does not bring a run back.
@@ -87,7 +91,12 @@ class Stop:
             if child.poll() is None:
                 child.send_signal(number)
         if self._at_once:
-            self._at_once = False
+            # What is raised in a callback of the import system or the garbage collector is swallowed.
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+            raise Leave
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if self._at_once:
             raise Leave
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli import worker
-from tfkd_cli.backends.slurm import job, records
+from tfkd_cli.backends.slurm import client, job, records
 from tfkd_cli.backends.slurm.submission import Submitted
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
@@ -23,7 +23,10 @@ Start = Callable[..., int]
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """A job takes over signals first thing; the tests get theirs back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
+    }
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -94,6 +97,19 @@ def test_cancelled_it_does_not_come_back_to_life(start: Start, fake_slurm: Any, 
     assert start(stopped_by("TERM")) == 143
     assert fake_slurm.state["requeued"] == []
     assert lives(store)[-1] == ("ended", "cancelled")
+
+
+def test_a_scontrol_that_the_jobs_own_signal_kills_is_asked_again(
+    start: Start, fake_slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm.move("1", "COMPLETING", Restarts="1")
+    real, first, killed = fake_slurm.home / "bin" / "scontrol", tmp_path / "first", tmp_path / "scontrol"
+    killed.write_text(f'#!/bin/sh\n[ -e {first} ] || {{ touch {first}; kill $$; }}\nexec {real} "$@"\n')
+    killed.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0,))
+    assert start(stopped_by("TERM")) == 75
+    assert first.exists()
 
 
 def test_an_element_of_an_array_requeues_itself_alone(
