@@ -208,15 +208,19 @@ def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
     assert (code, told) == (75, [worker.TERMINATED])
 
 
+def _swallow(stop: worker.Stop) -> None:
+    with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
+        stop._note(signal.SIGTERM, None)
+    time.sleep(PATIENCE)
+
+
 def test_a_signal_that_a_callback_swallows_ends_it_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.05)
     stop = worker.Stop()
     before = signal.signal(signal.SIGALRM, stop._again)
     try:
         with pytest.raises(worker.Leave), stop.at_once():
-            with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
-                stop._note(signal.SIGTERM, None)
-            time.sleep(PATIENCE)
+            _swallow(stop)
     finally:
         signal.signal(signal.SIGALRM, before)
 
