@@ -112,6 +112,18 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
     assert (later.runs, later.already) == (4, 7)
 
 
+def test_where_slurmctld_keeps_few_jobs_only_those_are_sent_and_sbatch_never_waits(
+    fake_slurm: Any, send: Send, graph: Graph
+) -> None:
+    with fake_slurm.edit() as state:
+        state["config"]["MaxJobCount"] = "8"
+    sent = send(graph(1, 10))
+    assert [count for _, count in sent.arrays] == [1, 7]
+    assert len(sent.left_in_plan) == 3
+    again = send(graph(1, 10))
+    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 8, 3)
+
+
 def test_a_student_is_not_sent_when_its_teacher_could_not_be(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:

@@ -46,6 +46,11 @@ class Site:
         """Whether the site allows job arrays."""
         return self.max_array_size > 1
 
+    @property
+    def max_jobs(self) -> int:
+        """How many jobs slurmctld keeps in all, those of others and finished ones too."""
+        return _number(self.config.get("MaxJobCount", "10000"))
+
     def partition(self, name: str | None) -> Partition | None:
         """The partition `name` (the first, where several are named), or the site's default."""
         if name is None:
