@@ -32,6 +32,7 @@ ASKED = "USR2"
 TERMINATED = "TERM"
 ORPHANED = "the process that started this one is gone"
 
+HEARD = frozenset({signal.SIGUSR2, signal.SIGTERM})
 AGAIN_SECONDS = 0.5
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
@@ -70,6 +71,7 @@ class Stop:
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGALRM, self._again)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # a nursery blocks them until here
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

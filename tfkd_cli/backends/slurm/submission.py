@@ -10,7 +10,17 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from tfkd_cli.backends import shared_answers
-from tfkd_cli.backends.slurm import client, dependencies, groups, held, queue, records, scripts, sending, staging
+from tfkd_cli.backends.slurm import (
+    client,
+    dependencies,
+    groups,
+    held,
+    queue,
+    records,
+    scripts,
+    sending,
+    staging,
+)
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.dependencies import Element
 from tfkd_cli.backends.slurm.groups import Group
