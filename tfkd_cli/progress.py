@@ -100,7 +100,9 @@ class Follower:
     def _ended(self, event: Event) -> None:
         self._ended_names.add(event.folder)
         self.finished += 1
-        accuracy = f"{event.accuracy:.2f} %" if event.accuracy is not None else event.message
+        accuracy = (
+            f"{event.accuracy:.2f} %" if event.accuracy is not None else console.first_line(event.message)
+        )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
         self._line(
             f"[{self.finished}/{len(self.specs)}] {mark:7} {event.folder}  {accuracy}  ({self.left()})"

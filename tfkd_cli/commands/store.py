@@ -103,7 +103,7 @@ def _print_overview(seen: overview.Overview) -> None:
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
         )
     rows = [
-        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", each.message)
+        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", console.first_line(each.message))
         for each in seen.runs
         if each.status in ("running", "failed", "blocked") or (each.status != "done" and len(seen.runs) <= 20)
     ]
@@ -119,7 +119,9 @@ def show(
     store: StoreOptions,
     how: RunOptions,
     as_format: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
-    seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd reproduce`.")] = "3",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]")
+    ] = None,
 ) -> int:
     """A table, figure or run, to stdout: published beside measured.
 
@@ -140,16 +142,17 @@ def show(
 
 
 def _campaigns(
-    opened: Store, options: StoreOptions, how: RunOptions, seeds: str, names: list[str]
+    opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, names: list[str]
 ) -> Iterator[Campaign]:
     """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
     execution = session.execution(options)
-    manner = session.manner(how, seeds)
+    manner = session.manner(how, seeds or "3")
     made = overview.campaigns(opened, execution)[0] if how == RunOptions() else []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
-            yield asked.only(name)
+            only = asked.only(name)
+            yield only if seeds is None else only.of_seeds(manner.seeds)
         elif name == "run":
             raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
         else:
