@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -50,6 +51,7 @@ def explain_setting(
     """What a setting's loss really is: its weights, its scale, the label smoothing it equals.
 
     Example: tfkd explain table9 resnet18 tf-reg
+
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
     execution = session.execution(store)
@@ -89,12 +91,12 @@ def _classes(request: Request, setting: Setting) -> int:
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:
-    """The settings of a table that all the words fit: dataset, student, teacher, method."""
-    settings = {
+    """The settings of a table that all the words fit (dataset, student, teacher, method), in its order."""
+    settings = dict.fromkeys(
         setting
         for item in request.items
         for setting in (item.settings() if not isinstance(item, Table) else (c.setting for c in item.cells()))
-    }
+    )
     if not settings:
         raise PaperTablesError(
             f"{words[0]} rests on no run, so there is no loss to explain.",
@@ -111,9 +113,7 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
             expected="Known: " + "; ".join(known),
             hint=f"tfkd explain {words[0]} {known[0]}",
         )
-    return sorted(
-        found, key=lambda each: (each.student, each.method, each.teacher or "", each.teacher_epoch or 0)
-    )
+    return found
 
 
 def _names(setting: Setting) -> set[str]:
@@ -158,13 +158,17 @@ def _sentences(made: Explanation) -> list[str]:
     lines = []
     for name, each in made.forms.items():
         lines.append(f"{name}: {each.equation}")
-        if each.epsilon and each.remark:
-            smoothing = f"{each.scale:.4g} times label smoothing with ε = {each.epsilon:.3f}"
-            lines.append(f"  In words: {smoothing}; {each.remark}.")
-        elif each.remark:
-            lines.append(f"  In words: {each.remark}.")
+        if each.remark:
+            lines.append(f"  In words: {_in_words(each)}.")
     lines += [f"Difference: {DIFFERENCES[name]}." for name in made.differing]
     return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
+
+
+def _in_words(each: Arithmetic) -> str:
+    if not each.epsilon:
+        return each.remark
+    times = "" if math.isclose(each.scale, 1) else f"{each.scale:.4g} times "
+    return f"{times}label smoothing with ε = {each.epsilon:.3f}; {each.remark}"
 
 
 def _print_values(made: Explanation) -> None:
