@@ -51,9 +51,9 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
     request, counts = campaign.request, plan.counts()
     target = console.out() if to_stdout else console.talk()
     seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
-    manner = f"{request.scale} scale, {request.form} form" + (", fast" if request.fast else "")
     target.print(
-        f"Plan ({manner}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})", markup=False
+        f"Plan ({manner(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
+        markup=False,
     )
     target.print(
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
@@ -69,6 +69,17 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
         target.print(line, markup=False)
     for line in data_lines(request, plan.missing):
         target.print(line, markup=False)
+
+
+def manner(request: Request) -> str:
+    """How the runs of a request are made: its scale, or a table's own recipe; what was changed; the form."""
+    own = [table for table in request.tables if table.has_own_recipe]
+    fast = request.fast or request.scale == "quick"
+    parts = [f"{table.name}: its own recipe{', fast' * (fast or table.fast)}" for table in own]
+    if len(own) < len(request.items):
+        parts = [f"{request.scale} scale{', fast' * fast}", *parts]
+    changes = ", ".join(f"{name}={value}" for name, value in request.overrides.to_json().items())
+    return "; ".join([*parts, *([f"changed: {changes}"] if changes else []), f"{request.form} form"])
 
 
 def runs_at_once(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> int:
@@ -110,16 +121,21 @@ def assumption_lines(request: Request) -> list[str]:
 
 
 def grid_recipes(request: Request, table: Table) -> list[str]:
-    """How each network of a grid is trained, in one line, and where that comes from."""
+    """How each network of a grid is trained, in one line, and which of it is our assumption."""
     lines = {}
     for cell in table.cells():
         setting = cell.setting.baseline()
         recipe = request.spec(setting, own_epochs=True).recipe
-        epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}"
-        guessed = " (assumed)" if any(name.startswith("recipe") for name in assumed(request, setting)) else ""
+        shown = {
+            "epochs": f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}",
+            "batch_size": f"batch {recipe.batch_size}",
+            "lr": f"learning rate {recipe.peak_lr:g}",
+            "augment": recipe.augment,
+        }
+        guessed = [name for name in shown if f"recipe.{name}" in assumed(request, setting)]
+        note = f" (assumed: {', '.join(shown[name] for name in guessed)})" if guessed else ""
         lines[setting.student] = (
-            f"{setting.student}: {epochs}, batch {recipe.batch_size}, learning rate {recipe.peak_lr:g}, "
-            f"{recipe.augment}{guessed}; --epochs, --lr, --set recipe.… change it."
+            f"{setting.student}: {', '.join(shown.values())}{note}; --epochs, --lr, --set recipe.… change it."
         )
     return list(lines.values())
 
@@ -164,6 +180,8 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         console.say(
             f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
+    if now:
+        check_device(where)
     _warn_when_long(plan, campaign, where)
     ready.make_ready(
         campaign.request,
@@ -182,6 +200,12 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
     failed = run_here(campaign, plan, now, where) if now else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
+
+
+def check_device(where: ExecutionOptions) -> None:
+    """RequestError, before anything has started, when runs here would find no such device."""
+    if where.cluster == "local":
+        ready.check_device(where.device)
 
 
 def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:

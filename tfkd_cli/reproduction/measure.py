@@ -14,6 +14,8 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState
 
+SET_BY_SCALE = ("epochs", "milestones", "warmup_epochs")  # what `--scale quick` decides
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -100,5 +102,9 @@ def _text(value: object) -> str:
 
 
 def assumed(request: Request, setting: Setting) -> tuple[str, ...]:
-    """The values of a setting that nobody published, in words."""
-    return hyperparameters.assumed(setting, form=setting.form or request.form)
+    """The values of a setting that nobody published; what this request names itself is not among them."""
+    asked = {*request.overrides.to_json()}
+    if request.scale == "quick":
+        asked |= {f"recipe.{name}" for name in SET_BY_SCALE}
+    found = hyperparameters.assumed(setting, form=setting.form or request.form)
+    return tuple(each for each in found if each.removeprefix("teacher.") not in asked)
