@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,9 +12,11 @@ from paper_tables.spec import PaperTablesError, Setting, Table
 from tfkd_cli import console, data
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
+from tfkd_cli.execution import Execution
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.settings import Request
 
@@ -41,9 +44,7 @@ def explain_setting(
     words: Annotated[
         list[str] | None, typer.Argument(help="A table, a network and a method: table9 resnet18 tf-reg.")
     ] = None,
-    student: Annotated[
-        str | None, typer.Option("--student", help="Instead of words: as in `tfkd run`.")
-    ] = None,
+    student: Annotated[str | None, typer.Option("--student", help="Or as in `tfkd run`.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="As in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="As in `tfkd run`.")] = None,
     dataset: Annotated[str, typer.Option("--dataset", help="As in `tfkd run`.")] = "cifar100",
@@ -54,19 +55,12 @@ def explain_setting(
 
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution = session.execution(store)
-    manner = session.manner(how, "1")
+    execution, manner = session.execution(store), session.manner(how, "1")
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        axes = asking.axes_of(
-            dataset=dataset,
-            students=session.split(student),
-            methods=session.split(method),
-            teachers=session.split(teacher),
-        )
-        request = asking.for_axes(axes, manner, execution=execution)
+        request = _of_axes(dataset, student, method, teacher, manner=manner, execution=execution)
         settings = [cell.setting for cell in request.tables[0].cells()]
     else:
         raise RequestError(
@@ -74,15 +68,27 @@ def explain_setting(
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    found = [
-        explain(request, each, classes=_classes(request, each), own_epochs=not words) for each in settings
-    ]
+    asked = partial(explain, request, own_epochs=not words)
+    found = [asked(each, classes=_classes(request, each)) for each in settings]
     if output.json:
         console.print_json([each.to_json() for each in found])
         return 0
     for each in found:
         _print(each)
     return 0
+
+
+def _of_axes(
+    dataset: str, student: str, method: str, teacher: str | None, *, manner: Manner, execution: Execution
+) -> Request:
+    """The request that these options of `tfkd run` make."""
+    axes = asking.axes_of(
+        dataset=dataset,
+        students=session.split(student),
+        methods=session.split(method),
+        teachers=session.split(teacher),
+    )
+    return asking.for_axes(axes, manner, execution=execution)
 
 
 def _classes(request: Request, setting: Setting) -> int:
