@@ -18,7 +18,7 @@ from tfkd_cli.options import ExecutionOptions
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.measure import assumed
+from tfkd_cli.reproduction.measure import assumed, why
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
@@ -233,10 +233,19 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Exe
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
     for name in outcome.failed:
-        console.say(f"Failed: {name}; `tfkd logs {name}` shows why, the same command tries again.")
+        say_why(campaign.store, name)
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
+
+
+def say_why(store: Store, name: str) -> None:
+    """What happened to a failed run, what was expected and what to do; then where there is more."""
+    state = store.folder(name).state()
+    console.say(f"Failed: {name}")
+    for line in why(state).splitlines():
+        console.say(f"  {line.strip()}")
+    console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
 
 
 def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> None:

@@ -103,7 +103,7 @@ def _print_overview(seen: overview.Overview) -> None:
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
         )
     rows = [
-        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", console.first_line(each.message))
+        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", each.message)
         for each in seen.runs
         if each.status in ("running", "failed", "blocked") or (each.status != "done" and len(seen.runs) <= 20)
     ]

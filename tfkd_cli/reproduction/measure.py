@@ -36,7 +36,7 @@ def measure(request: Request, item: Table | Figure, states: Mapping[str, RunStat
             if state is not None and state.status == "done" and state.result is not None:
                 values.append(seed_value(spec, state))
             elif state is not None and state.status in ("damaged", "failed"):
-                left_out[f"{spec.folder}: {state.damage or _reason(state)}"] = None
+                left_out[f"{spec.folder}: {why(state)}"] = None
         by_setting[setting] = Measured(
             values=tuple(values),
             wanted=len(specs),
@@ -60,7 +60,10 @@ def seed_value(spec: RunSpec, state: RunState) -> SeedValue:
     )
 
 
-def _reason(state: RunState) -> str:
+def why(state: RunState) -> str:
+    """Why a run has no result that counts: what is damaged, or what its newest failure says."""
+    if state.damage:
+        return state.damage
     failure: Mapping[str, Any] = state.failure or {}
     return str(failure.get("message") or failure.get("cause") or "failed")
 
