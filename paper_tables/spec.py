@@ -103,7 +103,7 @@ class Table:
     @property
     def has_own_recipe(self) -> bool:
         """Whether the file itself says how long to train: then no scale describes its runs."""
-        return all("epochs" in dict(cell.setting.recipe) for cell in self.cells())
+        return bool(self.rows) and all("epochs" in dict(cell.setting.recipe) for cell in self.cells())
 
     def cells(self) -> Iterator[Cell]:
         """All cells, row by row."""

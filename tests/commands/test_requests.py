@@ -42,6 +42,10 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--set", "recipe.milestones=0,4"], "recipe.milestones"),
         ([*RUN, "--device", "tpu", "--dry-run"], "cuda:1"),
         ([*RUN, "--scale", "huge"], "quick"),
+        ([*RUN, "--cluster", "nowhere"], "tfkd list clusters"),
+        (["run", "--student", ",", "--method", "lsr", "--dataset", "digits"], "--student names nothing"),
+        (["reprodce", "demo"], 'did you mean "reproduce"?'),
+        (["report", "demo"], "nothing was asked for demo"),
         (["reproduce", "table12"], "table1"),
         (["show", "tabel1"], "table1"),
         (["show", "no-such-run-8d4c1185ab12"], "neither a table"),
@@ -138,6 +142,13 @@ def test_a_table_with_its_own_recipe_is_not_said_to_be_at_paper_scale(
 def test_a_plan_says_what_the_request_changed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said = planned(["reproduce", "table9", "--epochs", "2", "--alpha", "0.3"], tmp_path, capfd)
     assert "paper scale; changed: recipe.epochs=2, loss.alpha=0.3; released form" in said
+
+
+def test_devices_and_clusters_ignore_case_as_all_names_do(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = json.loads(planned([*RUN, "--cluster", "Local", "--device", "CPU", "--json"], tmp_path, capfd))
+    assert made["device"] == "cpu"
 
 
 def test_a_value_of_the_command_line_is_not_called_assumed(

@@ -71,7 +71,7 @@ def compare(
     execution = session.execution(store, where)
     if not where.dry_run:
         session.check_writable(store.results)
-        launching.check_device(where)
+        launching.check_place(where)
         _make_data_ready(ask(execution=execution), execution, where)
     comparing = ask(execution=execution)
     execution = asking.with_sources(execution, comparing.asked, teacher_file=teacher_checkpoint)

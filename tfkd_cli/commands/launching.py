@@ -181,7 +181,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
             f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
     if now:
-        check_device(where)
+        check_place(where)
     _warn_when_long(plan, campaign, where)
     ready.make_ready(
         campaign.request,
@@ -202,10 +202,13 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
     return 1 if failed else 0
 
 
-def check_device(where: ExecutionOptions) -> None:
-    """RequestError, before anything has started, when runs here would find no such device."""
+def check_place(where: ExecutionOptions) -> None:
+    """RequestError, before anything has started, when there is no such device here, or no such cluster."""
     if where.cluster == "local":
-        ready.check_device(where.device)
+        return ready.check_device(where.device)
+    from tfkd_cli.commands import cluster
+
+    return cluster.check(where.cluster)
 
 
 def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
