@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,10 @@ from tfkd_cli.spec import AugmentStream, Precision
 STUDENT, TEACHER = "plain-cnn", "resnet8"
 AT_ONCE = 2
 CONFIDENCE = 0.95
+
+if TYPE_CHECKING:
+    from tfkd_cli.answers import AskedTeacher
+    from tfkd_cli.data import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,37 +89,26 @@ def train_one(order: Mapping[str, Any]) -> float:
     """One run by tfkd's trainer; the last test accuracy in percent."""
     import torch
 
-    from tfkd_cli import checkpoints, models
-    from tfkd_cli.answers import Answers, AskedTeacher
-    from tfkd_cli.data import augment
+    from tfkd_cli import checkpoints
+    from tfkd_cli.answers import Answers
     from tfkd_cli.methods import CrossEntropy, Distillation
     from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
     from tfkd_cli.trainer import Training
 
     arm, device = Arm(**order["arm"]), torch.device("cpu")
-    arrays = images.load(order["dataset"], cache=Path(order["cache"]))
-    few = slice(None, None, max(1, len(arrays.train_labels_N) // order["images"]))  # classes lie in order
-    arrays = replace(
-        arrays, train_images_NCHW=arrays.train_images_NCHW[few], train_labels_N=arrays.train_labels_N[few]
-    )
+    arrays = _some(images.load(order["dataset"], cache=Path(order["cache"])), count=order["images"])
     recipe = replace(
         Recipe(augment=AUGMENT).with_epochs(order["epochs"]),
         precision=arm.precision,
         augment_stream=arm.stream,
     )
-    facts, teacher, answers = arrays.facts, None, None
-    if arm.answers:
-        network = models.build(TEACHER, classes=facts.classes, channels=facts.channels, size=facts.size)
-        path = Path(order["teacher"])
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=TEACHER)
-        example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
-        example = augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last)
-        teacher = AskedTeacher(network, device=device, precision_name="fp32", example=example)
-        if arm.answers == "kept":
-            count = len(arrays.train_labels_N)
-            answers = Answers(teacher=teacher, images=count, classes=facts.classes, device=device)
+    teacher = _teacher(Path(order["teacher"]), arrays) if arm.answers else None
+    answers = None
+    if teacher is not None and arm.answers == "kept":
+        count, classes = len(arrays.train_labels_N), arrays.facts.classes
+        answers = Answers(teacher=teacher, images=count, classes=classes, device=device)
     spec = RunSpec(
-        dataset=facts.name,
+        dataset=arrays.facts.name,
         student=order["student"],
         loss=Distillation() if arm.answers else CrossEntropy(),
         teacher=ForeignTeacher(network=TEACHER, digest="0" * 64) if arm.answers else None,
@@ -127,6 +120,30 @@ def train_one(order: Mapping[str, Any]) -> float:
     if order.get("save"):
         torch.save(checkpoints.weights_of(training.network), order["save"])
     return last.test_accuracy
+
+
+def _some(arrays: Arrays, *, count: int) -> Arrays:
+    """About `count` of the training images, evenly: classes lie in order."""
+    few = slice(None, None, max(1, len(arrays.train_labels_N) // count))
+    return replace(
+        arrays, train_images_NCHW=arrays.train_images_NCHW[few], train_labels_N=arrays.train_labels_N[few]
+    )
+
+
+def _teacher(weights: Path, arrays: Arrays) -> AskedTeacher:
+    """The trained teacher, asked in fp32."""
+    import torch
+
+    from tfkd_cli import checkpoints, models
+    from tfkd_cli.answers import AskedTeacher
+    from tfkd_cli.data import augment
+
+    facts = arrays.facts
+    network = models.build(TEACHER, classes=facts.classes, channels=facts.channels, size=facts.size)
+    checkpoints.fill(network, checkpoints.read_weights(weights), path=weights, name=TEACHER)
+    example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
+    example = augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last)
+    return AskedTeacher(network, device=torch.device("cpu"), precision_name="fp32", example=example)
 
 
 def run(order: Mapping[str, Any]) -> float:

@@ -18,6 +18,7 @@ from benchmarks.load import Clock, Step
 from benchmarks.workloads import BATCH, LR, WORKLOADS, Workload
 
 if TYPE_CHECKING:
+    from tfkd_cli.answers import AskedTeacher
     from tfkd_cli.data import Arrays
 
 Play = Callable[[], list[Step]]
@@ -56,14 +57,11 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast the teacher is asked for an epoch at once, then the steps follow: an image costs an "ask" and
-    a "step", or the step alone where the answers are kept.
+    With --fast an image costs an "ask" (for an epoch at once) and a "step", or a step where answers are kept.
     """
     import torch
 
-    from tfkd_cli import models
-    from tfkd_cli.answers import Answers, AskedTeacher
-    from tfkd_cli.data import augment
+    from tfkd_cli.answers import Answers
     from tfkd_cli.trainer import Training
 
     facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
@@ -75,22 +73,13 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
         seen[0] = now
         clock.mark(kind)
 
-    teacher = None
-    if workload.teacher:
-        example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
-        teacher = AskedTeacher(
-            models.build(workload.teacher, classes=facts.classes, channels=facts.channels, size=facts.size),
-            device=device,
-            precision_name="bf16" if fast else "fp32",
-            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
-        )
-    few = _some(arrays, images=steps * BATCH)
+    teacher, images = _asked(workload.teacher, arrays, fast=fast) if workload.teacher else None, steps * BATCH
     answers = None
     if teacher is not None and fast:
-        answers = Answers(teacher=teacher, images=steps * BATCH, classes=facts.classes, device=device)
+        answers = Answers(teacher=teacher, images=images, classes=facts.classes, device=device)
     training = Training(
         workload.spec(dataset=facts.name, fast=fast),
-        data=few,
+        data=_some(arrays, images=images),
         device=device,
         teacher=teacher,
         answers=answers,
@@ -105,6 +94,24 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
         return [step for step in clock.steps if step.kind != "evaluation"]
 
     return play
+
+
+def _asked(name: str, arrays: Arrays, *, fast: bool) -> AskedTeacher:
+    """A teacher of this architecture, untrained."""
+    import torch
+
+    from tfkd_cli import models
+    from tfkd_cli.answers import AskedTeacher
+    from tfkd_cli.data import augment
+
+    facts = arrays.facts
+    example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
+    return AskedTeacher(
+        models.build(name, classes=facts.classes, channels=facts.channels, size=facts.size),
+        device=torch.device("cpu"),
+        precision_name="bf16" if fast else "fp32",
+        example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+    )
 
 
 def _some(arrays: Arrays, *, images: int) -> Arrays:

@@ -13,8 +13,12 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.grid import SEEDS, STUDENTS, TEACHER
+
+if TYPE_CHECKING:
+    from tfkd_cli.data import DataSet
 
 AT_ONCE = 2
 
@@ -74,16 +78,13 @@ def train_one(order: str) -> float:
     from torch.optim.lr_scheduler import LambdaLR
 
     from benchmarks import conventional
-    from tfkd_cli.data import DATASETS
     from tfkd_cli.methods import CrossEntropy, Distillation
     from tfkd_cli.spec import Recipe
     from tfkd_cli.trainer import learning_rate
 
     run = json.loads(order)
-    folder, recipe = Path(run["folder"]), Recipe().with_epochs(run["epochs"])
-    facts = DATASETS["cifar10"]  # its size, channels and normalisation
-    train_set = conventional.folder_set(folder, facts, train=True)
-    test_set = conventional.folder_set(folder, facts, train=False)
+    recipe, facts = Recipe().with_epochs(run["epochs"]), _facts()
+    training, testing = _loaders(Path(run["folder"]), workers=run["workers"])
     torch.manual_seed(run["seed"])
     network = conventional.build(run["network"], facts)
     teacher = None
@@ -91,8 +92,6 @@ def train_one(order: str) -> float:
         teacher = conventional.build(TEACHER, facts).eval()
         teacher.load_state_dict(torch.load(run["teacher"], weights_only=True))
     loss = CrossEntropy() if teacher is None else Distillation()
-    training = conventional.loader(train_set, batch_size=128, workers=run["workers"], train=True)
-    testing = conventional.loader(test_set, batch_size=128, workers=run["workers"], train=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=recipe.peak_lr, momentum=0.9, weight_decay=5e-4)
     steps = len(training)
     scheduler = LambdaLR(
@@ -109,6 +108,24 @@ def train_one(order: str) -> float:
     if run["save"]:
         torch.save(network.state_dict(), run["save"])
     return best
+
+
+def _facts() -> DataSet:
+    """CIFAR-10's size, channels and normalisation."""
+    from tfkd_cli.data import DATASETS
+
+    return DATASETS["cifar10"]
+
+
+def _loaders(folder: Path, *, workers: int) -> tuple[Any, Any]:
+    """The loaders of the training and of the test images."""
+    from benchmarks import conventional
+
+    sets = [(conventional.folder_set(folder, _facts(), train=train), train) for train in (True, False)]
+    training, testing = (
+        conventional.loader(images, batch_size=128, workers=workers, train=train) for images, train in sets
+    )
+    return training, testing
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -100,6 +100,11 @@ class Table:
     seeds: int | None = None  # default number of seeds, None: the command's
     fast: bool = False  # the demo's recipes are fast
 
+    @property
+    def has_own_recipe(self) -> bool:
+        """Whether the file itself says how long to train: then no scale describes its runs."""
+        return bool(self.rows) and all("epochs" in dict(cell.setting.recipe) for cell in self.cells())
+
     def cells(self) -> Iterator[Cell]:
         """All cells, row by row."""
         for row in self.rows:

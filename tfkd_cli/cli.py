@@ -11,6 +11,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from tfkd_cli.errors import canonical
+
 
 class Entry(NamedTuple):
     """Where a command lives, and what `tfkd --help` says of it."""
@@ -60,6 +62,10 @@ class LazyGroup(TyperGroup):
         family.callback()(lambda: None)  # keeps even a single command a named one
         importlib.import_module(f"tfkd_cli.commands.{COMMANDS[cmd_name].module}").register(family)
         return typer.main.get_group(family).commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is asked for; RequestError with the nearest known one for another."""
+        return super().resolve_command(ctx, [canonical(args[0], COMMANDS, kind="command"), *args[1:]])
 
     def invoke(self, ctx: Any) -> None:
         """The command; what it returns is the exit code, which Typer drops by itself."""

@@ -56,6 +56,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def first_line(message: str) -> str:
+    """What happened, without what to do: for places that have a line each."""
+    return message.strip().partition("\n")[0]
+
+
 def duration(seconds: float) -> str:
     """`95` → `1 min 35 s`: two units, the larger first."""
     for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):

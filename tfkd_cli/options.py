@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tfkd_cli.errors import fold
+
 STORE, RUN, OUTPUT = "Where things are", "How runs are made", "Output"
 
 
@@ -115,6 +117,11 @@ class ExecutionOptions:
     dry_run: Annotated[bool, _option("--dry-run", help="Show the plan, start nothing.", panel=RUN)] = False
     yes: Annotated[bool, _option("--yes", "-y", help="Accept downloads without asking.", panel=RUN)] = False
     verbose: Annotated[bool, _option("--verbose", "-v", help="More log.", panel=OUTPUT)] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.device.lower())
+        if fold(self.cluster) == "local":
+            object.__setattr__(self, "cluster", "local")
 
 
 @dataclass(frozen=True)

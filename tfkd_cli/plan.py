@@ -64,7 +64,7 @@ class Counts:
     sources: tuple[tuple[str, int], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The documented shape of `plan --json`."""
+        """The documented shape of `plan --json`; `gpu_hours` are hours of the device that it names."""
         runs = {name: getattr(self, name) for name in ("wanted", "shared", "done", "resumable", "todo")}
         return {
             "runs": runs,

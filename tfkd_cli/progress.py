@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tfkd_cli import console
 from tfkd_cli.backends import Event
-from tfkd_cli.plan import Plan
+from tfkd_cli.plan import Item, Plan
 from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -65,12 +65,16 @@ class Follower:
     bars: RichProgress | None = None
     whole: TaskID | None = None
     tasks: dict[str, TaskID] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)  # folders
+    shares: dict[str, float] = field(default_factory=dict)  # folder → of its epochs, those done
     finished: int = 0
     started: float = field(default_factory=time.monotonic)
     last_line: float = field(default_factory=time.monotonic)
 
     def tell(self, event: Event) -> None:
         """Take one event."""
+        if event.kind == "progress" and event.epochs:
+            self.shares[event.folder] = event.epoch / event.epochs
         if event.kind in ("finished", "failed", "blocked"):
             self._ended(event)
         elif self.bars is not None:
@@ -82,25 +86,25 @@ class Follower:
 
     def left(self) -> str:
         """Time left: at the pace so far, in units of planned cost."""
-        ended = [spec for name, spec in self.specs.items() if name in self.ended]
-        spent = sum(self.plan.items[spec.key].seconds_left for spec in ended)
         total = sum(self.plan.items[spec.key].seconds_left for spec in self.specs.values())
+        spent = sum(self._spent(name, self.plan.items[spec.key]) for name, spec in self.specs.items())
         if not spent:
             return f"about {console.duration(total)} of work ahead (estimate)"
         remaining = (time.monotonic() - self.started) * (total - spent) / spent
         return f"about {console.duration(remaining)} left"
 
-    @property
-    def ended(self) -> set[str]:
-        """Folders of the runs that have ended."""
-        return self._ended_names
-
-    _ended_names: set[str] = field(default_factory=set)
+    def _spent(self, folder: str, item: Item) -> float:
+        """Of what a run was to cost, what it has used up."""
+        before = item.progress.share  # trained before this command
+        share = 1.0 if folder in self.ended else max(before, self.shares.get(folder, 0.0))
+        return item.seconds_left * (share - before) / (1 - before) if before < 1 else 0.0
 
     def _ended(self, event: Event) -> None:
-        self._ended_names.add(event.folder)
+        self.ended.add(event.folder)
         self.finished += 1
-        accuracy = f"{event.accuracy:.2f} %" if event.accuracy is not None else event.message
+        accuracy = (
+            f"{event.accuracy:.2f} %" if event.accuracy is not None else console.first_line(event.message)
+        )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
         self._line(
             f"[{self.finished}/{len(self.specs)}] {mark:7} {event.folder}  {accuracy}  ({self.left()})"

@@ -159,6 +159,15 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def device_count(kind: str) -> int:
+    """How many devices of this kind torch sees here; makes no context on any of them."""
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    return int(kind == "cpu" or torch.backends.mps.is_available())
+
+
 def numerics_of(device: torch.device, *, threads: int) -> dict[str, Any]:
     """The numerics of a computation here, by the names of `NUMERICS`."""
     import torch

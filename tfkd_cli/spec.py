@@ -34,7 +34,11 @@ AugmentStream = Literal["seed", "shared"]
 
 def _positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
-        raise RequestError(f"{name} is {value}.", expected="a finite number above 0.")
+        raise RequestError(
+            f"{name} is {value}.",
+            expected="a finite number above 0.",
+            hint=f"leave it out: `tfkd explain` shows the {name} that a setting has by itself.",
+        )
 
 
 def _later(default: Any) -> Any:

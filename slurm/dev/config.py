@@ -83,6 +83,31 @@ def free_ports(count: int) -> int:
     raise SystemExit("no free ports between 17000 and 32000")
 
 
+ANYWHERE = {
+    "ProctrackType": "proctrack/linuxproc",  # the process tree of /proc: no cgroups needed
+    "TaskPlugin": "task/none",
+    "MpiDefault": "none",
+    "MailProg": "/bin/true",
+    "PropagateResourceLimits": "NONE",
+    "SelectType": "select/cons_tres",
+    "SelectTypeParameters": "CR_CPU_Memory",
+    "SchedulerType": "sched/backfill",
+    # The defaults look each 30-60 s; with these a job starts within a second of its submission.
+    "SchedulerParameters": "sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,"
+    "bf_resolution=1",
+    "PreemptType": "preempt/partition_prio",
+    "PreemptMode": "REQUEUE",
+    "JobRequeue": "1",
+    "KillWait": "5",
+    "MinJobAge": "3600",
+    "SlurmdTimeout": "30",
+    "ReturnToService": "2",
+    "SlurmdParameters": "config_overrides",
+    "GresTypes": "gpu",
+}
+"""What does not depend on where the cluster lives."""
+
+
 def slurm_conf(layout: Layout, options: Options, *, bind_loopback: bool) -> str:
     """slurm.conf; a line's reason stands beside it."""
     root, port = layout.root, layout.port
@@ -101,26 +126,7 @@ def slurm_conf(layout: Layout, options: Options, *, bind_loopback: bool) -> str:
         "SlurmdPidFile": f"{root}/run/slurmd-%n.own",
         "SlurmctldLogFile": f"{layout.log('slurmctld')}",
         "SlurmdLogFile": f"{root}/log/slurmd-%n.log",
-        "ProctrackType": "proctrack/linuxproc",  # the process tree of /proc: no cgroups needed
-        "TaskPlugin": "task/none",
-        "MpiDefault": "none",
-        "MailProg": "/bin/true",
-        "PropagateResourceLimits": "NONE",
-        "SelectType": "select/cons_tres",
-        "SelectTypeParameters": "CR_CPU_Memory",
-        "SchedulerType": "sched/backfill",
-        # The defaults look each 30-60 s; with these a job starts within a second of its submission.
-        "SchedulerParameters": "sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,"
-        "bf_resolution=1",
-        "PreemptType": "preempt/partition_prio",
-        "PreemptMode": "REQUEUE",
-        "JobRequeue": "1",
-        "KillWait": "5",
-        "MinJobAge": "3600",
-        "SlurmdTimeout": "30",
-        "ReturnToService": "2",
-        "SlurmdParameters": "config_overrides",
-        "GresTypes": "gpu",
+        **ANYWHERE,
         **_accounting(layout, options),
     }
     if bind_loopback:

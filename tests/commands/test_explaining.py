@@ -25,7 +25,7 @@ def test_resnet18s_released_tf_reg_is_label_smoothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = explained(["table9", "ResNet18", "tf_reg"], tmp_path, capfd)
-    assert "1 times label smoothing with ε = 0.100" in said
+    assert "In words: label smoothing with ε = 0.100; the virtual teacher is near uniform" in said
     assert "multiplies this model's KL" in said
 
 
@@ -55,6 +55,27 @@ def test_a_setting_has_the_shape_it_has_in_show(tmp_path: Path, capfd: pytest.Ca
     main(["show", "table9", "--format", "json", "--results", str(tmp_path / "results")])
     cells = json.loads(capfd.readouterr().out)["cells"]
     assert setting in [cell["setting"] for cell in cells]
+
+
+def test_scaled_cross_entropy_is_called_what_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "0.4 times cross-entropy" in explained(["controls-cifar100", "resnet18"], tmp_path, capfd)
+
+
+def test_the_settings_of_a_table_are_explained_in_its_order(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(explained(["table4", "de-kd", "--json"], tmp_path, capfd))
+    datasets = [each["setting"]["dataset"] for each in found]
+    assert datasets == ["cifar100"] * 8 + ["tiny-imagenet"] * 4
+
+
+def test_what_follows_from_the_epochs_is_told_from_what_was_asked(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "2"]
+    notes = {each["field"]: each["note"] for each in as_json(grid, tmp_path, capfd)["values"]}
+    assert notes["recipe.epochs"] == "by this request"
+    assert notes["recipe.milestones"] == "follows from the number of epochs"
 
 
 def test_a_figure_without_runs_has_no_loss_to_explain(capfd: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,10 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--set", "recipe.milestones=0,4"], "recipe.milestones"),
         ([*RUN, "--device", "tpu", "--dry-run"], "cuda:1"),
         ([*RUN, "--scale", "huge"], "quick"),
+        ([*RUN, "--cluster", "nowhere"], "tfkd list clusters"),
+        (["run", "--student", ",", "--method", "lsr", "--dataset", "digits"], "--student names nothing"),
+        (["reprodce", "demo"], 'did you mean "reproduce"?'),
+        (["report", "demo"], "nothing was asked for demo"),
         (["reproduce", "table12"], "table1"),
         (["show", "tabel1"], "table1"),
         (["show", "no-such-run-8d4c1185ab12"], "neither a table"),
@@ -95,6 +99,65 @@ def test_a_plan_is_the_dry_run_of_reproduce(tmp_path: Path, capfd: pytest.Captur
     assert json.loads(capfd.readouterr().out) == planned
 
 
+def planned(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    assert main([*arguments, "--dry-run", "--results", str(tmp_path / "results")]) == 0
+    return " ".join(capfd.readouterr().out.split())
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_starts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfkd_cli.provenance.device_count", lambda kind: 1)
+    said = refused([*RUN, "--epochs", "1", "--device", "cuda:1"], tmp_path, capfd)
+    assert 'the device "cuda:1" is not on this machine: torch sees 1 of its kind' in said
+
+
+def test_a_device_that_is_elsewhere_can_be_planned_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = json.loads(planned([*RUN, "--device", "cuda", "--json"], tmp_path, capfd))
+    assert made["device"] == "cuda"
+
+
+def test_a_plan_names_the_device_and_the_runs_at_once_behind_its_hours(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = json.loads(
+        planned([*RUN, "--seeds", "4", "--jobs", "1", "--device", "cpu", "--json"], tmp_path, capfd)
+    )
+    assert (made["device"], made["runs_at_once"]) == ("cpu", 1)
+    assert made["wall_hours"] == pytest.approx(made["gpu_hours"], abs=1e-3)
+
+
+def test_a_table_with_its_own_recipe_is_not_said_to_be_at_paper_scale(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "Plan (demo: its own recipe, fast; released form" in planned(
+        ["reproduce", "demo"], tmp_path, capfd
+    )
+    both = planned(["reproduce", "demo", "table9"], tmp_path, capfd)
+    assert "Plan (paper scale; demo: its own recipe, fast; " in both
+
+
+def test_a_plan_says_what_the_request_changed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    said = planned(["reproduce", "table9", "--epochs", "2", "--alpha", "0.3"], tmp_path, capfd)
+    assert "paper scale; changed: recipe.epochs=2, loss.alpha=0.3; released form" in said
+
+
+def test_devices_and_clusters_ignore_case_as_all_names_do(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = json.loads(planned([*RUN, "--cluster", "Local", "--device", "CPU", "--json"], tmp_path, capfd))
+    assert made["device"] == "cpu"
+
+
+def test_a_value_of_the_command_line_is_not_called_assumed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = planned([*RUN, "--epochs", "3", "--lr", "0.2"], tmp_path, capfd)
+    assert "3 epochs, batch 128, learning rate 0.2, shift (assumed: batch 128, shift);" in said
+
+
 def test_a_plan_says_how_many_cells_rest_on_an_assumption(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +188,12 @@ def test_tables_on_imagenet_are_planned_and_their_training_is_refused_before_any
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert "plans but does not train" in refused(["reproduce", "table11", "--yes"], tmp_path, capfd)
+
+
+def test_what_is_listed_for_scripts_has_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "models", "--json"]) == 0
+    (resnet18,) = [each for each in json.loads(capfd.readouterr().out) if each["model"] == "resnet18"]
+    assert (resnet18["parameters"], resnet18["multiply-adds"]) == (11_220_132, 555_468_800)
 
 
 def test_status_of_an_empty_store_says_how_to_start(

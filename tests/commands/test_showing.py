@@ -13,6 +13,7 @@ from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
 
@@ -37,6 +38,21 @@ def test_all_tables_and_figures_of_a_name_are_shown(results: Path, capfd: pytest
     assert "Controls on CIFAR100" in said
     figures = json.loads(shown("fig2", "json", results, capfd))
     assert [each["name"] for each in figures] == ["fig2a", "fig2b"]
+
+
+def test_the_seeds_that_are_named_are_shown_whatever_was_asked_before(
+    results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, execution = Store.open(results, create=False), Execution(cache="none")
+    asked = asking.for_names(["table9"], asking.Manner(seeds=(0, 1, 2)), execution=execution)
+    Campaign(asked, store, execution).record("tfkd reproduce table9")
+
+    def wanted(*more: str) -> set[int]:
+        assert main(["show", "table9", "--format", "json", *more, "--results", str(results)]) == 0
+        return {each["measured"]["wanted"] for each in json.loads(capfd.readouterr().out)["cells"]}
+
+    assert wanted() == {3}
+    assert wanted("--seeds", "5") == {5}
 
 
 def test_one_table_is_one_json_object(results: Path, capfd: pytest.CaptureFixture[str]) -> None:

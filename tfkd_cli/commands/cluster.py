@@ -25,6 +25,14 @@ def register(app: typer.Typer) -> None:
     app.command()(retry)
 
 
+def check(name: str) -> None:
+    """RequestError when there is no such profile, or no SLURM here to send jobs with."""
+    from tfkd_cli.backends.slurm import client
+
+    profiles.find(name)
+    client.require()
+
+
 def submit(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> int:
     """Hand the missing runs to SLURM and return; the cluster does the rest."""
     from tfkd_cli.backends.slurm.submit import submit as send

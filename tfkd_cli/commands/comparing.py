@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,13 @@ from tfkd_cli import console, progress
 from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, session
 from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
 from tfkd_cli.options import ExecutionOptions, JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.answer import Answer, Line, answer
+from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.reproduction.comparing import UNTAUGHT, Comparing, Stage
 from tfkd_cli.reproduction.settings import Request
@@ -64,25 +67,29 @@ def compare(
         finetune=how.recipe is not None,
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
-    manner = session.manner(how, seeds)
-
-    def ask(execution: Execution) -> Comparing:
-        asked = asking.for_axes(axes, manner, execution=execution, foreign=foreign)
-        return Comparing(
-            asked=replace(asked, tables=(), axes=None),
-            dataset=axes.dataset,
-            student=axes.students[0],
-            teacher=axes.teachers[0] if axes.teachers else None,
-            trials=trials,
-        )
-
+    ask = partial(_ask, axes, session.manner(how, seeds), foreign=foreign, trials=trials)
     execution = session.execution(store, where)
     if not where.dry_run:
         session.check_writable(store.results)
-        _make_data_ready(ask(execution), execution, where)
-    comparing = ask(execution)
+        launching.check_place(where)
+        _make_data_ready(ask(execution=execution), execution, where)
+    comparing = ask(execution=execution)
     execution = asking.with_sources(execution, comparing.asked, teacher_file=teacher_checkpoint)
     return _Work(comparing, session.open_store(store, write=False), execution, where).do(output)
+
+
+def _ask(
+    axes: Axes, manner: Manner, *, foreign: ForeignTeacher | None, trials: int, execution: Execution
+) -> Comparing:
+    """What is to be compared, with the data as it is here and now."""
+    asked = asking.for_axes(axes, manner, execution=execution, foreign=foreign)
+    return Comparing(
+        asked=replace(asked, tables=(), axes=None),
+        dataset=axes.dataset,
+        student=axes.students[0],
+        teacher=axes.teachers[0] if axes.teachers else None,
+        trials=trials,
+    )
 
 
 def _make_data_ready(comparing: Comparing, execution: Execution, where: ExecutionOptions) -> None:

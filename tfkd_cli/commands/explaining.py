@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -10,9 +12,11 @@ from paper_tables.spec import PaperTablesError, Setting, Table
 from tfkd_cli import console, data
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
+from tfkd_cli.execution import Execution
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.settings import Request
 
@@ -40,9 +44,7 @@ def explain_setting(
     words: Annotated[
         list[str] | None, typer.Argument(help="A table, a network and a method: table9 resnet18 tf-reg.")
     ] = None,
-    student: Annotated[
-        str | None, typer.Option("--student", help="Instead of words: as in `tfkd run`.")
-    ] = None,
+    student: Annotated[str | None, typer.Option("--student", help="Or as in `tfkd run`.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="As in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="As in `tfkd run`.")] = None,
     dataset: Annotated[str, typer.Option("--dataset", help="As in `tfkd run`.")] = "cifar100",
@@ -50,21 +52,15 @@ def explain_setting(
     """What a setting's loss really is: its weights, its scale, the label smoothing it equals.
 
     Example: tfkd explain table9 resnet18 tf-reg
+
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution = session.execution(store)
-    manner = session.manner(how, "1")
+    execution, manner = session.execution(store), session.manner(how, "1")
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        axes = asking.axes_of(
-            dataset=dataset,
-            students=session.split(student),
-            methods=session.split(method),
-            teachers=session.split(teacher),
-        )
-        request = asking.for_axes(axes, manner, execution=execution)
+        request = _of_axes(dataset, student, method, teacher, manner=manner, execution=execution)
         settings = [cell.setting for cell in request.tables[0].cells()]
     else:
         raise RequestError(
@@ -72,9 +68,8 @@ def explain_setting(
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    found = [
-        explain(request, each, classes=_classes(request, each), own_epochs=not words) for each in settings
-    ]
+    asked = partial(explain, request, own_epochs=not words)
+    found = [asked(each, classes=_classes(request, each)) for each in settings]
     if output.json:
         console.print_json([each.to_json() for each in found])
         return 0
@@ -83,18 +78,31 @@ def explain_setting(
     return 0
 
 
+def _of_axes(
+    dataset: str, student: str, method: str, teacher: str | None, *, manner: Manner, execution: Execution
+) -> Request:
+    """The request that these options of `tfkd run` make."""
+    axes = asking.axes_of(
+        dataset=dataset,
+        students=session.split(student),
+        methods=session.split(method),
+        teachers=session.split(teacher),
+    )
+    return asking.for_axes(axes, manner, execution=execution)
+
+
 def _classes(request: Request, setting: Setting) -> int:
     resolved = request.data.get(setting.dataset)
     return resolved.facts.classes if resolved else data.dataset(setting.dataset).classes
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:
-    """The settings of a table that all the words fit: dataset, student, teacher, method."""
-    settings = {
+    """The settings of a table that all the words fit (dataset, student, teacher, method), in its order."""
+    settings = dict.fromkeys(
         setting
         for item in request.items
         for setting in (item.settings() if not isinstance(item, Table) else (c.setting for c in item.cells()))
-    }
+    )
     if not settings:
         raise PaperTablesError(
             f"{words[0]} rests on no run, so there is no loss to explain.",
@@ -111,9 +119,7 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
             expected="Known: " + "; ".join(known),
             hint=f"tfkd explain {words[0]} {known[0]}",
         )
-    return sorted(
-        found, key=lambda each: (each.student, each.method, each.teacher or "", each.teacher_epoch or 0)
-    )
+    return found
 
 
 def _names(setting: Setting) -> set[str]:
@@ -158,13 +164,17 @@ def _sentences(made: Explanation) -> list[str]:
     lines = []
     for name, each in made.forms.items():
         lines.append(f"{name}: {each.equation}")
-        if each.epsilon and each.remark:
-            smoothing = f"{each.scale:.4g} times label smoothing with ε = {each.epsilon:.3f}"
-            lines.append(f"  In words: {smoothing}; {each.remark}.")
-        elif each.remark:
-            lines.append(f"  In words: {each.remark}.")
+        if each.remark:
+            lines.append(f"  In words: {_in_words(each)}.")
     lines += [f"Difference: {DIFFERENCES[name]}." for name in made.differing]
     return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
+
+
+def _in_words(each: Arithmetic) -> str:
+    if not each.epsilon:
+        return each.remark
+    times = "" if math.isclose(each.scale, 1) else f"{each.scale:.4g} times "
+    return f"{times}label smoothing with ε = {each.epsilon:.3f}; {each.remark}"
 
 
 def _print_values(made: Explanation) -> None:

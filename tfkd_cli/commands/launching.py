@@ -17,7 +17,7 @@ from tfkd_cli.options import ExecutionOptions
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.measure import assumed
+from tfkd_cli.reproduction.measure import assumed, why
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
@@ -50,9 +50,9 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
     request, counts = campaign.request, plan.counts()
     target = console.out() if to_stdout else console.talk()
     seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
-    manner = f"{request.scale} scale, {request.form} form" + (", fast" if request.fast else "")
     target.print(
-        f"Plan ({manner}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})", markup=False
+        f"Plan ({manner(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
+        markup=False,
     )
     target.print(
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
@@ -68,6 +68,17 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
         target.print(line, markup=False)
     for line in data_lines(request, plan.missing):
         target.print(line, markup=False)
+
+
+def manner(request: Request) -> str:
+    """How the runs of a request are made: its scale, or a table's own recipe; what was changed; the form."""
+    own = [table for table in request.tables if table.has_own_recipe]
+    fast = request.fast or request.scale == "quick"
+    parts = [f"{table.name}: its own recipe{', fast' * (fast or table.fast)}" for table in own]
+    if len(own) < len(request.items):
+        parts = [f"{request.scale} scale{', fast' * fast}", *parts]
+    changes = ", ".join(f"{name}={value}" for name, value in request.overrides.to_json().items())
+    return "; ".join([*parts, *([f"changed: {changes}"] if changes else []), f"{request.form} form"])
 
 
 def runs_at_once(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> int:
@@ -109,16 +120,21 @@ def assumption_lines(request: Request) -> list[str]:
 
 
 def grid_recipes(request: Request, table: Table) -> list[str]:
-    """How each network of a grid is trained, in one line, and where that comes from."""
+    """How each network of a grid is trained, in one line, and which of it is our assumption."""
     lines = {}
     for cell in table.cells():
         setting = cell.setting.baseline()
         recipe = request.spec(setting, own_epochs=True).recipe
-        epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}"
-        guessed = " (assumed)" if any(name.startswith("recipe") for name in assumed(request, setting)) else ""
+        shown = {
+            "epochs": f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}",
+            "batch_size": f"batch {recipe.batch_size}",
+            "lr": f"learning rate {recipe.peak_lr:g}",
+            "augment": recipe.augment,
+        }
+        guessed = [name for name in shown if f"recipe.{name}" in assumed(request, setting)]
+        note = f" (assumed: {', '.join(shown[name] for name in guessed)})" if guessed else ""
         lines[setting.student] = (
-            f"{setting.student}: {epochs}, batch {recipe.batch_size}, learning rate {recipe.peak_lr:g}, "
-            f"{recipe.augment}{guessed}; --epochs, --lr, --set recipe.… change it."
+            f"{setting.student}: {', '.join(shown.values())}{note}; --epochs, --lr, --set recipe.… change it."
         )
     return list(lines.values())
 
@@ -166,6 +182,8 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         console.say(
             f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
+    if now:
+        check_place(where)
     _warn_when_long(plan, campaign, where)
     ready.make_ready(
         campaign.request,
@@ -184,6 +202,15 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
     failed = run_here(campaign, plan, now, where) if now else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
+
+
+def check_place(where: ExecutionOptions) -> None:
+    """RequestError, before anything has started, when there is no such device here, or no such cluster."""
+    if where.cluster == "local":
+        return ready.check_device(where.device)
+    from tfkd_cli.commands import cluster
+
+    return cluster.check(where.cluster)
 
 
 def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
@@ -214,10 +241,19 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Exe
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
     for name in outcome.failed:
-        console.say(f"Failed: {name}; `tfkd logs {name}` shows why, the same command tries again.")
+        say_why(campaign.store, name)
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
+
+
+def say_why(store: Store, name: str) -> None:
+    """What happened to a failed run, what was expected and what to do; then where there is more."""
+    state = store.folder(name).state()
+    console.say(f"Failed: {name}")
+    for line in why(state).splitlines():
+        console.say(f"  {line.strip()}")
+    console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
 
 
 def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> None:

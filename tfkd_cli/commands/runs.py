@@ -78,6 +78,7 @@ def reproduce(
     """What the named tables and figures still need; then prints them.
 
     Example: tfkd reproduce demo
+
     Example: tfkd reproduce table1 table9 --cluster slurm --jobs 40
     """
     return _reproduce(items, store, how, where, output, seeds)
@@ -139,7 +140,13 @@ def _go(
     campaign = replace(campaign, threads=launching.threads_per_run(campaign, where))
     made = campaign.plan()
     if output.json and where.dry_run:
-        console.print_json({"seeds": list(request.seeds), **made.to_json()})
+        at_once = launching.runs_at_once(campaign, made, where)
+        costs = {
+            "device": campaign.device,  # whose hours `gpu_hours` are
+            "runs_at_once": at_once,
+            "wall_hours": round(made.wall_seconds(at_once) / 3600, 4),
+        }
+        console.print_json({"seeds": list(request.seeds), **costs, **made.to_json()})
         return 0
     launching.show_plan(campaign, made, where, to_stdout=where.dry_run)
     if where.dry_run:

@@ -74,12 +74,16 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
-        raise RequestError(f"nothing was asked for {item} in {options.results} yet.", hint=_how_to_ask(names))
+        raise _nothing_asked(str(item), options.results, names)
     return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
 
 
-def _how_to_ask(names: list[str]) -> str:
-    return "tfkd run --help" if names == ["run"] else f"tfkd reproduce {' '.join(names)}"
+def _nothing_asked(item: str, results: Path, names: list[str]) -> RequestError:
+    return RequestError(
+        f"nothing was asked for {item} in {results} yet.",
+        expected="what an earlier `tfkd reproduce` or `tfkd run` asked for; `tfkd status` shows it.",
+        hint="tfkd run --help" if names == ["run"] else f"tfkd reproduce {' '.join(names)}",
+    )
 
 
 def _queue(options: StoreOptions) -> dict[str, overview.Queued]:
@@ -97,7 +101,7 @@ def _print_overview(seen: overview.Overview) -> None:
         target.print("Nothing was asked for yet. Start with: tfkd reproduce demo", markup=False)
     counts = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
     if seen.runs:
-        target.print(f"{len(seen.runs)} runs: {counts}", markup=False)
+        target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {counts}", markup=False)
     if seen.seconds_left:
         target.print(
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
@@ -119,7 +123,9 @@ def show(
     store: StoreOptions,
     how: RunOptions,
     as_format: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
-    seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd reproduce`.")] = "3",
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]")
+    ] = None,
 ) -> int:
     """A table, figure or run, to stdout: published beside measured.
 
@@ -140,16 +146,17 @@ def show(
 
 
 def _campaigns(
-    opened: Store, options: StoreOptions, how: RunOptions, seeds: str, names: list[str]
+    opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, names: list[str]
 ) -> Iterator[Campaign]:
     """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
     execution = session.execution(options)
-    manner = session.manner(how, seeds)
+    manner = session.manner(how, seeds or "3")
     made = overview.campaigns(opened, execution)[0] if how == RunOptions() else []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
-            yield asked.only(name)
+            only = asked.only(name)
+            yield only if seeds is None else only.of_seeds(manner.seeds)
         elif name == "run":
             raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
         else:
@@ -177,6 +184,8 @@ def report(
     if items:
         wanted = {each.name for each in paper().expand(items)}
         made = [each.only(*wanted) for each in made if wanted & set(each.request.names)]
+        if not made:  # an empty page would replace a full one
+            raise _nothing_asked(" ".join(items), store.results, sorted(wanted))
     where = to or (store.results if store.results.is_dir() or not store.results.exists() else Path("report"))
     written = reporting.write(made, store=opened, out=where, progress=progress.steps())
     for line in (*notes, *written.left_out):

@@ -40,7 +40,8 @@ def list_things(
         names = [head.replace(" ", "_") for head in heads]
         console.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
-        console.out().print(console.simple_table(heads, rows))
+        shown = [[f"{each:,}" if isinstance(each, int) else each for each in row] for row in rows]
+        console.out().print(console.simple_table(heads, shown))
         if canonical(what, LISTS, kind="list") == "methods":
             console.out().print("recipe: " + ", ".join(f.name for f in fields(Recipe)), markup=False)
     return 0
@@ -52,12 +53,12 @@ def _methods() -> Rows:
 
 
 def _models() -> Rows:
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             each.name,
             each.label,
-            f"{models.parameters(each.name, classes=100) or 0:,}",
-            f"{(models.multiply_adds(each.name, size=32, classes=100) or 0) / 1e6:,.1f} M",
+            models.parameters(each.name, classes=100) or 0,
+            models.multiply_adds(each.name, size=32, classes=100) or 0,
             each.note or each.source,
         )
         for each in models.NETWORKS.values()
@@ -77,8 +78,8 @@ def _datasets() -> Rows:
             d.label,
             d.classes,
             f"{d.size}×{d.size}",
-            f"{d.train_images:,}",
-            f"{d.test_images:,}",
+            d.train_images,
+            d.test_images,
             d.augment,
         )
         for d in data.DATASETS.values()

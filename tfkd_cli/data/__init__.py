@@ -180,7 +180,11 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise RequestError(f"{str(path)!r} does not exist.", expected="a file or a folder.")
+        raise RequestError(
+            f"{str(path)!r} does not exist.",
+            expected="a file or a folder.",
+            hint="a path is taken from the folder the command is given in; write the whole of it.",
+        )
     return path
 
 

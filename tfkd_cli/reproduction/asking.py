@@ -78,6 +78,13 @@ def axes_of(
     finetune: bool = False,
 ) -> Axes:
     """Axes with canonical names; RequestError with the nearest known name for an unknown one."""
+    for name, given in (("student", students), ("method", methods)):
+        if not given:
+            raise RequestError(
+                f"--{name} names nothing.",
+                expected=f"one name, or several: --{name} A,B.",
+                hint="`tfkd list models` and `tfkd list methods` show all.",
+            )
     found_students = tuple(dict.fromkeys(models.resolve(each) for each in students))
     found_teachers = tuple(dict.fromkeys(models.resolve(each) for each in teachers))
     pretrained = any(models.network(each).pretrained for each in (*found_students, *found_teachers))

@@ -34,8 +34,11 @@ class Campaign:
 
     def with_seeds(self, seeds: Iterable[int]) -> Campaign:
         """This campaign, these seeds added."""
-        merged = tuple(sorted({*self.request.seeds, *seeds}))
-        return replace(self, request=replace(self.request, seeds=merged))
+        return self.of_seeds(sorted({*self.request.seeds, *seeds}))
+
+    def of_seeds(self, seeds: Iterable[int]) -> Campaign:
+        """This campaign with these seeds and no others."""
+        return replace(self, request=replace(self.request, seeds=tuple(seeds)))
 
     def only(self, *names: str) -> Campaign:
         """This campaign, of its tables and figures just these."""

@@ -14,6 +14,7 @@ from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 
+FOLLOWS = "follows from the number of epochs"
 FORMS: tuple[Form, ...] = ("released", "printed")
 
 
@@ -99,7 +100,8 @@ def _values(
         for name in dict.fromkeys((*held, *asked)):
             value, known = getattr(getattr(run, part), name), held.get(name)
             if known is None or known.value != value:
-                known = hyperparameters.Sourced(value, "declared", "by this request")
+                why = "by this request" if name in asked or request.scale == "quick" else FOLLOWS
+                known = hyperparameters.Sourced(value, "declared", why)
             yield f"{part}.{name}", known.value, known.source, known.note
 
 
@@ -142,9 +144,11 @@ def _divergence(loss: Distillation | TfReg) -> str:
 def _epsilon(loss: Loss, share: float, classes: int) -> tuple[float | None, str]:
     """The ε of the label smoothing (over all classes) this loss equals, and how far it equals it."""
     if isinstance(loss, CrossEntropy):
-        return 0.0, "plain cross-entropy"
+        return 0.0, "plain cross-entropy" if loss.scale == 1 else f"{loss.scale:g} times cross-entropy"
     if isinstance(loss, LabelSmoothing):
-        return share, "label smoothing"
+        if loss.spread == "all":
+            return share, "ε is spread over all classes"
+        return share, f"as α = {loss.alpha:g} spread over the other classes, ε = {share:.3f} over all"
     if isinstance(loss, Distillation):
         return None, "the target is a teacher's; with a uniform teacher at τ = 1 it would be label smoothing"
     if loss.soften_student:

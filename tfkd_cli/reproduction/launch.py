@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 
-from tfkd_cli import data
+from tfkd_cli import data, provenance
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -25,6 +25,20 @@ def device_kind(device: str) -> str:
     if os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):  # noqa: PTH110
         return "cuda"
     return "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
+
+
+def check_device(device: str) -> None:
+    """RequestError when the device that was asked for is not on this machine."""
+    kind, _, number = device.partition(":")
+    if kind in ("auto", "cpu"):
+        return
+    there = provenance.device_count(kind)
+    if int(number or 0) >= there:
+        raise RequestError(
+            f'the device "{device}" is not on this machine: torch sees {there} of its kind.',
+            expected="auto, cpu, cuda, cuda:1 or mps.",
+            hint="--device auto takes what there is; --cluster sends the runs to other machines.",
+        )
 
 
 def trainable(plan: Plan) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:

@@ -14,6 +14,8 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState
 
+SET_BY_SCALE = ("epochs", "milestones", "warmup_epochs")  # what `--scale quick` decides
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -34,7 +36,7 @@ def measure(request: Request, item: Table | Figure, states: Mapping[str, RunStat
             if state is not None and state.status == "done" and state.result is not None:
                 values.append(seed_value(spec, state))
             elif state is not None and state.status in ("damaged", "failed"):
-                left_out[f"{spec.folder}: {state.damage or _reason(state)}"] = None
+                left_out[f"{spec.folder}: {why(state)}"] = None
         by_setting[setting] = Measured(
             values=tuple(values),
             wanted=len(specs),
@@ -58,7 +60,10 @@ def seed_value(spec: RunSpec, state: RunState) -> SeedValue:
     )
 
 
-def _reason(state: RunState) -> str:
+def why(state: RunState) -> str:
+    """Why a run has no result that counts: what is damaged, or what its newest failure says."""
+    if state.damage:
+        return state.damage
     failure: Mapping[str, Any] = state.failure or {}
     return str(failure.get("message") or failure.get("cause") or "failed")
 
@@ -100,5 +105,9 @@ def _text(value: object) -> str:
 
 
 def assumed(request: Request, setting: Setting) -> tuple[str, ...]:
-    """The values of a setting that nobody published, in words."""
-    return hyperparameters.assumed(setting, form=setting.form or request.form)
+    """The values of a setting that nobody published; what this request names itself is not among them."""
+    asked = {*request.overrides.to_json()}
+    if request.scale == "quick":
+        asked |= {f"recipe.{name}" for name in SET_BY_SCALE}
+    found = hyperparameters.assumed(setting, form=setting.form or request.form)
+    return tuple(each for each in found if each.removeprefix("teacher.") not in asked)

@@ -39,10 +39,9 @@ def dry_run(
     planned = list(groups.split(groups.one_per_shape(graph) if on_hold else graph, here.max_array_size))
     lanes = Lanes.of(jobs, len(planned))
     elements = _elements(planned)
-    code = store.code_path.absolute() / staging.name()
+    code, python = store.code_path.absolute() / staging.name(), profile.submit.get("slurm_python")
     texts = []
     for number, group in enumerate(planned):
-        base = f"<{number + 1}>"
         waits = [] if on_hold else _parents([group.runs], elements)
         parameters = scripts.parameters(
             group,
@@ -56,14 +55,16 @@ def dry_run(
             on_hold=on_hold,
         )
         folder = store.root.absolute() / "submissions" / "<id>" / f"array-{number + 1:04d}"
-        python = profile.submit.get("slurm_python")
         text = scripts.script(parameters, folder=folder, elements=len(group.packs), python=python)
-        about = f"# sbatch call {number + 1} of {len(planned)}: {_described(group)}\n"
-        texts.append(
-            text.replace("\n", f"\n{about}", 1) + (_updates(base, group, elements) if on_hold else "")
-        )
-        lanes.follow(number, base)
+        about = f"sbatch call {number + 1} of {len(planned)}: {_described(group)}"
+        texts.append(_headed(text, about) + (_updates(f"<{number + 1}>", group, elements) if on_hold else ""))
+        lanes.follow(number, f"<{number + 1}>")
     return texts
+
+
+def _headed(script: str, about: str) -> str:
+    """The script, with what it is about below its first line."""
+    return script.replace("\n", f"\n# {about}\n", 1)
 
 
 def _elements(planned: Sequence[Group]) -> dict[str, Element]:

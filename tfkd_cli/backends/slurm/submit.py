@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tfkd_cli.backends import taught_with
@@ -45,20 +45,10 @@ def submit(
     _check_path(store.root)
     with my_turn(store.root / "submissions", tell=on_event) as still_mine:
         here = site.read_site()
-        arrays = _recover(store, on_event)
-        states = queue.look([each for each in arrays if each.sent]) if arrays else {}
-        # The store after the queue: a run that ended before the queue was asked is seen as done.
-        found = store.scan([spec.key for spec in specs])
-        active = active_elements(arrays, states)
-        done = _done(store, arrays)
-        held.release_forgotten(arrays, states=states, elements=active, done=done)
-        needed = needed_weights(specs)
-        missing = [spec for spec in specs if not _is_done(found[spec.key], needed[spec.folder])]
-        new, elsewhere = _to_send(missing, found, states)
-        if jobs is not None and active:
-            on_event(
-                f"{len(active)} runs submitted before are in the queue; --jobs {jobs} does not count them."
-            )
+        before = _look(store, specs, tell=on_event)
+        new, elsewhere, already = before.to_send(specs)
+        if jobs is not None and before.active:
+            on_event(_not_counted(len(before.active), jobs))
         sent = Submission(
             store=store,
             profile=profile,
@@ -67,18 +57,55 @@ def submit(
             costs=costs or {},
             tell=on_event,
             still_mine=still_mine,
-            elements=dict(active),
-            needed=needed,
+            elements=dict(before.active),
+            needed=before.needed,
         )
         result = sent.send(new, cap=jobs) if new else Submitted()
-        renewed = frozenset(sent.elements.keys() - active.keys())
-        count = dependencies.repoint(
-            arrays, states=states, elements=sent.elements, done=done - renewed, renewed=renewed
-        )
+        count = before.repoint(sent.elements)
         queue.forget(store)
         left = (*result.left_in_plan, *elsewhere)
-        already = len(missing) - len(new) - len(elsewhere)
         return replace(result, already=already, repointed=count, left_in_plan=left)
+
+
+def _not_counted(active: int, jobs: int) -> str:
+    return f"{active} runs submitted before are in the queue; --jobs {jobs} does not count them."
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What store and queue say before anything is sent."""
+
+    arrays: Sequence[Array]
+    states: Mapping[str, QueueState]
+    found: Mapping[str, RunState]
+    active: Mapping[str, Element]
+    done: frozenset[str]
+    needed: Mapping[str, list[str]]
+
+    def to_send(self, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], list[RunSpec], int]:
+        """The runs to send, those that wait for a run elsewhere, and how many SLURM has already."""
+        missing = [spec for spec in specs if not _is_done(self.found[spec.key], self.needed[spec.folder])]
+        new, elsewhere = _to_send(missing, self.found, self.states)
+        return new, elsewhere, len(missing) - len(new) - len(elsewhere)
+
+    def repoint(self, elements: Mapping[str, Element]) -> int:
+        """Point waiting jobs of earlier submissions to their parents' new jobs; gives how many."""
+        renewed = frozenset(elements.keys() - self.active.keys())
+        return dependencies.repoint(
+            self.arrays, states=self.states, elements=elements, done=self.done - renewed, renewed=renewed
+        )
+
+
+def _look(store: Store, specs: Sequence[RunSpec], *, tell: Tell) -> _Before:
+    """Look at queue and store; held arrays that were forgotten are released."""
+    arrays = _recover(store, tell)
+    states = queue.look([each for each in arrays if each.sent]) if arrays else {}
+    # The store after the queue: a run that ended before the queue was asked is seen as done.
+    found = store.scan([spec.key for spec in specs])
+    active = active_elements(arrays, states)
+    done = _done(store, arrays)
+    held.release_forgotten(arrays, states=states, elements=active, done=done)
+    return _Before(arrays, states, found, active, done, needed_weights(specs))
 
 
 def _check_path(root: Path) -> None:
