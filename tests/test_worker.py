@@ -5,6 +5,7 @@ Workers are forked by a nursery, as the local backend does it; one is started as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -189,6 +190,59 @@ def test_cancelled_is_final_and_a_time_limit_is_not() -> None:
     stop._note(signal.SIGTERM, None)
     stop._note(signal.SIGUSR2, None)
     assert (stop(), worker.exit_code(stop() or "")) == (worker.TERMINATED, worker.CANCELLED)
+
+
+def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
+    store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preparing(*args: object, stop: worker.Stop, **more: object) -> None:
+        stop._note(signal.SIGTERM, None)
+        pytest.fail("it went on reading data until SLURM would have killed it")
+
+    monkeypatch.setattr(runner, "run", preparing)
+    monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
+    monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
+    submission = submitted(store, tiny_data, spec)
+    told: list[str] = []
+    code = worker.main(str(store.root), submission, "0", on_stop=lambda reason: told.append(reason) or 75)
+    assert (code, told) == (75, [worker.TERMINATED])
+
+
+def _swallow(stop: worker.Stop) -> None:
+    with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
+        stop._note(signal.SIGTERM, None)
+    time.sleep(PATIENCE)
+
+
+def test_a_signal_that_a_callback_swallows_ends_it_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.05)
+    stop = worker.Stop()
+    before = signal.signal(signal.SIGALRM, stop._again)
+    try:
+        with pytest.raises(worker.Leave), stop.at_once():
+            _swallow(stop)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_from_before_a_run_ends_it_before_it_begins(
+    store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
+    monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
+    submission = submitted(store, tiny_data, spec)
+    stop = worker.Stop()
+    stop._note(signal.SIGUSR2, None)
+    assert worker.main(str(store.root), submission, "0", stop=stop) == worker.TRY_AGAIN
+    assert not store.run(spec).attempts()
+
+
+def test_once_there_is_something_to_save_a_signal_waits_for_the_step() -> None:
+    stop = worker.Stop()
+    with stop.at_once():
+        assert stop() is None
+        stop._note(signal.SIGTERM, None)
+        assert stop() == worker.TERMINATED
 
 
 def test_a_worker_as_slurm_starts_it_does_a_pack_and_loads_only_what_it_needs(

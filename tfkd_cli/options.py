@@ -154,6 +154,10 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     spread_command.__signature__ = inspect.Signature([*plain, *spread])  # type: ignore[attr-defined]
     spread_command.__annotations__ = {p.name: p.annotation for p in (*plain, *spread)}
     del spread_command.__wrapped__  # else inspect would look through to the unspread signature
+    # Click's mark for a paragraph that keeps its lines: an example is there to be copied.
+    spread_command.__doc__ = inspect.cleandoc(command.__doc__ or "").replace(
+        "\n\nExample:", "\n\n\b\nExample:"
+    )
     return spread_command
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -32,22 +32,35 @@ ASKED = "USR2"
 TERMINATED = "TERM"
 ORPHANED = "the process that started this one is gone"
 
+HEARD = frozenset({signal.SIGUSR2, signal.SIGTERM})
+AGAIN_SECONDS = 0.5
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 LARGEST_INT = (1 << 31) - 1
 
 log = logging.getLogger("tfkd")
 
 
+class Leave(BaseException):
+    """Asked to stop before there is anything to save."""
+
+
 class Stop:
-    """The reason to stop, once there is one; signal handlers only note it."""
+    """The reason to stop, once there is one; signal handlers only note it.
+
+    Only while a run is being made ready do they end it at once: importing torch and reading data may take
+    longer than SLURM waits (KillWait) before it kills.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._at_once = False
         self._parent = os.getppid()
         self.children: list[subprocess.Popen[bytes]] = []
 
     def __call__(self) -> str | None:
-        """The reason, None while there is none."""
+        """The reason, None while there is none; asked at step boundaries, where there is a state to save."""
+        self._at_once = False
         if self.reason is None and os.getppid() != self._parent:
             self.reason = ORPHANED
         return self.reason
@@ -56,7 +69,21 @@ class Stop:
         """Take over SIGUSR2 and SIGTERM; Ctrl-C is for whoever started this process."""
         signal.signal(signal.SIGUSR2, self._note)
         signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGALRM, self._again)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # a nursery blocks them until here
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Until somebody asks, a signal raises Leave."""
+        self._at_once = True
+        try:
+            if self.reason is not None:
+                raise Leave
+            yield
+        finally:
+            self._at_once = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Cancelled is final: a time limit that passes while we save does not bring a run back.
@@ -65,6 +92,14 @@ class Stop:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(number)
+        if self._at_once:
+            # What is raised in a callback of the import system or the garbage collector is swallowed.
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+            raise Leave
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if self._at_once:
+            raise Leave
 
 
 def exit_code(reason: str) -> int:
@@ -112,12 +147,20 @@ def read_job(store: str, submission: str, index: str) -> Job:
     )  # fmt: skip
 
 
-def main(store: str, submission: str, index: str, *, on_stop: Callable[[str], int] = exit_code) -> int:
+def main(
+    store: str,
+    submission: str,
+    index: str,
+    *,
+    stop: Stop | None = None,
+    on_stop: Callable[[str], int] = exit_code,
+) -> int:
     """Do the runs at `index`; the exit code: 0 done, 75 try again, 143 cancelled, 65 bad spec, 1 failed.
 
     `on_stop` is a scheduler's policy: it gets the reason of a stop (the state is saved) and gives the code.
+    `stop` is given by a scheduler that listens already.
     """
-    stop = Stop()
+    stop = stop or Stop()
     stop.listen()
     try:
         job = read_job(store, submission, index)
@@ -132,6 +175,14 @@ def main(store: str, submission: str, index: str, *, on_stop: Callable[[str], in
 
 def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
     _prepare_process(job)
+    try:
+        with stop.at_once():
+            return _train(job, spec, stop=stop, on_stop=on_stop)
+    except Leave:
+        return on_stop(stop.reason or TERMINATED)
+
+
+def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
     from tfkd_cli import runner  # torch: only now, with its threads set
 
     try:

@@ -50,7 +50,7 @@ class Layout:
 
     @property
     def node_names(self) -> list[str]:
-        """Read back from slurm.conf: `localhost` (which resolves), then n2, n3, …"""
+        """Read back from slurm.conf: `localhost` (which resolves), or n1, n2, …"""
         lines = self.slurm_conf.read_text().splitlines()
         return [line.split()[0].split("=")[1] for line in lines if line.startswith("NodeName=")]
 
@@ -158,7 +158,9 @@ def _accounting(layout: Layout, options: Options) -> dict[str, str]:
 
 
 def _nodes(layout: Layout, options: Options) -> list[str]:
-    names = ["localhost", *(f"n{index}" for index in range(2, options.nodes + 1))]
+    # A node called as its host takes the host name for itself alone: "Duplicated NodeHostName" with two.
+    several = [f"n{index}" for index in range(1, options.nodes + 1)]
+    names = ["localhost"] if options.nodes == 1 else several
     gres = f" Gres=gpu:{options.gpus}" if options.gpus else ""
     return [
         f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={layout.port + 2 + index}"

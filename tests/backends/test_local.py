@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tfkd_cli import provenance, runner, worker
-from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, taught_with
+from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import run_local, unfinished
 from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
@@ -308,6 +308,23 @@ def test_a_killed_nursery_counts_its_workers_as_killed_and_is_started_anew(
     opened.start(2, arguments, environment={}, log=tmp_path / "log")
     assert opened._process is not None
     opened.close()
+
+
+def test_a_stop_that_comes_before_a_worker_listens_waits_until_it_does(
+    warm: Nursery, store: Store, teacher: RunSpec, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    store.run(teacher).declare(teacher)
+    submission = submit(
+        [[teacher.folder]], store=store, execution=tiny_data.execution, answers=(), backend="local"
+    )
+    arguments = (str(store.root), submission, "0")
+    warm.start(900, arguments, environment={}, log=tmp_path / "log")
+    warm.signal(900, signal.SIGTERM)  # read by the nursery right after it has forked
+    deadline, ended = time.monotonic() + PATIENCE, warm.ended()
+    while 900 not in ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+        ended = warm.ended()
+    assert ended == {900: worker.CANCELLED}
 
 
 def _stand_in(folder: Path) -> Path:

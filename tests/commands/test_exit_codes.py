@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tfkd_cli.__main__ import main
-from tfkd_cli.backends import Outcome
-from tfkd_cli.commands import launching
+from tfkd_cli.backends import Outcome, local
 
 RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
 FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
@@ -19,7 +18,7 @@ def test_a_failed_run_is_seen_in_the_exit_code(
     failed: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = Outcome(failed=failed)
-    monkeypatch.setattr(launching, "run_local", lambda *specs, **how: outcome)
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == code
 
 

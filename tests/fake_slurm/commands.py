@@ -48,7 +48,7 @@ def sbatch(arguments: list[str], state: dict[str, Any]) -> int:
     if options.get("partition", known[0]) not in known:
         return refuse("sbatch", "invalid partition specified: " + options["partition"])
     size = _size(options.get("array"))
-    if size > int(state["config"]["MaxArraySize"]) - 1:
+    if size > int(state["config"]["MaxArraySize"]):  # as 22.05: the highest index is one below
         return refuse("sbatch", "Batch job submission failed: Invalid job array specification")
     open_jobs = sum(e["state"] not in ENDED for job in state["jobs"].values() for e in job["elements"])
     if state["max_submit"] is not None and open_jobs + size > state["max_submit"]:

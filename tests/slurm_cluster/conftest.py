@@ -121,6 +121,15 @@ def accounting_slurm() -> Iterator[Cluster]:
     cluster.down()
 
 
+@pytest.fixture
+def two_nodes() -> Iterator[Cluster]:
+    """Two nodes on this host."""
+    _require_slurm()
+    cluster = Cluster("--nodes", "2", "--gpus", "0")
+    yield cluster
+    cluster.down()
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The decoded digits."""

@@ -74,6 +74,11 @@ def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_pa
     assert shown[0] == shown[1]
 
 
+def test_two_nodes_come_up_on_one_host(two_nodes: Any) -> None:
+    told = two_nodes.ask("srun", "-N2", "-n2", "sh", "-c", "echo $SLURMD_NODENAME")
+    assert sorted(told.split()) == ["n1", "n2"]
+
+
 def test_preemption_on_default_settings_is_a_bare_sigterm_and_costs_nothing(
     drill: Any, run_of: Make, undisturbed: Any, whole: str
 ) -> None:

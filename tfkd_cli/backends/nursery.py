@@ -226,9 +226,12 @@ def _load() -> None:
 
 def _obey(order: Mapping[str, Any], children: dict[int, int]) -> None:
     if "start" in order:
+        # A stop that comes before the worker listens waits until it does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.HEARD)
         process = os.fork()
         if process == 0:
             _become_worker(order)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.HEARD)
         children[process] = order["start"]
         return
     for process, number in children.items():

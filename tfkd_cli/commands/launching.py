@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from paper_tables.spec import Table
-from tfkd_cli import console, progress
-from tfkd_cli.backends.local import run_local, slots
-from tfkd_cli.commands import printing
+from tfkd_cli import console
+from tfkd_cli.backends.slots import slots
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -168,6 +167,9 @@ def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> Non
 
 def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: bool, command: str) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
+    from tfkd_cli import progress  # a plan needs none of what starts, follows and prints
+    from tfkd_cli.commands import printing
+
     now, later = ready.trainable(plan)
     if later and not now and not plan.counts().done:
         names = ", ".join(campaign.request.names)
@@ -224,6 +226,9 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
 
 
 def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
+    from tfkd_cli import progress
+    from tfkd_cli.backends.local import run_local
+
     with progress.following(plan, runs) as on_event:
         outcome = run_local(
             _all_runs(plan),

@@ -13,7 +13,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
-from tfkd_cli.reproduction import foreign, overrides
+from tfkd_cli.reproduction import overrides
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
@@ -95,6 +95,8 @@ def foreign_teacher(path: Path | None, axes: Axes) -> ForeignTeacher | None:
             expected="--method kd or re-kd with --teacher-checkpoint.",
             hint="leave out de-kd and --teacher-epoch.",
         )
+    from tfkd_cli.reproduction import foreign
+
     return foreign.identify(path, axes.teachers)
 
 

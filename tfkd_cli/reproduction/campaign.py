@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paper_tables.compare import Comparison, compare
 from paper_tables.spec import Table
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
@@ -17,6 +16,9 @@ from tfkd_cli.reproduction.measure import Measurements, assumed, measure
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store
+
+if TYPE_CHECKING:
+    from paper_tables.compare import Comparison
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Campaign:
 
     def comparison(self, table: Table, states: Mapping[str, RunState] | None = None) -> Comparison:
         """One table, published beside measured."""
+        from paper_tables.compare import compare  # the statistics; a plan needs none
+
         values = self.measurements(table, states).by_setting
         return compare(table, values, lambda setting: assumed(self.request, setting))
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tfkd_cli import worker
-from tfkd_cli.backends.slurm import job
+from tfkd_cli.backends.slurm import client, job, records
 from tfkd_cli.backends.slurm.submission import Submitted
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
 Start = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A job takes over signals first thing; the tests get theirs back."""
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -47,11 +61,11 @@ def lives(store: Store) -> list[tuple[str, str]]:
 
 
 def stopped_by(reason: str) -> Callable[..., int]:
-    return lambda *strings, on_stop: on_stop(reason)
+    return lambda *strings, stop, on_stop: on_stop(reason)
 
 
 def ends_with(code: int) -> Callable[..., int]:
-    return lambda *strings, on_stop: code
+    return lambda *strings, stop, on_stop: code
 
 
 def test_a_job_that_is_done_exits_with_0_through_systemexit(start: Start, store: Store) -> None:
@@ -85,6 +99,19 @@ def test_cancelled_it_does_not_come_back_to_life(start: Start, fake_slurm: Any, 
     assert lives(store)[-1] == ("ended", "cancelled")
 
 
+def test_a_scontrol_that_the_jobs_own_signal_kills_is_asked_again(
+    start: Start, fake_slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm.move("1", "COMPLETING", Restarts="1")
+    real, first, killed = fake_slurm.home / "bin" / "scontrol", tmp_path / "first", tmp_path / "scontrol"
+    killed.write_text(f'#!/bin/sh\n[ -e {first} ] || {{ touch {first}; kill $$; }}\nexec {real} "$@"\n')
+    killed.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0,))
+    assert start(stopped_by("TERM")) == 75
+    assert first.exists()
+
+
 def test_an_element_of_an_array_requeues_itself_alone(
     start: Start, fake_slurm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +119,21 @@ def test_an_element_of_an_array_requeues_itself_alone(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     start(stopped_by("USR2"))
     assert fake_slurm.state["requeued"] == ["1_0"]
+
+
+def test_a_signal_that_comes_first_of_all_reaches_the_worker(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare = records.declare_runs
+
+    def preempted_meanwhile(*args: Any) -> None:
+        declare(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(records, "declare_runs", preempted_meanwhile)
+    seen = []
+    start(lambda *strings, stop, on_stop: seen.append(stop.reason) or 143)
+    assert seen == [worker.TERMINATED]
 
 
 def test_where_requeue_is_refused_it_ends_with_75_for_the_next_reproduce(
@@ -113,7 +155,7 @@ def test_a_crash_comes_back_until_it_makes_no_progress(start: Start, fake_slurm:
 def test_only_errors_that_may_pass_are_tried_again(
     start: Start, store: Store, graph: Callable[[int, int], list[RunSpec]], kind: str, code: int
 ) -> None:
-    def failing(*strings: str, on_stop: Any) -> int:
+    def failing(*strings: str, stop: Any, on_stop: Any) -> int:
         store.run(graph(1, 0)[0]).start_attempt(owner={}).fail({"kind": kind, "message": "…"})
         return worker.CRASHED
 
@@ -121,7 +163,7 @@ def test_only_errors_that_may_pass_are_tried_again(
 
 
 def test_a_life_that_ended_without_a_word_is_counted_as_lost(start: Start, store: Store) -> None:
-    def killed(*strings: str, on_stop: Any) -> int:
+    def killed(*strings: str, stop: Any, on_stop: Any) -> int:
         raise SystemExit(137)
 
     start(killed)
@@ -132,7 +174,7 @@ def test_a_life_that_ended_without_a_word_is_counted_as_lost(start: Start, store
 def test_a_job_lost_twice_without_progress_is_given_up_and_says_so(
     start: Start, store: Store, graph: Callable[[int, int], list[RunSpec]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def killed(*strings: str, on_stop: Any) -> int:
+    def killed(*strings: str, stop: Any, on_stop: Any) -> int:
         store.run(graph(1, 0)[0]).start_attempt(owner={}).release()
         raise SystemExit(137)
 

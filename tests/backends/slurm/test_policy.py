@@ -46,12 +46,18 @@ def test_the_first_end_by_each_cause(cause: Cause, verdict: Verdict) -> None:
 
 
 def test_two_lives_without_a_newer_checkpoint_are_the_end() -> None:
-    lives = [Life("time limit", 10), Life("preemption", 10)]
+    lives = [Life("time limit", 10), Life("lost", 10)]
     assert decide(lives).requeue
     verdict = decide([*lives, Life("time limit", 10)])
     assert not verdict.requeue
     assert verdict.exit_code == 1
     assert "without a newer checkpoint" in verdict.given_up
+
+
+def test_a_job_preempted_before_its_first_step_again_and_again_is_not_at_fault() -> None:
+    assert decide([Life("preemption", 0)] * 9).requeue
+    assert decide([Life("crash", 0), *[Life("preemption", 0)] * 9]).requeue
+    assert not decide([Life("crash", 0), Life("preemption", 0), Life("crash", 0)]).requeue
 
 
 def test_a_crash_at_the_same_step_is_tried_once_more() -> None:

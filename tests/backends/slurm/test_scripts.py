@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_wckey_is_not_sent_unless_the_profile_names_one(graph: Graph, profile: P
 )
 def test_time_limits(seconds: float | None, submit: dict[str, Any], minutes: int) -> None:
     assert site.time_limit(seconds, submit, SITE) == minutes
+
+
+@pytest.mark.parametrize(
+    ("given", "minutes"),
+    [
+        (90, 90),
+        ("90", 90),
+        ("90:30", 91),
+        ("1:30:00", 90),
+        ("1-0", 1440),
+        ("1-2:30", 1590),
+        ("0-0:0:1", 1),
+        ("UNLIMITED", site.NO_LIMIT),
+    ],
+)
+def test_a_profiles_time_may_have_any_form_that_sbatch_takes(
+    given: int | str, minutes: int, graph: Graph, profile: Profile, store: Store
+) -> None:
+    assert site.asked_minutes(given) == minutes
+    asked = replace(profile, submit={"slurm_time": given})
+    [script] = dry_run.dry_run(graph(1, 0), store=store, execution=Execution(cache=""), profile=asked)
+    assert f"#SBATCH --time={given}\n" in script
+    assert f"#SBATCH --signal=USR2@{site.signal_delay(minutes)}\n" in script
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_arrays_are_split_at_the_sites_max_array_size(fake_slurm: Any, send: Sen
     with fake_slurm.edit() as state:
         state["config"]["MaxArraySize"] = "5"
     sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [1, 4, 4, 2]
+    assert [count for _, count in sent.arrays] == [1, 5, 5]
 
 
 def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
@@ -110,6 +110,18 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
         state["max_submit"] = None
     later = send(graph(1, 10))
     assert (later.runs, later.already) == (4, 7)
+
+
+def test_where_slurmctld_keeps_few_jobs_only_those_are_sent_and_sbatch_never_waits(
+    fake_slurm: Any, send: Send, graph: Graph
+) -> None:
+    with fake_slurm.edit() as state:
+        state["config"]["MaxJobCount"] = "8"
+    sent = send(graph(1, 10))
+    assert [count for _, count in sent.arrays] == [1, 7]
+    assert len(sent.left_in_plan) == 3
+    again = send(graph(1, 10))
+    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 8, 3)
 
 
 def test_a_student_is_not_sent_when_its_teacher_could_not_be(
@@ -314,7 +326,7 @@ def test_where_the_site_refuses_element_dependencies_the_cap_is_divided_and_told
 
 def test_a_cap_holds_over_arrays_split_at_max_array_size(fake_slurm: Any, send: Send, graph: Graph) -> None:
     with fake_slurm.edit() as state:
-        state["config"]["MaxArraySize"] = "6"
+        state["config"]["MaxArraySize"] = "5"
     send(graph(2, 3), jobs=3)
     caps = [int(job["options"]["array"].split("%")[1]) for job in fake_slurm.state["jobs"].values()]
     assert caps == [2, 1]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 
 from tfkd_cli.errors import RequestError, RunError
@@ -14,6 +15,10 @@ TIMEOUT_SECONDS = 60.0  # clients give up by themselves after 9 s when slurmctld
 
 # What a job's environment says about the site and not about the job.
 _OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
+
+
+# The signal that ends a job reaches all its processes, a scontrol that it has just started too.
+KILLED_PAUSES = (0.2, 0.5, 1.0)
 
 
 class SlurmError(RunError):
@@ -59,15 +64,12 @@ def require() -> None:
 def ask(command: Sequence[str], *, seconds: float = TIMEOUT_SECONDS) -> str:
     """What a command prints; SlurmError with its own sentence when it fails or is silent for `seconds`."""
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-            env=outside_environment(),
-        )
+        done = _run(command, seconds=seconds)
+        for pause in KILLED_PAUSES:
+            if done.returncode >= 0:
+                break
+            time.sleep(pause)
+            done = _run(command, seconds=seconds)
     except FileNotFoundError as error:
         raise SlurmError(command[0], f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
@@ -77,6 +79,18 @@ def ask(command: Sequence[str], *, seconds: float = TIMEOUT_SECONDS) -> str:
             command[0], sentence_of(done.stderr or done.stdout) or f"exit code {done.returncode}"
         )
     return done.stdout
+
+
+def _run(command: Sequence[str], *, seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        check=False,
+        env=outside_environment(),
+    )
 
 
 def sentence_of(text: str) -> str:

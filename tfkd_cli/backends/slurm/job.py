@@ -24,6 +24,8 @@ def main(store: str, submission: str, index: str) -> NoReturn:
 
 
 def _main(store: str, submission: str, index: str) -> int:
+    stop = worker.Stop()
+    stop.listen()  # first of all: submitit's own handlers ignore SIGTERM
     try:
         job = worker.read_job(store, submission, index)
         records.declare_runs(job.store, submission, int(index), job.folders)
@@ -33,18 +35,18 @@ def _main(store: str, submission: str, index: str) -> int:
         return worker.BAD_SPEC
     if lives.begin():
         return worker.CRASHED
-    _wait_for_parents(job)
-    code = worker.main(store, submission, index, on_stop=lives.stopped)
+    _wait_for_parents(job, stop)
+    code = worker.main(store, submission, index, stop=stop, on_stop=lives.stopped)
     return lives.crashed() if code == worker.CRASHED else lives.ended(code)
 
 
-def _wait_for_parents(job: worker.Job) -> None:
+def _wait_for_parents(job: worker.Job, stop: worker.Stop) -> None:
     """SLURM says they are done; give the file system time to show it."""
     deadline = time.monotonic() + PARENT_SECONDS
     store: Store = job.store
     for folder in job.folders:
         for parent in store.folder(folder).spec().parents:
-            while (
-                store.run(parent).state().status in ("running", "resumable") and time.monotonic() < deadline
-            ):
+            while store.run(parent).state().status in ("running", "resumable") and not stop():
+                if time.monotonic() > deadline:
+                    return
                 time.sleep(1)

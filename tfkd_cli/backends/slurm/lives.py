@@ -26,7 +26,6 @@ class Lives:
         folder = job.store.submission_path(job.submission) / "lives"
         files.make_folder(folder)
         self._path: Path = folder / f"{job.index}.jsonl"
-        self._attempts_before = {name: len(job.store.folder(name).attempts()) for name in job.folders}
 
     def begin(self) -> bool:
         """Note that a life begins; True when the last one ended without a word and no other shall be."""

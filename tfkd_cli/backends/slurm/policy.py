@@ -25,7 +25,7 @@ Cause = Literal[
 # How often a job may come back after each cause, within one submission. Whatever is not here never does.
 RETRIES: dict[Cause, int] = {
     "time limit": 100,
-    "preemption": 1_000_000,  # costs nothing but time; the rule of progress below still holds
+    "preemption": 1_000_000,  # costs nothing but time
     "crash": 2,
     "lost": 20,  # a node died, or something killed it without a word; SLURM brings it back itself
 }
@@ -58,8 +58,9 @@ def decide(lives: Sequence[Life], *, first_step: int = 0) -> Verdict:
         return Verdict(requeue=False, exit_code=worker.TRY_AGAIN)
     if cause not in RETRIES:
         return Verdict(requeue=False, exit_code=worker.CRASHED)
-    steps = [first_step, *(life.step for life in lives)]
-    if len(lives) >= FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]:
+    # A preempted run has saved: without a newer checkpoint it was not given the time for one step.
+    steps = [first_step, *(life.step for life in lives if life.cause != "preemption")]
+    if cause != "preemption" and len(steps) > FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]:
         return _give_up(f"{FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint", cause)
     count = Counter(life.cause for life in lives)[cause]
     if count > RETRIES[cause]:

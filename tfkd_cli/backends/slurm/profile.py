@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tfkd_cli.backends.slurm.site import asked_minutes
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.spec import RunSpec
 
@@ -38,6 +40,9 @@ OURS: Mapping[str, str] = {
     "stderr_to_stdout": "one ordered log is always written",
     "slurm_stderr_to_stdout": "one ordered log is always written",
 }
+# The same for options of sbatch: with another name, tfkd would send a run again that SLURM has.
+OUR_OPTIONS = ("job-name", "dependency", "array", "output", "error", "hold", "signal", "nodes", "ntasks")
+_OPTIONS = 'a table of options of sbatch: { "mail-type" = "FAIL" }.'
 _TOP = ("profile", "submit", "setup", "runs_per_job", "resources")
 _PROFILE = ("description", "contact", "url")
 _RESOURCES = ("dataset", "student", "submit")
@@ -184,6 +189,7 @@ def _submit(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any
                 path, f"{key} is {value}", expected="1: a run is one process; runs_per_job packs several."
             )
         _check_value(path, key, value)
+        _check_ours(path, key, value)
     known = known_submit_keys()
     _check_keys(path, data, known or tuple(data), where=where)
     return dict(data)
@@ -229,6 +235,8 @@ def _check_keys(path: Path, data: Mapping[str, Any], known: tuple[str, ...], *, 
 
 def _check_value(path: Path, key: str, value: Any) -> None:
     """Nothing that could end a line of the sbatch script; the only shell a profile has is `setup`."""
+    if not isinstance(value, str | int | float | list | dict):
+        _refuse(path, f"{key} is a date or time to TOML", expected="text in quotes, or a number.")
     if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
         _refuse(path, f"{key} holds a control character", expected="one line of text.")
     if isinstance(value, list):
@@ -238,6 +246,28 @@ def _check_value(path: Path, key: str, value: Any) -> None:
         for name, each in value.items():
             _check_value(path, name, name)
             _check_value(path, name, each)
+
+
+def _check_ours(path: Path, key: str, value: Any) -> None:
+    """The values we calculate with, or add to, ourselves; the others are for sbatch to judge."""
+    if key in ("timeout_min", "slurm_time"):
+        try:
+            asked_minutes(value)
+        except ValueError:
+            _refuse(path, f"{key} is {value}", expected='minutes, or a time of sbatch: "1-12:00:00".')
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if key in ("cpus_per_task", "slurm_cpus_per_task") and not (whole and value >= 1):
+        _refuse(path, f"{key} is {value!r}", expected="a whole number of cores.")
+    if key == "mem_gb" and not ((whole or isinstance(value, float)) and 0 < value < math.inf):
+        _refuse(path, f"mem_gb is {value!r}", expected='a number; slurm_mem = "500MB" takes units.')
+    if key in ("slurm_setup", "slurm_srun_args") and not isinstance(value, list):
+        _refuse(path, f"{key} is {value!r}", expected="a list of texts.")
+    if key == "slurm_additional_parameters":
+        for option in (
+            value if isinstance(value, dict) else _refuse(path, f"{key} is {value!r}", expected=_OPTIONS)
+        ):
+            if option in OUR_OPTIONS:
+                _refuse(path, f"{key} sets {option}", expected="tfkd sets it itself.")
 
 
 def _table(path: Path, data: Mapping[str, Any], key: str) -> dict[str, Any]:

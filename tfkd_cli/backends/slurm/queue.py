@@ -16,6 +16,7 @@ from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.site import Site
     from tfkd_cli.store import Store
 
 CACHE_SECONDS = 30.0  # five `tfkd status` windows are one squeue
@@ -165,6 +166,17 @@ def find_by_name(name: str) -> list[str]:
         ["squeue", "-h", "-r", "--me", "-t", "all", "--name", name, "-o", "%i|%j"]
     ).splitlines()
     return [line.split("|")[0].strip() for line in lines if line.strip().endswith(f"|{name}")]
+
+
+def room(jobs: int, here: Site) -> int:
+    """How many of `jobs` slurmctld can take; it is asked only where that may be less than all.
+
+    At MaxJobCount sbatch does not refuse: it "sleeps and retries" for two minutes first.
+    """
+    if jobs <= here.max_jobs // 4:
+        return jobs
+    kept = len(client.ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i"]).splitlines())
+    return max(0, min(jobs, here.max_jobs - kept))
 
 
 def forget(store: Store) -> None:

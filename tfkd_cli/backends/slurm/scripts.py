@@ -35,7 +35,7 @@ def parameters(
         "signal_delay_s": signal_delay(limit),
         "comment": name,
         **named,
-        "time": limit,
+        "time": named.get("time", limit),  # the profile's own, "1-00:00" too, goes over unchanged
         "job_name": name,
         "setup": setup_lines([*profile.setup, *(named.get("setup") or [])], code=code),
         "dependency": dependency or None,

@@ -38,13 +38,18 @@ class Site:
 
     @property
     def max_array_size(self) -> int:
-        """An array's indices must stay below this."""
-        return max(1, int(self.config.get("MaxArraySize", "1001")) - 1) if self.arrays else 1
+        """How many jobs an array may have: their indices, from 0, stay below MaxArraySize."""
+        return max(1, _number(self.config.get("MaxArraySize", "1001")))
 
     @property
     def arrays(self) -> bool:
         """Whether the site allows job arrays."""
-        return int(self.config.get("MaxArraySize", "1001")) > 1
+        return self.max_array_size > 1
+
+    @property
+    def max_jobs(self) -> int:
+        """How many jobs slurmctld keeps in all, those of others and finished ones too."""
+        return _number(self.config.get("MaxJobCount", "10000"))
 
     def partition(self, name: str | None) -> Partition | None:
         """The partition `name` (the first, where several are named), or the site's default."""
@@ -108,6 +113,24 @@ def minutes(limit: str) -> int | None:
     return max(1, days * 1440 + hours * 60 + mins)
 
 
+def asked_minutes(given: int | str) -> int:
+    """The minutes of any form of sbatch's --time: 90, "90", "90:00", "1:30:00", "0-1:30", "UNLIMITED".
+
+    ValueError when it is none of them.
+    """
+    if str(given).upper() in ("0", "UNLIMITED", "INFINITE"):
+        return NO_LIMIT
+    match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(given))
+    if match is None:
+        raise ValueError(f"{given!r} is no time limit")
+    days, *parts = match.groups()
+    numbers = [int(each) for each in parts if each is not None]
+    if days is None and len(numbers) < 3:  # minutes[:seconds]; with days, hours come first
+        numbers.insert(0, 0)
+    hours, mins, seconds = [*numbers, 0, 0][:3]
+    return max(1, int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0))
+
+
 def fill_in(submit: Mapping[str, Any], site: Site) -> dict[str, Any]:
     """`submit` with what the profile leaves open: a GPU where there are any, and a fair share of the node."""
     filled = dict(submit)
@@ -136,7 +159,7 @@ def time_limit(seconds: float | None, submit: Mapping[str, Any], site: Site) -> 
     """Minutes for an array whose longest job takes `seconds`: 1.5 times that, at most the partition's."""
     given = submit.get("timeout_min", submit.get("slurm_time"))
     if given is not None:
-        return int(given)
+        return asked_minutes(given)
     partition = site.partition(submit.get("slurm_partition"))
     wanted = UNKNOWN_MINUTES if seconds is None else max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
     limit = partition.limit_minutes if partition else None
@@ -144,6 +167,7 @@ def time_limit(seconds: float | None, submit: Mapping[str, Any], site: Site) -> 
 
 
 UNKNOWN_MINUTES = 12 * 60
+NO_LIMIT = 365 * 1440
 LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
 
 

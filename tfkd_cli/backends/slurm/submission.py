@@ -10,7 +10,17 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from tfkd_cli.backends import shared_answers
-from tfkd_cli.backends.slurm import client, dependencies, groups, held, records, scripts, sending, staging
+from tfkd_cli.backends.slurm import (
+    client,
+    dependencies,
+    groups,
+    held,
+    queue,
+    records,
+    scripts,
+    sending,
+    staging,
+)
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.dependencies import Element
 from tfkd_cli.backends.slurm.groups import Group
@@ -59,6 +69,7 @@ class Submission:
     calls: int = 0
     first: int = 0  # index of the next element in the submission's runs
     full: bool = False  # SLURM takes no more now
+    room: int = 0  # jobs that slurmctld can take
     needed: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the weights of `backends.submit`
     wanted: frozenset[str] = frozenset()  # folders of all runs to be sent
     arrays: list[Array] = field(default_factory=list)
@@ -67,6 +78,7 @@ class Submission:
         """Group, declare, send; what did not go stays in the plan."""
         self.wanted = frozenset(spec.folder for spec in new)
         graph = plan_groups(new, profile=self.profile, active=self.elements)
+        self.room = queue.room(sum(len(group.packs) for group in graph), self.site)
         code = staging.stage(self.store.code_path)
         one_array = cap is not None and any(group.parents for group in graph)
         if one_array and not self._send_held(groups.one_per_shape(graph), cap=cap or 1, code=code):
@@ -139,6 +151,7 @@ class Submission:
         client.ask(["scancel", array.base_id])
         array.mark_released()
         self.arrays.remove(array)
+        self.room += len(array.packs)
         for folder in chain.from_iterable(array.packs):
             self.elements.pop(folder, None)
 
@@ -147,8 +160,8 @@ class Submission:
     ) -> Iterator[Array]:
         """The group as one array; where SLURM's limits refuse it, as much of it as they allow."""
         rest, size = group.packs, len(group.packs)
-        while rest and not self.full:
-            piece = Group(shape=group.shape, packs=rest[:size], parents=group.parents)
+        while rest and self.room and not self.full:
+            piece = Group(shape=group.shape, packs=rest[: min(size, self.room)], parents=group.parents)
             if not self._parents_are_in_slurm(piece):
                 break
             try:
@@ -162,6 +175,7 @@ class Submission:
                 size = max(1, size // 2)
                 continue
             rest = rest[len(piece.packs) :]
+            self.room -= len(piece.packs)
             yield array
         self.first += len(rest)  # indices of what was not sent
 
