@@ -8,6 +8,7 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends import Outcome, local
+from tfkd_cli.commands import launching
 
 RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
 FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
@@ -26,7 +27,7 @@ def test_a_failed_run_says_what_to_do_where_it_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     message = "best.pt: does not hold the weights its result vouches for.\n  Hint: remove it"
-    monkeypatch.setattr(launching, "run_local", lambda *specs, **how: Outcome(failed=(FAILED,)))
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: Outcome(failed=(FAILED,)))
     monkeypatch.setattr(launching, "why", lambda state: message)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 1
     said = capfd.readouterr().err
