@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 
 from paper_tables import claim_toml, figure_toml, hyperparameters, table_toml
 from paper_tables.claim_toml import ThirdParty, Variant
-from paper_tables.spec import Claim, Figure, PaperTablesError, Table
+from paper_tables.spec import Claim, Figure, Table, UnknownNameError
 from paper_tables.strict import Entry, Names, near, read_toml
 
 FOLDER = Path(__file__).parent
@@ -122,7 +122,7 @@ class Paper:
         if wanted not in known:
             parts = [each for each, found in known.items() if each not in map(_fold, found)]
             everything = [*GROUPS, *self.tables, *parts, *self.figures]
-            raise PaperTablesError(
+            raise UnknownNameError(
                 f'unknown table or figure "{name}".',
                 expected=f"Known: {', '.join(everything)}.",
                 hint=near(wanted, everything),

@@ -18,6 +18,10 @@ class PaperTablesError(ValueError):
         self.what, self.expected, self.hint = what, expected, hint
 
 
+class UnknownNameError(PaperTablesError):
+    """There is no table or figure of this name; the files themselves are sound."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One experiment as the paper would name it, seeds apart.

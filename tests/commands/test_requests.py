@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from paper_tables import hyperparameters
 from tfkd_cli.__main__ import main
+from tfkd_cli.reproduction.paper import paper
 
 RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits"]
 
@@ -82,6 +84,22 @@ def test_a_data_set_that_is_not_here_is_refused_offline_with_three_ways_on(
     assert main([*arguments, "--results", str(tmp_path / "results")]) == 2
     said = capfd.readouterr().err
     assert all(way in said for way in ("tfkd data cifar100", "--from", "--dataset digits"))
+
+
+def test_hyperparameters_that_name_an_unknown_network_are_refused_and_not_left_aside(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misspelt = tmp_path / "hyperparameters.toml"
+    misspelt.write_text('[[entry]]\nstudent = "resnet18x"\nfrom = "released"\nloss = { alpha = 0.1 }\n')
+    check = hyperparameters.check
+    monkeypatch.setattr(hyperparameters, "check", lambda names: check(names, misspelt))
+    paper.cache_clear()
+    try:
+        said = refused(["plan", "table9"], tmp_path, capfd)
+    finally:
+        paper.cache_clear()
+    assert 'entry 1, key "student"' in said
+    assert 'unknown network "resnet18x"' in said
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from paper_tables.spec import PaperTablesError
 from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
@@ -73,6 +74,18 @@ def test_runs_errata_and_figures_have_every_format(
 def test_the_eight_slips_of_the_paper_are_errata(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = json.loads(shown("errata", "json", results, capfd))
     assert sum(each["arithmetic"] is not None for each in found) == 8
+
+
+@pytest.mark.parametrize("command", ["show", "status", "plan"])
+def test_a_table_that_cannot_be_read_is_not_taken_for_an_unknown_name(
+    command: str, results: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(self: object, name: str) -> list[str]:
+        raise PaperTablesError("table9.toml, row 1, cell tf-reg: the mean is 700.", expected="1 to 100.")
+
+    monkeypatch.setattr("paper_tables.reader.Paper._meant", damaged)
+    assert main([command, "table9", "--results", str(results)]) == 2
+    assert "row 1, cell tf-reg: the mean is 700" in capfd.readouterr().err
 
 
 def test_an_unknown_format_is_refused_whatever_the_item(

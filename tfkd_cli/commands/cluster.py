@@ -142,11 +142,11 @@ def retry(
 
 def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
     """The runs of a table that was asked for, or one run."""
-    from paper_tables.spec import PaperTablesError
+    from paper_tables.spec import UnknownNameError
 
     try:
         names = {each.name for each in paper().expand([item])} if item != "run" else {"run"}
-    except PaperTablesError:
+    except UnknownNameError:
         return [opened.find(item).spec()]
     made, _ = overview.campaigns(opened, session.execution(options))
     chosen = [each for each in made if names & set(each.request.names)]

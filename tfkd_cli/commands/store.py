@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from paper_tables.spec import PaperTablesError
+from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, canonical
@@ -68,7 +68,7 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     if item is not None:
         try:
             names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
-        except PaperTablesError:
+        except UnknownNameError:
             return overview.one_run(store, item)
     execution = session.execution(options)
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
@@ -139,7 +139,7 @@ def show(
         return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
     try:
         names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
-    except PaperTablesError as unknown:
+    except UnknownNameError as unknown:
         return showing.show_run(opened, item, form=form, unknown=unknown)
     showing.show_items(list(_campaigns(opened, store, how, seeds, names)), form=form)
     return 0
