@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from tfkd_cli import progress
 from tfkd_cli.backends import Event
 from tfkd_cli.plan import Estimate, Progress, make_plan
 from tfkd_cli.progress import Follower
@@ -24,7 +23,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0) -> Follower
         cost=lambda spec: Estimate(100.0, "estimate"),
     )
     made = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)})
-    monkeypatch.setattr(progress.time, "monotonic", lambda: made.started + 10.0)
+    monkeypatch.setattr("time.monotonic", lambda: made.started + 10.0)
     return made
 
 
