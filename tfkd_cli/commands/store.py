@@ -69,13 +69,19 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
         try:
             names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
         except PaperTablesError:
-            return overview.one_run(store, item)
+            return _look_at_run(store, options, item)
     execution = session.execution(options)
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise RequestError(f"nothing was asked for {item} in {options.results} yet.", hint=_how_to_ask(names))
     return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
+
+
+def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
+    from tfkd_cli.commands import cluster
+
+    return overview.one_run(store, cluster.find_run(store, options, item), queue=_queue(options))
 
 
 def _how_to_ask(names: list[str]) -> str:
@@ -198,8 +204,13 @@ def logs(
 
     Example: tfkd logs 8d4c1185ab12 -f
     """
-    folder = session.open_store(store, write=False).find(run)
-    path = folder.log_path()
+    from tfkd_cli.backends.slurm import records
+    from tfkd_cli.commands import cluster
+
+    opened = session.open_store(store, write=False)
+    folder = opened.run(cluster.find_run(opened, store, run))
+    of_slurm = records.log_of(opened, folder.name)
+    path = folder.log_path() or of_slurm
     if path is None:
         raise RequestError(f"{folder.name} has no log yet.", hint="tfkd status shows whether it has started.")
     with path.open(encoding="utf-8", errors="replace") as log:
@@ -208,5 +219,9 @@ def logs(
             sys.stdout.flush()
             if not follow or folder.state().status != "running":
                 sys.stdout.write(log.read())
-                return 0
+                break
             time.sleep(1)
+    if of_slurm not in (None, path) and folder.state().status != "done":
+        print(f"\nSLURM's log, {of_slurm}:")  # killed for its memory, or at a limit: only this one says so
+        print(of_slurm.read_text(encoding="utf-8", errors="replace"))
+    return 0

@@ -10,7 +10,17 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from tfkd_cli.backends import shared_answers
-from tfkd_cli.backends.slurm import client, dependencies, groups, held, queue, records, scripts, sending, staging
+from tfkd_cli.backends.slurm import (
+    client,
+    dependencies,
+    groups,
+    held,
+    queue,
+    records,
+    scripts,
+    sending,
+    staging,
+)
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.dependencies import Element
 from tfkd_cli.backends.slurm.groups import Group
@@ -159,9 +169,10 @@ class Submission:
                     piece, cap=lanes.share(number), link=lanes.link(number), on_hold=on_hold, code=code
                 )
             except sending.LimitReachedError as error:
-                if size == 1 and not self.elements:
+                waited = "temporarily" in error.what  # for two minutes: not again with half of it
+                if size == 1 and not self.elements and not waited:
                     raise sending.RefusedError(error.what, self.profile) from error
-                self.full = size == 1
+                self.full = size == 1 or waited
                 size = max(1, size // 2)
                 continue
             rest = rest[len(piece.packs) :]
