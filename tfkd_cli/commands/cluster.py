@@ -10,6 +10,7 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.commands import session
+from tfkd_cli.errors import RequestError
 from tfkd_cli.options import ExecutionOptions, StoreOptions, with_options
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import overview
@@ -127,17 +128,33 @@ def retry(
     from tfkd_cli.backends.slurm.retry import retry as submit_again
 
     opened = session.open_store(store, write=True)
-    spec = opened.find(run).spec()
+    spec = find_run(opened, store, run)
     cluster = "slurm" if where.cluster == "local" else where.cluster
+    profile = profiles.find(cluster)
+    made, _ = overview.campaigns(opened, session.execution(store), device="cuda")
     sent = submit_again(
         opened,
         spec,
         execution=session.execution(store, where),
-        profile=profiles.find(cluster),
+        profile=profile,
+        costs={key: seconds for each in made for key, seconds in _costs(each.plan()).items()},
         on_event=console.say,
     )
     print(f"Submitted {spec.folder} again; {sent.repointed} waiting jobs point to it now.")
     return 0
+
+
+def find_run(opened: Store, options: StoreOptions, text: str) -> RunSpec:
+    """A run by its key or folder; one that was asked for and never started has no folder yet."""
+    try:
+        return opened.find(text).spec()
+    except RequestError:
+        made, _ = overview.campaigns(opened, session.execution(options))
+        asked = {entry.spec for each in made for entry in each.plan().items.values()}
+        found = [spec for spec in asked if spec.folder == text or (text and spec.key.startswith(text))]
+        if len(found) != 1:
+            raise
+        return found[0]
 
 
 def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
@@ -147,7 +164,7 @@ def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
     try:
         names = {each.name for each in paper().expand([item])} if item != "run" else {"run"}
     except UnknownNameError:
-        return [opened.find(item).spec()]
+        return [find_run(opened, options, item)]
     made, _ = overview.campaigns(opened, session.execution(options))
     chosen = [each for each in made if names & set(each.request.names)]
     return [

@@ -127,6 +127,10 @@ def _go(
     calibrate: bool = False,
     teacher_file: Path | None = None,
 ) -> int:
+    if where.cluster != "local":
+        from tfkd_cli.backends.slurm import profile
+
+        profile.find(where.cluster)  # a wrong one is refused before anything is shown, fetched or written
     if not where.dry_run:
         session.check_writable(store.results)
     execution = asking.with_sources(session.execution(store, where), request, teacher_file=teacher_file)

@@ -69,7 +69,7 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
         try:
             names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
         except UnknownNameError:
-            return overview.one_run(store, item)
+            return _look_at_run(store, options, item)
     execution = session.execution(options)
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
     asked = {name for campaign in made for name in campaign.request.names}
@@ -84,6 +84,12 @@ def _nothing_asked(item: str, results: Path, names: list[str]) -> RequestError:
         expected="what an earlier `tfkd reproduce` or `tfkd run` asked for; `tfkd status` shows it.",
         hint="tfkd run --help" if names == ["run"] else f"tfkd reproduce {' '.join(names)}",
     )
+
+
+def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
+    from tfkd_cli.commands import cluster
+
+    return overview.one_run(store, cluster.find_run(store, options, item), queue=_queue(options))
 
 
 def _queue(options: StoreOptions) -> dict[str, overview.Queued]:
@@ -207,8 +213,13 @@ def logs(
 
     Example: tfkd logs 8d4c1185ab12 -f
     """
-    folder = session.open_store(store, write=False).find(run)
-    path = folder.log_path()
+    from tfkd_cli.backends.slurm import records
+    from tfkd_cli.commands import cluster
+
+    opened = session.open_store(store, write=False)
+    folder = opened.run(cluster.find_run(opened, store, run))
+    of_slurm = records.log_of(opened, folder.name)
+    path = folder.log_path() or of_slurm
     if path is None:
         raise RequestError(f"{folder.name} has no log yet.", hint="tfkd status shows whether it has started.")
     with path.open(encoding="utf-8", errors="replace") as log:
@@ -217,5 +228,9 @@ def logs(
             sys.stdout.flush()
             if not follow or folder.state().status != "running":
                 sys.stdout.write(log.read())
-                return 0
+                break
             time.sleep(1)
+    if of_slurm not in (None, path) and folder.state().status != "done":
+        print(f"\nSLURM's log, {of_slurm}:")  # killed for its memory, or at a limit: only this one says so
+        print(of_slurm.read_text(encoding="utf-8", errors="replace"))
+    return 0

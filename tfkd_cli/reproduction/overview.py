@@ -60,11 +60,15 @@ class Overview:
         }
 
 
+# Ends of a job that nobody asked for: without a trace in the store, they are all there is to see.
+DIED = ("FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Queued:
     """What a queue says of a run: `running` or `queued`, its job, its reason."""
 
-    status: Literal["running", "queued", "blocked", "left"]
+    status: Literal["running", "queued", "blocked", "died", "left"]
     job: str | None = None
     reason: str = ""
 
@@ -87,7 +91,8 @@ def queued(state: str, *, job: str, reason: str) -> Queued:
     )
     if state in waiting:
         return Queued(status="queued", job=job, reason=reason)
-    return Queued(status="left", job=job, reason=f"SLURM: {state}")
+    told = f"SLURM: {state}" + (f", {reason}" if reason else "")
+    return Queued(status="died" if state in DIED else "left", job=job, reason=told)
 
 
 def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
@@ -136,11 +141,10 @@ def overview(
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
-def one_run(store: Store, text: str) -> Overview:
-    """The overview of a single run, by key prefix or folder name."""
-    folder = store.find(text)
-    state = folder.state()
-    return Overview((_status(folder.spec(), state, None, {}, ()),), 0.0)
+def one_run(store: Store, spec: RunSpec, *, queue: Mapping[str, Queued]) -> Overview:
+    """The overview of a single run."""
+    state = store.scan([spec.key])[spec.key]
+    return Overview((_status(spec, state, queue.get(spec.folder), {}, ()),), 0.0)
 
 
 def _status(
@@ -186,4 +190,7 @@ def _shown(
         return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
     if queued and queued.status == "blocked":
         return "blocked", queued.reason
-    return "todo", "resumable" if known == "resumable" else queued.reason if queued else ""
+    told = queued.reason if queued else ""
+    if known == "resumable":
+        return "todo", f"resumable; {told}" if told else "resumable"
+    return "failed" if queued and queued.status == "died" else "todo", told

@@ -118,10 +118,18 @@ def test_where_slurmctld_keeps_few_jobs_only_those_are_sent_and_sbatch_never_wai
     with fake_slurm.edit() as state:
         state["config"]["MaxJobCount"] = "8"
     sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [1, 7]
-    assert len(sent.left_in_plan) == 3
+    assert [count for _, count in sent.arrays] == [1, 6]
+    assert len(sent.left_in_plan) == 4
     again = send(graph(1, 10))
-    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 8, 3)
+    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 7, 4)
+
+
+def test_an_sbatch_that_has_waited_for_a_full_slurmctld_is_not_tried_again_with_less(
+    fake_slurm: Any, send: Send, graph: Graph
+) -> None:
+    fake_slurm.refuse("sbatch", "Batch job submission failed: Resource temporarily unavailable", times=9)
+    sent = send(graph(4, 0))
+    assert (sent.runs, len(sent.left_in_plan), len(fake_slurm.calls("sbatch"))) == (0, 4, 1)
 
 
 def test_a_student_is_not_sent_when_its_teacher_could_not_be(

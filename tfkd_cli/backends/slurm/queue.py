@@ -176,7 +176,7 @@ def room(jobs: int, here: Site) -> int:
     if jobs <= here.max_jobs // 4:
         return jobs
     kept = len(client.ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i"]).splitlines())
-    return max(0, min(jobs, here.max_jobs - kept))
+    return max(0, min(jobs, here.max_jobs - 1 - kept))  # 22.05 takes none that makes it MaxJobCount
 
 
 def forget(store: Store) -> None:

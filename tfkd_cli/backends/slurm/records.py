@@ -146,6 +146,15 @@ def known_arrays(store: Store) -> list[Array]:
     return [array for folder in _submissions(store) for array in arrays_of(folder)]
 
 
+def log_of(store: Store, folder: str) -> Path | None:
+    """What SLURM and the newest job of a run wrote: the only words of one that died before its attempt."""
+    for array in reversed(known_arrays(store)):
+        for job_id, pack in zip(array.sent, array.packs, strict=False):
+            if folder in pack and array.log_of(job_id).exists():
+                return array.log_of(job_id)
+    return None
+
+
 def arrays_of(folder: Path) -> Iterator[Array]:
     """The arrays of one submission."""
     for path in sorted((folder / "arrays").glob("*.json")):

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import paper_tables
 import tfkd_cli
 from tfkd_cli import provenance
 
-PACKAGES = (Path(tfkd_cli.__file__).parent, Path(paper_tables.__file__).parent)
+PACKAGES = (Path(tfkd_cli.__file__).parent,)  # a job knows runs, not tables
 SUFFIXES = (".py", ".toml", ".typed")
 NOT_FOR_JOBS = ("report", "commands", "reproduction")  # layers above the worker: a job imports none of them
 DIFF_BYTES = 200_000  # a longer diff is known by its digest only

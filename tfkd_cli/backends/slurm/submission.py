@@ -169,9 +169,10 @@ class Submission:
                     piece, cap=lanes.share(number), link=lanes.link(number), on_hold=on_hold, code=code
                 )
             except sending.LimitReachedError as error:
-                if size == 1 and not self.elements:
+                waited = "temporarily" in error.what  # for two minutes: not again with half of it
+                if size == 1 and not self.elements and not waited:
                     raise sending.RefusedError(error.what, self.profile) from error
-                self.full = size == 1
+                self.full = size == 1 or waited
                 size = max(1, size // 2)
                 continue
             rest = rest[len(piece.packs) :]

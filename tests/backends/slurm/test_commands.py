@@ -1,0 +1,104 @@
+"""`tfkd status`, `logs`, `cancel` and `retry` on runs that SLURM has, and whose folders are not there yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkd_cli.__main__ import main
+from tfkd_cli.backends.slurm import queue, records
+from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+
+Tell = Callable[..., str]
+
+
+@pytest.fixture
+def sent(
+    fake_slurm: Any, store: Store, execution: Execution, send: Callable[..., Submitted]
+) -> tuple[RunSpec, RunSpec]:
+    """A teacher (job 1) and its student (job 2), asked for and submitted, neither of them started."""
+    axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
+    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    campaign = Campaign(request, store, execution)
+    campaign.record("tfkd run …")
+    plan = campaign.plan()
+    student = next(each.spec for each in plan.items.values() if each.spec.parents)
+    [teacher] = student.parents
+    send([teacher, student])
+    return teacher, student
+
+
+@pytest.fixture
+def tfkd(store: Store, capfd: pytest.CaptureFixture[str]) -> Tell:
+    """What a command prints."""
+
+    def tell(*arguments: str) -> str:
+        capfd.readouterr()
+        assert main([*arguments, "--results", str(store.root)]) == 0
+        return capfd.readouterr().out
+
+    return tell
+
+
+def status(tfkd: Tell, spec: RunSpec) -> tuple[str, str]:
+    [row] = [each for each in json.loads(tfkd("status", "--json"))["runs"] if each["key"] == spec.key]
+    return row["status"], row["message"]
+
+
+def test_a_job_that_died_before_its_first_attempt_is_failed_and_blocks_its_students(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
+) -> None:
+    teacher, student = sent
+    fake_slurm.move("1", "OUT_OF_MEMORY", "OutOfMemory")
+    fake_slurm.move("2", "PENDING", queue.NEVER)
+    assert status(tfkd, teacher) == ("failed", "SLURM: OUT_OF_MEMORY, OutOfMemory")
+    assert status(tfkd, student) == ("blocked", f"its teacher {teacher.folder} is failed")
+
+
+def test_a_cancelled_job_is_work_to_do_and_no_failure(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
+) -> None:
+    fake_slurm.move("1", "CANCELLED")
+    assert status(tfkd, sent[0]) == ("todo", "SLURM: CANCELLED")
+
+
+def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
+) -> None:
+    [array, _] = records.known_arrays(store)
+    Path(array.log_of("1")).write_text("module: command not found\n")
+    assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
+
+
+def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell, tmp_path: Path
+) -> None:
+    teacher, _ = sent
+    assert tfkd("cancel", teacher.key[:12]) == "Cancelled 1 jobs.\n"
+    fake_slurm.move("2", "PENDING", queue.NEVER)
+    profile = tmp_path / "plain.toml"
+    told = tfkd("retry", teacher.folder, "--cluster", str(profile))
+    assert told == f"Submitted {teacher.folder} again; 1 waiting jobs point to it now.\n"
+    assert int(fake_slurm.options("3")["time"]) < 60  # of the plan, not the 12 hours of an unknown run
+
+
+def test_a_wrong_profile_is_refused_before_anything_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "none"
+    command = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits"]
+    assert main([*command, "--cluster", "nosuch", "--results", str(results)]) == 2
+    said = capfd.readouterr()
+    assert 'unknown cluster "nosuch"' in said.err
+    assert "Plan" not in said.err
+    assert not results.exists()
