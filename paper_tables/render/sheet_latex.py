@@ -67,7 +67,7 @@ _NEGATIVE = re.compile(r"(?<![A-Za-z0-9-])-(?=\d)")
 
 
 def latex(sheet: Sheet) -> str:
-    """`table` floats, one unless the sheet is too tall for a page: `booktabs` and `graphicx`, nothing else."""
+    """A `table` float, or several where it is too tall for a page: they need `booktabs` and `graphicx`."""
     parts = list(_parts(sheet))
     return "".join(_float(sheet, *part, number, len(parts)) for number, part in enumerate(parts, 1))
 
@@ -86,7 +86,7 @@ def _parts(sheet: Sheet) -> Iterator[tuple[list[SheetRow], list[str]]]:
     notes, room = list[str](), PAGE - used
     for note in sheet.notes:
         height = NOTE * math.ceil(len(note) / NOTE_LETTERS) + SPACE
-        if notes and height > room or height > room and rows:
+        if height > room and (notes or rows):
             yield rows, notes
             rows, notes, room = [], [], PAGE
         notes.append(note)
