@@ -62,11 +62,20 @@ class CellComparison:
     @property
     def runs(self) -> tuple[str, ...]:
         """The folders of the finished runs, by seed."""
-        return tuple(value.run for value in sorted(self.measured.values, key=lambda value: value.seed))
+        return _folders(self.measured)
+
+    @property
+    def baseline_runs(self) -> tuple[str, ...]:
+        """The folders of the finished runs the gain is over, by seed; none for a baseline."""
+        return () if self.cell.is_baseline else _folders(self.baseline)
 
     def reading(self, epoch: Epoch) -> Reading | None:
         """The reading at the best or the last epoch."""
         return self.best if epoch == "best" else self.last
+
+
+def _folders(measured: Measured) -> tuple[str, ...]:
+    return tuple(value.run for value in sorted(measured.values, key=lambda value: value.seed))
 
 
 @dataclass(frozen=True, kw_only=True)

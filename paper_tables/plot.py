@@ -70,6 +70,8 @@ UNDATED: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
 }
+# Twice as fast as the usual 6.
+SAVED: dict[str, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 3}}}
 
 
 def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> tuple[Path, ...]:
@@ -81,7 +83,7 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
         figure = _drawing(data)
         for each in formats:
             file = path.with_name(f"{path.name}.{each}")
-            figure.savefig(file, format=each, dpi=DPI, metadata=UNDATED.get(each))
+            figure.savefig(file, format=each, dpi=DPI, metadata=UNDATED.get(each), **SAVED.get(each, {}))
             written.append(file)
     return tuple(written)
 
@@ -97,8 +99,9 @@ def drawing(data: FigureData) -> Drawing:
 def _drawing(data: FigureData) -> Drawing:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Drawing(figsize=SIZE, layout="constrained")
+    figure = Drawing(figsize=SIZE)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(data.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
@@ -118,6 +121,7 @@ def _drawing(data: FigureData) -> Drawing:
     if handles:
         columns = 1 if max(map(len, labels)) > 44 else 2
         figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    ConstrainedLayoutEngine().execute(figure)  # once; as the figure's own, every format would draw twice
     return figure
 
 

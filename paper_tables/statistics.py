@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 Group = Mapping[int, float]
@@ -102,6 +103,7 @@ def _additive_residual(groups: Sequence[Group]) -> tuple[float, int]:
     return (float(residual @ residual), df) if df else (0.0, 0)
 
 
+@cache  # the search for seeds asks for the same few thousand again and again
 def quantile(probability: float, df: float) -> float:
     """Student's t: the value that is exceeded with 1 - probability."""
     from scipy.special import stdtrit

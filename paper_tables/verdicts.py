@@ -78,6 +78,8 @@ def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
     """The verdicts on one cell."""
     reading, published = cell.reading(epoch), cell.cell.published
     gain = reading.gain if reading else None
+    pairs = gain.pairs if gain and gain.paired else None
+    used = (cell.n, cell.baseline.n) if pairs is None else (pairs, pairs)
     return CellVerdict(
         epoch=epoch,
         level=_judge(
@@ -85,13 +87,15 @@ def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
             reading.difference if reading else None,
             _allowed(reading, cell.n, published.runs),
             own=(cell.measured,),
+            runs=(cell.n,),
             assumed=bool(cell.assumed),
         ),
         gain=_judge(
             None if cell.cell.is_baseline else published.gain,
             reading.gain_difference if reading else None,
-            _allowed(reading, cell.n, published.runs, cell.baseline.n, cell.baseline_published.runs),
+            _allowed(reading, *used, published.runs, cell.baseline_published.runs),
             own=(cell.measured, cell.baseline),
+            runs=used,
             assumed=bool(cell.assumed or cell.baseline_assumed),
         ),
         smallest_gain=gain.smallest if gain else None,
@@ -109,14 +113,18 @@ def _judge(
     allowed: float | None,
     *,
     own: Sequence[Measured],
+    runs: Sequence[int],
     assumed: bool,
 ) -> Judgement:
+    """`runs`: how many the difference is computed from; of two settings paired by seed, those of both."""
     if published is None:
         return Judgement(word="not published")
 
     def word() -> CellWord:
         if obstacle := _obstacle(own):
             return obstacle
+        if min(runs) < LEAST_RUNS:
+            return "too few runs"
         if assumed:
             return "setting assumed"
         return "agrees" if abs(difference or 0) <= (allowed or 0) else "differs"

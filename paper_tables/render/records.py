@@ -61,6 +61,7 @@ def _cell(cell: CellComparison, labels: tuple[str, ...]) -> dict[str, Any]:
             "last": _reading(cell, "last"),
             "gain": cell.best.gain.mean if cell.best and cell.best.gain else None,
             "runs": list(cell.runs),
+            "baseline_runs": list(cell.baseline_runs),
         },
     }
 
@@ -156,7 +157,7 @@ CSV_COLUMNS = (
     ],
     *["published_mean", "published_std", "published_gain", "published_runs", "n", "wanted"],
     *(f"{epoch}_{name}" for epoch in EPOCHS for name in READING),
-    *["assumed", "note", "warnings", "runs"],
+    *["assumed", "note", "warnings", "runs", "baseline_runs"],
 )
 
 
@@ -174,6 +175,7 @@ def _line(comparison: Comparison, cell: CellComparison) -> Iterator[tuple[str, A
             yield from ((f"{epoch}_{name}", value) for name, value in _values(cell, reading))
     yield from (("assumed", "; ".join(cell.assumed)), ("note", cell.cell.note))
     yield from (("warnings", "; ".join(cell.warnings)), ("runs", " ".join(cell.runs)))
+    yield "baseline_runs", " ".join(cell.baseline_runs)
 
 
 def _text(value: Any) -> Any:

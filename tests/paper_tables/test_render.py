@@ -236,13 +236,33 @@ def test_a_negative_number_gets_a_real_minus_in_latex() -> None:
     assert sheet_latex.escape("Tf-KD -0.04") == "Tf-KD $-$0.04"
 
 
+def tall(comparison: Comparison, times: int) -> Comparison:
+    """The same with every row as many times."""
+    table = comparison.table
+    return replace(
+        comparison, rows=comparison.rows * times, table=replace(table, rows=table.rows * times, note=EVIL * 9)
+    )
+
+
+@pytest.mark.parametrize("times", [1, 4, 40])
+def test_a_table_too_tall_for_a_page_goes_on_in_another_float(everything: Comparison, times: int) -> None:
+    text = render.latex(tall(everything, times))
+    floats = text.count(r"\begin{table}")
+    assert text.count(r"\begin{tabular}") <= floats
+    assert (floats > 1) == (times > 1)
+    assert text.count(r"\label") == 1
+    assert text.count(r"\addtocounter{table}{-1}") == floats - 1
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len([line for line in body if " & best & " in line]) == times * len(everything.rows)
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(
     everything: Comparison, demo: Comparison, claims: list[Claim], tmp_path: Path
 ) -> None:
     measured = {each.cell.setting: each.measured for each in everything.cells()}
     strange = replace(everything, table=replace(everything.table, title=EVIL, note=EVIL))
-    tables = [render.latex(each) for each in (everything, demo, strange)]
+    tables = [render.latex(each) for each in (everything, demo, strange, tall(everything, 9), tall(demo, 30))]
     body = "\n".join([*tables, render.claims_latex(judge_claims(claims, measured))])
     (tmp_path / "all.tex").write_text(sheet_latex.DOCUMENT.format(body=body), encoding="utf-8")
     done = subprocess.run(
@@ -255,6 +275,7 @@ def test_latex_compiles(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "Float too large" not in done.stdout
     assert (tmp_path / "all.pdf").stat().st_size > 1000
 
 

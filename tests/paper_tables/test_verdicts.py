@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -67,6 +68,24 @@ def test_a_gain_needs_three_runs_of_the_baseline_too(
     table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
     runs[make_setting("baseline")] = make_measured(70.0, 71.0, name="baseline")
+    found = verdicts(compare(table, runs))["kd"]
+    assert (found.level.word, found.gain.word) == ("agrees", "too few runs")
+
+
+def test_a_gain_is_judged_by_the_seeds_it_is_paired_on_and_no_others(
+    table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, 71.5, 70.5, 71.0, name="baseline")
+    paired = verdicts(compare(table, runs))["kd"].gain
+    cell = next(each for each in compare(table, runs).cells() if each.cell.column == "kd")
+    assert cell.best is not None
+    spread = cell.best.pool.level
+    assert spread.sigma is not None
+    allowed = stats.t.ppf(0.975, spread.df) * spread.sigma * math.sqrt(1 / 3 + 1 / 3 + 1 / 3 + 1)
+    assert paired.allowed == pytest.approx(allowed)  # not 1/3 + 1/6 + …
+    two = tuple(replace(value, seed=value.seed + 1) for value in runs[make_setting("kd")].values)
+    runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, name="baseline")
+    runs[make_setting("kd")] = replace(runs[make_setting("kd")], values=two)
     found = verdicts(compare(table, runs))["kd"]
     assert (found.level.word, found.gain.word) == ("agrees", "too few runs")
 

@@ -170,7 +170,7 @@ def test_a_value_leads_in_two_clicks_to_the_recipe_seed_and_commit_of_its_runs(
     browser: Browser, demo: Made, stores: ModuleType
 ) -> None:
     wanted = stores.wanted(stores.campaign(demo.out, ["demo"]))
-    spec = next(each for each in wanted if each.folder.startswith("digits-resnet8-kd-from-resnet20-s1-"))
+    spec = next(each for each in wanted if each.folder.startswith("digits-resnet8-kd-from-resnet14-s1-"))
     browser.open(demo.written.index)
     browser.click("#demo tbody tr:nth-child(3) td a")
     shown = browser.panel
@@ -204,6 +204,25 @@ def test_a_link_to_a_cell_can_be_sent_to_somebody(browser: Browser, paper: Made)
     assert browser.run("location.hash") == ""
 
 
+def test_all_columns_of_table_1_are_seen_at_once_on_a_desktop(
+    browser: Browser, stores: ModuleType, tmp_path: Path
+) -> None:
+    campaign = stores.campaign(tmp_path, ["table1"])
+    stores.finish_all(campaign)
+    browser.open(report.write([campaign], out=tmp_path).index)
+    assert browser.run("(s => s.scrollWidth - s.clientWidth)(document.querySelector('#table1 .scroll'))") <= 0
+
+
+def test_a_run_of_one_epoch_is_drawn_as_a_point(browser: Browser, stores: ModuleType, tmp_path: Path) -> None:
+    campaign = stores.campaign(tmp_path, ["demo"], overrides=stores.Overrides(recipe=(("epochs", 1),)))
+    stores.finish_all(campaign)
+    browser.open(report.write([campaign], out=tmp_path).index)
+    lines = browser.run("document.querySelectorAll('#picture-chart li').length")
+    assert lines == browser.run("document.querySelectorAll('#picture-chart circle').length") > 0
+    forms = browser.run("[...document.querySelectorAll('#picture-files a')].map(a => a.innerText)")
+    assert forms == ["png", "svg"]
+
+
 def test_an_unknown_fragment_is_no_error(browser: Browser, demo: Made) -> None:
     for fragment in ("#cell=nothing", "#run=<script>", "#=", "#%25", "#constructor"):
         browser.open(demo.written.index, fragment=fragment)
@@ -213,10 +232,10 @@ def test_an_unknown_fragment_is_no_error(browser: Browser, demo: Made) -> None:
 def test_runs_are_found_by_words_and_sorted(browser: Browser, demo: Made) -> None:
     browser.open(demo.written.index)
     browser.click("#filter")
-    browser.press("kd from-resnet20 s1-")
+    browser.press("kd from-resnet14 s1-")
     names = browser.column("#run-table", 0)
     assert len(names) == 2
-    assert all("kd-from-resnet20" in name and "-s1-" in name for name in names)
+    assert all("kd-from-resnet14" in name and "-s1-" in name for name in names)
     browser.run(
         "(f => { f.value = ''; f.dispatchEvent(new Event('input')); })(document.getElementById('filter'))"
     )

@@ -101,6 +101,12 @@ def test_a_broken_record_is_left_out(grid: Grid, name: str, content: bytes) -> N
     left_out_once(grid, grid.report(), name)
 
 
+def test_a_missing_description_is_not_to_be_moved_away(grid: Grid) -> None:
+    (grid.path(0) / "spec.json").unlink()
+    [line] = grid.report().left_out
+    assert f"mv '{grid.path(0)}' ELSEWHERE" in line
+
+
 def test_damage_that_comes_after_a_good_report_is_seen(grid: Grid) -> None:
     assert grid.report().left_out == ()
     path = grid.path(0) / "metrics.jsonl"

@@ -50,7 +50,8 @@ def _parts(where: tuple[str, ...], by_label: Mapping[str, list[Run]]) -> Iterato
     for start in range(0, len(labels), MOST_LINES):
         part = [str(start // MOST_LINES + 1)] if start else []
         name = slug("-".join([dataset, student, scale, f"{epochs}-epochs", *part]).replace("@", "-"))
-        title = f"{student} on {dataset}, {epochs} epochs" + (f" ({scale})" if scale != "paper" else "")
+        length = "1 epoch" if epochs == "1" else f"{epochs} epochs"
+        title = f"{student} on {dataset}, {length}" + (f" ({scale})" if scale != "paper" else "")
         yield Picture(name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]})
 
 

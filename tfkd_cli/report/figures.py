@@ -23,6 +23,7 @@ from tfkd_cli.store import RunState
 
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
+CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
 MANY = 6  # pictures from which a second process is worth its start
 
 
@@ -127,10 +128,10 @@ def _itself(data: FigureData) -> FigureData:
 
 
 def wanted_curves(pictures: Iterable[curves.Picture]) -> Iterator[Wanted]:
-    """curves/NAME.png: all finished runs."""
+    """curves/NAME.{png,svg}: all finished runs."""
     for picture in pictures:
         digests = {label: [run.digest for run in runs] for label, runs in picture.runs.items()}
-        yield Wanted(f"curves/{picture.name}", FORMATS[:1], _mark((picture.title, digests)), picture.data)
+        yield Wanted(f"curves/{picture.name}", CURVE_FORMATS, _mark((picture.title, digests)), picture.data)
 
 
 @cache

@@ -114,7 +114,12 @@ def _epochs(result: Mapping[str, Any], store: Store, run: Run, kept: Kept) -> Ep
     described = reading.read_object(folder.path / SPEC)
     if described != {"key": run.spec.key, **run.described}:
         what = "is missing." if described is None else "describes another run."
-        raise reading.DamagedFile(folder.path / SPEC, what, expected=f"run {run.spec.key[:12]}.")
+        raise reading.DamagedFile(
+            folder.path / SPEC,
+            what,
+            expected=f"the description of run {run.spec.key[:12]}.",
+            hint=f"bring it back, or move the run away (mv '{folder.path}' ELSEWHERE) to train it again.",
+        )
     publishing.check_records(folder.path, result)
     digest = result["records"][METRICS]
     epochs = kept.get(digest) or from_lines(folder.metrics())
@@ -131,6 +136,7 @@ def _epochs(result: Mapping[str, Any], store: Store, run: Run, kept: Kept) -> Ep
                 path,
                 f"has {ours} % as its {what} accuracy.",
                 expected=f"{theirs} %, as its result.json says.",
+                hint=f"move the run away (mv '{folder.path}' ELSEWHERE) to train it again.",
             )
     return epochs
 

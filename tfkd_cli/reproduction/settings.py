@@ -50,8 +50,19 @@ class Request:
         """The names of the tables and figures."""
         return tuple(each.name for each in self.items)
 
-    def runs_by_setting(self, item: Table | Figure) -> dict[Setting, tuple[RunSpec, ...]]:
-        """Setting → its runs, one per seed; without the teachers they need."""
+    def runs_by_setting(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
+        """Setting → its runs, one per seed; without the teachers they need. Resolved once."""
+        known, found = self._resolved.get(item.name, (None, {}))
+        if known is not item:
+            found = self._resolve(item)
+            self._resolved[item.name] = item, found
+        return found
+
+    @cached_property
+    def _resolved(self) -> dict[str, tuple[Table | Figure, Mapping[Setting, tuple[RunSpec, ...]]]]:
+        return {}
+
+    def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
         own_epochs = isinstance(item, Table) and item.kind == "grid"
         fast = isinstance(item, Table) and item.fast
         found = {}

@@ -9,7 +9,7 @@
   // ---- elements
 
   function make(tag, attributes, ...children) {
-    const svg = ["svg", "path", "line", "text", "polygon"].includes(tag);
+    const svg = ["svg", "path", "line", "text", "polygon", "circle"].includes(tag);
     const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
     node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
@@ -121,6 +121,7 @@
         const edge = [...line.points.map((p) => [p[0], p[1] + p[2]]), ...line.points.map((p) => [p[0], p[1] - p[2]]).reverse()];
         svg.append(make("polygon", { points: edge.map((p) => `${x(p[0]).toFixed(1)},${y(Math.max(low, Math.min(high, p[1]))).toFixed(1)}`).join(" "), style: `fill:var(--c${at % 7});opacity:.15` }));
       }
+      if (line.points.length === 1) svg.append(make("circle", { cx: x(line.points[0][0]), cy: y(line.points[0][1]), r: 4, style: `fill:var(--c${at % 7})` }));
       svg.append(make("path", { d: "M" + line.points.map((p) => `${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("L"), style: look, "stroke-dasharray": dashes }));
       const sample = make("svg", { viewBox: "0 0 32 10", "aria-hidden": "true" }, make("line", { x1: 0, x2: 32, y1: 5, y2: 5, style: look, "stroke-dasharray": dashes }));
       legend.append(make("li", {}, sample, line.label));
@@ -273,7 +274,7 @@
     const picture = data.pictures[select.selectedIndex];
     const lines = Object.entries(picture.lines).map(([label, places]) => ({ label: places.length > 1 ? `${label} (n = ${places.length})` : label, points: mean(places, "test") }));
     document.getElementById("picture-chart").replaceChildren(chart(lines, picture.title));
-    document.getElementById("picture-file").setAttribute("href", `report/curves/${picture.name}.png`);
+    document.getElementById("picture-files").replaceChildren(...["png", "svg"].map((form) => make("a", { href: `report/curves/${picture.name}.${form}` }, form)));
   }
   if (select) {
     select.append(...data.pictures.map((picture) => make("option", {}, picture.title)));
