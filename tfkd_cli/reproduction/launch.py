@@ -7,13 +7,13 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 
-from tfkd_cli import data
+from tfkd_cli import data, models
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 
 NOT_TRAINED_YET = ("imagenet",)
 
@@ -64,3 +64,22 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
+
+
+def make_weights_ready(
+    runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
+) -> None:
+    """Fetch, where accepted, the pretrained weights these runs start from: once, before anything is trained."""
+    foreign = [spec.teacher.network for spec in runs if isinstance(spec.teacher, ForeignTeacher)]
+    for name in dict.fromkeys([spec.student for spec in runs] + foreign):
+        words = models.weights_to_fetch(name)
+        if words is None:
+            continue
+        if not accept(words):
+            raise RequestError(
+                f'the pretrained weights of "{name}" are not on this machine.',
+                expected=f"{words}.",
+                hint="--yes fetches them; without `:pretrained` the network is trained from scratch.",
+            )
+        say(f"Fetching {words} …")
+        models.fetch_weights(name)
