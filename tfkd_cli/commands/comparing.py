@@ -176,8 +176,8 @@ class _Work:
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparing.methods)
         count = self.comparing.trials
         target.print(
-            f"{count} validation trial{'s' * (count > 1)} for every method ({tries}). The rate that suits the "
-            "baseline serves all.",
+            f"{count} validation trial{'s' * (count > 1)} for every method ({tries}). The rate that suits "
+            "the baseline serves all.",
             markup=False,
         )
         if self.comparing.held_out:

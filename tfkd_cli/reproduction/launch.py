@@ -69,7 +69,7 @@ def make_ready(
 def make_weights_ready(
     runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
 ) -> None:
-    """Fetch, where accepted, the pretrained weights these runs start from: once, before anything is trained."""
+    """Fetch, where accepted, the pretrained weights these runs start from: once, and before all training."""
     foreign = [spec.teacher.network for spec in runs if isinstance(spec.teacher, ForeignTeacher)]
     for name in dict.fromkeys([spec.student for spec in runs] + foreign):
         words = models.weights_to_fetch(name)
