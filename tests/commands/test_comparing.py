@@ -114,6 +114,20 @@ def test_pretrained_weights_are_asked_for_before_anything_is_trained(
     assert not (photos.parent / "results" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [("python:no_such_module:make", "No module named"), ("torchvision:alexnet", "larger images")],
+)
+def test_a_network_that_does_not_fit_is_refused_once_before_anything_is_trained(
+    network: str, expected: str, photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(photos, "--student", network)) == 2
+    said = capfd.readouterr().err
+    assert said.count("\nError: ") == 1
+    assert expected in said
+    assert not (photos.parent / "results" / "runs").exists()
+
+
 def _has_tensorboard() -> bool:
     import importlib.util
 

@@ -119,8 +119,9 @@ class _Work:
             return 0
         self._fix_slots(plan)
         if plan.missing:
-            launching.fetch_weights(plan.missing, self.where)
-            launching.show_foreign_teacher(self._campaign(self._stages()[-1].request), _taught(plan))
+            campaign = self._campaign(self._stages()[-1].request)
+            launching.try_networks(campaign.request, plan.missing, self.where)
+            launching.show_foreign_teacher(campaign, _taught(plan))
         self.store = Store.open(self.store.root, create=True)
         for number in range(len(self._stages())):
             ended = self._do_stage(self._stages()[number])

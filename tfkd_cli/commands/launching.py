@@ -172,7 +172,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
-    fetch_weights(now, where)
+    try_networks(campaign.request, now, where)
     show_foreign_teacher(campaign, now)
     campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
     campaign.record(command)
@@ -227,9 +227,11 @@ def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> 
         )
 
 
-def fetch_weights(runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
-    """The pretrained weights that are not here yet, asked for as data sets are."""
-    ready.make_weights_ready(runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say)
+def try_networks(request: Request, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+    """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
+    ready.make_networks_ready(
+        request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say
+    )
 
 
 def accept_download(each: ResolvedData, *, yes: bool) -> bool:

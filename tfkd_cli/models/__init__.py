@@ -23,7 +23,6 @@ __all__ = [
     "Counts",
     "Network",
     "build",
-    "fetch_weights",
     "multiply_adds",
     "network",
     "parameters",
@@ -197,8 +196,3 @@ def weights_to_fetch(name: str) -> str | None:
         return None
     words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name)
     return words
-
-
-def fetch_weights(name: str) -> None:
-    """Download what `weights_to_fetch` says; RunError when it cannot be had."""
-    importlib.import_module(network(name).module).fetch_weights(network(name).name)

@@ -39,14 +39,6 @@ def weights_to_fetch(name: str) -> str | None:
     return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
 
 
-def fetch_weights(name: str) -> None:
-    """Download what `weights_to_fetch` says, once for all runs; RunError when it cannot be had."""
-    import torchvision
-
-    parsed = parse(name)
-    _made(lambda: torchvision.models.get_model(parsed.rest, weights="DEFAULT"), parsed)
-
-
 def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
     import torchvision
 

@@ -13,7 +13,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.spec import RunSpec
 
 NOT_TRAINED_YET = ("imagenet",)
 
@@ -66,20 +66,24 @@ def make_ready(
             )
 
 
-def make_weights_ready(
-    runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
+def make_networks_ready(
+    request: Request, runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
 ) -> None:
-    """Fetch, where accepted, the pretrained weights these runs start from: once, and before all training."""
-    foreign = [spec.teacher.network for spec in runs if isinstance(spec.teacher, ForeignTeacher)]
-    for name in dict.fromkeys([spec.student for spec in runs] + foreign):
-        words = models.weights_to_fetch(name)
-        if words is None:
+    """Build each network of another library once, before anything is trained: what fails, fails once.
+
+    Pretrained weights that are not here are fetched where accepted, else a RequestError.
+    """
+    facts = {each.name: each.facts for each in request.data.values()}
+    for name, dataset in dict.fromkeys((spec.student, spec.dataset) for spec in runs):
+        if ":" not in name or dataset not in facts:
             continue
-        if not accept(words):
+        words = models.weights_to_fetch(name)
+        if words is not None and not accept(words):
             raise RequestError(
                 f'the pretrained weights of "{name}" are not on this machine.',
                 expected=f"{words}.",
                 hint="--yes fetches them; without `:pretrained` the network is trained from scratch.",
             )
-        say(f"Fetching {words} …")
-        models.fetch_weights(name)
+        say(f"Fetching {words} …" if words else f"Trying {name} …")
+        shape = facts[dataset]
+        models.build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
