@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +91,19 @@ def test_weights_that_do_not_fit_name_the_first_difference(tmp_path: Path, chang
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(RunError, match="it holds no state dict"):
         checkpoints.read_weights(saved(tmp_path, value))
+
+
+@pytest.mark.parametrize(
+    "beside", [{"args": Namespace(lr=0.1)}, {"best": np.float64(91.2), "epoch": np.int64(3)}]
+)
+def test_options_and_scores_beside_the_weights_do_no_harm(tmp_path: Path, beside: dict[str, Any]) -> None:
+    path = saved(tmp_path, {"model": network().state_dict(), **beside})
+    assert checkpoints.read_weights(path).keys() == network().state_dict().keys()
+
+
+def test_a_whole_network_in_a_file_is_refused_by_the_name_of_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds a torch\.nn\.modules\.container\.Sequential, and no file may"):
+        checkpoints.read_weights(saved(tmp_path, network()))
 
 
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:

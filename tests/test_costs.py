@@ -34,6 +34,13 @@ def test_the_multiply_add_model_is_within_a_factor_of_two_of_what_was_measured(
     assert seconds / 2 < estimate.seconds < seconds * 2
 
 
+def test_short_runs_of_a_borrowed_network_cost_their_start_up() -> None:
+    few = replace(DATASETS["cifar10"], train_images=140, test_images=30)
+    model = CostModel("cpu", facts={"folder@0": few})
+    spec = replace(SPEC, dataset="folder@0", student="torchvision:mobilenet_v3_small")
+    assert 4 < model(spec).seconds < 6
+
+
 def test_a_teacher_costs_its_forward_passes() -> None:
     alone = replace(TAUGHT, loss=SPEC.loss, teacher=None)
     assert CostModel("cpu")(TAUGHT).seconds > 3 * CostModel("cpu")(alone).seconds

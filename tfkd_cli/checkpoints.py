@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -113,12 +114,34 @@ def _read(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickles of others
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_harmless()):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refusal(path, "it is damaged, or holds more than tensors, and no file may run code") from error
+        raise _refusal(path, _blocked(str(error))) from error
     except Exception as error:  # torch raises a dozen kinds for broken files; each means the same here
         reason = str(error).strip().splitlines() or [""]
         raise _refusal(path, f"{type(error).__name__}: {reason[0][:160]}") from error
+
+
+def _harmless() -> list[Any]:
+    """What training scripts keep beside the weights: options of argparse, scores as NumPy numbers.
+
+    They are rebuilt and ignored. Nothing of them runs code: a namespace takes attributes, a number bytes.
+    """
+    import argparse
+
+    import numpy as np
+
+    kinds = [type(np.dtype(each)) for each in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    scalar = np.float64(0).__reduce__()[0]
+    return [argparse.Namespace, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
+
+
+def _blocked(text: str) -> str:
+    """Which foreign class or function the file asks for, where torch says so."""
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    what = f"a {found[1][:80]}" if found else "more than tensors"
+    return f"it is damaged, or holds {what}, and no file may run code"
 
 
 def _refuse_enormous(path: Path) -> None:

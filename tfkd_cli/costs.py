@@ -24,6 +24,9 @@ THREADS_EXPONENT = 0.55
 MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
 
+START_UP = 4.0
+"""Seconds of CPU before the first step of a run whose network another library gives: mostly its import."""
+
 BF16_SPEED = 1.6  # against fp32: measured 1.4 to 1.9
 
 
@@ -63,10 +66,13 @@ class CostModel:
         images = facts.train_images or UNKNOWN_IMAGES
         for rates, source in ((self.measured, "measured"), (self.calibrated, "calibrated")):
             if rate_key(spec) in rates:
-                seconds = rates[rate_key(spec)] * images * spec.recipe.epochs / self._speed_up
-                return Estimate(seconds, source, disk_bytes(spec, facts))
-        seconds = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
-        return Estimate(seconds, "estimate", disk_bytes(spec, facts))
+                return self._estimate(spec, facts, rates[rate_key(spec)] * images, source)
+        return self._estimate(spec, facts, self._modelled(spec, facts) * images, "estimate")
+
+    def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
+        """From the seconds an epoch takes one thread."""
+        seconds = per_epoch * spec.recipe.epochs / self._speed_up + START_UP * (":" in spec.student)
+        return Estimate(seconds, source, disk_bytes(spec, facts))
 
     @property
     def _speed_up(self) -> float:

@@ -97,6 +97,37 @@ def test_a_bad_comparison_is_refused(
     assert not (photos.parent / "results").exists()
 
 
+def test_pretrained_weights_are_asked_for_before_anything_is_trained(
+    photos: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(photos.parent / "torch"))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    arguments = asked(photos, "--student", "torchvision:squeezenet1_1:pretrained")
+    assert main(arguments) == 2
+    assert "are not on this machine" in (refused := capfd.readouterr().err)
+    assert "--yes fetches them" in refused
+    assert main([*arguments, "--yes"]) == 1
+    assert capfd.readouterr().err.count("no network") == 1
+    assert not (photos.parent / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [("python:no_such_module:make", "No module named"), ("torchvision:alexnet", "larger images")],
+)
+def test_a_network_that_does_not_fit_is_refused_once_before_anything_is_trained(
+    network: str, expected: str, photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(photos, "--student", network)) == 2
+    said = capfd.readouterr().err
+    assert said.count("\nError: ") == 1
+    assert expected in said
+    assert not (photos.parent / "results" / "runs").exists()
+
+
 def _has_tensorboard() -> bool:
     import importlib.util
 

@@ -179,6 +179,30 @@ def test_imbalance_is_said(make_folder: MakeFolder, execution: Execution) -> Non
     assert any("imbalanced: 3 training images of 'cat', 9 of 'cow'" in note for note in facts.notes)
 
 
+def test_a_folder_is_described_before_anything_is_decoded(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 20, "dog": 40})
+    shutil.copy(path / "cat" / "0.png", path / "dog" / "again.png")
+    (path / "dog" / "from_a_phone.heic").write_text("not read")
+    notes = data.resolve(f"folder:{path}", execution=execution).facts.notes
+    assert any(
+        note.startswith("61 images of 2 classes (cat, dog): 43 train, 9 val, 9 test; one test image is 11.11")
+        for note in notes
+    )
+    assert any("imbalanced" in note for note in notes)
+    assert any("two classes: 1 (the first: 'cat/0.png', 'dog/again.png')" in note for note in notes)
+    assert any("no known image ending: 1 (.heic)" in note for note in notes)
+
+
+def test_images_beside_the_class_folders_are_counted_in_the_refusal(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 3})
+    shutil.move(path / "cat" / "0.png", path / "0.png")
+    refused(path, execution, "holds 1 class folder, and 1 images beside")
+
+
 def test_an_image_that_is_in_both_parts_is_said(
     make_folder: MakeFolder, execution: Execution, image_file: ImageFile
 ) -> None:
@@ -263,7 +287,7 @@ def test_a_class_that_test_lacks_is_said(make_folder: MakeFolder, execution: Exe
     [
         ({**SPLIT, "train/cow": 0}, "class folder 'train/cow' holds no images"),
         ({"train/cat": 2, "test/cat": 1}, "1 class folders in train"),
-        ({"cat": 5}, "holds 1 class folders"),
+        ({"cat": 5}, "holds 1 class folder[.]"),
         ({}, "does not exist|holds 0 class folders|is not a folder"),
         ({"cat": 2, "dog": 5}, "class 'cat' has 2 different images"),
         ({"train/cat": 2, "train/dog": 2}, "has a train folder and no test folder"),

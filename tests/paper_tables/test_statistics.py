@@ -74,6 +74,11 @@ def test_missing_seeds_cost_degrees_of_freedom_and_nothing_else() -> None:
     assert astuple(spread) == pytest.approx((1.0, 1, 1))
 
 
+def test_methods_that_agree_with_every_seed_have_no_paired_spread_at_all() -> None:
+    group = {0: 100 * 12 / 19, 1: 100 * 10 / 19, 2: 100 / 3}
+    assert paired_spread({"student": [group, dict(group), dict(group)]}).sigma == 0
+
+
 def test_without_common_seeds_there_is_no_paired_spread() -> None:
     assert paired_spread({"student": [{0: 70.0, 1: 71.0}, {2: 74.0, 3: 75.0}]}).sigma is None
 

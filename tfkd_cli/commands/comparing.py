@@ -126,7 +126,9 @@ class _Work:
             return 0
         self._fix_slots(plan)
         if plan.missing:
-            launching.show_foreign_teacher(self._campaign(self._stages()[-1].request), _taught(plan))
+            campaign = self._campaign(self._stages()[-1].request)
+            launching.try_networks(campaign.request, plan.missing, self.where)
+            launching.show_foreign_teacher(campaign, _taught(plan))
         self.store = Store.open(self.store.root, create=True)
         for number in range(len(self._stages())):
             ended = self._do_stage(self._stages()[number])
@@ -149,7 +151,8 @@ class _Work:
         campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
         if not plan.missing:
             return None
-        console.say(f"Now {stage.name}: {len(plan.missing)} runs.")
+        count = len(plan.missing)
+        console.say(f"Now {stage.name}: {count} run{'s' * (count > 1)}.")
         if self.where.cluster != "local":
             from tfkd_cli.commands import cluster
 
@@ -179,9 +182,10 @@ class _Work:
         launching.show_plan(campaign, plan, self.where, to_stdout=self.where.dry_run)
         target = console.out() if self.where.dry_run else console.talk()
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparing.methods)
+        count = self.comparing.trials
         target.print(
-            f"{self.comparing.trials} validation trials for every method ({tries}). The rate that suits the "
-            "baseline serves all.",
+            f"{count} validation trial{'s' * (count > 1)} for every method ({tries}). The rate that suits "
+            "the baseline serves all.",
             markup=False,
         )
         if self.comparing.held_out:

@@ -192,6 +192,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
+    try_networks(campaign.request, now, where)
     show_foreign_teacher(campaign, now)
     campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
     campaign.record(command)
@@ -267,12 +268,23 @@ def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> 
         )
 
 
+def try_networks(request: Request, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+    """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
+    ready.make_networks_ready(
+        request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say
+    )
+
+
 def accept_download(each: ResolvedData, *, yes: bool) -> bool:
     """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
+    return _accept(each.download or each.name, yes=yes)
+
+
+def _accept(what: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     import typer
 
-    return typer.confirm(f"Fetch {each.download or each.name} now?", default=False, err=True)
+    return typer.confirm(f"Fetch {what} now?", default=False, err=True)

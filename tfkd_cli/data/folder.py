@@ -18,7 +18,7 @@ from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from tfkd_cli.data.images import Header, Look, decode_all, parallel, read_header
 from tfkd_cli.data.images import decode as decode_image
-from tfkd_cli.data.inspection import inspect, notes_of
+from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
 from tfkd_cli.data.layout import Layout, survey
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
@@ -70,7 +70,7 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """All parts, decoded; the facts with notes on imbalance and near-identical images."""
+    """All parts, decoded; the facts with notes on near-identical images."""
     layout = survey(path)
     parts = layout.parts or _split(layout, [mark for mark, _ in _examine(layout)])
     look = Look(size=facts.size, channels=facts.channels)
@@ -116,7 +116,13 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         mean=facts.mean if colours else (0.5,),
         std=facts.std if colours else (0.25,),
         source=str(layout.root),
-        notes=(f"own images: {look.text}", *layout.notes, *(() if layout.parts else (SPLIT_NOTE,))),
+        notes=(
+            of_counts(layout, parts),
+            f"own images: {look.text}",
+            *layout.notes,
+            *(() if layout.parts else (SPLIT_NOTE,)),
+            *of_labels(layout, parts, marks),
+        ),
     )
 
 

@@ -28,8 +28,8 @@ class Layout:
     notes: tuple[str, ...] = ()
 
     def stamp(self) -> str:
-        """sha256 over names, sizes and times: equal stamps, equal content."""
-        digest = hashlib.sha256()
+        """sha256 over names, sizes, times and notes: equal stamps, equal content."""
+        digest = hashlib.sha256(repr(self.notes).encode())
         for file in self.files:
             try:
                 found = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118  five times faster
@@ -58,10 +58,29 @@ def _unsplit(root: Path) -> Layout:
     images = _images(root, root)
     classes = tuple(sorted(images))
     if len(classes) < 2:
-        raise RequestError(f"{str(root)!r} holds {len(classes)} class folders.", expected=EXPECTED)
+        raise _too_few(root, classes)
     files = [file for name in classes for file in images[name]]
     labels = [label for label, name in enumerate(classes) for _ in images[name]]
-    return Layout(root, classes, files, labels, None)
+    return Layout(root, classes, files, labels, None, _aside(root, classes))
+
+
+def _too_few(root: Path, classes: Sequence[str]) -> RequestError:
+    loose = sum(_suffix(entry) in SUFFIXES for entry in _entries(root))
+    return RequestError(
+        f"{str(root)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}"
+        + (f", and {loose:,} images beside." if loose else "."),
+        expected=EXPECTED,
+        hint="give each class a folder of its own, named as the class, and move its images there.",
+    )
+
+
+def _aside(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """A note on files in class folders that are no images by their ending, as .heic and .mp4."""
+    files = [entry for name in folders for entry in _entries(root / name) if _suffix(entry) not in SUFFIXES]
+    if not files:
+        return ()
+    endings = sorted({_suffix(entry) or "none" for entry in files})
+    return (f"left aside, no known image ending: {len(files):,} ({', '.join(endings[:5])})",)
 
 
 def _with_parts(root: Path, folders: Mapping[str, Path]) -> Layout:
@@ -69,7 +88,11 @@ def _with_parts(root: Path, folders: Mapping[str, Path]) -> Layout:
     notes: list[str] = []
     if "test" not in images:
         if "val" not in images:
-            raise RequestError(f"{str(root)!r} has a train folder and no test folder.", expected=EXPECTED)
+            raise RequestError(
+                f"{str(root)!r} has a train folder and no test folder.",
+                expected=EXPECTED,
+                hint=f"folder:{folders['train']} has it split 70/15/15.",
+            )
         images["test"] = images.pop("val")
         notes.append(f"tested on {folders['val'].name}/, there is no test folder")
     classes = tuple(sorted(images["train"]))
@@ -88,6 +111,7 @@ def _with_parts(root: Path, folders: Mapping[str, Path]) -> Layout:
         absent = sorted(set(classes) - set(of_class))
         if absent:
             notes.append(f"{part} has no images of {len(absent)} of {len(classes)} classes: {_some(absent)}")
+        notes += _aside(folders.get(part, root), sorted(of_class)) if part in folders else ()
     return Layout(root, classes, files, labels, parts, tuple(notes))
 
 
@@ -132,7 +156,11 @@ def _is_image(entry: os.DirEntry[str], root: Path) -> bool:
             expected="images directly inside class folders.",
             hint="move the images up, or the folder away.",
         )
-    return os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122  ten times faster
+    return _suffix(entry) in SUFFIXES
+
+
+def _suffix(entry: os.DirEntry[str]) -> str:
+    return os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  ten times faster
 
 
 def _folders(folder: Path, root: Path) -> list[Path]:

@@ -33,8 +33,10 @@ def split(
         groups = [of_class[label][key] for key in sorted(of_class[label])]
         if len(groups) < len(shares):
             raise RequestError(
-                f"class {(names[label] if names else label)!r} has {len(groups)} different images.",
+                f"class {(names[label] if names else label)!r} has {len(groups)} different "
+                f"image{'s' * (len(groups) != 1)}.",
                 expected=f"at least {len(shares)}, one for each of {', '.join(shares)}.",
+                hint="add images of it, or take the class away.",
             )
         first, *others = shares
         for left, part in zip(range(len(others), 0, -1), others, strict=True):

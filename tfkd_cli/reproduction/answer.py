@@ -64,7 +64,7 @@ class Difference:
         if self.low is None or self.high is None:
             return "one seed cannot tell"
         if self.low == self.high:
-            return "the seeds do not differ at all, so nothing can be said"
+            return "the same with every seed, so nothing can be said"
         if self.low > 0:
             return f"{self.method} is better"
         if self.high < 0:
@@ -187,8 +187,8 @@ def _differences(
             gain = single_gain(pair, measured, pool[dataset]) if dataset in pool else None
             if gain is not None:
                 found.append((method, against, gain))
-    known = [two_sided(gain.mean, gain.error) for *_, gain in found if gain.error]
-    adjusted = iter(holm(known))
+    known = [_p(gain) for *_, gain in found]
+    adjusted = iter(holm([p for p in known if p is not None]))
     return tuple(
         Difference(
             method=method,
@@ -198,11 +198,16 @@ def _differences(
             high=gain.interval.high if gain.interval else None,
             n=gain.pairs or min(measured[settings[each]].n for each in (method, against)),
             seeds_for_worth=gain.seeds_for(WORTH),
-            p=two_sided(gain.mean, gain.error) if gain.error else None,
-            p_holm=next(adjusted) if gain.error else None,
+            p=p,
+            p_holm=None if p is None else next(adjusted),
         )
-        for method, against, gain in found
+        for (method, against, gain), p in zip(found, known, strict=True)
     )
+
+
+def _p(gain: Gain) -> float | None:
+    """None where no spread is known, or there is none: a t test of equal differences says nothing."""
+    return two_sided(gain.mean, gain.error) if gain.error and gain.error.se else None
 
 
 def _trials(comparing: Comparing, states: States) -> tuple[Mapping[str, Any], ...]:

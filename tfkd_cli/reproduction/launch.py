@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 
-from tfkd_cli import data, provenance
+from tfkd_cli import data, models, provenance
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -78,3 +78,26 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
+
+
+def make_networks_ready(
+    request: Request, runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
+) -> None:
+    """Build each network of another library once, before anything is trained: what fails, fails once.
+
+    Pretrained weights that are not here are fetched where accepted, else a RequestError.
+    """
+    facts = {each.name: each.facts for each in request.data.values()}
+    for name, dataset in dict.fromkeys((spec.student, spec.dataset) for spec in runs):
+        if ":" not in name or dataset not in facts:
+            continue
+        words = models.weights_to_fetch(name)
+        if words is not None and not accept(words):
+            raise RequestError(
+                f'the pretrained weights of "{name}" are not on this machine.',
+                expected=f"{words}.",
+                hint="--yes fetches them; without `:pretrained` the network is trained from scratch.",
+            )
+        say(f"Fetching {words} …" if words else f"Trying {name} …")
+        shape = facts[dataset]
+        models.build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
