@@ -168,10 +168,16 @@ class RunSpec:
 
     def _canonical(self) -> str:
         """`canonical_json(self.to_json())`, put together from parts that many runs share."""
-        own = {"dataset": self.dataset, "schema": self.SCHEMA, "seed": self.seed}
-        rest = {"student": self.student, "trainer": TRAINER_VERSION}
-        texts = {name: canonical_json(value).decode() for name, value in {**own, **rest}.items()}
-        texts.update(loss=_text_of(self.loss), recipe=_text_of(self.recipe), teacher=_text_of(self.teacher))
+        parts = {
+            "dataset": self.dataset,
+            "loss": self.loss,
+            "recipe": self.recipe,
+            "schema": self.SCHEMA,
+            "student": self.student,
+            "teacher": self.teacher,
+            "trainer": TRAINER_VERSION,
+        }
+        texts = {name: _text_of(value) for name, value in parts.items()} | {"seed": str(self.seed)}
         return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
     @property
@@ -248,7 +254,7 @@ def slug(text: str) -> str:
 
 
 @cache
-def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | None) -> str:
+def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | str | int | None) -> str:
     return canonical_json(_plain(part)).decode()
 
 

@@ -85,13 +85,14 @@ class Request:
     ) -> RunSpec:
         """The run of one setting and seed; `own_epochs`: a teacher's epoch counts in its own recipe."""
         form = setting.form or self.form
-        loss = self._loss(setting, form)
+        known = published(setting, form)
+        loss = self._loss(setting, form, known.loss)
         return RunSpec(
             dataset=self.data_name(setting.dataset),
             student=setting.student,
             loss=loss,
             teacher=self._teacher(setting, loss, own_epochs=own_epochs, fast=fast),
-            recipe=self._recipe(setting, fast=fast),
+            recipe=self._recipe(setting, known.recipe, fast=fast),
             seed=seed,
         )
 
@@ -99,9 +100,8 @@ class Request:
         """The resolved name of a data set: what enters the run's key."""
         return self.data[dataset].name if dataset in self.data else dataset
 
-    def _loss(self, setting: Setting, form: Form) -> Loss:
+    def _loss(self, setting: Setting, form: Form, looked_up: Mapping[str, hyperparameters.Sourced]) -> Loss:
         kind = METHODS[setting.method].loss
-        looked_up = published(setting, form).loss
         values = {
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
@@ -113,8 +113,7 @@ class Request:
     def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
         return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
 
-    def _recipe(self, setting: Setting, *, fast: bool) -> Recipe:
-        looked_up = published(setting, setting.form or self.form).recipe
+    def _recipe(self, setting: Setting, looked_up: Mapping[str, hyperparameters.Sourced], *, fast: bool) -> Recipe:
         recipe = apply_recipe(Recipe(), {name: each.value for name, each in looked_up.items()})
         recipe = apply_recipe(recipe, dict(setting.recipe))
         if self.scale == "quick":
@@ -134,10 +133,16 @@ class Request:
             raise RequestError(
                 f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
             )
-        run = self.spec(
-            replace(setting.baseline(), student=network), seed=TEACHER_SEED, own_epochs=own_epochs, fast=fast
-        )
+        teaching = replace(setting.baseline(), student=network)
+        if (teaching, fast) not in self._teachers:
+            self._teachers[teaching, fast] = self.spec(teaching, seed=TEACHER_SEED, fast=fast)
+        run = self._teachers[teaching, fast]
         return Teacher(run=run, checkpoint=_checkpoint(run, setting.teacher_epoch, own_epochs=own_epochs))
+
+    @cached_property
+    def _teachers(self) -> dict[tuple[Setting, bool], RunSpec]:
+        """The runs that teach, resolved once each: a baseline, and whether it is fast."""
+        return {}
 
     def _check_loss_overrides(self) -> None:
         """Every `loss.*` of the command line must reach at least one of the runs asked for."""
