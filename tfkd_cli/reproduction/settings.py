@@ -113,7 +113,9 @@ class Request:
     def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
         return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
 
-    def _recipe(self, setting: Setting, looked_up: Mapping[str, hyperparameters.Sourced], *, fast: bool) -> Recipe:
+    def _recipe(
+        self, setting: Setting, looked_up: Mapping[str, hyperparameters.Sourced], *, fast: bool
+    ) -> Recipe:
         recipe = apply_recipe(Recipe(), {name: each.value for name, each in looked_up.items()})
         recipe = apply_recipe(recipe, dict(setting.recipe))
         if self.scale == "quick":
