@@ -6,6 +6,8 @@ bar its own hatching. No pyplot, so no state is shared; the same data give the s
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,9 @@ MARKERS = "os^Dv<P"
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
 SIZE = (7.2, 4.5)  # inches
+TITLE_WIDTH = 78  # characters
+LINE = 0.19  # inches of a legend's line
+USUAL_LEGEND = 5  # lines; with more the figure grows
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
@@ -99,12 +104,12 @@ def drawing(data: FigureData) -> Drawing:
 def _drawing(data: FigureData) -> Drawing:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Drawing(figsize=SIZE)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(data.title, loc="left", fontsize=11, fontweight="bold", wrap=True)
+    title = textwrap.wrap(data.title, TITLE_WIDTH)
+    axes.set_title("\n".join(title), loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(data.x_label)
     axes.set_ylabel(data.y_label)
     _draw_bars(axes, data.bars)
@@ -118,11 +123,23 @@ def _drawing(data: FigureData) -> Drawing:
     if data.status:
         _draw_status(axes, data.status)
     handles, labels = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, labels), default=0) > 44 else 2
     if handles:
-        columns = 1 if max(map(len, labels)) > 44 else 2
-        figure.legend(handles, labels, loc="outside lower left", ncols=columns)
-    ConstrainedLayoutEngine().execute(figure)  # once; as the figure's own, every format would draw twice
+        figure.legend(handles, labels, loc="lower left", ncols=columns, borderaxespad=0.3)
+    _set_margins(figure, title_lines=len(title), legend_lines=math.ceil(len(handles) / columns))
     return figure
+
+
+def _set_margins(figure: Drawing, *, title_lines: int, legend_lines: int) -> None:
+    """Room for the texts around the axes, which have known sizes: a layout engine draws everything twice."""
+    width, height = SIZE[0], SIZE[1] + LINE * max(0, legend_lines - USUAL_LEGEND)
+    figure.set_size_inches(width, height)
+    figure.subplots_adjust(
+        left=0.75 / width,
+        right=1 - 0.15 / width,
+        top=1 - (0.15 + 0.2 * title_lines) / height,
+        bottom=(0.6 + LINE * legend_lines) / height,
+    )
 
 
 def _colour(slot: int) -> str:

@@ -24,7 +24,7 @@ from tfkd_cli.store import RunState
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
-MANY = 6  # pictures from which a second process is worth its start
+MANY = 2  # pictures from which other processes are worth their start
 
 
 def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState]) -> FigureData:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
-from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState
@@ -72,8 +71,7 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
     """What sets these runs apart from the paper's; empty at paper scale, on the full data."""
     if isinstance(item, Table) and item.kind not in ("paper", "control"):
         return ()
-    plain = replace(request, scale="paper", fast=False, overrides=Overrides())
-    theirs = plain.spec(setting, seed=spec.seed)
+    theirs = request.at_paper_scale.spec(setting, seed=spec.seed)
     found = [
         f"{f.name} {_text(getattr(spec.recipe, f.name))} (paper: {_text(getattr(theirs.recipe, f.name))})"
         for f in fields(spec.recipe)

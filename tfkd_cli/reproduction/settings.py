@@ -142,6 +142,11 @@ class Request:
         return Teacher(run=run, checkpoint=_checkpoint(run, setting.teacher_epoch, own_epochs=own_epochs))
 
     @cached_property
+    def at_paper_scale(self) -> Request:
+        """The same tables with nothing changed: what the paper's own runs would be."""
+        return replace(self, scale="paper", fast=False, overrides=Overrides())
+
+    @cached_property
     def _teachers(self) -> dict[tuple[Setting, bool], RunSpec]:
         """The runs that teach, resolved once each: a baseline, and whether it is fast."""
         return {}
@@ -165,6 +170,8 @@ def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
 
 def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe with `values`; milestones scale when the epochs change and the milestones are not given."""
+    if not values:
+        return recipe
     changes: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     epochs = changes.pop("epochs", recipe.epochs)
     if epochs != recipe.epochs:
