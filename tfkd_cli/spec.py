@@ -216,7 +216,9 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """All resolved values as JSON types; a teacher stands as its own full description."""
-        return {"schema": self.SCHEMA, "trainer": TRAINER_VERSION, **_plain(self)}
+        shared = {name: json.loads(_text_of(getattr(self, name))) for name in ("loss", "teacher", "recipe")}
+        own = {"dataset": self.dataset, "student": self.student, **shared, "seed": self.seed}
+        return {"schema": self.SCHEMA, "trainer": TRAINER_VERSION, **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:

@@ -12,6 +12,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Store:
         packing.unpack(root, folder)
         return store
 
-    @property
+    @cached_property
     def runs_path(self) -> Path:
         """`runs/`."""
         return self.root / "runs"
