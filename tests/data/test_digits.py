@@ -11,6 +11,7 @@ from PIL import Image
 
 from tfkd_cli import data
 from tfkd_cli.data.digits import upscale
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 
 PINNED = {"train": "4abcaa322cc7", "test": "c25c9191f868"}  # a change here must raise the trainer version
@@ -52,3 +53,11 @@ def test_upscaling_is_bilinear() -> None:
         image = Image.fromarray((image_HW * 255 / 16).astype(np.float32))
         expected_HW = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
         assert np.abs(upscaled_HW - expected_HW).max() <= 0.5 + 1e-3
+
+
+def test_a_source_for_embedded_images_is_refused_not_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="holds nothing of"):
+        data.prepare("digits", execution=Execution(cache=str(tmp_path / "cache")), source=Path())

@@ -206,7 +206,7 @@ def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedD
         return ResolvedData(facts=asked.facts)
     reader = _reader(asked.facts)
     found = reader.locate([_existing(given)], asked.facts)
-    if found is None or not found.resolve().is_relative_to(given.resolve()):
+    if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
         raise RequestError(
             f"{str(given)!r} holds nothing of {asked.facts.label}.",
             expected=f"its files ({asked.facts.source}).",
