@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,22 @@ class Ledger:
 
 
 LEDGER = Ledger()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With pytest-xdist, each worker hands its count over."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["ledger"] = asdict(LEDGER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """And it is added to the others'."""
+    told = getattr(node, "workeroutput", {}).get("ledger", {})
+    LEDGER.tried += told.get("tried", 0)
+    LEDGER.lost += told.get("lost", 0)
+    LEDGER.seconds += told.get("seconds", [])
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
