@@ -106,6 +106,19 @@ def test_kept_epochs_that_were_tampered_with_are_read_anew(one_table: Any, tmp_p
     assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
 
 
+def test_what_a_grown_report_keeps_is_what_a_fresh_one_would(stores: ModuleType, tmp_path: Path) -> None:
+    axes = {"dataset": "digits", "students": ["resnet8"], "methods": ["baseline"]}
+    campaign = stores.grid(tmp_path / "store", seeds=(0, 1), **axes)
+    first, second = stores.wanted(campaign)
+    stores.finish(campaign.store, first)
+    report.write([campaign], out=tmp_path / "grown")
+    stores.finish(campaign.store, second)
+    for out in ("grown", "fresh"):
+        report.write([campaign], out=tmp_path / out)
+    kept = [(tmp_path / out / "report" / ".epochs.jsonl").read_text() for out in ("grown", "fresh")]
+    assert sorted(kept[0].splitlines()) == sorted(kept[1].splitlines())
+
+
 def test_files_of_a_table_no_longer_asked_for_go_and_those_of_others_stay(
     one_table: Any, stores: ModuleType, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from importlib import metadata
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import FigureData
 from paper_tables.reader import Erratum
-from paper_tables.spec import Table
+from paper_tables.spec import Figure, Table
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
@@ -97,23 +97,25 @@ def gather(
     unreadable: Sequence[str] = (),
     progress: Callable[[str, float], None],
     workers: Workers | None = None,
-    on_runs: Callable[[Sequence[Run]], None] = lambda runs: None,
+    on_read: Callable[[Sequence[Run], Mapping[str, FigureData]], None] = lambda runs, drawn: None,
 ) -> Contents:
-    """Read and compare all that these campaigns ask for; `on_runs` gets the runs as soon as they are read."""
+    """Read and compare all that these campaigns ask for; `on_read` gets first what pictures are made of."""
     asked = items(campaigns)
     store = store or (campaigns[0].store if campaigns else None)
     if store is None:
-        return _compared((), {}, {})
+        return _compared((), {}, {}, {})
     states = store.scan()
     wanted = wishes(asked)
     parse_ahead(wanted, store, states=states, kept=kept, workers=workers or Workers(), progress=progress)
     runs = read_runs(wanted, store, states=states, kept=kept, progress=progress)
-    on_runs(list(runs.values()))
+    sound = sound_states(states, runs)
+    drawn = {each.slug: figures.data_of(each, runs, sound) for each in asked if isinstance(each.what, Figure)}
+    on_read(list(runs.values()), drawn)
     progress("comparing with the paper", 0.0)
     facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
     return replace(
-        _compared(asked, runs, sound_states(states, runs)),
-        claims=judged(campaigns, sound_states(states, runs)),
+        _compared(asked, runs, sound, drawn),
+        claims=judged(campaigns, sound),
         missing=_missing(asked, runs.values(), facts),
         spent={name: spending.spent(run, store) for name, run in runs.items()},
         estimates=spending.estimates(runs.values(), facts),
@@ -123,14 +125,19 @@ def gather(
     )
 
 
-def _compared(asked: Sequence[Item], runs: Mapping[str, Run], sound: Mapping[str, RunState]) -> Contents:
+def _compared(
+    asked: Sequence[Item],
+    runs: Mapping[str, Run],
+    sound: Mapping[str, RunState],
+    drawn: Mapping[str, FigureData],
+) -> Contents:
     """The items with their runs; `sound`: the states that may count."""
     tables = {item.slug: (item, item.what) for item in asked if isinstance(item.what, Table)}
     return Contents(
         items=asked,
         runs=runs,
         comparisons={slug: item.campaign.comparison(table, sound) for slug, (item, table) in tables.items()},
-        figures={item.slug: figures.data_of(item, runs, sound) for item in asked if item.slug not in tables},
+        figures=drawn,
         pictures=curves.pictures(runs.values()),
         errata=paper().errata(),
         made_at=_now(),

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import operator
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ class Kept:
     found: dict[str, Epochs] = field(default_factory=dict)  # by an earlier report
     ahead: dict[str, Epochs] = field(default_factory=dict)  # parsed by other processes
     used: dict[str, Epochs] = field(default_factory=dict)
+    file: Path | None = None  # of the earlier report, where every line of it is sound
 
     def get(self, digest: str) -> Epochs | None:
         """The epochs of the file with this digest, if they are known."""
@@ -133,19 +135,26 @@ def read_kept(path: Path) -> Kept:
                 return Kept()
             for line in stream:
                 digest, check, record = json.loads(line)
-                if check == _check(record["text"]):
-                    found[digest] = Epochs(**record)
+                if check != _check(record["text"]) or not line.endswith("\n"):
+                    raise ValueError(digest)
+                found[digest] = Epochs(**record)
     except (OSError, ValueError, TypeError, KeyError):
         return Kept(found)
-    return Kept(found)
+    return Kept(found, file=path)
 
 
 def write_kept(path: Path, kept: Kept) -> None:
-    """Write what this report used."""
-    with path.open("w", encoding="ascii") as stream:
-        stream.write(json.dumps(_header()) + "\n")
+    """Write what this report used; what the earlier one kept is copied where all of it is still used."""
+    copied: Mapping[str, Epochs] = {}
+    if kept.file is not None and kept.used.keys() >= kept.found.keys():
+        shutil.copyfile(kept.file, path)
+        copied = kept.found
+    else:
+        path.write_text(json.dumps(_header()) + "\n", encoding="ascii")
+    with path.open("a", encoding="ascii") as stream:
         for digest, epochs in kept.used.items():
-            stream.write(json.dumps([digest, _check(epochs.text), asdict(epochs)]) + "\n")
+            if digest not in copied:
+                stream.write(json.dumps([digest, _check(epochs.text), asdict(epochs)]) + "\n")
 
 
 def _header() -> dict[str, Any]:

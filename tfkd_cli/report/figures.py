@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from paper_tables import plot
@@ -92,6 +93,10 @@ class Drawing:
         self._before = _before(staging.old(DRAWN))
         self._marks: dict[str, str] = {}
         self._started: list[tuple[int, Iterator[object]]] = []
+
+    def start_all(self, runs: Sequence[Run], figures: Mapping[str, FigureData]) -> None:
+        """The paper's figures and these runs' training curves."""
+        self.start(chain(wanted_figures(figures), wanted_curves(curves.pictures(runs))))
 
     def start(self, wanted: Iterable[Wanted]) -> None:
         """Begin with those that have changed."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from tfkd_cli.report import page, tables, tidy
 from tfkd_cli.report.columns import columns_markdown
 from tfkd_cli.report.contents import Contents, gather
-from tfkd_cli.report.curves import pictures
 from tfkd_cli.report.epochs import read_kept, write_kept
-from tfkd_cli.report.figures import Drawing, wanted_curves, wanted_figures
+from tfkd_cli.report.figures import Drawing
 from tfkd_cli.report.record import record
 from tfkd_cli.report.staging import Staging
 from tfkd_cli.report.workers import Workers
@@ -58,9 +57,8 @@ def write(
             kept=kept,
             progress=tell,
             workers=workers,
-            on_runs=lambda runs: drawing.start(wanted_curves(pictures(runs))),
+            on_read=drawing.start_all,
         )
-        drawing.start(wanted_figures(contents.figures))
         _write_data(contents, staging, progress=tell)
         if kept.changed or not staging.keep(KEPT):
             write_kept(staging.path(KEPT), kept)
