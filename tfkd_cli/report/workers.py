@@ -16,6 +16,7 @@ Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
 PROCESSES = 2
+FEW = 6  # tasks that one of them does as soon as two would
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
@@ -41,19 +42,19 @@ class Workers:
         if self._pool is None:
             if len(tasks) < many or PROCESSES < 2 or sys.platform != "linux":
                 return map(function, tasks)
-            self._pool = _pool()
+            self._pool = _pool(1 if len(tasks) < FEW else PROCESSES)  # each imports matplotlib
         return self._pool.map(function, tasks, chunksize=max(1, len(tasks) // 64))
 
 
-def _pool() -> ProcessPoolExecutor:
+def _pool(processes: int) -> ProcessPoolExecutor:
     import multiprocessing
     import warnings
     from concurrent.futures import ProcessPoolExecutor
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: forked beside the idle threads of BLAS
-        pool = ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("fork"), initializer=_begin)
-        for _ in range(PROCESSES):
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=_begin)
+        for _ in range(processes):
             pool.submit(int)  # all are forked now
     return pool
 
