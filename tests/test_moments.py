@@ -93,7 +93,10 @@ def test_it_is_for_convolutions_that_widen() -> None:
 
 
 @pytest.mark.parametrize(("name", "joined"), [("plain-cnn", 1), ("mobilenetv2", 17), ("resnet18", 1)])
-def test_a_network_s_gradients_are_as_near_to_exact_as_before(name: str, joined: int) -> None:
+def test_a_network_s_gradients_are_as_near_to_exact_as_before(
+    name: str, joined: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_has_avx512", lambda: True)
     torch.manual_seed(0)
     plain = models.build(name, classes=5, channels=3, size=32).to(memory_format=torch.channels_last)
     plain.register_module("dropout", nn.Identity())
@@ -114,7 +117,11 @@ def test_a_network_s_gradients_are_as_near_to_exact_as_before(name: str, joined:
     assert quick_error < 2 * plain_error
 
 
-def test_a_convolution_whose_output_is_also_used_elsewhere_is_left_alone() -> None:
+def test_a_convolution_whose_output_is_also_used_elsewhere_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(precision, "_has_avx512", lambda: True)
+
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -10,18 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tfkd_cli import models, precision, winograd
+from tfkd_cli import models, precision, provenance, winograd
 from tfkd_cli.answers import AskedTeacher
 from tfkd_cli.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
 
 
-def both(c_in: int, c_out: int, *, bias: bool = True) -> tuple[nn.Conv2d, WinogradConv2d]:
+ALL, KERNELS_ONLY = winograd.Pays(maps=0, kernels=0), winograd.Pays(maps=10**9, kernels=0)
+
+
+def both(
+    c_in: int, c_out: int, *, bias: bool = True, pays: winograd.Pays = ALL
+) -> tuple[nn.Conv2d, WinogradConv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
-    quick.__class__ = WinogradConv2d
+    winograd.hasten(quick, pays)
     assert isinstance(quick, WinogradConv2d)
     return plain, quick
 
@@ -33,13 +38,13 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 @given(
     n=st.integers(1, 3), size=st.tuples(st.integers(1, 11), st.integers(1, 11)), bias=st.booleans(),
-    channels_last=st.booleans(),
+    channels_last=st.booleans(), pays=st.sampled_from([ALL, KERNELS_ONLY]),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_outputs_and_gradients_are_those_of_the_plain_convolution(
-    n: int, size: tuple[int, int], bias: bool, channels_last: bool
+    n: int, size: tuple[int, int], bias: bool, channels_last: bool, pays: winograd.Pays
 ) -> None:
-    compare(*both(5, 7, bias=bias), n=n, size=size, channels_last=channels_last)
+    compare(*both(5, 7, bias=bias, pays=pays), n=n, size=size, channels_last=channels_last)
 
 
 def test_the_last_images_may_be_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,16 +81,28 @@ def test_maps_and_gradients_are_channels_last() -> None:
 
 
 def test_it_is_for_wide_plain_3_by_3_convolutions_only() -> None:
-    assert winograd.applies(nn.Conv2d(64, 128, 3, padding=1))
+    for pays in (winograd.AVX512, winograd.AVX2):
+        assert winograd.applies(nn.Conv2d(64, 128, 3, padding=1), pays)
     for other in (
         nn.Conv2d(32, 64, 3, padding=1),
-        nn.Conv2d(256, 32, 3, padding=1),
+        nn.Conv2d(256, 16, 3, padding=1),
         nn.Conv2d(128, 128, 3, padding=1, stride=2),
         nn.Conv2d(128, 128, 3),
         nn.Conv2d(128, 128, 3, padding=1, groups=8),
         nn.Conv2d(128, 128, 1),
     ):
-        assert not winograd.applies(other)
+        for pays in (winograd.AVX512, winograd.AVX2):
+            assert not winograd.applies(other, pays)
+
+
+def test_without_avx512_only_the_widest_maps_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, wanted in (("EPYC (avx2)", {256, 512}), ("Xeon (avx512f)", {64, 128, 256, 512})):
+        monkeypatch.setattr(provenance, "cpu_name", lambda name=name: name)
+        network = models.build("resnet18", classes=5, channels=3, size=32)
+        precision.save_products(network, device=CPU)
+        quick = [each for each in network.modules() if isinstance(each, WinogradConv2d)]
+        assert {each.in_channels for each in quick} == {64, 128, 256, 512}
+        assert {each.in_channels for each in quick if each.maps_too} == wanted
 
 
 def test_a_frozen_network_calculates_its_kernels_once() -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import moments, winograd
+from tfkd_cli import moments, provenance, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -42,6 +42,11 @@ def _has_bf16_units(device_type: str) -> bool:
     with contextlib.suppress(OSError):
         return device_type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text()
     return False
+
+
+def _has_avx512() -> bool:
+    """By the newest instructions in the processor's name: AMX implies it."""
+    return "avx512" in provenance.cpu_name() or "amx" in provenance.cpu_name()
 
 
 def calculating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -76,14 +81,18 @@ def save_products(network: nn.Module, *, device: torch.device) -> None:
     """Let wide 3×3 convolutions go Winograd's way on the CPU; names of weights stay."""
     if device.type != "cpu":
         return
+    pays = winograd.AVX512 if _has_avx512() else winograd.AVX2
     for each in network.modules():
-        if type(each) is nn.Conv2d and winograd.applies(each):
-            each.__class__ = winograd.WinogradConv2d
+        if type(each) is nn.Conv2d and winograd.applies(each, pays):
+            winograd.hasten(each, pays)
 
 
 def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
-    """Let widening convolutions normalise as well, in training on the CPU; names of weights stay."""
-    if images_NCHW.device.type != "cpu":
+    """Let widening convolutions normalise as well, in training on the CPU; names of weights stay.
+
+    With AVX2 alone the additional products take as long as the passes that they save.
+    """
+    if images_NCHW.device.type != "cpu" or not _has_avx512():
         return
     for conv, norm in _pairs(network, images_NCHW):
         first = conv.in_channels == images_NCHW.shape[1]

@@ -12,6 +12,7 @@ Shapes: N images, T tiles, C channels in, K channels out, P = 36 points.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,9 +21,23 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
 
 OUT, IN, POINTS = 4, 6, 36  # a tile's outputs and inputs per side; values per tile
-NARROWEST = 64  # channels
-FEWEST_PAIRS = 64 * 64  # of channels; with fewer, the transforms cost more than is saved
-TILES = 512  # at a time: large enough for a product, small enough for the cache (seen: 256 to 512)
+TILES = 256  # at a time: large enough for a product, small enough for the cache (seen: 256 to 512)
+NARROWEST = 32  # channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pays:
+    """From how many pairs of channels (in × out) the products saved outweigh the transforms.
+
+    `maps`: forward and the gradient of the inputs; `kernels`: their own gradient, where oneDNN is slowest.
+    """
+
+    maps: int
+    kernels: int
+
+
+AVX2 = Pays(maps=256 * 256, kernels=64 * 64)
+AVX512 = Pays(maps=64 * 64, kernels=64 * 64)
 
 INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
          (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -42,12 +57,15 @@ class WinogradConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 and padding 1 that takes this way with fp32 maps on a CPU."""
 
     _frozen_PCK: Tensor | None = None
+    maps_too = True
+    """Whether maps go this way, not the kernels' gradient alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, K, H, W), in channels_last."""
         if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or input.dtype != torch.float32:
             return super().forward(input)
-        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, self._kernels())
+        kernels_PCK = self._kernels() if self.maps_too else None
+        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, kernels_PCK)
         return maps_NKHW
 
     def _kernels(self) -> Tensor:
@@ -60,12 +78,19 @@ class WinogradConv2d(nn.Conv2d):
         return self._frozen_PCK
 
 
-def applies(conv: nn.Conv2d) -> bool:
-    """Whether it pays for this layer."""
+def applies(conv: nn.Conv2d, pays: Pays) -> bool:
+    """Whether it pays for a part of this layer."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     narrow = min(conv.in_channels, conv.out_channels) < NARROWEST
-    few = conv.in_channels * conv.out_channels < FEWEST_PAIRS
+    few = conv.in_channels * conv.out_channels < pays.kernels
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and not narrow and not few
+
+
+def hasten(conv: nn.Conv2d, pays: Pays) -> None:
+    """Let `conv` go this way where it pays; names of weights stay."""
+    conv.__class__ = WinogradConv2d
+    assert isinstance(conv, WinogradConv2d)
+    conv.maps_too = conv.in_channels * conv.out_channels >= pays.maps
 
 
 def kernel_values(weight_KCHW: Tensor) -> Tensor:
@@ -77,9 +102,11 @@ def kernel_values(weight_KCHW: Tensor) -> Tensor:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, bias_K: Tensor | None, kernels_PCK: Tensor
+        ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, bias_K: Tensor | None, kernels_PCK: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(maps_NCHW, kernels_PCK)
+        ctx.save_for_backward(maps_NCHW, weight_KCHW, kernels_PCK)
+        if kernels_PCK is None:
+            return F.conv2d(maps_NCHW, weight_KCHW, bias_K, padding=1)
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
         outputs_NHWK = maps_NHWC.new_empty(*maps_NHWC.shape[:3], kernels_PCK.shape[2])
         for tiles, images in _in_parts(maps_NHWC, outputs=outputs_NHWK.shape[-1]):
@@ -91,21 +118,33 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
-        maps_NCHW, kernels_PCK = ctx.saved_tensors
+        maps_NCHW, weight_KCHW, kernels_PCK = ctx.saved_tensors
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
         gradient_NHWK = gradient_NKHW.permute(0, 2, 3, 1).contiguous()
-        kernels_gradient = torch.zeros_like(kernels_PCK)
-        back = torch.empty(maps_NHWC.shape) if ctx.needs_input_grad[0] else None
-        for tiles, images in _in_parts(maps_NHWC, outputs=gradient_NHWK.shape[-1]):
+        k, c = weight_KCHW.shape[:2]
+        kernels_gradient = maps_NCHW.new_zeros(POINTS, c, k)
+        quick = ctx.needs_input_grad[0] and kernels_PCK is not None
+        back_NHWC = torch.empty(maps_NHWC.shape) if quick else None
+        for tiles, images in _in_parts(maps_NHWC, outputs=k):
             products_PTK = tiles.disassemble(gradient_NHWK[images])
             kernels_gradient.baddbmm_(tiles.values_of(maps_NHWC[images]).mT, products_PTK)
-            if back is not None:
-                tiles.overlap(products_PTK, kernels_PCK, back[images])
-        c, k = kernels_PCK.shape[1:]
+            if back_NHWC is not None:
+                tiles.overlap(products_PTK, kernels_PCK, back_NHWC[images])
         weight_33CK = (_both_ways(KERNEL).mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
-        weight_KCHW = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
+        weight = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
         bias_K = gradient_NHWK.flatten(0, 2).sum(0) if ctx.needs_input_grad[2] else None
-        return None if back is None else back.permute(0, 3, 1, 2), weight_KCHW, bias_K, None
+        back = None if back_NHWC is None else back_NHWC.permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[0] and back is None:
+            back = _gradient_of_maps(gradient_NKHW, maps_NCHW, weight_KCHW)
+        return back, weight, bias_K, None
+
+
+def _gradient_of_maps(gradient_NKHW: Tensor, maps_NCHW: Tensor, weight_KCHW: Tensor) -> Tensor:
+    one, transposed, only_maps = [1, 1], False, [True, False, False]
+    back: Tensor = torch.ops.aten.convolution_backward(
+        gradient_NKHW, maps_NCHW, weight_KCHW, [0], one, one, one, transposed, [0, 0], 1, only_maps
+    )[0]
+    return back
 
 
 def _in_parts(maps_NHWC: Tensor, *, outputs: int) -> Iterator[tuple[_Tiles, slice]]:
