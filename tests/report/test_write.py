@@ -49,7 +49,7 @@ def test_an_interrupted_report_leaves_the_old_one(
     report.write([one_table], out=tmp_path / "out")
     before = stores.contents(tmp_path / "out")
 
-    def stop(*_: Any) -> str:
+    def stop(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(page, "render", stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(contents: Contents, staging: Staging) -> str:
-    """The text of index.html; its links lead to files within `report/`."""
+def render(contents: Contents, staging: Staging, *, files: Sequence[str]) -> str:
+    """The text of index.html; its links lead to `files` within `report/`, made or still to be made."""
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     claims = [(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)]
     return (
@@ -41,7 +42,7 @@ def render(contents: Contents, staging: Staging) -> str:
             figures=list(_figures(contents, staging)),
             hours=by_hardware(contents.runs.values(), contents.spent),
             statuses=_statuses(contents),
-            files=[name for name in staging.names if not name.startswith(".")],
+            files=[name for name in files if not name.startswith(".")],
             legend=LEGEND.values(),
             explained=NOTES.values(),
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,18 @@ if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents
 
 
-def files(contents: Contents) -> Iterator[tuple[str, str]]:
-    """File name and text of each."""
+def files(contents: Contents) -> Mapping[str, Callable[[], str]]:
+    """File name → what gives its text."""
+    found: dict[str, Callable[[], str]] = {}
     for slug, comparison in contents.comparisons.items():
-        yield f"{slug}.md", render.markdown(comparison)
-        yield f"{slug}.csv", render.csv(comparison)
-        yield f"{slug}.tex", render.latex(comparison)
-        yield f"{slug}.html", _document(slug, comparison)
+        found[f"{slug}.md"] = partial(render.markdown, comparison)
+        found[f"{slug}.csv"] = partial(render.csv, comparison)
+        found[f"{slug}.tex"] = partial(render.latex, comparison)
+        found[f"{slug}.html"] = partial(_document, slug, comparison)
     for judged in contents.claims[:1]:  # the paper's own scale
-        yield "claims.md", render.claims_markdown(judged.best, judged.last)
-        yield "claims.tex", render.claims_latex(judged.best, judged.last)
+        found["claims.md"] = partial(render.claims_markdown, judged.best, judged.last)
+        found["claims.tex"] = partial(render.claims_latex, judged.best, judged.last)
+    return found
 
 
 DOCUMENT = """<!doctype html>

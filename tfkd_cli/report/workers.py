@@ -1,16 +1,23 @@
-"""Two more processes for work that comes in hundreds: parsing a large store, drawing many pictures."""
+"""More processes: two for work that comes in hundreds (parsing, drawing), one that writes meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import multiprocessing
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from tfkd_cli.errors import RunError
+
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -25,6 +32,7 @@ class Workers:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._apart: list[ForkProcess] = []
 
     def __enter__(self) -> Workers:
         return self
@@ -32,6 +40,9 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for process in self._apart:
+            process.kill()
+            process.join()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -45,14 +56,58 @@ class Workers:
             self._pool = _pool(1 if len(tasks) < FEW else PROCESSES)  # each imports matplotlib
         return self._pool.map(function, tasks, chunksize=max(1, len(tasks) // 64))
 
+    def apart(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Do `work`, whose only effects are files, in a process of its own; call what comes back to wait.
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    import multiprocessing
-    import warnings
-    from concurrent.futures import ProcessPoolExecutor
+        That raises what `work` raised, and RunError where its process was ended.
+        """
+        if sys.platform != "linux":
+            work()
+            return lambda: None
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_do, args=(work, there))
+        with _quietly():
+            process.start()
+        there.close()
+        self._apart.append(process)
 
+        def wait() -> None:
+            try:
+                error = here.recv()
+            except EOFError:
+                error = RunError(
+                    "a process that wrote a part of the report was ended.",
+                    expected="some hundred MB of free memory.",
+                    hint="the old report stands; try again.",
+                )
+            if error is not None:
+                raise error
+
+        return wait
+
+
+def _do(work: Callable[[], None], there: Connection) -> None:
+    _begin()
+    try:
+        work()
+    except Exception as error:  # raised again in the parent
+        there.send(error)
+    else:
+        there.send(None)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: forked beside the idle threads of BLAS
+        yield
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    from concurrent.futures import ProcessPoolExecutor
+
+    with _quietly():
         pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=_begin)
         for _ in range(processes):
             pool.submit(int)  # all are forked now

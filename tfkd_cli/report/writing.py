@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tfkd_cli.report import page, tables, tidy
@@ -20,6 +21,7 @@ from tfkd_cli.store import Store
 
 Progress = Callable[[str, float], None]
 KEPT = ".epochs.jsonl"
+EPOCHS = "epochs.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +61,32 @@ def write(
             workers=workers,
             on_read=drawing.start_all,
         )
-        _write_data(contents, staging, progress=tell)
+        tell("writing tables", 0.0)
+        texts = _texts(contents)
+        written = workers.apart(partial(_write_data, contents, texts, staging))
         if kept.changed or not staging.keep(KEPT):
             write_kept(staging.path(KEPT), kept)
         drawing.finish(tell)
         tell("writing the page", 0.0)
-        index = page.render(contents, staging)
+        index = page.render(contents, staging, files=sorted({*staging.names, *texts, EPOCHS}))
+        written()
         files = tuple(staging.names)
         return Written(
             index=staging.publish(index), left_out=contents.left_out, notes=contents.notes, files=files
         )
 
 
-def _write_data(contents: Contents, staging: Staging, *, progress: Progress) -> None:
-    progress("writing tables", 0.0)
-    for name, text in tables.files(contents):
-        staging.write(name, text)
-    staging.write("runs.csv", tidy.runs_csv(contents.runs.values(), contents.hours))
-    tidy.write_epochs(staging.path("epochs.csv"), contents.runs.values())
-    staging.write("COLUMNS.md", columns_markdown())
-    staging.write("report.json", json.dumps(record(contents)) + "\n")
+def _texts(contents: Contents) -> dict[str, Callable[[], str]]:
+    """The name of each text file, and what gives its text."""
+    return {
+        **tables.files(contents),
+        "runs.csv": lambda: tidy.runs_csv(contents.runs.values(), contents.hours),
+        "COLUMNS.md": columns_markdown,
+        "report.json": lambda: json.dumps(record(contents)) + "\n",
+    }
+
+
+def _write_data(contents: Contents, texts: Mapping[str, Callable[[], str]], staging: Staging) -> None:
+    for name, text in texts.items():
+        staging.write(name, text())
+    tidy.write_epochs(staging.path(EPOCHS), contents.runs.values())
