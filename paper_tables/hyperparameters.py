@@ -128,7 +128,7 @@ def _looked_up(dataset: str, method: str, student: str, teacher: str | None, for
 def _family(dataset: str) -> str:
     """`tiny-imagenet@4f…` → `tiny-imagenet`, `folder224:PATH` → `folder`: whose values a data set takes."""
     family = dataset.partition("@")[0].partition(":")[0]
-    return "folder" if re.fullmatch(r"(folder|torchvision)\d*", family) else family
+    return "folder" if re.fullmatch(r"(folder|torchvision)\d*(\.split\d+)?", family) else family
 
 
 def _declared(values: Values) -> dict[str, Sourced]:

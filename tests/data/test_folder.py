@@ -159,6 +159,26 @@ def test_another_size_can_be_asked_for_and_is_part_of_the_name(
         data.resolve(f"folder9999:{path}", execution=execution)
 
 
+def test_another_split_can_be_asked_for_and_is_part_of_the_name(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 40, "dog": 40})
+    usual, other = prepared(path, execution), prepared(path, execution, kind="folder.split3")
+    assert other.facts.name.startswith("folder.split3@")
+    assert len(usual.test_labels_N) == len(other.test_labels_N) == 12
+    tested = [{image.tobytes() for image in arrays.test_images_NCHW} for arrays in (usual, other)]
+    assert tested[0] != tested[1]
+    again = data.load(other.facts.name, execution=execution)
+    assert (again.test_images_NCHW == other.test_images_NCHW).all()
+
+
+def test_a_folder_with_a_split_of_its_own_is_not_split_anew(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    with pytest.raises(RequestError, match=r"asks to split it anew(.|\n)*leave the split out"):
+        data.resolve(f"folder.split1:{make_folder(SPLIT)}", execution=execution)
+
+
 def test_a_large_photograph_is_turned_upright_and_cropped_to_its_centre(
     make_folder: MakeFolder, execution: Execution
 ) -> None:

@@ -166,6 +166,7 @@ def test_the_answer_is_one_sentence() -> None:
         ("folder:p", "resnet8", "folder:p"),
         ("folder:p", "torchvision:resnet18:pretrained", "folder224:p"),
         ("folder64:p", "torchvision:resnet18:pretrained", "folder64:p"),
+        ("folder.split2:p", "torchvision:resnet18:pretrained", "folder224.split2:p"),
         ("torchvision:flowers102", "torchvision:resnet18:pretrained", "torchvision224:flowers102"),
         ("torchvision:CIFAR10", "resnet8", "cifar10"),
         ("digits", "torchvision:resnet18:pretrained", "digits"),

@@ -121,7 +121,7 @@ class Asked:
 
 
 def _asked(name: str) -> Asked:
-    kind, size, separator, rest = _parsed(name)
+    kind, size, split, separator, rest = _parsed(name)
     if kind == "torchvision":
         from tfkd_cli.data import torchvision_names
 
@@ -131,30 +131,36 @@ def _asked(name: str) -> Asked:
         )
         facts = dataset(built_in) if built_in else torchvision_names.named(rest, size=size)
         return Asked(facts, facts.name)
-    facts = _folder(size) if kind == "folder" else dataset(kind)
+    facts = _folder(size, split) if kind == "folder" else dataset(kind)
     if separator == "@":
         return Asked(facts, f"{facts.name}@{rest}")
     return Asked(facts, facts.name, Path(rest).expanduser() if rest else None)
 
 
-def _folder(size: int) -> DataSet:
+def _folder(size: int, split: int) -> DataSet:
     from tfkd_cli.data.folder import template
 
-    return template(size)
+    return template(size, split=split)
 
 
-def _parsed(name: str) -> tuple[str, int, str, str]:
-    """`folder224:PATH` → folder, 224, ":", PATH; `tiny-imagenet@<hex>` → tiny-imagenet, 0, "@", <hex>."""
-    match = re.fullmatch(r"(folder|torchvision)(\d{0,4})([:@])(.+)", name.strip(), re.DOTALL | re.IGNORECASE)
+def _parsed(name: str) -> tuple[str, int, int, str, str]:
+    """`folder224.split3:PATH` → folder, 224, 3, ":", PATH; `digits@<hex>` → digits, 0, 0, "@", <hex>."""
+    match = re.fullmatch(
+        r"(folder|torchvision)(\d{0,4})(?:\.split(\d{1,9}))?([:@])(.+)",
+        name.strip(),
+        re.DOTALL | re.IGNORECASE,
+    )
     if match is None:
         base, separator, digest = name.partition("@")
-        return base, 0, separator, digest
-    kind, size, separator, rest = match.groups()
+        return base, 0, 0, separator, digest
+    kind, size, split, separator, rest = match.groups()
+    if split and kind.lower() != "folder":
+        raise RequestError(f"{name[:80]!r} asks for a split.", expected="one of folder:PATH only.")
     if size and int(size) not in SIZES:
         raise RequestError(f"{name[:80]!r} asks for {size} pixels.", expected=f"{SIZES[0]} to {SIZES[-1]}.")
     if "\0" in rest:
         raise RequestError("a path cannot hold a NUL character.")
-    return kind.lower(), int(size or 0), separator, rest
+    return kind.lower(), int(size or 0), int(split or 0), separator, rest
 
 
 def _reader(facts: DataSet) -> Reader:

@@ -1,7 +1,7 @@
 """Own images: `folder:PATH` with train/CLASS/* and test/CLASS/*, or one folder of class folders.
 
 Named by content: `folder@<12 hex>` is sha256 over names, bytes, layout and the way images are looked at.
-`folder224:PATH` asks for another size than the usual one.
+`folder224:PATH` asks for another size than the usual one, `folder.split1:PATH` for another split.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ SIZE = 64  # for images that are larger, or of several sizes
 SMALLEST, UPSCALED = 28, 32  # below the networks' smallest input, images are upscaled
 FINETUNE_SIZE = 128  # from here on, networks are finetuned: resized crops, and colours always
 SPLIT_NOTE = "split 70/15/15 by class and content, the same every time"
+OTHER_SPLIT = "; folder.split1:PATH asks for another split"
+SPLIT_MARK = ".split"
 FORMAT = "folder 1"  # raised when the same files would become other arrays
 
 
-def template(size: int) -> DataSet:
-    """Facts before the folder was looked at; a size of 0 leaves it to the images."""
+def template(size: int, *, split: int = 0) -> DataSet:
+    """Facts before the folder was looked at; a size of 0 leaves it to the images, `split` is its seed."""
     return DataSet(
-        name=f"folder{size or ''}",
+        name=f"folder{size or ''}" + (f"{SPLIT_MARK}{split}" if split else ""),
         label="folder",
         classes=2,
         channels=3,
@@ -72,7 +74,7 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """All parts, decoded; the facts with notes on near-identical images."""
     layout = survey(path)
-    parts = layout.parts or _split(layout, [mark for mark, _ in _examine(layout)])
+    parts = layout.parts or _split(layout, [mark for mark, _ in _examine(layout)], seed=_seed(facts))
     look = Look(size=facts.size, channels=facts.channels)
 
     def one(position: int) -> NDArray[uint8]:
@@ -98,7 +100,13 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
     examined = _examine(layout)
     marks, headers = [mark for mark, _ in examined], [header for _, header in examined]
     look = _look(headers, asked=facts.size)
-    parts = layout.parts or _split(layout, marks)
+    if layout.parts and _seed(facts):
+        raise RequestError(
+            f"{str(layout.root)!r} has a train folder, and {facts.name} asks to split it anew.",
+            expected="one folder per class, without a split.",
+            hint="leave the split out: folder:PATH.",
+        )
+    parts = layout.parts or _split(layout, marks, seed=_seed(facts))
     colours = look.channels == 3
     digest = hashlib.sha256(f"{FORMAT}\0{look.text}\0{sorted(parts)}\0".encode())
     for file, mark in zip(layout.files, marks, strict=True):
@@ -120,14 +128,24 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
             of_counts(layout, parts),
             f"own images: {look.text}",
             *layout.notes,
-            *(() if layout.parts else (SPLIT_NOTE,)),
+            *(() if layout.parts else (_split_note(facts),)),
             *of_labels(layout, parts, marks),
         ),
     )
 
 
-def _split(layout: Layout, marks: Sequence[bytes]) -> dict[str, list[int]]:
-    return split(marks, layout.labels, SHARES, names=layout.classes)
+def _split(layout: Layout, marks: Sequence[bytes], *, seed: int) -> dict[str, list[int]]:
+    return split(marks, layout.labels, SHARES, names=layout.classes, seed=seed)
+
+
+def _seed(facts: DataSet) -> int:
+    """The split's seed, which is in the name: `folder224.split3@<12 hex>` → 3; 0 where none is."""
+    return int(facts.name.partition("@")[0].partition(SPLIT_MARK)[2] or 0)
+
+
+def _split_note(facts: DataSet) -> str:
+    seed = _seed(facts)
+    return SPLIT_NOTE + (f"; split {seed}" if seed else OTHER_SPLIT)
 
 
 def _examine(layout: Layout) -> list[tuple[bytes, Header]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -108,8 +109,8 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
         return built_in[0]
-    own = kind.lower() in ("folder", "torchvision")
-    return f"{kind.lower()}{FINETUNE_PIXELS}:{rest}" if own and finetune else dataset
+    own = re.fullmatch(r"(folder|torchvision)(\.split\d+)?", kind.lower())
+    return f"{own[1]}{FINETUNE_PIXELS}{own[2] or ''}:{rest}" if own and finetune else dataset
 
 
 def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:

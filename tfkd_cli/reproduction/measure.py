@@ -93,7 +93,7 @@ def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str
         found.append("quick scale: few epochs, fast, for trying things out")
     elif spec.recipe.precision != "fp32" or spec.recipe.augment_stream != "seed":
         found.append(f"fast: {spec.recipe.precision}, {spec.recipe.augment_stream} augmentation stream")
-    if "@" in spec.dataset and not spec.dataset.startswith("folder@"):
+    if "@" in spec.dataset and not spec.dataset.startswith("folder"):
         found.append(f"{spec.dataset}: not the full data set")
     return tuple(found)
 
