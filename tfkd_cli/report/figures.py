@@ -25,7 +25,7 @@ from tfkd_cli.store import RunState
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
-MANY = 2  # pictures from which other processes are worth their start
+MANY = 1  # pictures: even one is drawn, and matplotlib imported, beside other work
 
 
 def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState]) -> FigureData:
