@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks import images
 from benchmarks.workloads import AUGMENT
+from tfkd_cli import provenance
 from tfkd_cli.spec import AugmentStream, Precision
 
 STUDENT, TEACHER = "plain-cnn", "resnet8"
@@ -45,18 +46,26 @@ class Arm:
     precision: Precision = "fp32"
     stream: AugmentStream = "seed"
     answers: str | None = None
-    bf16_always: bool = False  # also where the processor has no units for it
+    bf16_always: bool = False  # also where the processor has no units for it, and takes ten times as long
+    rounded: bool = False  # bf16's numbers without such units
 
 
 ARMS: Mapping[str, Arm] = {
     "paper": Arm(),
     "fast arithmetic": Arm(precision="bf16"),
     "bf16": Arm(precision="bf16", bf16_always=True),
+    "rounded to bf16": Arm(rounded=True),
     "one stream": Arm(stream="shared"),
     "asked": Arm(stream="shared", answers="asked"),
     "kept": Arm(stream="shared", answers="kept"),
 }
-PAIRS = (("paper", "fast arithmetic"), ("paper", "bf16"), ("paper", "one stream"), ("asked", "kept"))
+PAIRS = (
+    ("paper", "fast arithmetic"),
+    ("paper", "bf16"),
+    ("paper", "rounded to bf16"),
+    ("paper", "one stream"),
+    ("asked", "kept"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +125,10 @@ def train_one(order: Mapping[str, Any]) -> float:
         seed=order["seed"],
     )
     training = Training(spec, data=arrays, device=device, teacher=teacher, answers=answers)
+    if arm.rounded:
+        from benchmarks.rounded import round_to_bf16
+
+        round_to_bf16(training.network)
     *_, last = training.epochs()
     if order.get("save"):
         torch.save(checkpoints.weights_of(training.network), order["save"])
@@ -223,12 +236,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, default=50_000, help="at most so many training images")
-    parser.add_argument("--arm", action="append", choices=ARMS, help=f"repeatable [all]: {', '.join(ARMS)}")
+    parser.add_argument(
+        "--arm", action="append", choices=ARMS, help=f"repeatable [all that suit]: {', '.join(ARMS)}"
+    )
     parser.add_argument("--out", type=Path, default=Path("accuracy.jsonl"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.arm = options.arm or list(ARMS)
+    options.arm = options.arm or [name for name in ARMS if name != _other_bf16()]
     return options
+
+
+def _other_bf16() -> str:
+    """The arm that this processor does not need: rounding where it has units for bf16, else bf16."""
+    return "rounded to bf16" if "amx_bf16" in provenance.cpu_name() else "bf16"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
