@@ -109,7 +109,8 @@ def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     grandchild = taught_by(student)
     other = replace(teacher, loss=TfReg())
     outcome, events = do([diverging, student, grandchild, other], store, tiny_data)
-    assert outcome.failed == (diverging.folder,)
+    assert outcome.failed == tuple(outcome.reasons) == (diverging.folder,)
+    assert "the loss became" in outcome.reasons[diverging.folder]
     assert set(outcome.blocked) == {student.folder, grandchild.folder}
     assert outcome.done == (other.folder,)
     failed = next(event for event in events if event.kind == "failed")

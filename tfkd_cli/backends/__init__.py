@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tfkd_cli.execution import Execution
@@ -34,6 +34,7 @@ class Outcome:
 
     done: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)  # of the failed ones
     blocked: tuple[str, ...] = ()
     interrupted: bool = False
 

@@ -98,7 +98,7 @@ class _Pool:
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
         self.done: list[str] = []
-        self._failed: list[str] = []
+        self._failed: dict[str, str] = {}  # and why
         self._blocked: list[str] = []
         self._interrupted = False
         self._index = {spec.folder: index for index, spec in enumerate(todo)}
@@ -154,6 +154,7 @@ class _Pool:
         return Outcome(
             done=tuple(self.done),
             failed=tuple(self._failed),
+            reasons=dict(self._failed),
             blocked=tuple(self._blocked),
             interrupted=self._interrupted,
         )
@@ -217,7 +218,7 @@ class _Pool:
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
-        self._failed.append(folder)
+        self._failed[folder] = reason
         self._tell("failed", folder, message=reason)
         self._block_children(folder, failed=folder)
 

@@ -242,17 +242,24 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Exe
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
     for name in outcome.failed:
-        say_why(campaign.store, name)
+        say_why(campaign.store, name, otherwise=outcome.reasons[name])
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
 
 
-def say_why(store: Store, name: str) -> None:
-    """What happened to a failed run, what was expected and what to do; then where there is more."""
+def say_why(store: Store, name: str, *, otherwise: str) -> None:
+    """What happened to a failed run, what was expected and what to do; then where there is more.
+
+    `otherwise`: what the backend saw, where the run could not leave its reason in the store.
+    """
     state = store.folder(name).state()
+    left = bool(state.damage or state.failure)
+    words = why(state) if left else otherwise
+    if not left and "Hint:" not in words:
+        words += "\nHint: it could not leave its reason in the store; is the disk full, or read-only?"
     console.say(f"Failed: {name}")
-    for line in why(state).splitlines():
+    for line in words.splitlines():
         console.say(f"  {line.strip()}")
     console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
 
