@@ -78,7 +78,8 @@ def measure_all(options: argparse.Namespace, scratch: Path, *, console: Console)
     for name in [name for name in NAMES if name in (options.workload or NAMES)]:
         if name == GRID:
             rounds = min(3, options.rounds)
-            measured[name] = grid.measure(folder, rounds=rounds, report=console.print)
+            few = images.write_few(folder, scratch / "few") if options.data else folder
+            measured[name] = grid.measure(few, rounds=rounds, report=console.print)
             continue
         measured[name] = measure.measure(
             WORKLOADS[name],

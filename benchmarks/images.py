@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,18 @@ def write_synthetic(folder: Path, *, train: int = TRAIN_IMAGES, test: int = TEST
                 pixels = values.clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{index:04d}.jpg", quality=92)
     return folder
+
+
+def write_few(folder: Path, target: Path, *, train: int = TRAIN_IMAGES, test: int = TEST_IMAGES) -> Path:
+    """At most so many images of train/CLASS and test/CLASS, equally many of each class, copied to `target`."""
+    for part, number in (("train", train), ("test", test)):
+        classes = sorted(each for each in (folder / part).iterdir() if each.is_dir())
+        for each in classes:
+            place = target / part / each.name
+            place.mkdir(parents=True)
+            for file in sorted(each.iterdir())[: max(1, number // len(classes))]:
+                shutil.copy(file, place)
+    return target
 
 
 def _smooth(random: np.random.Generator, *, scale: float) -> npt.NDArray[np.float32]:

@@ -105,3 +105,10 @@ def test_a_grid_has_its_row() -> None:
     console.print(table({GRID: row}))
     assert workloads.GRID_AT_LEAST < 3.5
     assert "70 s → 20 s" in console.export_text()
+
+
+def test_a_part_of_a_folder_has_as_many_images_of_each_class(tmp_path: Path) -> None:
+    whole = bench_images.write_synthetic(tmp_path / "whole", train=60, test=20)
+    few = bench_images.write_few(whole, tmp_path / "few", train=30, test=10)
+    counts = [len(list(each.iterdir())) for part in ("train", "test") for each in (few / part).iterdir()]
+    assert counts == [3] * 10 + [1] * 10
