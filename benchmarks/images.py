@@ -35,7 +35,7 @@ def write_synthetic(folder: Path, *, train: int = TRAIN_IMAGES, test: int = TEST
 
 
 def write_few(folder: Path, target: Path, *, train: int = TRAIN_IMAGES, test: int = TEST_IMAGES) -> Path:
-    """At most so many images of train/CLASS and test/CLASS, equally many of each class, copied to `target`."""
+    """At most so many images of train/CLASS and test/CLASS, as many of each class, copied to `target`."""
     for part, number in (("train", train), ("test", test)):
         classes = sorted(each for each in (folder / part).iterdir() if each.is_dir())
         for each in classes:
