@@ -278,10 +278,15 @@ def _log_epoch(epoch: Epoch, epochs: int) -> None:
     )
 
 
+class _AttemptLog(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Nothing: where the log cannot be written, the run's own error says why, and must not be buried."""
+
+
 @contextlib.contextmanager
 def _logged(path: Path, *, verbose: bool) -> Iterator[None]:
     """Write what is logged into the attempt's log while it works."""
-    handler = logging.FileHandler(path)
+    handler = _AttemptLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.setLevel(logging.DEBUG if verbose else logging.INFO)

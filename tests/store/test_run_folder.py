@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_a_failed_run_says_why_until_a_new_attempt_begins(run: RunFolder) -> Non
     run.start_attempt(owner={}).release()
     assert run.state().status == "todo"
     assert run.failure() == state.failure
+
+
+def test_where_there_is_no_room_for_the_traceback_the_message_is_kept(run: RunFolder, play: Any) -> None:
+    def fail() -> None:
+        attempt = run.start_attempt(owner={})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        attempt.fail({"kind": "RunError", "message": "no room", "traceback": "x" * 20_000})
+
+    play.Child(fail).wait()
+    assert run.failure() == {"attempt": 1, "kind": "RunError", "message": "no room"}
 
 
 def test_an_owner_that_died_on_this_machine_is_known_to_be_dead(run: RunFolder, play: Any) -> None:

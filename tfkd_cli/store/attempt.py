@@ -98,13 +98,21 @@ class Attempt:
         return own[2:] + earlier
 
     def fail(self, failure: Mapping[str, Any]) -> bool:
-        """Keep why this attempt ended, and release the run; False when even that cannot be written."""
+        """Keep why this attempt ended, and release the run; False when even that cannot be written.
+
+        Where there is no room for the traceback, there may be some for the message.
+        """
+        short = {name: value for name, value in failure.items() if name != "traceback"}
+        try:
+            return self._keep(failure) or self._keep(short)
+        finally:
+            self.release()
+
+    def _keep(self, failure: Mapping[str, Any]) -> bool:
         try:
             files.write_atomic(self.path / FAILURE, files.encode_json(dict(failure)))
         except RunError:
             return False
-        finally:
-            self.release()
         return True
 
     def publish(
