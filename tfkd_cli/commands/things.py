@@ -84,9 +84,17 @@ def _datasets() -> Rows:
         )
         for d in data.DATASETS.values()
     ]
-    rows.append(("folder:PATH", "own images", "", "", "", "", "crop-flip"))
-    rows.append(("folder96:PATH", "own images, at 96 pixels", "", "", "", "", "crop-flip"))
-    rows.append(("folder.split1:PATH", "own images, another 70/15/15 split", "", "", "", "", "crop-flip"))
+    rows.append(
+        (
+            "folder:PATH",
+            "own images (folder96: at 96 px, folder.split1: split anew)",
+            "",
+            "",
+            "",
+            "",
+            "crop-flip",
+        )
+    )
     rows.append(("torchvision:NAME", "its classification sets", "", "", "", "", "crop-flip"))
     return ("data set", "label", "classes", "pixels", "training", "test", "augmentation"), rows
 
