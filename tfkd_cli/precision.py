@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import moments, provenance, winograd
+from tfkd_cli import moments, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -39,14 +39,19 @@ def arithmetic(precision: str, device: torch.device) -> str:
 def _has_bf16_units(device_type: str) -> bool:
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    with contextlib.suppress(OSError):
-        return device_type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    return False
+    return device_type == "cpu" and "amx_bf16" in _instructions()
 
 
 def _has_avx512() -> bool:
-    """By the newest instructions in the processor's name: AMX implies it."""
-    return "avx512" in provenance.cpu_name() or "amx" in provenance.cpu_name()
+    return "avx512f" in _instructions()
+
+
+@cache
+def _instructions() -> frozenset[str]:
+    """What this processor says it can; nothing where it does not say."""
+    with contextlib.suppress(OSError):
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    return frozenset()
 
 
 def calculating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
