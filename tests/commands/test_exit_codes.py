@@ -8,7 +8,6 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends import Outcome, local
-from tfkd_cli.commands import launching
 
 RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
 FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
@@ -18,7 +17,7 @@ FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
 def test_a_failed_run_is_seen_in_the_exit_code(
     failed: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = Outcome(failed=failed)
+    outcome = Outcome(failed=failed, reasons=dict.fromkeys(failed, "exit code 1"))
     monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == code
 
@@ -27,12 +26,22 @@ def test_a_failed_run_says_what_to_do_where_it_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     message = "best.pt: does not hold the weights its result vouches for.\n  Hint: remove it"
-    monkeypatch.setattr(local, "run_local", lambda *specs, **how: Outcome(failed=(FAILED,)))
-    monkeypatch.setattr(launching, "why", lambda state: message)
+    outcome = Outcome(failed=(FAILED,), reasons={FAILED: message})
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 1
     said = capfd.readouterr().err
     assert f"Failed: {FAILED}\n  best.pt: does not hold" in said
     assert "Hint: remove it" in said
+
+
+def test_a_run_that_could_not_leave_its_reason_is_told_of_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = Outcome(failed=(FAILED,), reasons={FAILED: "exit code 1"})
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
+    assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 1
+    said = capfd.readouterr().err
+    assert f"Failed: {FAILED}\n  exit code 1\n  Hint: it could not leave its reason" in said
 
 
 def test_a_reader_who_has_gone_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
