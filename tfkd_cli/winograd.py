@@ -12,7 +12,6 @@ Shapes: N images, T tiles, C channels in, K channels out, P = 36 points.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,23 +20,9 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
 
 OUT, IN, POINTS = 4, 6, 36  # a tile's outputs and inputs per side; values per tile
+NARROWEST = 64  # channels; with fewer, the transforms cost more than is saved
+NARROWEST_MAPS_AVX2 = 256  # there oneDNN's forward and gradient of inputs are fast, that of kernels is not
 TILES = 256  # at a time: large enough for a product, small enough for the cache (seen: 256 to 512)
-NARROWEST = 32  # channels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pays:
-    """From how many pairs of channels (in × out) the products saved outweigh the transforms.
-
-    `maps`: forward and the gradient of the inputs; `kernels`: their own gradient, where oneDNN is slowest.
-    """
-
-    maps: int
-    kernels: int
-
-
-AVX2 = Pays(maps=256 * 256, kernels=64 * 64)
-AVX512 = Pays(maps=64 * 64, kernels=64 * 64)
 
 INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
          (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
@@ -78,19 +63,21 @@ class WinogradConv2d(nn.Conv2d):
         return self._frozen_PCK
 
 
-def applies(conv: nn.Conv2d, pays: Pays) -> bool:
-    """Whether it pays for a part of this layer."""
+def applies(conv: nn.Conv2d) -> bool:
+    """Whether it pays for this layer, or for its kernels' gradient at least."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    narrow = min(conv.in_channels, conv.out_channels) < NARROWEST
-    few = conv.in_channels * conv.out_channels < pays.kernels
-    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and not narrow and not few
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and _narrowest(conv) >= NARROWEST
 
 
-def hasten(conv: nn.Conv2d, pays: Pays) -> None:
-    """Let `conv` go this way where it pays; names of weights stay."""
+def hasten(conv: nn.Conv2d, *, narrowest_maps: int = NARROWEST) -> None:
+    """Let `conv` go this way, its maps where it is wide enough for them; names of weights stay."""
     conv.__class__ = WinogradConv2d
     assert isinstance(conv, WinogradConv2d)
-    conv.maps_too = conv.in_channels * conv.out_channels >= pays.maps
+    conv.maps_too = _narrowest(conv) >= narrowest_maps
+
+
+def _narrowest(conv: nn.Conv2d) -> int:
+    return min(conv.in_channels, conv.out_channels)
 
 
 def kernel_values(weight_KCHW: Tensor) -> Tensor:
