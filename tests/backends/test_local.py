@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tfkd_cli import provenance, runner, worker
-from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
+from tfkd_cli.backends import Event, Outcome, local, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import run_local, unfinished
 from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
@@ -24,7 +24,7 @@ from tfkd_cli.backends.slots import slots, width
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation, TfReg
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
-from tfkd_cli.store import Store
+from tfkd_cli.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
@@ -109,7 +109,7 @@ def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     grandchild = taught_by(student)
     other = replace(teacher, loss=TfReg())
     outcome, events = do([diverging, student, grandchild, other], store, tiny_data)
-    assert outcome.failed == tuple(outcome.reasons) == (diverging.folder,)
+    assert outcome.failed == (diverging.folder,)
     assert "the loss became" in outcome.reasons[diverging.folder]
     assert set(outcome.blocked) == {student.folder, grandchild.folder}
     assert outcome.done == (other.folder,)
@@ -177,6 +177,26 @@ def test_a_killed_worker_is_started_again_and_gives_up_at_the_third_time(
     assert [event.kind for event in events if event.folder == long.folder].count("started") == 3
     assert (outcome.failed, outcome.blocked) == ((long.folder,), (taught_by(long).folder,))
     assert "killed by SIGKILL, 3 times" in next(e.message for e in events if e.kind == "failed")
+
+
+@pytest.mark.usefixtures("shared_nursery")
+def test_a_run_that_could_not_leave_its_reason_is_told_of_with_a_hint(
+    store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = replace(teacher, recipe=replace(RECIPE, lr=1e30))
+    monkeypatch.setattr(RunFolder, "failure", lambda run: None)  # as where the disk is full,
+    monkeypatch.setattr(local, "_printed", lambda log: "")  # and its log too
+    outcome, _ = do([diverging], store, tiny_data)
+    assert outcome.reasons == {diverging.folder: f"exit code 1\n{local.UNSAID}"}
+
+
+def test_what_a_process_printed_without_a_hint_gets_one(tmp_path: Path) -> None:
+    log = tmp_path / "0.log"
+    assert local._printed(log) == ""
+    log.write_text("worker: killed\n")
+    assert local._printed(log) == f"worker: killed\n{local.UNSAID}"
+    log.write_text("no.\n  Hint: yes.\n")
+    assert local._printed(log) == "no.\n  Hint: yes."
 
 
 @pytest.mark.usefixtures("shared_nursery")

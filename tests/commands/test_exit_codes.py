@@ -17,7 +17,7 @@ FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
 def test_a_failed_run_is_seen_in_the_exit_code(
     failed: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = Outcome(failed=failed, reasons=dict.fromkeys(failed, "exit code 1"))
+    outcome = Outcome(reasons=dict.fromkeys(failed, "exit code 1"))
     monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == code
 
@@ -26,22 +26,12 @@ def test_a_failed_run_says_what_to_do_where_it_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     message = "best.pt: does not hold the weights its result vouches for.\n  Hint: remove it"
-    outcome = Outcome(failed=(FAILED,), reasons={FAILED: message})
+    outcome = Outcome(reasons={FAILED: message})
     monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
     assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 1
     said = capfd.readouterr().err
     assert f"Failed: {FAILED}\n  best.pt: does not hold" in said
     assert "Hint: remove it" in said
-
-
-def test_a_run_that_could_not_leave_its_reason_is_told_of_with_a_hint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    outcome = Outcome(failed=(FAILED,), reasons={FAILED: "exit code 1"})
-    monkeypatch.setattr(local, "run_local", lambda *specs, **how: outcome)
-    assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 1
-    said = capfd.readouterr().err
-    assert f"Failed: {FAILED}\n  exit code 1\n  Hint: it could not leave its reason" in said
 
 
 def test_a_reader_who_has_gone_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

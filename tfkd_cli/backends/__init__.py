@@ -33,10 +33,14 @@ class Outcome:
     """What became of the runs, by folder name; what is in none of these is still to do."""
 
     done: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)  # of the failed ones
+    reasons: Mapping[str, str] = field(default_factory=dict)  # of those that failed: why
     blocked: tuple[str, ...] = ()
     interrupted: bool = False
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Those that failed."""
+        return tuple(self.reasons)
 
 
 def shared_answers(specs: Sequence[RunSpec]) -> tuple[str, ...]:

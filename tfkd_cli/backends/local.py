@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Literal
 
 from tfkd_cli import worker
@@ -30,6 +31,7 @@ POLL_SECONDS = 0.05
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
 ELSEWHERE_SECONDS = 3.0  # between two looks at a run another process works on
 LAUNCHES = 3  # of a run that is killed again and again
+UNSAID = "Hint: it could not leave its reason in the store; is the disk full, or read-only?"
 
 OnEvent = Callable[[Event], None]
 
@@ -98,7 +100,7 @@ class _Pool:
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
         self.done: list[str] = []
-        self._failed: dict[str, str] = {}  # and why
+        self._reasons: dict[str, str] = {}  # of the failed ones
         self._blocked: list[str] = []
         self._interrupted = False
         self._index = {spec.folder: index for index, spec in enumerate(todo)}
@@ -153,8 +155,7 @@ class _Pool:
         """What became of the runs so far."""
         return Outcome(
             done=tuple(self.done),
-            failed=tuple(self._failed),
-            reasons=dict(self._failed),
+            reasons=dict(self._reasons),
             blocked=tuple(self._blocked),
             interrupted=self._interrupted,
         )
@@ -218,7 +219,7 @@ class _Pool:
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
-        self._failed[folder] = reason
+        self._reasons[folder] = reason
         self._tell("failed", folder, message=reason)
         self._block_children(folder, failed=folder)
 
@@ -251,9 +252,7 @@ class _Pool:
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
         path = self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
-        with contextlib.suppress(OSError):
-            return path.read_bytes()[-4000:].decode(errors="replace").strip() or f"exit code {code}"
-        return f"exit code {code}"
+        return _printed(path) or f"exit code {code}\n{UNSAID}"
 
     def _is_elsewhere(self, folder: str) -> bool:
         lease = self._store.folder(folder).lease()
@@ -277,3 +276,11 @@ class _Pool:
             else:
                 self._launches[folder] -= 1  # it was not its fault
                 self._ready.append(folder)
+
+
+def _printed(log: Path) -> str:
+    """The end of what a process printed, with a hint; empty where it printed nothing."""
+    words = ""
+    with contextlib.suppress(OSError):
+        words = log.read_bytes()[-4000:].decode(errors="replace").strip()
+    return f"{words}\n{UNSAID}" if words and "Hint:" not in words else words

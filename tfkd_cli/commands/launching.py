@@ -17,7 +17,7 @@ from tfkd_cli.options import ExecutionOptions
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.measure import assumed, why
+from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
@@ -241,23 +241,15 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Exe
     if outcome.interrupted:
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
-    for name in outcome.failed:
-        say_why(campaign.store, name, otherwise=outcome.reasons[name])
+    for name, words in outcome.reasons.items():
+        say_why(name, words)
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
 
 
-def say_why(store: Store, name: str, *, otherwise: str) -> None:
-    """What happened to a failed run, what was expected and what to do; then where there is more.
-
-    `otherwise`: what the backend saw, where the run could not leave its reason in the store.
-    """
-    state = store.folder(name).state()
-    left = bool(state.damage or state.failure)
-    words = why(state) if left else otherwise
-    if not left and "Hint:" not in words:
-        words += "\nHint: it could not leave its reason in the store; is the disk full, or read-only?"
+def say_why(name: str, words: str) -> None:
+    """What happened to a failed run, what was expected and what to do; then where there is more."""
     console.say(f"Failed: {name}")
     for line in words.splitlines():
         console.say(f"  {line.strip()}")
