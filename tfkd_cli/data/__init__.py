@@ -31,6 +31,7 @@ __all__ = [
     "DataSet",
     "Progress",
     "ResolvedData",
+    "at_size",
     "dataset",
     "load",
     "prepare",
@@ -39,6 +40,11 @@ __all__ = [
 
 OWN = "own images are folder:PATH, others torchvision:NAME; see `tfkd list datasets`."
 SIZES = range(28, 513)  # pixels, of folder224: and torchvision224:
+OWN_NAME = re.compile(
+    r"(?P<kind>folder|torchvision)(?P<size>\d{0,4})(?P<marked>\.split(?P<split>\d{1,9}))?"
+    r"(?P<separator>[:@])(?P<rest>.+)",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def dataset(name: str) -> DataSet:
@@ -111,6 +117,14 @@ def load(name: str, *, execution: Execution) -> Arrays:
     return arrays
 
 
+def at_size(name: str, pixels: int) -> str:
+    """`folder.split1:PATH` → `folder224.split1:PATH`; a name that has a size, or takes none, stands."""
+    match = OWN_NAME.fullmatch(name.strip())
+    if match is None or match["size"]:
+        return name
+    return f"{match['kind'].lower()}{pixels}{match['marked'] or ''}{match['separator']}{match['rest']}"
+
+
 @dataclass(frozen=True)
 class Asked:
     """A name taken apart: the facts it starts from, its canonical form, the path it carries."""
@@ -145,15 +159,11 @@ def _folder(size: int, split: int) -> DataSet:
 
 def _parsed(name: str) -> tuple[str, int, int, str, str]:
     """`folder224.split3:PATH` → folder, 224, 3, ":", PATH; `digits@<hex>` → digits, 0, 0, "@", <hex>."""
-    match = re.fullmatch(
-        r"(folder|torchvision)(\d{0,4})(?:\.split(\d{1,9}))?([:@])(.+)",
-        name.strip(),
-        re.DOTALL | re.IGNORECASE,
-    )
+    match = OWN_NAME.fullmatch(name.strip())
     if match is None:
         base, separator, digest = name.partition("@")
         return base, 0, 0, separator, digest
-    kind, size, split, separator, rest = match.groups()
+    kind, size, split, separator, rest = match.group("kind", "size", "split", "separator", "rest")
     if split and kind.lower() != "folder":
         raise RequestError(f"{name[:80]!r} asks for a split.", expected="one of folder:PATH only.")
     if size and int(size) not in SIZES:

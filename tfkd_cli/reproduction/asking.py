@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -109,8 +108,7 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
         return built_in[0]
-    own = re.fullmatch(r"(folder|torchvision)(\.split\d+)?", kind.lower())
-    return f"{own[1]}{FINETUNE_PIXELS}{own[2] or ''}:{rest}" if own and finetune else dataset
+    return data.at_size(dataset, FINETUNE_PIXELS) if finetune else dataset
 
 
 def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:
