@@ -27,7 +27,6 @@ from rich.table import Table
 
 from benchmarks import images
 from benchmarks.workloads import AUGMENT
-from tfkd_cli import provenance
 from tfkd_cli.spec import AugmentStream, Precision
 
 STUDENT, TEACHER = "plain-cnn", "resnet8"
@@ -242,13 +241,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("accuracy.jsonl"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.arm = options.arm or [name for name in ARMS if name != _other_bf16()]
     return options
 
 
 def _other_bf16() -> str:
     """The arm that this processor does not need: rounding where it has units for bf16, else bf16."""
-    return "rounded to bf16" if "amx_bf16" in provenance.cpu_name() else "bf16"
+    import torch
+
+    from tfkd_cli import precision
+
+    native = precision.arithmetic("bf16", torch.device("cpu")) == "bf16"
+    return "rounded to bf16" if native else "bf16"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -257,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         print(train_one(json.loads(options.one)))
         return 0
+    options.arm = options.arm or [name for name in ARMS if name != _other_bf16()]
     with tempfile.TemporaryDirectory(prefix="tfkd-bench-") as scratch:
         options.data = options.data or images.write_synthetic(Path(scratch) / "images")
         train_all(options, console=Console(stderr=True))

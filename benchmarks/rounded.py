@@ -32,49 +32,34 @@ def rounded(values: Tensor) -> Tensor:
 
 
 class RoundedConv2d(nn.Conv2d):
-    """As under bf16 autocast."""
+    """Inputs and weights as under bf16 autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, K, H, W)."""
         bias_K = None if self.bias is None else rounded(self.bias)
-        return rounded(self._conv_forward(rounded(input), rounded(self.weight), bias_K))
+        maps_NKHW: Tensor = self._conv_forward(rounded(input), rounded(self.weight), bias_K)
+        return maps_NKHW
 
 
 class RoundedLinear(nn.Linear):
-    """As under bf16 autocast."""
+    """Inputs and weights as under bf16 autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, K)."""
         bias_K = None if self.bias is None else rounded(self.bias)
-        return rounded(F.linear(rounded(input), rounded(self.weight), bias_K))
-
-
-class RoundedBatchNorm2d(nn.BatchNorm2d):
-    """Statistics, scale and shift in fp32, maps in bf16."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps (N, K, H, W)."""
-        return rounded(super().forward(input))
-
-
-class RoundedBatchNorm1d(nn.BatchNorm1d):
-    """Statistics, scale and shift in fp32, values in bf16."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, K)."""
-        return rounded(super().forward(input))
-
-
-ROUNDED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: RoundedConv2d,
-    nn.Linear: RoundedLinear,
-    nn.BatchNorm2d: RoundedBatchNorm2d,
-    nn.BatchNorm1d: RoundedBatchNorm1d,
-}
+        return F.linear(rounded(input), rounded(self.weight), bias_K)
 
 
 def round_to_bf16(network: nn.Module) -> None:
-    """Let its layers calculate as under bf16 autocast; names of weights, which stay fp32, are kept."""
+    """Let its layers calculate as under bf16 autocast; names of weights, which stay fp32, are kept.
+
+    BatchNorm's statistics, scale and shift are fp32; what comes out of it is bf16, as out of every layer.
+    """
     for each in network.modules():
-        if type(each) in ROUNDED:
-            each.__class__ = ROUNDED[type(each)]
+        if type(each) is nn.Conv2d:
+            each.__class__ = RoundedConv2d
+        elif type(each) is nn.Linear:
+            each.__class__ = RoundedLinear
+        elif not isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d):
+            continue
+        each.register_forward_hook(lambda layer, inputs, output: rounded(output))
