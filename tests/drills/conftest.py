@@ -104,7 +104,7 @@ class Drill:
         self.mark = uuid.uuid4().hex
         self.table: Any = None
         self._papers = root.parent
-        self._said: dict[int, list[Path]] = {}
+        self._said: dict[int, list[tuple[Path, subprocess.Popen[bytes]]]] = {}
 
     def arguments(self, *command: str) -> list[str]:
         """The command line: the drill's own command, or another on the same store."""
@@ -117,17 +117,23 @@ class Drill:
         """Start it, in a session of its own; all its processes carry this drill's mark."""
         given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.mark, "PYTHONPATH": str(FAULTS)}
         said = [self._papers / f"{self.mark}.{len(self._said)}.{kind}" for kind in ("out", "err")]
-        with said[0].open("w") as out, said[1].open("w") as err:  # pipes fill up, and block
-            process = subprocess.Popen(
-                self.arguments(*command),
-                env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                preexec_fn=limit,
-            )
-        self._said[process.pid] = said
+        # Pipes fill up, and block; files would obey the limits on the command.
+        out, err = (
+            subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for path in said
+        )
+        process = subprocess.Popen(
+            self.arguments(*command),
+            env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out.stdin,
+            stderr=err.stdin,
+            start_new_session=True,
+            preexec_fn=limit,
+        )
+        for each in (out, err):
+            assert each.stdin is not None
+            each.stdin.close()
+        self._said[process.pid] = [(path, each) for path, each in zip(said, (out, err), strict=True)]
         return process
 
     def __call__(self, *command: str, **more: Any) -> Ended:
@@ -138,7 +144,9 @@ class Drill:
         """How it ended; all its processes are gone then."""
         process.wait(timeout=PATIENCE)
         until(lambda: not self.processes() or None)
-        out, err = (path.read_text() for path in self._said[process.pid])
+        for _, writer in self._said[process.pid]:
+            writer.wait(timeout=PATIENCE)
+        out, err = (path.read_text() for path, _ in self._said[process.pid])
         return Ended(process.returncode, out, err)
 
     def processes(self) -> dict[int, list[str]]:
