@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tfkd_cli import models
-from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average, interleaved
+from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average, interleaved, interleaved_halves
 
 
 def maps(*, channels: int = 4, size: int = 5, scale: float = 4.0) -> Tensor:
@@ -36,6 +36,28 @@ def test_interleaving_is_a_concatenation_and_a_shuffle(
     ours = interleaved(even, odd)
     assert torch.equal(ours, F.channel_shuffle(torch.cat((even, odd), 1), 2))
     assert ours.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_interleaved_halves_and_their_gradients_are_those_of_a_shuffle(
+    channels: int, layout: torch.memory_format
+) -> None:
+    gradients = []
+    for shuffled in (interleaved_halves, _shuffled_halves):
+        inputs = [maps(channels=channels, scale=scale).detach() for scale in (1.0, 2.0)]
+        even, odd = (each.contiguous(memory_format=layout).requires_grad_() for each in inputs)
+        first, second = shuffled(even, odd)
+        torch.autograd.backward((first.square() + second.pow(3)).sum())
+        gradients.append((first, second, even.grad, odd.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours, theirs)
+
+
+def _shuffled_halves(even: Tensor, odd: Tensor) -> tuple[Tensor, ...]:
+    return F.channel_shuffle(torch.cat((even, odd), 1), 2).chunk(2, dim=1)
 
 
 def test_a_padded_pointwise_convolution_is_one_with_padding() -> None:

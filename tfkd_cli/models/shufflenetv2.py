@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import global_average, interleaved
+from tfkd_cli.models.layers import global_average, interleaved, interleaved_halves
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels out, blocks); each stage halves the maps
 LAST = 1024
 
 
-class ShuffleUnit(nn.Module):
-    """Two branches joined and interleaved: of halved channels, or both of all channels at stride 2."""
+Halves = tuple[Tensor, Tensor]
 
-    def __init__(self, c_in: int, c_out: int, *, stride: int) -> None:
+
+class ShuffleUnit(nn.Module):
+    """Two branches joined and interleaved: of halved channels, or both of all channels at stride 2.
+
+    `joins`: what it gives is one tensor again; else halves, as the next unit takes them.
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, stride: int, joins: bool) -> None:
         super().__init__()
-        self.splits = stride == 1
-        c_branch = c_in // 2 if self.splits else c_in
+        self.joins = joins
+        splits = stride == 1
+        c_branch = c_in // 2 if splits else c_in
         half = c_out // 2
         # Registered and run as released: the residual branch, then the shortcut.
         self.residual = nn.Sequential(
@@ -29,13 +36,14 @@ class ShuffleUnit(nn.Module):
             nn.ReLU(inplace=True),
             *_depthwise(c_branch, half, stride=stride),
         )
-        self.shortcut = nn.Sequential(*([] if self.splits else _depthwise(c_in, half, stride=stride)))
+        self.shortcut = nn.Sequential(*([] if splits else _depthwise(c_in, half, stride=stride)))
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:
-        """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
-        kept, changed = maps_NCHW.chunk(2, dim=1) if self.splits else (maps_NCHW, maps_NCHW)
+    def forward(self, maps: Tensor | Halves) -> Tensor | Halves:
+        """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉), or the halves of their channels."""
+        kept, changed = (maps, maps) if isinstance(maps, Tensor) else maps
         residual = self.residual(changed)
-        return interleaved(self.shortcut(kept), residual)
+        join = interleaved if self.joins else interleaved_halves
+        return join(self.shortcut(kept), residual)
 
 
 def _depthwise(c_in: int, c_out: int, *, stride: int) -> list[nn.Module]:
@@ -56,8 +64,8 @@ class ShuffleNetV2(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(channels, 24, 3, padding=1), nn.BatchNorm2d(24))
         stages, c_in = [], 24
         for c_out, blocks in STAGES:
-            rest = (ShuffleUnit(c_out, c_out, stride=1) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(ShuffleUnit(c_in, c_out, stride=2), *rest))
+            rest = (ShuffleUnit(c_out, c_out, stride=1, joins=i == blocks - 1) for i in range(1, blocks))
+            stages.append(nn.Sequential(ShuffleUnit(c_in, c_out, stride=2, joins=False), *rest))
             c_in = c_out
         self.stages = nn.Sequential(*stages)
         self.last = nn.Sequential(nn.Conv2d(c_in, LAST, 1), nn.BatchNorm2d(LAST), nn.ReLU(inplace=True))
