@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import moments, winograd
+from tfkd_cli import gradients, moments, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -103,6 +103,24 @@ def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
         first = conv.in_channels == images_NCHW.shape[1]
         if moments.applies(conv, norm, first=first):
             moments.join(conv, norm)
+
+
+def save_gradients(network: nn.Module, *, images_NCHW: Tensor) -> None:
+    """Let the other convolutions of a network in training on the CPU calculate no gradient in vain.
+
+    That one product is faster than oneDNN was seen with AVX2 alone.
+    """
+    if images_NCHW.device.type != "cpu":
+        return
+    convs = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
+    pairs = _pairs(network, images_NCHW) if any(each.bias is not None for each in convs) else []
+    normalised = {id(conv) for conv, _ in pairs}
+    for conv in convs:
+        matters = id(conv) not in normalised
+        if isinstance(conv, winograd.WinogradConv2d):
+            conv.bias_matters = matters
+        elif gradients.applies(conv):
+            gradients.spare(conv, bias_matters=matters, products=not _has_avx512())
 
 
 def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -131,7 +131,9 @@ class Training:
                 precision.keep_strided_depthwise_fp32(network, device=self.device)
             else:
                 precision.save_products(network, device=self.device)
-                precision.save_passes(network, images_NCHW=self._normalised(self._images_NCHW[:2]))
+                images_NCHW = self._normalised(self._images_NCHW[:2])
+                precision.save_passes(network, images_NCHW=images_NCHW)
+                precision.save_gradients(network, images_NCHW=images_NCHW)
         return network
 
     def _maybe_compiled(self) -> Callable[[Tensor], Tensor]:

@@ -45,12 +45,15 @@ class WinogradConv2d(nn.Conv2d):
     maps_too = True
     """Whether maps go this way, not the kernels' gradient alone."""
 
+    bias_matters = True
+    """False where a BatchNorm takes the bias away: its gradient is zero."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, K, H, W), in channels_last."""
         if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or input.dtype != torch.float32:
             return super().forward(input)
         kernels_PCK = self._kernels() if self.maps_too else None
-        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, kernels_PCK)
+        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, kernels_PCK, self)
         return maps_NKHW
 
     def _kernels(self) -> Tensor:
@@ -89,9 +92,15 @@ def kernel_values(weight_KCHW: Tensor) -> Tensor:
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, bias_K: Tensor | None, kernels_PCK: Tensor | None
+        ctx: Any,
+        maps_NCHW: Tensor,
+        weight_KCHW: Tensor,
+        bias_K: Tensor | None,
+        kernels_PCK: Tensor | None,
+        conv: WinogradConv2d,
     ) -> Tensor:
         ctx.save_for_backward(maps_NCHW, weight_KCHW, kernels_PCK)
+        ctx.conv = conv
         if kernels_PCK is None:
             return F.conv2d(maps_NCHW, weight_KCHW, bias_K, padding=1)
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
@@ -119,11 +128,13 @@ class _Convolve(torch.autograd.Function):
                 tiles.overlap(products_PTK, kernels_PCK, back_NHWC[images])
         weight_33CK = (_both_ways(KERNEL).mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
         weight = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
-        bias_K = gradient_NHWK.flatten(0, 2).sum(0) if ctx.needs_input_grad[2] else None
+        bias_K = gradient_NHWK.new_zeros(k) if ctx.needs_input_grad[2] else None
+        if bias_K is not None and ctx.conv.bias_matters:
+            bias_K = gradient_NHWK.flatten(0, 2).sum(0)
         back = None if back_NHWC is None else back_NHWC.permute(0, 3, 1, 2)
         if ctx.needs_input_grad[0] and back is None:
             back = _gradient_of_maps(gradient_NKHW, maps_NCHW, weight_KCHW)
-        return back, weight, bias_K, None
+        return back, weight, bias_K, None, None
 
 
 def _gradient_of_maps(gradient_NKHW: Tensor, maps_NCHW: Tensor, weight_KCHW: Tensor) -> Tensor:
