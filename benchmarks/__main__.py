@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,30 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit code."""
     options = parse(arguments)
     console = Console(stderr=True)
+    workloads: dict[str, Any] = {}
     with images.scratch() as scratch:
-        workloads = measure_all(options, Path(scratch), console=console)
+        for name, figures in measured(options, Path(scratch), console=console):
+            workloads[name] = figures
+            console.print(f"{name}: {figures['ratio']}")
+            if options.json:  # after each: an hour's figures survive Ctrl-C
+                text = json.dumps(
+                    {"workloads": workloads, **_machine(), "options": _plain(options)}, indent=1
+                )
+                options.json.write_text(text + "\n")
     Console().print(table(workloads))
     console.print(f"{_machine()['machine']}; what others used is under foreign_cores in the JSON.")
-    if options.json:
-        text = json.dumps({"workloads": workloads, **_machine(), "options": _plain(options)}, indent=1)
-        options.json.write_text(text + "\n")
     return 0
 
 
-def measure_all(options: argparse.Namespace, scratch: Path, *, console: Console) -> dict[str, Any]:
-    """Every workload that was asked for, by name, in the order of the goals."""
+def measured(
+    options: argparse.Namespace, scratch: Path, *, console: Console
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every workload that was asked for and its figures, in the order of the goals."""
     folder = options.data or images.write_synthetic(scratch / "images")
     cache = scratch / "cache"
     data = measure.Images(name=images.prepare(folder, cache=cache), cache=cache)
     theirs = "released" if options.conventional == "released" else "conventional"
-    measured: dict[str, Any] = {}
     for name in [name for name in NAMES if name in (options.workload or NAMES)]:
         if name == GRID:
             rounds = min(3, options.rounds)
             few = images.write_few(folder, scratch / "few") if options.data else folder
-            measured[name] = grid.measure(few, rounds=rounds, report=console.print)
+            yield name, grid.measure(few, rounds=rounds, report=console.print)
             continue
-        measured[name] = measure.measure(
+        figures = measure.measure(
             WORKLOADS[name],
             images=data,
             sides=[theirs, "fast", *([] if options.no_fp32 else ["fp32"])],
@@ -89,9 +95,8 @@ def measure_all(options: argparse.Namespace, scratch: Path, *, console: Console)
             steps=options.steps,
             workers=options.workers or os.cpu_count() or 1,
             report=console.print,
-        ).to_json()
-        console.print(f"{name}: {measured[name]['ratio']}")
-    return measured
+        )
+        yield name, figures.to_json()
 
 
 def _machine() -> dict[str, Any]:
