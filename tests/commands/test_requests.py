@@ -51,6 +51,8 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         (["reproduce", "table12"], "table1"),
         (["show", "tabel1"], "table1"),
         (["show", "no-such-run-8d4c1185ab12"], "neither a table"),
+        (["show", "run"], "no `tfkd run`"),
+        (["show", "run", "--epochs", "2"], "settings change nothing"),
         (["logs", "8d4c1185ab12"], "no run"),
     ],
 )

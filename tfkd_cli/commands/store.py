@@ -163,6 +163,11 @@ def _campaigns(
         if asked is not None:
             only = asked.only(name)
             yield only if seeds is None else only.of_seeds(manner.seeds)
+        elif name == "run" and how != RunOptions():
+            raise RequestError(
+                "`tfkd show run` shows the newest `tfkd run` as it was asked for; settings change nothing.",
+                hint="tfkd show run, or tfkd show KEY for another one (keys: tfkd status --json).",
+            )
         elif name == "run":
             raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
         else:
