@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 import torch
@@ -94,6 +95,17 @@ def test_a_bias_that_others_see_keeps_its_gradient() -> None:
     precision.save_gradients(network, images_NCHW=torch.randn(2, 3, 4, 4))
     assert isinstance(network.conv, LeanConv2d)
     assert network.conv.bias_matters
+
+
+def test_a_bias_before_a_frozen_norm_keeps_its_gradient() -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Self:
+            return super().train(mode=False)
+
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), Frozen(3), nn.Flatten())
+    precision.save_gradients(network, images_NCHW=torch.randn(2, 3, 4, 4))
+    assert isinstance(network[0], LeanConv2d)
+    assert network[0].bias_matters
 
 
 def test_a_quick_convolution_leaves_out_the_bias_too() -> None:

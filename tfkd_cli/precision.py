@@ -124,8 +124,10 @@ def save_gradients(network: nn.Module, *, images_NCHW: Tensor) -> None:
 
 
 def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution whose output only a BatchNorm sees, and that BatchNorm."""
-    probe = copy.deepcopy(network).eval()
+    """Each convolution whose output only a BatchNorm sees, and that BatchNorm (not one kept in eval mode)."""
+    probe = copy.deepcopy(network).train()
+    by_batch = {name for name, each in probe.named_modules() if each.training}
+    probe.eval()
     with torch.no_grad():
         for each in probe.modules():
             if isinstance(each, nn.BatchNorm2d) and each.affine:  # folding must show where it is wrong
@@ -135,7 +137,7 @@ def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.
     found = [
         (network.get_submodule(conv), network.get_submodule(norm))
         for conv, norm in pairs.items()
-        if isinstance(probe.get_submodule(norm), nn.Identity)
+        if norm in by_batch and isinstance(probe.get_submodule(norm), nn.Identity)
     ]
     return cast("list[tuple[nn.Conv2d, nn.BatchNorm2d]]", found)
 
