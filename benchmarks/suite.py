@@ -10,7 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +24,35 @@ AT_ONCE = 2
 
 
 def drive(folder: Path, scratch: Path, *, epochs: int) -> None:
-    """Train the teacher with all cores, the students two at once with a thread each; print the table."""
+    """Train the teacher with all cores, the rest two at once with a thread each; print the table.
+
+    Each student is trained alone and by the teacher, as `tfkd run` does for a table of gains.
+    """
     cores = os.cpu_count() or 1
     teacher = scratch / "teacher.pt"
-    _train(folder, TEACHER, seed=0, epochs=epochs, threads=cores, save=teacher)
+    accuracies = {
+        (TEACHER, 0, False): _train(folder, TEACHER, seed=0, epochs=epochs, threads=cores, save=teacher)
+    }
 
-    def train(run: tuple[str, int]) -> float:
-        student, seed = run
-        return _train(
-            folder, student, seed=seed, epochs=epochs, threads=max(1, cores // AT_ONCE), teacher=teacher
-        )
+    def train(run: tuple[str, int, bool]) -> float:
+        student, seed, taught = run
+        threads = max(1, cores // AT_ONCE)
+        by = teacher if taught else None
+        return _train(folder, student, seed=seed, epochs=epochs, threads=threads, teacher=by)
 
-    runs = [(student, seed) for student in STUDENTS for seed in range(SEEDS)]
+    runs = [
+        (student, seed, taught) for taught in (False, True) for student in STUDENTS for seed in range(SEEDS)
+    ]
+    runs = [run for run in runs if run not in accuracies]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        accuracies = dict(zip(runs, pool.map(train, runs), strict=True))
+        accuracies |= zip(runs, pool.map(train, runs), strict=True)
     for student in STUDENTS:
-        values = [accuracies[student, seed] for seed in range(SEEDS)]
-        print(f"{student:10} {statistics.mean(values):6.2f} ± {statistics.stdev(values):.2f}")
+        print(student, *(_cell(accuracies, student, taught=taught) for taught in (False, True)), sep="  ")
+
+
+def _cell(accuracies: Mapping[tuple[str, int, bool], float], student: str, *, taught: bool) -> str:
+    values = [accuracies[student, seed, taught] for seed in range(SEEDS)]
+    return f"{statistics.mean(values):6.2f} ± {statistics.stdev(values):.2f}"
 
 
 def _train(

@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.drills.ledger import (  # noqa: F401  hooks
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tfkd_cli.execution import Execution
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

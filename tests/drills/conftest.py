@@ -9,13 +9,12 @@ import contextlib
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.drills.ledger import LEDGER, Ledger
 from tfkd_cli.store import Store
 
 PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
@@ -32,53 +32,6 @@ TIMES = ("seconds", "images_per_second", "attempt")
 RECIPE = ("--epochs", "12", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
 GRID = ("run", "--student", "plain-cnn", "--method", "tf-reg,kd", "--teacher", "resnet8", *RECIPE)
 T = TypeVar("T")
-
-
-@dataclass
-class Ledger:
-    """What was tried, what was lost for good, and how much work had to be done again."""
-
-    tried: int = 0
-    lost: int = 0
-    seconds: list[float] = field(default_factory=list)
-
-    def fault(self, *, lost_seconds: float, times: int = 1) -> None:
-        """A fault that cost so much work."""
-        self.tried += times
-        self.seconds += [max(0.0, lost_seconds)] * times
-
-    def line(self) -> str:
-        """The line that the README quotes."""
-        median, most = statistics.median(self.seconds or [0.0]) / 60, max(self.seconds, default=0.0) / 60
-        return (
-            f"faults tried: {self.tried}, lost: {self.lost}, "
-            f"work lost per fault: median {median:.2f} min, at most {most:.2f} min"
-        )
-
-
-LEDGER = Ledger()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With pytest-xdist, each worker hands its count over."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["ledger"] = asdict(LEDGER)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """And it is added to the others'."""
-    told = getattr(node, "workeroutput", {}).get("ledger", {})
-    LEDGER.tried += told.get("tried", 0)
-    LEDGER.lost += told.get("lost", 0)
-    LEDGER.seconds += told.get("seconds", [])
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line at the end of `make drills`."""
-    if LEDGER.tried:
-        terminalreporter.write_line(LEDGER.line())
 
 
 @dataclass(frozen=True)

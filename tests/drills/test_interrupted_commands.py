@@ -15,7 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from subprocess import Popen
 
-    from tests.drills.conftest import Drill, Ended, Ledger
+    from tests.drills.conftest import Drill, Ended
+    from tests.drills.ledger import Ledger
 
     MakeDrill = Callable[..., Drill]
     Recovers = Callable[[Drill], None]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.drills.conftest import Drill, Ledger
+    from tests.drills.conftest import Drill
+    from tests.drills.ledger import Ledger
 
     MakeDrill = Callable[..., Drill]
     Recovers = Callable[[Drill], None]

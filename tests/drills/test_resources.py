@@ -16,7 +16,8 @@ from tfkd_cli.backends.nursery import Nursery
 from tfkd_cli.errors import RunError
 
 if TYPE_CHECKING:
-    from tests.drills.conftest import Drill, Ended, Ledger
+    from tests.drills.conftest import Drill, Ended
+    from tests.drills.ledger import Ledger
 
     MakeDrill = Callable[..., Drill]
     Recovers = Callable[[Drill], None]

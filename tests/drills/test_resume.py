@@ -21,7 +21,7 @@ from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
-    from tests.drills.conftest import Ledger
+    from tests.drills.ledger import Ledger
 
 RECIPE = Recipe(epochs=6, batch_size=7, milestones=(2, 4), warmup_epochs=1.5, augment="crop-flip-rotate15")
 STEPS = 3  # an epoch; with 6 epochs the warm-up ends within one

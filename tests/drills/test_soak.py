@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.drills.conftest import Drill, Ledger
+    from tests.drills.conftest import Drill
+    from tests.drills.ledger import Ledger
 
 RECIPE = ("--epochs", "1", "--batch-size", "64", "--threads", "1", "--jobs", "2", "--json")  # one step
 GROWTH = 1.2  # the parent may hold a little per run, and no more
