@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.twice import Twice
 from tfkd_cli import gradients, models, precision
 from tfkd_cli.gradients import LeanConv2d
 from tfkd_cli.models.layers import PaddedPointwise
@@ -81,16 +82,6 @@ def test_biases_before_a_norm_get_zeros_and_all_else_torchs_gradients(name: str)
 
 
 def test_a_bias_that_others_see_keeps_its_gradient() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-        def forward(self, images_NCHW: Tensor) -> Tensor:
-            seen: Tensor = self.conv(images_NCHW)
-            mixed: Tensor = self.norm(seen) + seen
-            return mixed.mean((2, 3))
-
     network = Twice()
     precision.save_gradients(network, images_NCHW=torch.randn(2, 3, 4, 4))
     assert isinstance(network.conv, LeanConv2d)

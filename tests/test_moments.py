@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from tests.twice import Twice
 from tfkd_cli import models, moments, precision
 from tfkd_cli.models.layers import PaddedPointwise
 from tfkd_cli.moments import NormalisingConv2d, PassedBatchNorm2d
@@ -122,16 +123,6 @@ def test_a_convolution_whose_output_is_also_used_elsewhere_is_left_alone(
 ) -> None:
     monkeypatch.setattr(precision, "_has_avx512", lambda: True)
 
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 9, 1), nn.BatchNorm2d(9)
-
-        def forward(self, images_NCHW: Tensor) -> Tensor:
-            seen: Tensor = self.conv(images_NCHW)
-            mixed: Tensor = self.norm(seen) + seen
-            return mixed.mean((2, 3))
-
-    network = Twice()
+    network = Twice(9)
     precision.save_passes(network, images_NCHW=torch.randn(2, 3, 4, 4))
     assert not isinstance(network.conv, NormalisingConv2d)

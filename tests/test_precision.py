@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.twice import Twice
 from tfkd_cli import models, precision
 from tfkd_cli.precision import Fp32Conv2d
 
@@ -39,18 +40,8 @@ def test_a_folded_network_gives_the_same_logits(name: str) -> None:
 
 
 def test_a_batch_norm_is_not_folded_where_the_convolution_is_also_used_elsewhere() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-            nn.init.uniform_(self.norm.weight, 2, 3)
-
-        def forward(self, images_NCHW: Tensor) -> Tensor:
-            seen: Tensor = self.conv(images_NCHW)
-            mixed: Tensor = self.norm(seen) + seen
-            return mixed.mean((2, 3))
-
     network = Twice().eval()
+    nn.init.uniform_(network.norm.weight, 2, 3)
     images = torch.randn(2, 3, 4, 4)
     with torch.no_grad():
         plain = network(images)
