@@ -17,13 +17,11 @@ from tfkd_cli.winograd import WinogradConv2d
 CPU = torch.device("cpu")
 
 
-def both(
-    c_in: int, c_out: int, *, bias: bool = True, maps_too: bool = True
-) -> tuple[nn.Conv2d, WinogradConv2d]:
+def both(c_in: int, c_out: int, *, bias: bool = True) -> tuple[nn.Conv2d, WinogradConv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
     quick = copy.deepcopy(plain)
-    winograd.hasten(quick, narrowest_maps=1 if maps_too else 1000)
+    winograd.hasten(quick)
     assert isinstance(quick, WinogradConv2d)
     return plain, quick
 
@@ -35,13 +33,13 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 @given(
     n=st.integers(1, 3), size=st.tuples(st.integers(1, 11), st.integers(1, 11)), bias=st.booleans(),
-    channels_last=st.booleans(), maps_too=st.booleans(),
+    channels_last=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
 def test_outputs_and_gradients_are_those_of_the_plain_convolution(
-    n: int, size: tuple[int, int], bias: bool, channels_last: bool, maps_too: bool
+    n: int, size: tuple[int, int], bias: bool, channels_last: bool
 ) -> None:
-    compare(*both(5, 7, bias=bias, maps_too=maps_too), n=n, size=size, channels_last=channels_last)
+    compare(*both(5, 7, bias=bias), n=n, size=size, channels_last=channels_last)
 
 
 def test_the_last_images_may_be_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,16 +86,6 @@ def test_it_is_for_wide_plain_3_by_3_convolutions_only() -> None:
         nn.Conv2d(128, 128, 1),
     ):
         assert not winograd.applies(other)
-
-
-def test_without_avx512_only_the_widest_maps_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    for newest, wanted in (("avx2", {256, 512}), ("avx512f", {64, 128, 256, 512})):
-        monkeypatch.setattr(precision, "_instructions", lambda newest=newest: frozenset({newest}))
-        network = models.build("resnet18", classes=5, channels=3, size=32)
-        precision.save_products(network, device=CPU)
-        quick = [each for each in network.modules() if isinstance(each, WinogradConv2d)]
-        assert {each.in_channels for each in quick} == {64, 128, 256, 512}
-        assert {each.in_channels for each in quick if each.maps_too} == wanted
 
 
 def test_a_frozen_network_calculates_its_kernels_once() -> None:

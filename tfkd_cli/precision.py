@@ -86,10 +86,9 @@ def save_products(network: nn.Module, *, device: torch.device) -> None:
     """Let wide 3×3 convolutions go Winograd's way on the CPU; names of weights stay."""
     if device.type != "cpu":
         return
-    narrowest = winograd.NARROWEST if _has_avx512() else winograd.NARROWEST_MAPS_AVX2
     for each in network.modules():
         if type(each) is nn.Conv2d and winograd.applies(each):
-            winograd.hasten(each, narrowest_maps=narrowest)
+            winograd.hasten(each)
 
 
 def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
