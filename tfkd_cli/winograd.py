@@ -102,11 +102,12 @@ class _Convolve(torch.autograd.Function):
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
         gradient_NHWK = gradient_NKHW.permute(0, 2, 3, 1).contiguous()
         _, c, k = kernels_PCK.shape
-        kernels_gradient = torch.zeros_like(kernels_PCK)
+        kernels_gradient = torch.empty_like(kernels_PCK)
         back_NHWC = torch.empty(maps_NHWC.shape) if ctx.needs_input_grad[0] else None
         for tiles, images in _in_parts(maps_NHWC, outputs=k):
             products_PTK = tiles.disassemble(gradient_NHWK[images])
-            kernels_gradient.baddbmm_(tiles.values_of(maps_NHWC[images]).mT, products_PTK)
+            values_PCT, beta = tiles.values_of(maps_NHWC[images]).mT, float(images.start > 0)
+            kernels_gradient.baddbmm_(values_PCT, products_PTK, beta=beta)
             if back_NHWC is not None:
                 tiles.overlap(products_PTK, kernels_PCK, back_NHWC[images])
         weight_33CK = (_of_kernels().mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)

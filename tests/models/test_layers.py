@@ -27,6 +27,16 @@ def test_relu6_and_its_gradient_are_torchs_to_the_bit() -> None:
         assert torch.equal(ours_gradient, gradient)
 
 
+def test_relu6_writes_over_its_gradient_only_where_that_is_one_of_its_own() -> None:
+    x = maps()
+    own = torch.ones(3, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    shared = torch.ones(3, 4, 1, 1).expand(3, 4, 5, 5)  # as a mean's
+    for gradient, written in ((own, True), (shared, False)):
+        (passed,) = torch.autograd.grad(ReLU6()(x * 1), x, gradient)
+        assert torch.equal(passed, ((x > 0) & (x < 6)).float())
+        assert bool((gradient == 0).any()) == written
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_interleaving_is_a_concatenation_and_a_shuffle(

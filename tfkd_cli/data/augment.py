@@ -110,11 +110,24 @@ def normalise(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """uint8 images as (x/255 − mean) / std per channel, computed in float32."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images_NCHW.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images_NCHW.device)
+    scale_C = torch.tensor([1 / (255 * s) for s in std], device=images_NCHW.device)
+    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images_NCHW.device)
+    if memory_format == torch.channels_last and images_NCHW.device.type == "cpu":
+        return _interleaved(images_NCHW, scale_C, shift_C).to(dtype)
     # Planes first, layout last: broadcasting over an inner dimension of three channels is 6 times slower.
-    values_NCHW = images_NCHW.float().mul_(scale.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
+    values_NCHW = images_NCHW.float().mul_(scale_C.view(1, -1, 1, 1)).add_(shift_C.view(1, -1, 1, 1))
     return values_NCHW.to(dtype).contiguous(memory_format=memory_format)
+
+
+def _interleaved(images_NCHW: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
+    """`normalise` straight into channels_last, then whole rows at once: half of its copy's time (seen)."""
+    n, channels, height, width = images_NCHW.shape
+    values_NHWC = torch.empty(n, height, width, channels)
+    for channel in range(channels):
+        values_NHWC[..., channel] = images_NCHW[:, channel]
+    rows_NHR = values_NHWC.view(n, height, width * channels)
+    rows_NHR.mul_(scale_C.repeat(width)).add_(shift_C.repeat(width))
+    return values_NHWC.permute(0, 3, 1, 2)
 
 
 def _mix(value: int) -> int:

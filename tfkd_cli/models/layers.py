@@ -64,7 +64,11 @@ class _Interleave(torch.autograd.Function):
 
 
 class ReLU6(nn.Module):
-    """min(max(x, 0), 6), in place; torch's own in-place form first copies its input for the backward pass."""
+    """min(max(x, 0), 6), in place; torch's own in-place form first copies its input for the backward pass.
+
+    In training on a CPU the gradient is written over as well. So what comes next must be one layer that makes
+    its gradient anew, as a convolution does, and a sum does not.
+    """
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps of the same shape."""
@@ -87,8 +91,13 @@ class _ClampInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (clamped,) = ctx.saved_tensors
-        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, clamped, 0.0, 6.0)
-        return passed
+        backward, dense = (
+            torch.ops.aten.hardtanh_backward,
+            gradient.is_contiguous(memory_format=torch.channels_last),
+        )
+        if dense:  # not a mean's, which is one number for all pixels
+            backward.grad_input(gradient, clamped, 0.0, 6.0, grad_input=gradient)
+        return gradient if dense else backward(gradient, clamped, 0.0, 6.0)
 
 
 class PaddedPointwise(nn.Conv2d):
