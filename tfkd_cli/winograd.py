@@ -144,10 +144,8 @@ class _Tiles:
         tall, wide = (down + 1) * OUT, (across + 1) * OUT  # with the overlap of the last tiles
         self._values = like.new_empty(POINTS, t, c)
         self._products = like.new_empty(POINTS, t, k)
-        inputs, outputs = (
-            like.new_zeros(count, tall, wide, c),
-            like.new_zeros(count, down * OUT, across * OUT, k),
-        )
+        inputs = like.new_zeros(count, tall, wide, c)  # what is not filled in stays the padding
+        outputs = like.new_zeros(count, down * OUT, across * OUT, k)
         self._inputs, self._outputs = inputs[:, 1 : height + 1, 1 : width + 1], outputs[:, :height, :width]
         overlap = like.new_empty(count, tall, wide, c)
         self._overlap = overlap[:, 1 : height + 1, 1 : width + 1]
@@ -186,7 +184,7 @@ class _Tiles:
 
     def add(self, bias_K: Tensor) -> None:
         """Add a constant to all outputs: to their values at one point of 36, (1, 1)."""
-        self._products[IN + 1] += bias_K
+        self._products[IN + 1].add_(bias_K)
 
     def assemble(self, outputs_NHWK: Tensor) -> None:
         """Fill in the outputs."""
@@ -194,7 +192,7 @@ class _Tiles:
         outputs_NHWK.copy_(self._outputs)
 
     def disassemble(self, gradient_NHWK: Tensor) -> Tensor:
-        """The way back through `assemble`, (P, T, K)."""
+        """The way back through `assemble`, (P, T, K); not on tiles that were assembled, whose edges are full."""
         self._outputs.copy_(gradient_NHWK)
         _do(self._to_products)
         return self._products
