@@ -192,7 +192,7 @@ class _Tiles:
         outputs_NHWK.copy_(self._outputs)
 
     def disassemble(self, gradient_NHWK: Tensor) -> Tensor:
-        """The way back through `assemble`, (P, T, K); not on tiles that were assembled, whose edges are full."""
+        """The way back through `assemble`, (P, T, K); not after it, whose edges are full."""
         self._outputs.copy_(gradient_NHWK)
         _do(self._to_products)
         return self._products
