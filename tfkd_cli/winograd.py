@@ -221,7 +221,11 @@ def _sum(a: Tensor, b: Tensor, factor: int, out: Tensor) -> Callable[[], Tensor]
 
 
 def _to_points(inputs: Tensor, values: Tensor, room: Tensor) -> Steps:
-    """INPUT along the first axis of six, by sums that share their parts."""
+    """Six inputs x to their values y at the points, along the first axis, by sums that share their parts.
+
+    y0 = 4 x0 - 5 x2 + x4, y1 = -4 x1 - 4 x2 + x3 + x4, y2 = 4 x1 - 4 x2 - x3 + x4,
+    y3 = -2 x1 - x2 + 2 x3 + x4, y4 = 2 x1 - x2 - 2 x3 + x4, y5 = 4 x1 - 5 x3 + x5.
+    """
     x, y, parts = inputs.unbind(), values.unbind(), _parts(4, inputs[0], room)
     odd, even, odd_one, even_one = parts.unbind()
     return [
@@ -239,7 +243,11 @@ def _to_points(inputs: Tensor, values: Tensor, room: Tensor) -> Steps:
 
 
 def _from_points(values: Tensor, outputs: Tensor, room: Tensor) -> Steps:
-    """OUTPUT along the first axis, six to four."""
+    """Six values y to four outputs o, along the first axis.
+
+    o0 = y0 + y1 + y2 + y3 + y4, o1 = y1 - y2 + 2 y3 - 2 y4, o2 = y1 + y2 + 4 y3 + 4 y4,
+    o3 = y1 - y2 + 8 y3 - 8 y4 + y5.
+    """
     y, o, parts = values.unbind(), outputs.unbind(), _parts(4, values[0], room)
     p, r, q, s = parts.unbind()
     return [
@@ -255,7 +263,7 @@ def _from_points(values: Tensor, outputs: Tensor, room: Tensor) -> Steps:
 
 
 def _back_from_points(gradients: Tensor, values: Tensor, room: Tensor) -> Steps:
-    """OUTPUT's transpose along the first axis, four to six."""
+    """The transpose of `_from_points`, four to six."""
     g, y, parts = gradients.unbind(), values.unbind(), _parts(2, gradients[0], room)
     one, two = parts.unbind()
     return [
@@ -271,7 +279,7 @@ def _back_from_points(gradients: Tensor, values: Tensor, room: Tensor) -> Steps:
 
 
 def _back_to_points(values: Tensor, inputs: Tensor, room: Tensor) -> Steps:
-    """INPUT's transpose along the first axis: six to its tile's places and two of the next."""
+    """The transpose of `_to_points`: six to their tile's four places and two of the next (second axis)."""
     y, x, parts = values.unbind(), inputs.unbind(), _parts(4, values[0], room)
     own = [each[: values.shape[1]] for each in x]
     rest = inputs[:2, values.shape[1] :]

@@ -12,7 +12,7 @@ import torch  # noqa: TID253  reached only through importlib
 import torch.nn.functional as F  # noqa: TID253, N812
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli.models.layers import global_average
+from tfkd_cli.models.layers import global_average, lies_plainly
 
 IN_CACHE = 500_000  # numbers that are still at hand for a second pass
 
@@ -74,10 +74,8 @@ class Transition(nn.Sequential):
 
 def _may_be_rewritten(maps_NCHW: Tensor, module: nn.Module) -> bool:
     """Whether only the numbers matter here: an evaluation or a teacher's answers, fp32, channels_last."""
-    plain = maps_NCHW.device.type == "cpu" and maps_NCHW.dtype == torch.float32
-    plain = plain and maps_NCHW.is_contiguous(memory_format=torch.channels_last)
     learns = module.training or torch.is_grad_enabled()
-    return plain and not learns and not torch.is_autocast_enabled("cpu")
+    return lies_plainly(maps_NCHW) and not learns and not torch.is_autocast_enabled("cpu")
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

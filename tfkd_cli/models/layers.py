@@ -23,7 +23,7 @@ def interleaved(even_NCHW: Tensor, odd_NCHW: Tensor) -> Tensor:
 
     In channels_last that is how complex numbers lie: half the time of torch's shuffle. In NCHW it is a stack.
     """
-    if _lies_as_complex(odd_NCHW):
+    if lies_plainly(odd_NCHW):
         (maps,) = _Interleave.apply(even_NCHW, odd_NCHW, 1)
         return maps  # type: ignore[no-any-return]
     if not odd_NCHW.is_contiguous(memory_format=torch.channels_last):
@@ -33,14 +33,15 @@ def interleaved(even_NCHW: Tensor, odd_NCHW: Tensor) -> Tensor:
 
 def interleaved_halves(even_NCHW: Tensor, odd_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of `interleaved`'s channels, each (N, C, H, W): in fp32 on a CPU, not slices of one."""
-    if _lies_as_complex(odd_NCHW) and odd_NCHW.shape[1] % 2 == 0:
+    if lies_plainly(odd_NCHW) and odd_NCHW.shape[1] % 2 == 0:
         first, second = _Interleave.apply(even_NCHW, odd_NCHW, 2)
     else:
         first, second = interleaved(even_NCHW, odd_NCHW).chunk(2, dim=1)
     return first, second
 
 
-def _lies_as_complex(maps_NCHW: Tensor) -> bool:
+def lies_plainly(maps_NCHW: Tensor) -> bool:
+    """Whether these are fp32 maps in channels_last on a CPU."""
     in_place = maps_NCHW.is_contiguous(memory_format=torch.channels_last)
     return in_place and maps_NCHW.dtype == torch.float32 and maps_NCHW.device.type == "cpu"
 
