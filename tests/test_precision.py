@@ -59,6 +59,27 @@ def test_bf16_is_calculated_only_where_there_are_units_for_it(monkeypatch: pytes
     assert precision.arithmetic("bf16", CPU) == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("instructions", "fast"),
+    [
+        ("GenuineIntel avx512f avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD avx512f avx512_bf16", True),
+        ("GenuineIntel avx512f avx512_bf16", False),  # measured: slower than fp32
+        ("AuthenticAMD avx2", False),
+    ],
+)
+def test_which_processors_multiply_bf16_faster_than_fp32(
+    instructions: str, *, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TFKD_BF16", raising=False)
+    monkeypatch.setattr(precision, "_instructions", lambda: frozenset(instructions.split()))
+    precision._has_bf16_units.cache_clear()
+    try:
+        assert precision.arithmetic("bf16", CPU) == ("bf16" if fast else "fp32")
+    finally:
+        precision._has_bf16_units.cache_clear()
+
+
 def test_only_strided_depthwise_convolutions_stay_in_fp32_under_bf16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,7 @@ import torch  # noqa: TID253 - reached only through the precision of a network
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
 
+from tfkd_cli import norms
 from tfkd_cli.models.layers import PaddedPointwise
 
 
@@ -45,7 +46,7 @@ class NormalisingConv2d(nn.Conv2d):
         maps_NKHW, mean_K, variance_K = _Normalised.apply(
             input, self.weight, self.bias, norm.weight, norm.bias, norm.eps, self.padding
         )
-        _update(norm, mean_K, variance_K, maps_NKHW.numel() // maps_NKHW.shape[1])
+        norms.update(norm, mean_K, variance_K, count=maps_NKHW.numel() // maps_NKHW.shape[1])
         return maps_NKHW
 
 
@@ -86,16 +87,6 @@ def _rows(maps_NCHW: Tensor, kernel: int) -> Tensor:
     maps_NHWC = F.pad(maps_NHWC, (0, 0, *[kernel // 2] * 4))
     seen = maps_NHWC.unfold(1, kernel, 1).unfold(2, kernel, 1)  # N, H, W, C, kernel, kernel
     return seen.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
-
-
-def _update(norm: nn.BatchNorm2d, mean_K: Tensor, variance_K: Tensor, count: int) -> None:
-    assert norm.momentum is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.running_mean.lerp_(mean_K, norm.momentum)
-    norm.running_var.lerp_(variance_K * (count / max(1, count - 1)), norm.momentum)
-    norm.num_batches_tracked.add_(1)
 
 
 class _Normalised(torch.autograd.Function):

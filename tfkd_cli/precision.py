@@ -1,4 +1,4 @@
-"""How a network is calculated: memory format, bf16 and its exception, BatchNorm folded for a teacher."""
+"""How a network is calculated: memory format, bf16, what a CPU is spared, BatchNorm folded for a teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import gradients, moments, winograd
+from tfkd_cli import gradients, moments, norms, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -26,8 +26,8 @@ def place(network: nn.Module, *, device: torch.device) -> nn.Module:
 def arithmetic(precision: str, device: torch.device) -> str:
     """What a recipe's precision comes to on this device: bf16 where it may and that is faster, else fp32.
 
-    Without matrix units for bf16 (AMX, tensor cores) it is slower than fp32, not only less exact. The
-    variable TFKD_BF16=always uses it regardless, for comparisons. A run's numerics name what was used.
+    Without units for bf16 (tensor cores, AMX, AMD's AVX-512) it is slower than fp32, not only less exact.
+    The variable TFKD_BF16=always uses it regardless, for comparisons. A run's numerics name what was used.
     """
     if precision != "bf16":
         return "fp32"
@@ -39,7 +39,12 @@ def arithmetic(precision: str, device: torch.device) -> str:
 def _has_bf16_units(device_type: str) -> bool:
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device_type == "cpu" and "amx_bf16" in _instructions()
+    return device_type == "cpu" and _multiplies_bf16_fast(_instructions())
+
+
+def _multiplies_bf16_fast(instructions: frozenset[str]) -> bool:
+    """AMX, or avx512_bf16 as AMD has it (Zen 4: twice fp32's products); Intel's is slower than its fp32."""
+    return "amx_bf16" in instructions or {"avx512_bf16", "AuthenticAMD"} <= instructions
 
 
 def _has_avx512() -> bool:
@@ -48,7 +53,7 @@ def _has_avx512() -> bool:
 
 @cache
 def _instructions() -> frozenset[str]:
-    """What this processor says it can; nothing where it does not say."""
+    """What this processor says it can, and whose it is; nothing where it does not say."""
     with contextlib.suppress(OSError):
         return frozenset(Path("/proc/cpuinfo").read_text().split())
     return frozenset()
@@ -59,27 +64,6 @@ def calculating(precision: str, device: torch.device) -> contextlib.AbstractCont
     if arithmetic(precision, device) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-class Fp32Conv2d(nn.Conv2d):
-    """A convolution that stays in fp32 under autocast."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution of `input` as fp32, shape (N, C, H, W)."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
-
-
-def keep_strided_depthwise_fp32(network: nn.Module, *, device: torch.device) -> None:
-    """Let strided depthwise convolutions calculate in fp32 on the CPU; names of weights stay.
-
-    oneDNN's bf16 backward-data of such a layer takes some 40 times the fp32 one's time.
-    """
-    if device.type != "cpu":
-        return
-    for each in network.modules():
-        if type(each) is nn.Conv2d and _is_strided_depthwise(each):
-            each.__class__ = Fp32Conv2d
 
 
 def save_products(network: nn.Module, *, device: torch.device) -> None:
@@ -104,13 +88,23 @@ def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
             moments.join(conv, norm)
 
 
+def save_shared_lines(network: nn.Module, *, device: torch.device) -> None:
+    """Let BatchNorms of few or odd channels in training on the CPU take wide rows; names of weights stay."""
+    if device.type != "cpu":
+        return
+    for each in network.modules():
+        if isinstance(each, nn.BatchNorm2d) and norms.applies(each):
+            norms.widen(each)
+
+
 def save_gradients(network: nn.Module, *, images_NCHW: Tensor) -> None:
     """Let the other convolutions of a network in training on the CPU calculate no gradient in vain.
 
-    That one product is faster than oneDNN was seen with AVX2 alone.
+    That one product is faster than oneDNN was seen in bf16 and, in fp32, with AVX2 alone.
     """
     if images_NCHW.device.type != "cpu":
         return
+    products = arithmetic("bf16", images_NCHW.device) == "bf16" or not _has_avx512()
     convs = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
     pairs = _pairs(network, images_NCHW) if any(each.bias is not None for each in convs) else []
     normalised = {id(conv) for conv, _ in pairs}
@@ -119,7 +113,7 @@ def save_gradients(network: nn.Module, *, images_NCHW: Tensor) -> None:
         if isinstance(conv, winograd.WinogradConv2d):
             conv.bias_matters = matters
         elif gradients.applies(conv):
-            gradients.spare(conv, bias_matters=matters, products=not _has_avx512())
+            gradients.spare(conv, bias_matters=matters, products=products)
 
 
 def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -139,10 +133,6 @@ def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.
         if norm in by_batch and isinstance(probe.get_submodule(norm), nn.Identity)
     ]
     return cast("list[tuple[nn.Conv2d, nn.BatchNorm2d]]", found)
-
-
-def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups > 1 and conv.groups == conv.in_channels and max(conv.stride) > 1
 
 
 def folded(network: nn.Module, *, images_NCHW: Tensor) -> nn.Module:

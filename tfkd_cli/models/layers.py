@@ -21,9 +21,10 @@ def global_average(maps_NCHW: Tensor) -> Tensor:
 def interleaved(even_NCHW: Tensor, odd_NCHW: Tensor) -> Tensor:
     """Channels of the one and the other in turn: a concatenation and ShuffleNet's shuffle, (N, 2·C, H, W).
 
-    In channels_last that is how complex numbers lie: half the time of torch's shuffle. In NCHW it is a stack.
+    In channels_last that is how complex numbers lie, and pairs of bf16 lie like integers: half the time of
+    torch's shuffle, or less. In NCHW it is a stack.
     """
-    if lies_plainly(odd_NCHW):
+    if _may_be_paired(odd_NCHW):
         (maps,) = _Interleave.apply(even_NCHW, odd_NCHW, 1)
         return maps  # type: ignore[no-any-return]
     if not odd_NCHW.is_contiguous(memory_format=torch.channels_last):
@@ -32,18 +33,22 @@ def interleaved(even_NCHW: Tensor, odd_NCHW: Tensor) -> Tensor:
 
 
 def interleaved_halves(even_NCHW: Tensor, odd_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of `interleaved`'s channels, each (N, C, H, W): in fp32 on a CPU, not slices of one."""
-    if lies_plainly(odd_NCHW) and odd_NCHW.shape[1] % 2 == 0:
+    """The two halves of `interleaved`'s channels, each (N, C, H, W): on a CPU, not slices of one."""
+    if _may_be_paired(odd_NCHW) and odd_NCHW.shape[1] % 2 == 0:
         first, second = _Interleave.apply(even_NCHW, odd_NCHW, 2)
     else:
         first, second = interleaved(even_NCHW, odd_NCHW).chunk(2, dim=1)
     return first, second
 
 
-def lies_plainly(maps_NCHW: Tensor) -> bool:
-    """Whether these are fp32 maps in channels_last on a CPU."""
+def lies_plainly(maps_NCHW: Tensor, *, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether these are maps of that type in channels_last on a CPU."""
     in_place = maps_NCHW.is_contiguous(memory_format=torch.channels_last)
-    return in_place and maps_NCHW.dtype == torch.float32 and maps_NCHW.device.type == "cpu"
+    return in_place and maps_NCHW.dtype == dtype and maps_NCHW.device.type == "cpu"
+
+
+def _may_be_paired(maps_NCHW: Tensor) -> bool:
+    return any(lies_plainly(maps_NCHW, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
 
 
 class _Interleave(torch.autograd.Function):
@@ -52,16 +57,32 @@ class _Interleave(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, even_NCHW: Tensor, odd_NCHW: Tensor, parts: int) -> tuple[Tensor, ...]:
         even, odd = (each.permute(0, 2, 3, 1).chunk(parts, -1) for each in (even_NCHW, odd_NCHW))
-        pairs = [torch.complex(*both) for both in zip(even, odd, strict=True)]
-        return tuple(torch.view_as_real(each).flatten(-2).permute(0, 3, 1, 2) for each in pairs)
+        pairs = (_pair(*both) for both in zip(even, odd, strict=True))
+        return tuple(each.permute(0, 3, 1, 2) for each in pairs)
 
     @staticmethod
     def backward(ctx: Any, *gradients_NCHW: Tensor) -> tuple[Tensor, Tensor, None]:
-        parts = [each.permute(0, 2, 3, 1).contiguous() for each in gradients_NCHW]
-        pairs = [torch.view_as_complex(each.view(*each.shape[:3], -1, 2)) for each in parts]
-        even = torch.cat([each.real for each in pairs], -1)
-        odd = torch.cat([each.imag for each in pairs], -1)
+        parts = [_unpair(each.permute(0, 2, 3, 1).contiguous()) for each in gradients_NCHW]
+        even, odd = (torch.cat(each, -1) for each in zip(*parts, strict=True))
         return even.permute(0, 3, 1, 2), odd.permute(0, 3, 1, 2), None
+
+
+def _pair(even: Tensor, odd: Tensor) -> Tensor:
+    """(…, C) and (…, C) in turn, (…, 2·C)."""
+    if even.dtype == torch.bfloat16:  # the upper half of an fp32 number's bits, and here of an int32's
+        bits = odd.float().view(torch.int32).bitwise_or_(even.view(torch.uint16).to(torch.int32))
+        return bits.view(even.dtype)
+    return torch.view_as_real(torch.complex(even, odd)).flatten(-2)
+
+
+def _unpair(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """The way back through `_pair`."""
+    if pairs.dtype == torch.bfloat16:
+        both = pairs.view(torch.int32)
+        parts = both.to(torch.int16), (both >> 16).to(torch.int16)
+        return parts[0].view(pairs.dtype), parts[1].view(pairs.dtype)
+    numbers = torch.view_as_complex(pairs.view(*pairs.shape[:-1], -1, 2))
+    return numbers.real, numbers.imag
 
 
 class ReLU6(nn.Module):

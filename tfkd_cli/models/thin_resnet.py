@@ -32,7 +32,8 @@ class ThinBlock(nn.Module):
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         shortcut = maps_NCHW
         if self.stride == 2:
-            shortcut = F.pad(maps_NCHW[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.new_channels))
+            every_other = F.avg_pool2d(maps_NCHW, 1, 2)  # as [::2, ::2], whose gradient would be in NCHW
+            shortcut = F.pad(every_other, (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(self.residual(maps_NCHW) + shortcut, inplace=True)
 
 
