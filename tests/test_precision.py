@@ -10,7 +10,6 @@ from torch import nn
 
 from tests.twice import Twice
 from tfkd_cli import models, precision
-from tfkd_cli.precision import Fp32Conv2d
 
 CPU = torch.device("cpu")
 
@@ -78,24 +77,6 @@ def test_which_processors_multiply_bf16_faster_than_fp32(
         assert precision.arithmetic("bf16", CPU) == ("bf16" if fast else "fp32")
     finally:
         precision._has_bf16_units.cache_clear()
-
-
-def test_only_strided_depthwise_convolutions_stay_in_fp32_under_bf16(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("TFKD_BF16", "always")
-    network = models.build("mobilenetv2", classes=5, channels=3, size=32)
-    names = list(network.state_dict())
-    precision.keep_strided_depthwise_fp32(network, device=CPU)
-    kept = [each for each in network.modules() if isinstance(each, Fp32Conv2d)]
-    assert len(kept) == 3  # performance.md: MobileNetV2 has three
-    assert all(each.groups == each.in_channels and each.stride == (2, 2) for each in kept)
-    assert list(network.state_dict()) == names
-    seen: list[torch.dtype] = []
-    kept[0].register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
-    with precision.calculating("bf16", CPU):
-        logits = network(torch.randn(2, 3, 32, 32))
-    assert (seen, logits.dtype) == ([torch.float32], torch.bfloat16)
 
 
 def test_fp32_is_left_as_it_is() -> None:

@@ -3,8 +3,9 @@
 torch's threads add up the channels' sums side by side in memory. Where a row of them does not end at the end
 of a cache line (58 channels), each thread's additions take the line away from the other, pixel by pixel: two
 threads are then slower than one. Few channels (16) do not fill the registers either. With R pixels in a row
-both are gone; the R sums of a channel are added up afterwards, and so are its variances. The same numbers but
-for rounding; in bf16 the scale of the gradient is rounded as autocast rounds the weights.
+both are gone; the R sums of a channel are added up afterwards. The same numbers but for rounding: a variance
+is that of x², less the mean's square, where a mean of 100 standard deviations costs four of seven digits; and
+in bf16 the scale of the gradient is rounded as autocast rounds weights.
 
 Everything is torch's: a BatchNorm's backward pass for sums, one in eval mode for scale and shift.
 
@@ -31,12 +32,14 @@ class WideBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, C, H, W)."""
         pixels, large = input.numel() // input.shape[1], input.numel() >= SMALLEST
-        plain = large and input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
+        plain = (
+            large and input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
+        )
         if not self.training or not torch.is_grad_enabled() or not plain or pixels % _pixels_per_row(self):
             return super().forward(input)
         maps_NCHW: Tensor
         maps_NCHW, mean_C, variance_C = _Normalise.apply(
-            input, self.weight, self.bias, self.running_mean, self.eps, _pixels_per_row(self)
+            input, self.weight, self.bias, self.eps, _pixels_per_row(self)
         )
         update(self, mean_C, variance_C, count=pixels)
         return maps_NCHW
@@ -83,16 +86,14 @@ class _Normalise(torch.autograd.Function):
         maps_NCHW: Tensor,
         gamma_C: Tensor,
         beta_C: Tensor,
-        near_mean_C: Tensor,  # any number would do: near the mean no digits are lost
         eps: float,
         pixels: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(maps_NCHW, pixels)
-        near_RC, count = near_mean_C.repeat(pixels, 1), rows.shape[2]
-        products_RC, sums_RC = (each / count for each in _sums(rows, rows, near_RC))
-        mean_C = sums_RC.mean(0)
-        variances_RC = products_RC - sums_RC * (sums_RC - near_RC)
-        variance_C = (variances_RC + (sums_RC - mean_C).square()).mean(0).clamp_min_(0)
+        squares_RC, means_RC = (each / rows.shape[2] for each in _sums(rows, rows, torch.zeros_like(gamma_C)))
+        mean_C = means_RC.mean(0)
+        variances_RC = squares_RC - means_RC.square()
+        variance_C = (variances_RC + (means_RC - mean_C).square()).mean(0).clamp_min_(0)
         scale_C = gamma_C * (variance_C + eps).rsqrt()
         outputs_NCHW = _scaled(maps_NCHW, scale_C, beta_C - scale_C * mean_C, pixels)
         ctx.save_for_backward(maps_NCHW, gamma_C, mean_C, variance_C)
@@ -105,7 +106,7 @@ class _Normalise(torch.autograd.Function):
         maps_NCHW, gamma_C, mean_C, variance_C = ctx.saved_tensors
         rows, gradients = _rows(maps_NCHW, ctx.pixels), _rows(gradient_NCHW, ctx.pixels)
         inverse_C = (variance_C + ctx.eps).rsqrt()
-        products_C, beta_C = (each.sum(0) for each in _sums(gradients, rows, mean_C.repeat(ctx.pixels, 1)))
+        products_C, beta_C = (each.sum(0) for each in _sums(gradients, rows, mean_C))
         gradient_of_gamma_C = products_C * inverse_C
         back = None
         if ctx.needs_input_grad[0]:
@@ -115,7 +116,7 @@ class _Normalise(torch.autograd.Function):
             back = _scaled(maps_NCHW, slope_C, shift_C, ctx.pixels)
             scale_W = scale_C.to(back.dtype).repeat(ctx.pixels)
             _rows(back, ctx.pixels).addcmul_(gradients, scale_W.view(1, -1, 1, 1))
-        return back, gradient_of_gamma_C, beta_C, None, None, None
+        return back, gradient_of_gamma_C, beta_C, None, None
 
 
 def _rows(maps_NCHW: Tensor, pixels: int) -> Tensor:
@@ -124,14 +125,14 @@ def _rows(maps_NCHW: Tensor, pixels: int) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-def _sums(gradients: Tensor, rows: Tensor, shift_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ g·(x - shift) and Σ g over all rows in fp32, both (R, C): the gradients of a γ and a β."""
-    shift_W = shift_RC.flatten()
-    one_W, wanted = torch.ones_like(shift_W), [False, True, True]
+def _sums(gradients: Tensor, rows: Tensor, mean_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ g·(x - mean) and Σ g over all rows in fp32, both (R, C): the gradients of a γ and a β."""
+    mean_W = mean_C.repeat(rows.shape[1] // len(mean_C))
+    one_W, training, wanted = torch.ones_like(mean_W), True, [False, True, True]
     _, products_W, sums_W = torch.ops.aten.native_batch_norm_backward(
-        gradients, rows, one_W, None, None, shift_W, one_W, True, 0.0, wanted
+        gradients, rows, one_W, None, None, mean_W, one_W, training, 0.0, wanted
     )
-    return products_W.view(shift_RC.shape), sums_W.view(shift_RC.shape)
+    return products_W.view(-1, len(mean_C)), sums_W.view(-1, len(mean_C))
 
 
 def _scaled(maps_NCHW: Tensor, scale_C: Tensor, shift_C: Tensor, pixels: int) -> Tensor:
@@ -140,6 +141,6 @@ def _scaled(maps_NCHW: Tensor, scale_C: Tensor, shift_C: Tensor, pixels: int) ->
     rows, outputs = _rows(maps_NCHW, pixels), _rows(scaled_NCHW, pixels)
     scale_W, shift_W = scale_C.repeat(pixels), shift_C.repeat(pixels)
     zero_W, one_W, none = torch.zeros_like(scale_W), torch.ones_like(scale_W), scale_W.new_empty(0)
-    out = outputs, none, none.clone()
-    torch.native_batch_norm(rows, scale_W, shift_W, zero_W, one_W, False, 0.0, 0.0, out=out)
+    training, out = False, (outputs, none, none.clone())
+    torch.native_batch_norm(rows, scale_W, shift_W, zero_W, one_W, training, 0.0, 0.0, out=out)
     return scaled_NCHW

@@ -50,12 +50,13 @@ def test_interleaving_is_a_concatenation_and_a_shuffle(
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_interleaved_halves_and_their_gradients_are_those_of_a_shuffle(
-    channels: int, layout: torch.memory_format
+    channels: int, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     gradients = []
     for shuffled in (interleaved_halves, _shuffled_halves):
-        inputs = [maps(channels=channels, scale=scale).detach() for scale in (1.0, 2.0)]
+        inputs = [maps(channels=channels, scale=scale).detach().to(dtype) for scale in (1.0, 2.0)]
         even, odd = (each.contiguous(memory_format=layout).requires_grad_() for each in inputs)
         first, second = shuffled(even, odd)
         torch.autograd.backward((first.square() + second.pow(3)).sum())
@@ -64,6 +65,14 @@ def test_interleaved_halves_and_their_gradients_are_those_of_a_shuffle(
         assert ours is not None
         assert theirs is not None
         assert torch.equal(ours, theirs)
+
+
+def test_numbers_that_are_none_are_interleaved_bit_by_bit() -> None:
+    odd_ones = torch.tensor([float("nan"), float("-inf"), -0.0, 1e-40]).bfloat16()
+    even, odd = (each.expand(2, 3, 3, 4).contiguous().permute(0, 3, 1, 2) for each in (odd_ones, -odd_ones))
+    ours, theirs = interleaved(even, odd), F.channel_shuffle(torch.cat((even, odd), 1), 2)
+    bits = [each.permute(0, 2, 3, 1).contiguous().view(torch.int16) for each in (ours, theirs)]
+    assert torch.equal(*bits)
 
 
 def _shuffled_halves(even: Tensor, odd: Tensor) -> tuple[Tensor, ...]:
