@@ -127,12 +127,7 @@ class Training:
         )
         network = precision.place(network, device=self.device)
         if self.spec.recipe.precision == "bf16":
-            images_NCHW = self._normalised(self._images_NCHW[:2])
-            if precision.arithmetic("bf16", self.device) == "fp32":
-                precision.save_products(network, device=self.device)
-                precision.save_passes(network, images_NCHW=images_NCHW)
-            precision.save_gradients(network, images_NCHW=images_NCHW)
-            precision.save_shared_lines(network, device=self.device)
+            precision.hasten(network, images_NCHW=self._normalised(self._images_NCHW[:2]))
         return network
 
     def _maybe_compiled(self) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,7 @@ import pytest
 from tfkd_cli import provenance, runner, worker
 from tfkd_cli.backends import Event, Outcome, local, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends import slots as slotting
-from tfkd_cli.backends.local import run_local, unfinished
+from tfkd_cli.backends.local import left_seconds, run_local, unfinished
 from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
 from tfkd_cli.backends.slots import slots, width
 from tfkd_cli.execution import Execution
@@ -101,6 +101,21 @@ def test_parents_go_first_and_finished_runs_are_not_started_again(
 
 
 @pytest.mark.usefixtures("shared_nursery")
+def test_the_run_that_holds_up_most_work_starts_first(
+    store: Store, teacher: RunSpec, tiny_data: TinyData, shared_nursery: Nursery
+) -> None:
+    short, long = (replace(teacher, student=name, seed=7) for name in ("plain-cnn", "resnet20"))
+    specs = [short, taught_by(teacher), long, teacher]
+    left = left_seconds(specs)
+    assert left[teacher.folder] > left[specs[1].folder] > 0  # a teacher's students wait for it too
+    assert left[long.folder] > left[short.folder]
+    _, events = do(specs, store, tiny_data, jobs=1)
+    started = [event.folder for event in events if event.kind == "started"]
+    ready = [teacher.folder, short.folder, long.folder]
+    assert started[0] == max(ready, key=left.__getitem__)
+    assert started[-1] == short.folder
+
+
 def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:

@@ -20,6 +20,7 @@ from typing import Literal
 from tfkd_cli import worker
 from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
+from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec, Teacher
@@ -84,6 +85,24 @@ def unfinished(specs: Sequence[RunSpec], states: Mapping[str, RunState]) -> list
     return [spec for spec in specs if spec.key in todo]
 
 
+def left_seconds(specs: Sequence[RunSpec]) -> dict[str, float]:
+    """By folder, what a run and the longest chain of its students will take, roughly.
+
+    The run with most of that before it starts first: started last, a long one would end alone.
+    """
+    cost = CostModel("cpu")
+    left = {spec.folder: 0.0 for spec in specs}
+
+    def add(spec: RunSpec, students: float) -> None:
+        left[spec.folder] = max(left.get(spec.folder, 0.0), cost(spec).seconds + students)
+        for parent in spec.parents:
+            add(parent, left[spec.folder])
+
+    for spec in specs:
+        add(spec, 0.0)
+    return left
+
+
 @dataclass(kw_only=True)
 class _Running:
     folder: str
@@ -113,6 +132,7 @@ class _Pool:
             for parent in parents:
                 self._children.setdefault(parent, []).append(spec.folder)
         self._graph.prepare()
+        self._left = left_seconds(todo)
         self._launcher = nursery.launcher(slots.threads)
         self._launches: Counter[str] = Counter()
         self._numbers = itertools.count()
@@ -125,6 +145,7 @@ class _Pool:
         """Until nothing runs and nothing can be started."""
         while True:
             self._ready += self._graph.get_ready()
+            self._ready.sort(key=self._left.__getitem__, reverse=True)
             self._look_elsewhere()
             while self._ready and self._free:
                 self._start(self._ready.pop(0))
