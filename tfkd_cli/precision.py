@@ -67,7 +67,7 @@ def calculating(precision: str, device: torch.device) -> contextlib.AbstractCont
 
 
 def hasten(network: nn.Module, *, images_NCHW: Tensor) -> None:
-    """All that follows, where it pays, for a network in training under a bf16 recipe on the images' device."""
+    """All that follows, where it pays, for a network in training with bf16, on the device of the images."""
     device = images_NCHW.device
     if arithmetic("bf16", device) == "fp32":
         save_products(network, device=device)
