@@ -68,3 +68,12 @@ def test_a_calibration_goes_before_the_model_and_after_measured_runs() -> None:
     assert CostModel("cpu", calibrated=rates)(SPEC).source == "calibrated"
     assert CostModel("cpu", calibrated=rates, measured=rates)(SPEC).source == "measured"
     assert CostModel("cpu", calibrated=rates)(SPEC).seconds == pytest.approx(50.0)
+
+
+def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
+    fast = replace(SPEC, dataset="cifar100", recipe=Recipe(epochs=200).fast())
+    taught = replace(fast, loss=Distillation(), teacher=Teacher(run=fast))
+    model = CostModel("cuda")
+    assert model(taught).answers_bytes == 2_000_000_000
+    assert model(replace(taught, recipe=replace(taught.recipe, holdout=0.1))).answers_bytes == 1_800_000_000
+    assert model(fast).answers_bytes == 0

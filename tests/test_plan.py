@@ -83,3 +83,39 @@ def test_any_plan_holds_each_run_once_with_parents_first(wanted: list[tuple[bool
         assert all(keys.index(parent.key) < keys.index(item.spec.key) for parent in item.spec.parents)
     assert made.wall_seconds(slots) >= made.counts().critical_path_seconds - 1e-9
     assert made.wall_seconds(slots) * slots >= made.counts().seconds - 1e-9
+
+
+FAST = STUDENT.recipe.fast()
+FAST_TEACHER = replace(TEACHER, recipe=FAST)
+
+
+def taught(*, seed: int = 0, epochs: int | None = None, temperature: float = 4) -> RunSpec:
+    recipe = FAST if epochs is None else FAST.with_epochs(epochs)
+    loss, teacher = Distillation(temperature=temperature), Teacher(run=FAST_TEACHER)
+    return replace(STUDENT, recipe=recipe, loss=loss, teacher=teacher, seed=seed)
+
+
+def test_answers_that_runs_share_stand_between_a_teacher_and_its_students() -> None:
+    same = [taught(), taught(seed=1), taught(temperature=20)]
+    alone = replace(taught(seed=2), teacher=Teacher(run=FAST_TEACHER, checkpoint=3))
+    paper = [STUDENT, replace(STUDENT, seed=1)]  # each seed has views of its own
+    sized = make_plan(
+        {"t": [*same, alone, *paper]},
+        progress={},
+        cost=lambda spec: Estimate(60.0, "estimate", 1000, 50 * spec.recipe.epochs),
+    )
+    (shared,) = sized.shared_answers
+    assert (shared.teacher, set(shared.students)) == ("resnet20", {spec.key for spec in same})
+    assert (shared.epochs, shared.disk_bytes) == (FAST.epochs, 50 * FAST.epochs)
+    assert sized.to_json()["answers"] == [shared.to_json()]
+
+
+def test_answers_nobody_needs_any_more_are_not_planned() -> None:
+    same = [taught(), taught(seed=1)]
+    for states, wanted in (
+        ({}, 1),
+        ({same[0].key: DONE}, 1),
+        (dict.fromkeys((s.key for s in same), DONE), 0),
+    ):
+        made = make_plan({"t": same}, progress=states, cost=lambda spec: Estimate(1.0, "estimate"))
+        assert len(made.shared_answers) == wanted

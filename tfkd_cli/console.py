@@ -140,3 +140,19 @@ def cost_sources(counts: Counts) -> str:
     """Where the costs come from, in a sentence."""
     parts = [f"{number} {SOURCES.get(source, source)}" for source, number in counts.sources]
     return "; ".join(parts)
+
+
+def kept_answers(plan: Plan, *, cap_gb: float) -> str:
+    """What teachers' answers are computed once for several runs, and their size; "" where none are."""
+    shared = plan.shared_answers
+    if not shared:
+        return ""
+    teachers = ", ".join(sorted({each.teacher for each in shared}))
+    runs = sum(len(each.students) for each in shared)
+    total = sum(each.disk_bytes for each in shared)
+    capped = f", of which --teacher-cache-gb keeps {cap_gb:g} GB" if total > cap_gb * 1e9 else ""
+    return (
+        f"Between teachers and students: the answers of {teachers}, computed once an epoch for {runs} runs "
+        f"and kept in answers/ of the results folder, up to {size(total)}{capped}; "
+        "they may be deleted at any time."
+    )

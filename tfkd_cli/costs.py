@@ -72,7 +72,7 @@ class CostModel:
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds an epoch takes one thread."""
         seconds = per_epoch * spec.recipe.epochs / self._speed_up + START_UP * (":" in spec.student)
-        return Estimate(seconds, source, disk_bytes(spec, facts))
+        return Estimate(seconds, source, disk_bytes(spec, facts), answers_bytes(spec, facts))
 
     @property
     def _speed_up(self) -> float:
@@ -150,3 +150,11 @@ def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
         models.parameters(spec.student, classes=facts.classes, channels=facts.channels) or 10_000_000
     )
     return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
+
+
+def answers_bytes(spec: RunSpec, facts: DataSet) -> int:
+    """What the answers of its teacher take where they are kept: an fp16 number per class, image and epoch."""
+    if spec.teacher is None:
+        return 0
+    images = round((facts.train_images or UNKNOWN_IMAGES) * (1 - spec.recipe.holdout))
+    return 2 * facts.classes * images * spec.recipe.epochs

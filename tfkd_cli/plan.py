@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 
 class Estimate(NamedTuple):
@@ -16,6 +16,7 @@ class Estimate(NamedTuple):
     seconds: float
     source: str
     disk_bytes: int = 0
+    answers_bytes: int = 0  # of its teacher's answers, where they are kept
 
 
 class Progress(NamedTuple):
@@ -47,6 +48,25 @@ class Item:
     def seconds_left(self) -> float:
         """What is still to be spent on it."""
         return 0.0 if self.done else self.cost.seconds * (1 - self.progress.share)
+
+
+@dataclass(frozen=True)
+class SharedAnswers:
+    """What stands between a teacher and the runs that ask it the same: answers that are computed once."""
+
+    teacher: str  # its network
+    students: tuple[str, ...]  # keys
+    epochs: int
+    disk_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --json` lists them."""
+        return {
+            "teacher": self.teacher,
+            "students": list(self.students),
+            "epochs": self.epochs,
+            "disk_gb": round(self.disk_bytes / 1e9, 4),
+        }
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,20 @@ class Plan:
             sources=tuple(sorted(Counter(item.cost.source for item in missing).items())),
         )
 
+    @property
+    def shared_answers(self) -> tuple[SharedAnswers, ...]:
+        """The kept answers that runs still to be trained will use; so large at most."""
+        return tuple(
+            SharedAnswers(
+                teacher=group[0].teacher.network if group[0].teacher else "",
+                students=tuple(spec.key for spec in group),
+                epochs=max(spec.recipe.epochs for spec in group),
+                disk_bytes=max(self.items[spec.key].cost.answers_bytes for spec in group),
+            )
+            for group in asking_the_same([item.spec for item in self.items.values()])
+            if any(not self.items[spec.key].done for spec in group)
+        )
+
     def wall_seconds(self, slots: int) -> float:
         """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
         return _list_schedule([item for item in self.items.values() if not item.done], max(1, slots))
@@ -113,6 +147,7 @@ class Plan:
         """Totals and the same per table."""
         return {
             **self.counts().to_json(),
+            "answers": [each.to_json() for each in self.shared_answers],
             "tables": {name: self.counts(name).to_json() for name in self.tables},
         }
 
@@ -147,6 +182,27 @@ def make_plan(
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
     return Plan(items, tables)
+
+
+def asking_the_same(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+    """Groups of two runs and more that ask the same teacher about the same views.
+
+    Only with one augmentation stream for all seeds; keeping the answers then saves asking again.
+    """
+    groups: dict[tuple[str, ...], list[RunSpec]] = {}
+    for spec in specs:
+        if spec.teacher is not None and spec.recipe.augment_stream == "shared":
+            groups.setdefault(_question(spec, spec.teacher), []).append(spec)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _question(spec: RunSpec, teacher: Teacher | ForeignTeacher) -> tuple[str, ...]:
+    if isinstance(teacher, ForeignTeacher):
+        weights: tuple[str, ...] = (teacher.network, teacher.digest)
+    else:
+        weights = (teacher.run.key, str(teacher.checkpoint))
+    recipe = spec.recipe
+    return (*weights, spec.dataset, recipe.augment, recipe.precision, str(recipe.holdout))
 
 
 def _needed_teachers(

@@ -149,6 +149,20 @@ def test_a_plan_names_the_device_and_the_runs_at_once_behind_its_hours(
     assert made["wall_hours"] == pytest.approx(made["gpu_hours"], abs=1e-3)
 
 
+def test_a_plan_shows_the_answers_that_students_share_and_their_size(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["reproduce", "table1", "--fast", "--teacher-cache-gb", "5"]
+    made = json.loads(planned([*shared, "--json"], tmp_path, capfd))
+    assert made["answers"]
+    assert all(len(each["students"]) > 1 and each["disk_gb"] == 2.0 for each in made["answers"])
+    said = planned(shared, tmp_path, capfd)
+    assert "computed once an epoch for" in said
+    assert "--teacher-cache-gb keeps 5 GB" in said
+    alone = json.loads(planned(["reproduce", "table1", "--json"], tmp_path, capfd))
+    assert alone["answers"] == []
+
+
 def test_a_table_with_its_own_recipe_is_not_said_to_be_at_paper_scale(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

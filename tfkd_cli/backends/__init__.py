@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tfkd_cli.execution import Execution
-from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
+from tfkd_cli.plan import asking_the_same
+from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import Store
 
 EventKind = Literal["started", "progress", "finished", "failed", "blocked", "waiting"]
@@ -44,28 +44,8 @@ class Outcome:
 
 
 def shared_answers(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """The students (folder names) of which at least two ask the same teacher about the same views.
-
-    Only with one augmentation stream for all seeds; keeping the answers then saves asking again.
-    """
-    questions = {spec.folder: _question(spec) for spec in specs if _may_share(spec)}
-    counts = Counter(questions.values())
-    return tuple(sorted(folder for folder, question in questions.items() if counts[question] > 1))
-
-
-def _may_share(spec: RunSpec) -> bool:
-    return spec.teacher is not None and spec.recipe.augment_stream == "shared"
-
-
-def _question(spec: RunSpec) -> tuple[str, ...]:
-    teacher = spec.teacher
-    assert teacher is not None
-    if isinstance(teacher, ForeignTeacher):
-        weights: tuple[str, ...] = (teacher.network, teacher.digest)
-    else:
-        weights = (teacher.run.key, str(teacher.checkpoint))
-    recipe = spec.recipe
-    return (*weights, spec.dataset, recipe.augment, recipe.precision, str(recipe.holdout))
+    """The students (folder names) whose teacher's answers are kept: another run of the request uses them."""
+    return tuple(sorted(spec.folder for group in asking_the_same(specs) for spec in group))
 
 
 def taught_with(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
