@@ -77,3 +77,11 @@ def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
     assert model(taught).answers_bytes == 2_000_000_000
     assert model(replace(taught, recipe=replace(taught.recipe, holdout=0.1))).answers_bytes == 1_800_000_000
     assert model(fast).answers_bytes == 0
+
+
+def test_what_asking_a_teacher_costs_is_known_apart_but_not_of_measured_runs() -> None:
+    model = CostModel("cpu")
+    alone, taught = model(replace(TAUGHT, loss=SPEC.loss, teacher=None)), model(TAUGHT)
+    assert taught.asking_seconds == pytest.approx(taught.seconds - alone.seconds, rel=0.1)
+    assert alone.asking_seconds == 0
+    assert CostModel("cpu", measured={rate_key(TAUGHT): 1e-3})(TAUGHT).asking_seconds == 0

@@ -119,3 +119,12 @@ def test_answers_nobody_needs_any_more_are_not_planned() -> None:
     ):
         made = make_plan({"t": same}, progress=states, cost=lambda spec: Estimate(1.0, "estimate"))
         assert len(made.shared_answers) == wanted
+
+
+def test_a_teacher_is_paid_for_once_by_those_who_share_its_answers() -> None:
+    fast, paper = [taught(), taught(seed=1), taught(seed=2)], [STUDENT, replace(STUDENT, seed=1)]
+    for runs, seconds in ((fast, 60 + 2 * 50), (paper, 2 * 60)):
+        made = make_plan(
+            {"t": runs}, progress={}, cost=lambda spec: Estimate(60.0, "estimate", asking_seconds=10.0)
+        )
+        assert made.counts().seconds == seconds + 60  # and the teacher's own training

@@ -71,8 +71,20 @@ class CostModel:
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds an epoch takes one thread."""
-        seconds = per_epoch * spec.recipe.epochs / self._speed_up + START_UP * (":" in spec.student)
-        return Estimate(seconds, source, disk_bytes(spec, facts), answers_bytes(spec, facts))
+        training = per_epoch * spec.recipe.epochs / self._speed_up
+        return Estimate(
+            seconds=training + START_UP * (":" in spec.student),
+            source=source,
+            disk_bytes=disk_bytes(spec, facts),
+            answers_bytes=answers_bytes(spec, facts),
+            asking_seconds=0.0 if source == "measured" else training * self._asking_share(spec, facts),
+        )
+
+    def _asking_share(self, spec: RunSpec, facts: DataSet) -> float:
+        """The teacher's part of the multiply-adds."""
+        if spec.teacher is None:
+            return 0.0
+        return self._forward(spec.teacher.network, facts) / self._work(spec, facts)
 
     @property
     def _speed_up(self) -> float:
@@ -80,12 +92,16 @@ class CostModel:
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
         device = DEVICE_MODELS[self.device]
+        speed = device.multiply_adds_per_second * (BF16_SPEED if spec.recipe.precision == "bf16" else 1)
+        return self._work(spec, facts) / speed + device.seconds_per_image
+
+    def _work(self, spec: RunSpec, facts: DataSet) -> float:
+        """Multiply-adds for a training image, its share of the evaluation included."""
         share_tested = (facts.test_images or 0) / max(1, facts.train_images or 1)
         work = self._forward(spec.student, facts) * (1 + BACKWARD + share_tested)
         if spec.teacher is not None:
             work += self._forward(spec.teacher.network, facts)
-        speed = device.multiply_adds_per_second * (BF16_SPEED if spec.recipe.precision == "bf16" else 1)
-        return work / speed + device.seconds_per_image
+        return work
 
     def _forward(self, network: str, facts: DataSet) -> float:
         """Multiply-adds of one image, those of memory-bound networks counted as more."""

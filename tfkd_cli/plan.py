@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -17,6 +17,7 @@ class Estimate(NamedTuple):
     source: str
     disk_bytes: int = 0
     answers_bytes: int = 0  # of its teacher's answers, where they are kept
+    asking_seconds: float = 0.0  # the part of `seconds` that goes where another run has asked already
 
 
 class Progress(NamedTuple):
@@ -38,6 +39,11 @@ class Item:
     progress: Progress
     cost: Estimate
     wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
+
+    def without_asking(self) -> Item:
+        """The same run, whose teacher's answers another run keeps."""
+        seconds = self.cost.seconds - self.cost.asking_seconds
+        return replace(self, cost=self.cost._replace(seconds=seconds, asking_seconds=0.0))
 
     @property
     def done(self) -> bool:
@@ -180,6 +186,9 @@ def make_plan(
             seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or key in asked or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
+    for group in asking_the_same([item.spec for item in items.values() if not item.done]):
+        for spec in group[1:]:
+            items[spec.key] = items[spec.key].without_asking()
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
     return Plan(items, tables)
 
