@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -73,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def end_when_terminated() -> None:
+    """Let SIGTERM end the benchmark as Ctrl-C does: with what it started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def measured(
     options: argparse.Namespace, scratch: Path, *, console: Console
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -115,4 +121,5 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_when_terminated()
     sys.exit(main())

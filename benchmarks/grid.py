@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -72,13 +73,27 @@ def measure(
 def _timed(command: Sequence[str]) -> tuple[float, float]:
     """Seconds of a command, and how many cores others used meanwhile."""
     busy, own, started = busy_seconds(), _children_seconds(), time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
+    output = _output(command)
     elapsed = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    print(done.stdout, file=sys.stderr)
+    print(output, file=sys.stderr)
     used = _children_seconds() - own
     return elapsed, max(0.0, (busy_seconds() - busy - used) / elapsed)
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a command printed; whatever ends the wait ends it too, and all that it started."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{errors[-3000:]}")
+    return output
 
 
 def _children_seconds() -> float:

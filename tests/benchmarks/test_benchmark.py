@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import conventional, measure, workloads
+from benchmarks import conventional, grid, measure, workloads
 from benchmarks import images as bench_images
 from benchmarks.load import Step, judge, windows
 from benchmarks.table import table
@@ -99,12 +106,62 @@ def test_a_grid_has_its_row() -> None:
     row = {
         "ratio": 3.5,
         "seconds": {"conventional": 70.0, "fast": 20.0},
-        "foreign_cores": {"conventional": 0.1, "fast": 0.0},
+        "disturbed": {"conventional": "0/2", "fast": "0/2"},
     }
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(table({GRID: row}))
+    said = printed({GRID: row})
     assert workloads.GRID_AT_LEAST < 3.5
-    assert "70 s → 20 s" in console.export_text()
+    assert "70→20" in said
+    assert "Disturbed by others: no block." in said
+
+
+def test_no_name_is_cut_in_a_narrow_terminal_and_disturbed_blocks_are_named() -> None:
+    row = {
+        "ratio": 2.5,
+        "ratio_kept": 25.0,
+        "ratio_fp32": 1.25,
+        "images_per_second": {"conventional": 1000.0, "fast": 2500.0, "fp32": 1250.0},
+        "disturbed": {"conventional": "0/2", "fast": "1/2"},
+    }
+    said = printed(dict.fromkeys(workloads.WORKLOADS, row))
+    assert all(f"{name} " in said for name in workloads.WORKLOADS)
+    assert "1000→2500 2.50 25.00" in said
+    assert "plain-cnn (fast 1/2)" in said
+
+
+def printed(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(rows))
+    return " ".join(console.export_text().split())
+
+
+def test_a_grid_that_is_terminated_leaves_no_process_behind(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    code = (
+        "from benchmarks import __main__, grid\n"
+        "__main__.end_when_terminated()\n"
+        f"grid._timed(['sh', '-c', 'sleep 300 & echo $! >{noted}; wait'])"
+    )
+    benchmark = subprocess.Popen([sys.executable, "-c", code], cwd=grid.ROOT)
+    wait_until(lambda: noted.is_file() and noted.read_text().strip())
+    benchmark.terminate()
+    assert benchmark.wait(30) == 128 + signal.SIGTERM
+    wait_until(lambda: not is_running(int(noted.read_text())))
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")  # one that ended and that nobody waits for is still in the list
+    return not state.exists() or state.read_text().split(")")[-1].split()[0] != "Z"
 
 
 def test_a_part_of_a_folder_has_as_many_images_of_each_class(tmp_path: Path) -> None:
