@@ -142,17 +142,17 @@ def cost_sources(counts: Counts) -> str:
     return "; ".join(parts)
 
 
-def kept_answers(plan: Plan, *, cap_gb: float) -> str:
-    """What teachers' answers are computed once for several runs, and their size; "" where none are."""
+def answer_lines(plan: Plan, *, cap_gb: float) -> list[str]:
+    """Which teachers' answers are computed once for several runs, and their size, where some are."""
     shared = plan.shared_answers
     if not shared:
-        return ""
+        return []
     teachers = ", ".join(sorted({each.teacher for each in shared}))
     runs = sum(len(each.students) for each in shared)
     total = sum(each.disk_bytes for each in shared)
     capped = f", of which --teacher-cache-gb keeps {cap_gb:g} GB" if total > cap_gb * 1e9 else ""
-    return (
+    return [
         f"Between teachers and students: the answers of {teachers}, computed once an epoch for {runs} runs "
         f"and kept in answers/ of the results folder, up to {size(total)}{capped}; "
         "they may be deleted at any time."
-    )
+    ]

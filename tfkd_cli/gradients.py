@@ -57,7 +57,7 @@ def applies(conv: nn.Conv2d) -> bool:
 
 
 def spare(conv: nn.Conv2d, *, bias_matters: bool, products: bool) -> None:
-    """Let `conv` go this way; `products`: also by one product. Names of weights stay."""
+    """Let `conv` go this way; `products`: also by products. Names of weights stay."""
     conv.__class__ = LeanPaddedPointwise if isinstance(conv, PaddedPointwise) else LeanConv2d
     assert isinstance(conv, LeanConv2d)
     conv.bias_matters = bias_matters

@@ -31,16 +31,13 @@ class WideBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, C, H, W)."""
-        pixels, large = input.numel() // input.shape[1], input.numel() >= SMALLEST
-        plain = (
-            large and input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
-        )
-        if not self.training or not torch.is_grad_enabled() or not plain or pixels % _pixels_per_row(self):
+        pixels, per_row = input.numel() // input.shape[1], _pixels_per_row(self)
+        rows = input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
+        pays = input.numel() >= SMALLEST and pixels % per_row == 0
+        if not (self.training and torch.is_grad_enabled() and rows and pays):
             return super().forward(input)
         maps_NCHW: Tensor
-        maps_NCHW, mean_C, variance_C = _Normalise.apply(
-            input, self.weight, self.bias, self.eps, _pixels_per_row(self)
-        )
+        maps_NCHW, mean_C, variance_C = _Normalise.apply(input, self.weight, self.bias, self.eps, per_row)
         update(self, mean_C, variance_C, count=pixels)
         return maps_NCHW
 

@@ -102,7 +102,7 @@ def test_parents_go_first_and_finished_runs_are_not_started_again(
 
 @pytest.mark.usefixtures("shared_nursery")
 def test_the_run_that_holds_up_most_work_starts_first(
-    store: Store, teacher: RunSpec, tiny_data: TinyData, shared_nursery: Nursery
+    store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
     short, long = (replace(teacher, student=name, seed=7) for name in ("plain-cnn", "resnet20"))
     specs = [short, taught_by(teacher), long, teacher]
@@ -116,6 +116,7 @@ def test_the_run_that_holds_up_most_work_starts_first(
     assert started[-1] == short.folder
 
 
+@pytest.mark.usefixtures("shared_nursery")
 def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:

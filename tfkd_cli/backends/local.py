@@ -91,12 +91,14 @@ def left_seconds(specs: Sequence[RunSpec]) -> dict[str, float]:
     The run with most of that before it starts first: started last, a long one would end alone.
     """
     cost = CostModel("cpu")
-    left = {spec.folder: 0.0 for spec in specs}
+    own = {spec.folder: cost(spec).seconds for spec in specs}
+    left = dict(own)
 
     def add(spec: RunSpec, students: float) -> None:
-        left[spec.folder] = max(left.get(spec.folder, 0.0), cost(spec).seconds + students)
-        for parent in spec.parents:
-            add(parent, left[spec.folder])
+        if spec.folder in own:  # else it is done
+            left[spec.folder] = max(left[spec.folder], own[spec.folder] + students)
+            for parent in spec.parents:
+                add(parent, left[spec.folder])
 
     for spec in specs:
         add(spec, 0.0)
@@ -145,8 +147,9 @@ class _Pool:
         """Until nothing runs and nothing can be started."""
         while True:
             self._ready += self._graph.get_ready()
-            self._ready.sort(key=self._left.__getitem__, reverse=True)
             self._look_elsewhere()
+            if self._free:
+                self._ready.sort(key=self._left.__getitem__, reverse=True)
             while self._ready and self._free:
                 self._start(self._ready.pop(0))
             if not (self._running or self._elsewhere or self._ready):

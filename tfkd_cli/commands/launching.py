@@ -64,8 +64,9 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
             f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
             markup=False,
         )
-    answers = console.kept_answers(plan, cap_gb=campaign.execution.teacher_cache_gb)
-    for line in [*filter(None, [answers]), *assumption_lines(request)]:
+    for line in console.answer_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
+        target.print(line, markup=False)
+    for line in assumption_lines(request):
         target.print(line, markup=False)
     for line in data_lines(request, plan.missing):
         target.print(line, markup=False)
