@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from tfkd_cli import answers, precision
+from tfkd_cli import answers, locks, precision
 from tfkd_cli.answers import BATCH, Answers, AskedTeacher, Kept, kept_in, rounded
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import Distillation
@@ -95,18 +98,79 @@ def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path
     assert torch.equal(found, ask(answers_of(Counting())))
 
 
-def test_two_students_that_ask_at_once_share_the_work(tmp_path: Path) -> None:
-    first, second = Counting(), Counting()
-    results: list[Tensor] = []
+def together(folder: Path, *teachers: Counting) -> list[Tensor]:
+    """What students get that ask at the same time."""
+    begin = threading.Barrier(len(teachers))
 
-    def meanwhile() -> None:
-        if first.asked == 8:  # the first one has just asked its first block
-            results.append(ask(answers_of(second, tmp_path)))
+    def student(teacher: Counting) -> Tensor:
+        begin.wait()
+        return ask(answers_of(teacher, folder), at_step=lambda: time.sleep(0.005))
 
-    results.append(ask(answers_of(first, tmp_path), at_step=meanwhile))
-    assert torch.equal(*results)
-    assert first.asked == 8
-    assert second.asked == IMAGES  # the block in work was not kept yet
+    with ThreadPoolExecutor(len(teachers)) as pool:
+        return list(pool.map(student, teachers))
+
+
+def test_students_that_ask_at_once_divide_the_blocks_and_ask_none_twice(tmp_path: Path) -> None:
+    teachers = [Counting() for _ in range(3)]
+    results = together(tmp_path, *teachers)
+    assert sum(each.asked for each in teachers) == IMAGES
+    assert sum(each.asked > 0 for each in teachers) > 1
+    assert all(torch.equal(each, ask(answers_of(Counting()))) for each in results)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["epoch-001.npy"]
+
+
+def test_without_locks_work_is_done_twice_but_never_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(38, "function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    results = together(tmp_path, Counting(), Counting())
+    assert all(torch.equal(each, ask(answers_of(Counting()))) for each in results)
+
+
+def test_a_student_that_hangs_with_a_block_holds_nobody_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "PATIENCE_SECONDS", 0.2)
+    teacher = Counting()
+    asked = answers_of(teacher, tmp_path)
+    assert asked.kept is not None
+    blocks = asked.kept.blocks(1)
+    blocks.mkdir(parents=True)
+    with locks.held(blocks / "0001.lock") as mine:
+        assert mine
+        found = ask(asked)
+    assert torch.equal(found, ask(answers_of(Counting())))
+    assert teacher.asked == IMAGES
+
+
+def test_a_student_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    teacher = Counting()
+    asked = answers_of(teacher, tmp_path)
+    assert asked.kept is not None
+    asked.kept.blocks(1).mkdir(parents=True)
+    at: list[int] = []
+
+    def stop() -> None:
+        at.append(teacher.asked)
+        if at.count(IMAGES - 8) == 3:  # nothing to ask any more but the block of the other
+            raise StopError
+
+    with locks.held(asked.kept.blocks(1) / "0001.lock"), pytest.raises(StopError):
+        ask(asked, at_step=stop)
+
+
+def test_an_error_of_the_run_is_not_taken_for_one_of_the_answers(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RunError("the training state cannot be saved")
+
+    with pytest.raises(RunError, match="cannot be saved"):
+        ask(answers_of(Counting(), tmp_path), at_step=fail)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other shape", "pickle", "empty"])

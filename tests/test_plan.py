@@ -104,7 +104,7 @@ def test_answers_that_runs_share_stand_between_a_teacher_and_its_students() -> N
         progress={},
         cost=lambda spec: Estimate(60.0, "estimate", 1000, 50 * spec.recipe.epochs),
     )
-    (shared,) = sized.shared_answers
+    (shared,) = sized.answers
     assert (shared.teacher, set(shared.students)) == ("resnet20", {spec.key for spec in same})
     assert (shared.epochs, shared.disk_bytes) == (FAST.epochs, 50 * FAST.epochs)
     assert sized.to_json()["answers"] == [shared.to_json()]
@@ -118,13 +118,39 @@ def test_answers_nobody_needs_any_more_are_not_planned() -> None:
         (dict.fromkeys((s.key for s in same), DONE), 0),
     ):
         made = make_plan({"t": same}, progress=states, cost=lambda spec: Estimate(1.0, "estimate"))
-        assert len(made.shared_answers) == wanted
+        assert len(made.answers) == wanted
+
+
+def asking(spec: RunSpec) -> Estimate:
+    return Estimate(60.0, "estimate", asking_seconds=10.0 if spec.teacher else 0.0)
 
 
 def test_a_teacher_is_paid_for_once_by_those_who_share_its_answers() -> None:
     fast, paper = [taught(), taught(seed=1), taught(seed=2)], [STUDENT, replace(STUDENT, seed=1)]
-    for runs, seconds in ((fast, 60 + 2 * 50), (paper, 2 * 60)):
-        made = make_plan(
-            {"t": runs}, progress={}, cost=lambda spec: Estimate(60.0, "estimate", asking_seconds=10.0)
-        )
-        assert made.counts().seconds == seconds + 60  # and the teacher's own training
+    for runs, seconds in ((fast, 10 + 3 * 50), (paper, 2 * 60)):
+        made = make_plan({"t": runs}, progress={}, cost=asking)
+        assert made.counts().seconds == made.seconds_of(made.items) == seconds + 60  # and the teacher's own
+
+
+def test_shared_answers_lie_between_the_teacher_and_its_students_on_the_critical_path() -> None:
+    made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=asking)
+    assert made.answers[0].teacher_key == FAST_TEACHER.key
+    assert made.counts().critical_path_seconds == 60 + 10 + 50
+    assert made.wall_seconds(1) == 60 + 10 + 2 * 50
+    assert made.wall_seconds(2) == 60 + 10 / 2 + 50  # two students ask half each
+
+
+def test_what_the_furthest_student_has_asked_is_not_asked_again() -> None:
+    same = [taught(), taught(seed=1)]
+    for states, left in (
+        ({}, 10.0),
+        ({same[0].key: Progress("resumable", 0.75), same[1].key: Progress("resumable", 0.5)}, 2.5),
+        ({same[0].key: DONE}, 0.0),
+    ):
+        assert make_plan({"t": same}, progress=states, cost=asking).answers[0].seconds_left == left
+
+
+def test_a_run_alone_may_have_to_ask_for_everything_itself() -> None:
+    made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=asking)
+    students = [item for item in made.items.values() if item.spec.teacher]
+    assert [(item.seconds_left, item.seconds_left_alone) for item in students] == [(50, 60)] * 2

@@ -7,8 +7,9 @@ bit for bit, whether it asked itself or found the answers of another; keeping th
 
 Kept answers: `<results>/answers/<teacher>-<weights>-<context>/epoch-NNN.npy`, an fp16 array (N images,
 K classes) followed by its sha256 (32 bytes, which numpy ignores). While an epoch is being asked, finished
-blocks of images lie in `epoch-NNN.blocks/`; students that run at once ask different blocks and take each
-other's. Everything there may be deleted at any time; what is missing or damaged is asked again.
+blocks of images lie in `epoch-NNN.blocks/`; students that run at once divide the blocks among them, a lock
+sees to it that each is asked by one, and they take each other's. Everything there may be deleted at any
+time; what is missing or damaged is asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import io
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +30,9 @@ import numpy.typing as npt
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import precision
+from tfkd_cli import locks, precision
 from tfkd_cli.errors import RunError
-from tfkd_cli.spec import RunSpec, Teacher, canonical_json
+from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
 
 BATCH = 128
@@ -38,6 +40,9 @@ BATCH = 128
 
 BLOCK = 16 * BATCH
 """Images per block: some seconds of work, so that little is lost and two students can share an epoch."""
+
+WAIT_SECONDS = 0.05  # between two looks at the blocks that others ask
+PATIENCE_SECONDS = 120.0  # without a new block: whoever holds it hangs, and it is asked here too
 
 FORMAT = 1
 SHA256_BYTES = 32
@@ -101,7 +106,7 @@ def kept_in(
     answers: Path, *, spec: RunSpec, weights_digest: str, numerics: Mapping[str, Any], limit_gb: float
 ) -> Kept:
     """Where the answers of `spec`'s teacher belong: they hold for equal weights, views and numerics only."""
-    key = spec.teacher.run.key[:12] if isinstance(spec.teacher, Teacher) else "foreign"
+    assert spec.teacher is not None
     context = {
         "format": FORMAT,
         "batch": BATCH,
@@ -114,7 +119,8 @@ def kept_in(
         "numerics": dict(numerics),
     }
     name = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
-    return Kept(folder=answers / f"{key}-{weights_digest[:8]}-{name}", limit_bytes=limit_gb * 1e9)
+    folder = answers / f"{spec.teacher.mark}-{weights_digest[:8]}-{name}"
+    return Kept(folder=folder, limit_bytes=limit_gb * 1e9)
 
 
 @dataclass(kw_only=True)
@@ -133,51 +139,97 @@ class Answers:
 
         `view` gives the normalised images of some indices; `at_step` is called between questions.
         """
-        rows = self._found(epoch)
+        rows = None if self.kept is None else _read(self.kept.path(epoch), shape=self._shape)
         if rows is None:
             rows = self._asked(epoch, view=view, at_step=at_step)
         return torch.from_numpy(rows).to(self.device)
 
-    def _found(self, epoch: int) -> Rows | None:
-        return None if self.kept is None else _read(self.kept.path(epoch), shape=(self.images, self.classes))
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.images, self.classes
 
     def _asked(self, epoch: int, *, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Rows:
-        rows = np.empty((self.images, self.classes), np.float16)
-        keeping = self._keeping(epoch, rows.nbytes)
-        blocks = list(range(0, self.images, BLOCK))
-        self.order.shuffle(blocks)  # students that ask at once seldom ask the same
-        for start in blocks:
+        rows = np.empty(self._shape, np.float16)
+
+        def ask(start: int) -> None:
             block = rows[start : start + BLOCK]
-            path = keeping.blocks(epoch) / f"{start // BLOCK:04d}.npy" if keeping else None
-            found = _read(path, shape=block.shape) if path else None
-            if found is None and keeping and (whole := self._found(epoch)) is not None:
-                return whole
-            if found is None:
-                self._ask(block, start=start, view=view, at_step=at_step)
-                keeping = keeping if path and _write(path, block) else None
-            else:
-                block[:] = found
-        if keeping and _write(keeping.path(epoch), rows):
-            with contextlib.suppress(RunError):  # another student may be removing them too
-                files.remove(keeping.blocks(epoch))
+            for first in range(0, len(block), BATCH):
+                part = block[first : first + BATCH]
+                indices_N = torch.arange(start + first, start + first + len(part))
+                part[:] = rounded(self.teacher(view(indices_N))).cpu().numpy()
+                at_step()
+
+        blocks = list(range(0, self.images, BLOCK))
+        self.order.shuffle(blocks)  # where there are no locks, students that ask at once seldom ask the same
+        kept = self.kept
+        if kept is not None and not kept.has_room(rows.nbytes):
+            log.info("epoch %d: the answers do not fit under --teacher-cache-gb, they are not kept", epoch)
+            kept = None
+        if kept is not None:
+            try:
+                _Shared(rows, kept=kept, epoch=epoch).fill(blocks, ask=ask, at_wait=at_step)
+            except _NotKeptError as error:
+                log.warning("the teacher's answers are not kept: %s", error)
+        for start in blocks:  # what is left
+            ask(start)
         return rows
 
-    def _ask(
-        self, block: Rows, *, start: int, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]
-    ) -> None:
-        for first in range(0, len(block), BATCH):
-            part = block[first : first + BATCH]
-            indices_N = torch.arange(start + first, start + first + len(part))
-            part[:] = rounded(self.teacher(view(indices_N))).cpu().numpy()
-            at_step()
 
-    def _keeping(self, epoch: int, size: int) -> Kept | None:
-        if self.kept is None:
-            return None
-        if not self.kept.has_room(size):
-            log.info("epoch %d: the answers do not fit under --teacher-cache-gb, they are not kept", epoch)
-            return None
-        return self.kept
+class _NotKeptError(Exception):
+    """Answers cannot be written, which costs time and not the run."""
+
+
+class _Shared:
+    """An epoch's rows, while students that run at once ask for them: each block is asked by one of them."""
+
+    def __init__(self, rows: Rows, *, kept: Kept, epoch: int) -> None:
+        self._rows = rows
+        self._whole, self._folder = kept.path(epoch), kept.blocks(epoch)
+
+    def fill(self, left: list[int], *, ask: Callable[[int], None], at_wait: Callable[[], None]) -> None:
+        """Fill the rows and keep them; `left`: where blocks begin that have no rows yet.
+
+        _NotKeptError when they cannot be kept; `left` then says what is still to be asked.
+        """
+        settled_at = time.monotonic()
+        while left:
+            patient = time.monotonic() - settled_at < PATIENCE_SECONDS
+            for start in tuple(left):
+                if self._settle(start, left, ask=ask, patient=patient):
+                    settled_at, patient = time.monotonic(), True
+            if left:  # others are at these
+                at_wait()
+                time.sleep(WAIT_SECONDS)
+        if not self._whole.exists():
+            _write(self._whole, self._rows)
+        with contextlib.suppress(RunError):  # another student may be removing them too
+            files.remove(self._folder)
+
+    def _settle(self, start: int, left: list[int], *, ask: Callable[[int], None], patient: bool) -> bool:
+        """Take this block from another student, or ask; False while another one asks."""
+        path = self._folder / f"{start // BLOCK:04d}.npy"
+        if not self._take(path, start):
+            with contextlib.suppress(RunError, OSError):  # then there is no lock, and writing will say why
+                files.make_folder(self._folder)
+            with locks.held(path.with_suffix(".lock")) as mine:
+                if mine is False and patient:
+                    return False
+                if not self._take(path, start):
+                    ask(start)
+                    left.remove(start)
+                    _write(path, self._rows[start : start + BLOCK])
+                    return True
+        left.remove(start)
+        return True
+
+    def _take(self, path: Path, start: int) -> bool:
+        block = self._rows[start : start + BLOCK]
+        found = _read(path, shape=block.shape)
+        if found is None and (whole := _read(self._whole, shape=self._rows.shape)) is not None:
+            found = whole[start : start + BLOCK]
+        if found is not None:
+            block[:] = found
+        return found is not None
 
 
 def rounded(logits_NK: Tensor) -> Tensor:
@@ -193,23 +245,26 @@ def _read(path: Path, *, shape: tuple[int, ...]) -> Rows | None:
         with path.open("rb") as stream:
             stream.seek(-SHA256_BYTES, io.SEEK_END)
             sha256 = stream.read()
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, EOFError):
-        return None
-    good = rows.shape == shape and rows.dtype == np.float16
-    if not good or hashlib.sha256(rows.tobytes()).digest() != sha256:
+        good = False
+    else:
+        good = rows.shape == shape and rows.dtype == np.float16
+        good = good and hashlib.sha256(rows.tobytes()).digest() == sha256
+    if not good:
         log.warning("%s is damaged, its answers are asked again", path)
-        return None
-    return rows
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return rows if good else None
 
 
-def _write(path: Path, rows: Rows) -> bool:
-    """Keep rows for others; False where that cannot be (a full disk costs time, not the run)."""
+def _write(path: Path, rows: Rows) -> None:
+    """Keep rows for others; _NotKeptError when that cannot be."""
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
     try:
         files.make_folder(path.parent)
         files.write_atomic(path, buffer.getvalue() + hashlib.sha256(rows.tobytes()).digest())
     except (OSError, RunError) as error:
-        log.warning("the teacher's answers are not kept: %s", error)
-        return False
-    return True
+        raise _NotKeptError(str(error)) from error

@@ -144,15 +144,16 @@ def cost_sources(counts: Counts) -> str:
 
 def answer_lines(plan: Plan, *, cap_gb: float) -> list[str]:
     """Which teachers' answers are computed once for several runs, and their size, where some are."""
-    shared = plan.shared_answers
+    shared = plan.answers
     if not shared:
         return []
     teachers = ", ".join(sorted({each.teacher for each in shared}))
-    runs = sum(len(each.students) for each in shared)
-    total = sum(each.disk_bytes for each in shared)
+    runs = len({key for each in shared for key in each.students})
+    total, seconds = sum(each.disk_bytes for each in shared), sum(each.seconds_left for each in shared)
+    left = f"; to be asked: {duration(seconds)}" if seconds >= 1 else ""
     capped = f", of which --teacher-cache-gb keeps {cap_gb:g} GB" if total > cap_gb * 1e9 else ""
     return [
-        f"Between teachers and students: the answers of {teachers}, computed once an epoch for {runs} runs "
-        f"and kept in answers/ of the results folder, up to {size(total)}{capped}; "
-        "they may be deleted at any time."
+        f"Between teachers and students: the answers of {teachers}, each computed once for {runs} runs "
+        f"and kept in answers/ of the results folder, up to {size(total)}{capped}{left}. "
+        "They may be deleted at any time."
     ]

@@ -39,11 +39,7 @@ class Item:
     progress: Progress
     cost: Estimate
     wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
-
-    def without_asking(self) -> Item:
-        """The same run, whose teacher's answers another run keeps."""
-        seconds = self.cost.seconds - self.cost.asking_seconds
-        return replace(self, cost=self.cost._replace(seconds=seconds, asking_seconds=0.0))
+    shares_answers: bool = False  # of its teacher: asking is then paid by their own node
 
     @property
     def done(self) -> bool:
@@ -53,26 +49,48 @@ class Item:
     @property
     def seconds_left(self) -> float:
         """What is still to be spent on it."""
-        return 0.0 if self.done else self.cost.seconds * (1 - self.progress.share)
+        return self._left(self.cost.seconds - (self.cost.asking_seconds if self.shares_answers else 0.0))
+
+    @property
+    def seconds_left_alone(self) -> float:
+        """The same where it has to ask its teacher for everything itself."""
+        return self._left(self.cost.seconds)
+
+    def _left(self, seconds: float) -> float:
+        return 0.0 if self.done else seconds * (1 - self.progress.share)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SharedAnswers:
-    """What stands between a teacher and the runs that ask it the same: answers that are computed once."""
+    """A node between a teacher and the runs that ask it the same: answers, each computed by one of them."""
 
     teacher: str  # its network
+    teacher_key: str | None  # of its run; a foreign teacher has none
     students: tuple[str, ...]  # keys
     epochs: int
     disk_bytes: int
+    seconds_left: float  # of asking
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` lists them."""
         return {
             "teacher": self.teacher,
+            "teacher_key": self.teacher_key,
             "students": list(self.students),
             "epochs": self.epochs,
             "disk_gb": round(self.disk_bytes / 1e9, 4),
+            "gpu_hours": round(self.seconds_left / 3600, 4),
         }
+
+
+class _Task(NamedTuple):
+    """A node of the plan's graph that takes time: a run, or shared answers, which students ask in parts."""
+
+    key: str
+    after: Sequence[str]  # keys of tasks that end before it begins; those not in the graph have ended
+    seconds: float
+    depth: int
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,7 @@ class Plan:
 
     items: Mapping[str, Item]  # by key, in an order that respects parents
     tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
+    answers: tuple[SharedAnswers, ...] = ()  # that runs still to be trained will use
 
     @property
     def missing(self) -> tuple[RunSpec, ...]:
@@ -118,6 +137,7 @@ class Plan:
         keys = self.items.keys() if table is None else self.tables[table]
         items = [self.items[key] for key in keys]
         missing = [item for item in items if not item.done]
+        tasks = self._tasks(missing)
         statuses = Counter(item.progress.status for item in items)
         return Counts(
             wanted=len(items),
@@ -125,35 +145,49 @@ class Plan:
             done=statuses["done"],
             resumable=sum(0 < item.progress.share < 1 for item in missing),
             todo=len(missing),
-            seconds=sum(item.seconds_left for item in missing),
-            critical_path_seconds=_critical_path(missing),
+            seconds=sum(task.seconds for task in tasks),
+            critical_path_seconds=_critical_path(tasks),
             disk_bytes=sum(item.cost.disk_bytes for item in items),
             sources=tuple(sorted(Counter(item.cost.source for item in missing).items())),
         )
 
-    @property
-    def shared_answers(self) -> tuple[SharedAnswers, ...]:
-        """The kept answers that runs still to be trained will use; so large at most."""
-        return tuple(
-            SharedAnswers(
-                teacher=group[0].teacher.network if group[0].teacher else "",
-                students=tuple(spec.key for spec in group),
-                epochs=max(spec.recipe.epochs for spec in group),
-                disk_bytes=max(self.items[spec.key].cost.answers_bytes for spec in group),
-            )
-            for group in asking_the_same([item.spec for item in self.items.values()])
-            if any(not self.items[spec.key].done for spec in group)
-        )
+    def seconds_of(self, keys: Iterable[str]) -> float:
+        """What these runs will take, the answers that they share included."""
+        return sum(task.seconds for task in self._tasks(self._unfinished(keys)))
 
     def wall_seconds(self, slots: int) -> float:
         """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
-        return _list_schedule([item for item in self.items.values() if not item.done], max(1, slots))
+        return _list_schedule(self._tasks(self._unfinished(self.items)), max(1, slots))
+
+    def _unfinished(self, keys: Iterable[str]) -> list[Item]:
+        return [self.items[key] for key in keys if not self.items[key].done]
+
+    def _tasks(self, missing: Sequence[Item]) -> list[_Task]:
+        """What these runs take, and the answers that some of them share; what others wait for comes first."""
+        keys = {item.spec.key for item in missing}
+        asking: dict[str, str] = {}  # student → its answers
+        tasks: list[_Task] = []
+        for number, shared in enumerate(self.answers):
+            students = [key for key in shared.students if key in keys]
+            if students:
+                asking.update(dict.fromkeys(students, f"answers-{number}"))
+                depth = 2 * self.items[students[0]].spec.depth - 1
+                teacher = [shared.teacher_key] if shared.teacher_key else []
+                tasks.append(
+                    _Task(f"answers-{number}", teacher, shared.seconds_left, depth, parts=len(students))
+                )
+        for item in missing:
+            spec = item.spec
+            after = [parent.key for parent in spec.parents]
+            after += [asking[spec.key]] if spec.key in asking else []
+            tasks.append(_Task(spec.key, after, item.seconds_left, 2 * spec.depth))
+        return sorted(tasks, key=lambda task: task.depth)
 
     def to_json(self) -> dict[str, Any]:
         """Totals and the same per table."""
         return {
             **self.counts().to_json(),
-            "answers": [each.to_json() for each in self.shared_answers],
+            "answers": [each.to_json() for each in self.answers],
             "tables": {name: self.counts(name).to_json() for name in self.tables},
         }
 
@@ -186,11 +220,28 @@ def make_plan(
             seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or key in asked or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
-    for group in asking_the_same([item.spec for item in items.values() if not item.done]):
-        for spec in group[1:]:
-            items[spec.key] = items[spec.key].without_asking()
+    answers = []
+    for group in asking_the_same([item.spec for item in items.values()]):
+        if any(not items[spec.key].done for spec in group):
+            answers.append(_shared_by([items[spec.key] for spec in group]))
+            items.update((spec.key, replace(items[spec.key], shares_answers=True)) for spec in group)
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
-    return Plan(items, tables)
+    return Plan(items, tables, tuple(answers))
+
+
+def _shared_by(students: Sequence[Item]) -> SharedAnswers:
+    """The answers these runs ask for; the one that is furthest has asked for all that it has seen."""
+    first = students[0].spec.teacher
+    assert first is not None
+    asked = max(1.0 if item.done else item.progress.share for item in students)
+    return SharedAnswers(
+        teacher=first.network,
+        teacher_key=first.run.key if isinstance(first, Teacher) else None,
+        students=tuple(item.spec.key for item in students),
+        epochs=max(item.spec.recipe.epochs for item in students),
+        disk_bytes=max(item.cost.answers_bytes for item in students),
+        seconds_left=(1 - asked) * max(item.cost.asking_seconds for item in students),
+    )
 
 
 def asking_the_same(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
@@ -236,33 +287,26 @@ def _with_parents(spec: RunSpec) -> Iterable[RunSpec]:
 
 def _in_order(specs: Mapping[str, RunSpec]) -> list[tuple[str, RunSpec]]:
     """Teachers before students: a stable sort by depth (a teacher of a teacher has depth 0)."""
-    depths: dict[str, int] = {}
-
-    def depth(spec: RunSpec) -> int:
-        if spec.key not in depths:
-            depths[spec.key] = 1 + max((depth(parent) for parent in spec.parents), default=-1)
-        return depths[spec.key]
-
-    return sorted(specs.items(), key=lambda pair: depth(pair[1]))
+    return sorted(specs.items(), key=lambda pair: pair[1].depth)
 
 
-def _critical_path(missing: Sequence[Item]) -> float:
+def _critical_path(tasks: Sequence[_Task]) -> float:
     ends: dict[str, float] = {}
-    for item in missing:  # in order: parents come first
-        start = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
-        ends[item.spec.key] = start + item.seconds_left
+    for task in tasks:
+        ends[task.key] = max((ends.get(key, 0.0) for key in task.after), default=0.0) + task.seconds
     return max(ends.values(), default=0.0)
 
 
-def _list_schedule(missing: Sequence[Item], slots: int) -> float:
+def _list_schedule(tasks: Sequence[_Task], slots: int) -> float:
     import heapq
 
     free = [0.0] * slots
     ends: dict[str, float] = {}
-    generations = sorted(missing, key=lambda item: (len(item.spec.parents), -item.seconds_left))
-    for item in generations:
-        ready = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
-        start = max(heapq.heappop(free), ready)
-        ends[item.spec.key] = start + item.seconds_left
-        heapq.heappush(free, ends[item.spec.key])
+    for task in sorted(tasks, key=lambda task: (task.depth, -task.seconds)):
+        ready = max((ends.get(key, 0.0) for key in task.after), default=0.0)
+        parts = min(slots, task.parts)
+        for _ in range(parts):
+            end = max(heapq.heappop(free), ready) + task.seconds / parts
+            heapq.heappush(free, end)
+            ends[task.key] = max(end, ends.get(task.key, 0.0))
     return max(ends.values(), default=0.0)

@@ -86,10 +86,11 @@ class Follower:
 
     def left(self) -> str:
         """Time left: at the pace so far, in units of planned cost."""
-        total = sum(self.plan.items[spec.key].seconds_left for spec in self.specs.values())
+        keys = [spec.key for spec in self.specs.values()]
         spent = sum(self._spent(name, self.plan.items[spec.key]) for name, spec in self.specs.items())
         if not spent:
-            return f"about {console.duration(total)} of work ahead (estimate)"
+            return f"about {console.duration(self.plan.seconds_of(keys))} of work ahead (estimate)"
+        total = sum(self.plan.items[key].seconds_left for key in keys)
         remaining = (time.monotonic() - self.started) * (total - spent) / spent
         return f"about {console.duration(remaining)} left"
 

@@ -126,6 +126,11 @@ class Teacher:
         epoch = self.checkpoint
         return f"epoch-{epoch:03d}.pt" if isinstance(epoch, int) else f"{epoch}.pt"
 
+    @property
+    def mark(self) -> str:
+        """What the names of its kept answers begin with: 12 digits of its run's key."""
+        return self.run.key[:12]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:
@@ -133,6 +138,11 @@ class ForeignTeacher:
 
     network: str
     digest: str
+
+    @property
+    def mark(self) -> str:
+        """What the names of its kept answers begin with."""
+        return "foreign"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +194,11 @@ class RunSpec:
     def parents(self) -> tuple[RunSpec, ...]:
         """The runs that must be done before this one."""
         return (self.teacher.run,) if isinstance(self.teacher, Teacher) else ()
+
+    @cached_property
+    def depth(self) -> int:
+        """How many runs must be done before it, one after another: 0, 1, or 2 where a student teaches."""
+        return 1 + max((parent.depth for parent in self.parents), default=-1)
 
     @property
     def method(self) -> str:

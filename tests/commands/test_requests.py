@@ -157,7 +157,7 @@ def test_a_plan_shows_the_answers_that_students_share_and_their_size(
     assert made["answers"]
     assert all(len(each["students"]) > 1 and each["disk_gb"] == 2.0 for each in made["answers"])
     said = planned(shared, tmp_path, capfd)
-    assert "computed once an epoch for" in said
+    assert "each computed once for" in said
     assert "--teacher-cache-gb keeps 5 GB" in said
     alone = json.loads(planned(["reproduce", "table1", "--json"], tmp_path, capfd))
     assert alone["answers"] == []

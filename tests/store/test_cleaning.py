@@ -80,8 +80,36 @@ def _age(path: Path) -> None:
     os.utime(path, (past, past))
 
 
+def test_answers_of_teachers_nobody_will_ask_are_freed(store: Store) -> None:
+    names = ("0123456789ab-11111111-22222222", "ba9876543210-11111111-22222222", "foreign-33333333-44444444")
+    for name in (*names, "mine"):
+        (store.answers_path / name / "epoch-002.blocks").mkdir(parents=True)
+        (store.answers_path / name / "epoch-001.npy").write_bytes(b"123")
+        (store.answers_path / name / "epoch-002.blocks" / "0000.npy").write_bytes(b"12")
+    found = store.cleanable(needed={}, asking={"ba9876543210"})
+    assert {each.path.name: each.bytes for each in found} == {names[0]: 5, names[2]: 5}
+    assert free(found) == 10
+    assert sorted(path.name for path in store.answers_path.iterdir()) == [names[1], "mine"]
+
+
+def test_a_link_among_the_answers_is_not_followed(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    store.answers_path.mkdir()
+    (store.answers_path / "0123456789ab-11111111-22222222").symlink_to(tmp_path / "elsewhere")
+    assert store.cleanable(needed={}) == []
+
+
 @pytest.mark.parametrize(
-    "path", ["result.json", "spec.json", "metrics.jsonl", "weights/best.pt", "attempts/0001/log", "weights"]
+    "path",
+    [
+        "result.json",
+        "spec.json",
+        "metrics.jsonl",
+        "weights/best.pt",
+        "attempts/0001/log",
+        "weights",
+        "answers/mine",
+    ],
 )
 def test_results_and_records_cannot_even_be_named(path: str) -> None:
     with pytest.raises(ValueError, match="never freed"):

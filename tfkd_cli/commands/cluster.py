@@ -76,7 +76,7 @@ def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> Non
 
 
 def _costs(plan: Plan) -> dict[str, float]:
-    return {key: item.seconds_left for key, item in plan.items.items()}
+    return {key: item.seconds_left_alone for key, item in plan.items.items()}
 
 
 def queue(store: Store) -> dict[str, overview.Queued]:

@@ -34,7 +34,7 @@ def clean(
     output: JsonOption,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
 ) -> int:
-    """What is safe to delete: snapshots no request needs, states of finished attempts; never a result.
+    """What is safe to delete: snapshots and teachers' answers no run needs, old states; never a result.
 
     Example: tfkd clean --yes
     """
@@ -42,7 +42,7 @@ def clean(
     made, notes = overview.campaigns(opened, session.execution(store))
     if notes:
         raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
-    found = opened.cleanable(needed=_needed_snapshots(made))
+    found = opened.cleanable(needed=_needed_snapshots(made), asking=_asked_teachers(made))
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
@@ -72,6 +72,12 @@ def _needed_snapshots(made: Iterable[Campaign]) -> dict[str, set[str]]:
                 if isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int):
                     needed.setdefault(teacher.run.key, set()).add(f"epoch-{teacher.checkpoint:03d}.pt")
     return needed
+
+
+def _asked_teachers(made: Iterable[Campaign]) -> set[str]:
+    """Marks of the teachers that runs still to be trained will ask."""
+    missing = (spec for campaign in made for spec in campaign.plan().missing)
+    return {spec.teacher.mark for spec in missing if spec.teacher is not None}
 
 
 @with_options

@@ -8,7 +8,6 @@ times; where locks do not work the rename still lets exactly one win. Loading ne
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkd_cli import locks
 from tfkd_cli.data.facts import Arrays, DataSet
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.errors import RequestError, RunError
@@ -208,19 +208,13 @@ def _alive(pid: int) -> bool:
 @contextlib.contextmanager
 def locked(path: Path, *, progress: Progress) -> Iterator[bool]:
     """Hold the lock file, which the kernel frees on any death; yields False where there are no locks."""
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress("another process is at it, waiting", 0.0)
-                time.sleep(0.1)
-            except OSError:
-                yield False
+    while True:
+        with locks.held(path) as mine:
+            if mine is not False:
+                yield mine is True
                 return
-            else:
-                yield True
-                return
+        progress("another process is at it, waiting", 0.0)
+        time.sleep(0.1)
 
 
 def remembered(cache: Path, path: Path, stamp: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

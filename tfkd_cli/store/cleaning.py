@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from tfkd_cli.store.run_folder import RunFolder
 
 _OLD_SECONDS = 3600.0  # no write takes longer: what is still temporary then was left by a crash
 _SNAPSHOT = "epoch-"
+ANSWERS = "answers"
+_ANSWERS_NAME = re.compile(r"([0-9a-f]{12}|foreign)-[0-9a-f]{8}-[0-9a-f]{8}")  # of a teacher in a context
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +52,17 @@ def cleanable(
     return found
 
 
+def unasked(answers: Path, *, asking: Collection[str]) -> list[Cleanable]:
+    """Kept answers that nobody will ask for; `asking`: marks of the teachers that unfinished runs have."""
+    found = []
+    for path in sorted(answers.iterdir()) if answers.is_dir() else ():
+        match = _ANSWERS_NAME.fullmatch(path.name)
+        if match and path.is_dir() and not path.is_symlink() and match[1] not in asking:
+            size = sum(_size(each) for each in path.rglob("*") if not each.is_dir())
+            found.append(Cleanable(path, size, "a teacher's answers no unfinished run asks for"))
+    return found
+
+
 def free(found: Iterable[Cleanable]) -> int:
     """Remove these; the bytes freed. What is gone already is no error."""
     freed = 0
@@ -62,6 +76,8 @@ def free(found: Iterable[Cleanable]) -> int:
 def _may_go(path: Path) -> bool:
     if is_temporary(path.name) or ATTEMPTS in path.parts:
         return path.suffix in (".tmp", ".pt")
+    if path.parent.name == ANSWERS:
+        return _ANSWERS_NAME.fullmatch(path.name) is not None
     return path.parent.name == WEIGHTS and path.name.startswith(_SNAPSHOT)
 
 

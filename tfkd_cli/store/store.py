@@ -85,7 +85,7 @@ class Store:
     @property
     def answers_path(self) -> Path:
         """`answers/`: the teachers' kept answers."""
-        return self.root / "answers"
+        return self.root / cleaning.ANSWERS
 
     @property
     def code_path(self) -> Path:
@@ -158,9 +158,15 @@ class Store:
         runs = (run for run in self.runs() if wanted is None or run.short_key in wanted)
         return packing.pack(runs, out, requests=self.root / "requests")
 
-    def cleanable(self, *, needed: Mapping[str, Collection[str]]) -> list[Cleanable]:
-        """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs."""
-        return cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+    def cleanable(
+        self, *, needed: Mapping[str, Collection[str]], asking: Collection[str] = ()
+    ) -> list[Cleanable]:
+        """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
+
+        `asking`: marks of the teachers whose kept answers unfinished runs will ask for.
+        """
+        found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+        return found + cleaning.unasked(self.answers_path, asking=asking)
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
