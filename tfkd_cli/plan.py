@@ -233,14 +233,15 @@ def _shared_by(students: Sequence[Item]) -> SharedAnswers:
     """The answers these runs ask for; the one that is furthest has asked for all that it has seen."""
     first = students[0].spec.teacher
     assert first is not None
-    asked = max(1.0 if item.done else item.progress.share for item in students)
+    epochs = max(item.spec.recipe.epochs for item in students)
+    asked = max(item.spec.recipe.epochs * (1.0 if item.done else item.progress.share) for item in students)
     return SharedAnswers(
         teacher=first.network,
         teacher_key=first.run.key if isinstance(first, Teacher) else None,
         students=tuple(item.spec.key for item in students),
-        epochs=max(item.spec.recipe.epochs for item in students),
+        epochs=epochs,
         disk_bytes=max(item.cost.answers_bytes for item in students),
-        seconds_left=(1 - asked) * max(item.cost.asking_seconds for item in students),
+        seconds_left=(1 - asked / epochs) * max(item.cost.asking_seconds for item in students),
     )
 
 
