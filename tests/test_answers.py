@@ -48,9 +48,18 @@ def view(indices_N: Tensor) -> Tensor:
     return torch.stack([torch.full((1, 2, 2), float(i)) for i in indices_N]) / 10
 
 
-def answers_of(teacher: Counting, folder: Path | None = None, *, limit: float = 1e9) -> Answers:
+def answers_of(
+    teacher: Counting, folder: Path | None = None, *, limit: float = 1e9, shared: bool = True
+) -> Answers:
     kept = None if folder is None else Kept(folder=folder / "answers" / "t-1", limit_bytes=limit)
-    return Answers(teacher=teacher, images=IMAGES, classes=CLASSES, device=CPU, kept=kept)  # type: ignore[arg-type]
+    return Answers(
+        teacher=teacher,  # type: ignore[arg-type]
+        images=IMAGES,
+        classes=CLASSES,
+        device=CPU,
+        kept=kept,
+        shared=shared,
+    )
 
 
 def ask(asked: Answers, epoch: int = 1, at_step: Callable[[], None] = lambda: None) -> Tensor:
@@ -98,13 +107,13 @@ def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path
     assert torch.equal(found, ask(answers_of(Counting())))
 
 
-def together(folder: Path, *teachers: Counting) -> list[Tensor]:
+def together(folder: Path, *teachers: Counting, seconds: float = 0.005) -> list[Tensor]:
     """What students get that ask at the same time."""
     begin = threading.Barrier(len(teachers))
 
     def student(teacher: Counting) -> Tensor:
         begin.wait()
-        return ask(answers_of(teacher, folder), at_step=lambda: time.sleep(0.005))
+        return ask(answers_of(teacher, folder), at_step=lambda: time.sleep(seconds))
 
     with ThreadPoolExecutor(len(teachers)) as pool:
         return list(pool.map(student, teachers))
@@ -146,6 +155,14 @@ def test_a_student_that_hangs_with_a_block_holds_nobody_up_for_ever(
     assert teacher.asked == IMAGES
 
 
+def test_a_slow_student_that_lives_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "PATIENCE_SECONDS", 0.5)
+    teachers = [Counting(), Counting()]
+    results = together(tmp_path, *teachers, seconds=0.3)  # two questions a block: 0.6 s
+    assert sum(each.asked for each in teachers) == IMAGES
+    assert torch.equal(*results)
+
+
 def test_a_student_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     class StopError(Exception):
         pass
@@ -173,7 +190,72 @@ def test_an_error_of_the_run_is_not_taken_for_one_of_the_answers(tmp_path: Path)
         ask(answers_of(Counting(), tmp_path), at_step=fail)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "other shape", "pickle", "empty"])
+def test_a_student_alone_keeps_the_epoch_in_progress_and_nothing_else(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    first, second = Counting(), Counting()
+
+    def stop() -> None:
+        if first.asked >= 20:
+            raise StopError
+
+    with pytest.raises(StopError):
+        ask(answers_of(first, tmp_path, shared=False), at_step=stop)
+    resumed = answers_of(second, tmp_path, shared=False)
+    ask(resumed, 1)
+    assert second.asked == IMAGES - 16  # two whole blocks of eight were kept
+    ask(resumed, 2)
+    folders = {path.name for path in (tmp_path / "answers" / "t-1").iterdir()}
+    assert folders == {"epoch-002.blocks"}
+    resumed.end(2)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_student_alone_finds_what_others_have_kept(tmp_path: Path) -> None:
+    ask(answers_of(Counting(), tmp_path))
+    alone = Counting()
+    asked = answers_of(alone, tmp_path, shared=False)
+    ask(asked)
+    asked.end(1)
+    assert alone.asked == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["epoch-001.npy"]
+
+
+def test_blocks_left_beside_a_whole_epoch_are_removed(tmp_path: Path) -> None:
+    asked = answers_of(Counting(), tmp_path)
+    ask(asked, 1)
+    assert asked.kept is not None
+    blocks = asked.kept.blocks(1)
+    blocks.mkdir()
+    (blocks / "0000.npy").write_bytes(b"left by a kill")
+    ask(asked, 2)
+    assert not blocks.exists()
+
+
+def test_no_flipped_bit_of_a_kept_file_does_more_than_being_asked_again(tmp_path: Path) -> None:
+    right = ask(answers_of(Counting(), tmp_path))
+    path = tmp_path / "answers" / "t-1" / "epoch-001.npy"
+    data = path.read_bytes()
+    for bit in range(0, 8 * 130):  # the header, and a little more
+        path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :])
+        assert answers._read(path, shape=(IMAGES, CLASSES)) is None
+        assert not path.exists()
+    assert torch.equal(ask(answers_of(Counting(), tmp_path)), right)
+
+
+def test_the_cap_counts_all_that_lies_there_and_nothing_that_vanishes(tmp_path: Path) -> None:
+    asked = answers_of(Counting(), tmp_path, limit=1000)
+    assert asked.kept is not None
+    folder = asked.kept.folder
+    (folder / "epoch-007.blocks").mkdir(parents=True)
+    (folder / "epoch-007.blocks" / "0000.npy").write_bytes(b"1" * 900)
+    (folder / "epoch-008.npy").symlink_to("/nowhere")
+    assert asked.kept.has_room(50)
+    assert not asked.kept.has_room(200)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other shape", "pickle", "empty", "zip"])
 def test_damaged_answers_are_asked_again(tmp_path: Path, damage: str) -> None:
     right = ask(answers_of(Counting(), tmp_path))
     path = tmp_path / "answers" / "t-1" / "epoch-001.npy"
@@ -185,7 +267,8 @@ def test_damaged_answers_are_asked_again(tmp_path: Path, damage: str) -> None:
     else:
         middle = len(data) // 2
         flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        path.write_bytes({"cut": data[:middle], "flipped": flipped, "empty": b""}[damage])
+        zipped = b"PK\x03\x04" + data[4:]
+        path.write_bytes({"cut": data[:middle], "flipped": flipped, "empty": b"", "zip": zipped}[damage])
     again = Counting()
     assert torch.equal(ask(answers_of(again, tmp_path)), right)
     assert again.asked == IMAGES

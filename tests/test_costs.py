@@ -79,9 +79,24 @@ def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
     assert model(fast).answers_bytes == 0
 
 
-def test_what_asking_a_teacher_costs_is_known_apart_but_not_of_measured_runs() -> None:
+def test_what_asking_a_teacher_for_an_epoch_at_once_costs_is_known_apart() -> None:
     model = CostModel("cpu")
-    alone, taught = model(replace(TAUGHT, loss=SPEC.loss, teacher=None)), model(TAUGHT)
+    fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
+    alone, taught = model(replace(fast, loss=SPEC.loss, teacher=None)), model(fast)
     assert taught.asking_seconds == pytest.approx(taught.seconds - alone.seconds, rel=0.1)
-    assert alone.asking_seconds == 0
-    assert CostModel("cpu", measured={rate_key(TAUGHT): 1e-3})(TAUGHT).asking_seconds == 0
+    assert alone.asking_seconds == model(TAUGHT).asking_seconds == 0
+
+
+def test_measured_runs_tell_what_is_not_asking_and_the_model_adds_asking_to_it() -> None:
+    fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
+    numerics = {"device": "cpu", "threads": 1}
+    found = [
+        (fast, {"seconds": 150.0 + asking, "asking_seconds": asking, "numerics": numerics})
+        for asking in (0.0, 10.0, 900.0)  # found, waited for, and asked
+    ]
+    older = [(fast, {"seconds": 5000.0, "numerics": numerics})]
+    rates = measured_rates([*found, *older], device="cpu", facts={})
+    asking = CostModel("cpu")(fast).asking_seconds
+    measured = CostModel("cpu", measured=rates)(fast)
+    assert measured.source == "measured"
+    assert (measured.seconds, measured.asking_seconds) == pytest.approx((150.0 + asking, asking))

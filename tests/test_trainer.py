@@ -88,7 +88,8 @@ def training_of(spec: RunSpec, at_step: Callable[[], None] = lambda: None, **siz
 def facts_of(epoch: Epoch) -> dict[str, Any]:
     """What must be equal bit for bit: all but the times."""
     line = epoch.line(attempt=1)
-    return {key: value for key, value in line.items() if key not in ("seconds", "images_per_second")}
+    times = ("seconds", "asking_seconds", "images_per_second")
+    return {key: value for key, value in line.items() if key not in times}
 
 
 def stopped_at(spec: RunSpec, stop: int) -> tuple[dict[str, Any], list[Epoch]]:

@@ -2,14 +2,15 @@
 
 With one augmentation stream for all seeds (`recipe.augment_stream == "shared"`) the views of an epoch are
 the same for every student. The teacher is then asked for a whole epoch *in image order, in fixed batches*,
-and its answers are rounded to fp16 relative to the row's maximum. So each student gets the same numbers,
-bit for bit, whether it asked itself or found the answers of another; keeping them changes no result.
+and its answers are rounded to fp16 relative to the row's maximum. So each student gets the same numbers (on
+a CPU bit for bit), whether it asked itself or found the answers of another; keeping them changes no result.
 
 Kept answers: `<results>/answers/<teacher>-<weights>-<context>/epoch-NNN.npy`, an fp16 array (N images,
 K classes) followed by its sha256 (32 bytes, which numpy ignores). While an epoch is being asked, finished
 blocks of images lie in `epoch-NNN.blocks/`; students that run at once divide the blocks among them, a lock
-sees to it that each is asked by one, and they take each other's. Everything there may be deleted at any
-time; what is missing or damaged is asked again.
+sees to it that each is asked by one, and they take each other's. A student that shares with nobody keeps the
+blocks of its epoch in progress only, so that a stop costs no more than a block. Everything there may be
+deleted at any time; what is missing or damaged is asked again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
+import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from tfkd_cli import locks, precision
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
+from tfkd_cli.store.answers import bytes_below, name_of
 
 BATCH = 128
 """Images per question in image order; part of the context, since rounding may depend on it."""
@@ -42,13 +46,16 @@ BLOCK = 16 * BATCH
 """Images per block: some seconds of work, so that little is lost and two students can share an epoch."""
 
 WAIT_SECONDS = 0.05  # between two looks at the blocks that others ask
-PATIENCE_SECONDS = 120.0  # without a new block: whoever holds it hangs, and it is asked here too
+PATIENCE_SECONDS = 120.0  # without a sign of life of who holds a block: it hangs, and others ask too
 
 FORMAT = 1
 SHA256_BYTES = 32
 LOWEST_FP16 = -65504.0
 
 Rows = npt.NDArray[np.float16]
+Ask = Callable[[int, Callable[[], None]], None]
+"""Asks the block that begins at an image; calls the second after every batch."""
+
 log = logging.getLogger("tfkd")
 
 
@@ -98,8 +105,7 @@ class Kept:
 
     def has_room(self, extra_bytes: int) -> bool:
         """Whether `extra_bytes` more stay below the limit."""
-        used = sum(each.stat().st_size for each in self.folder.parent.glob("*/*.npy"))
-        return used + extra_bytes <= self.limit_bytes
+        return bytes_below(self.folder.parent) + extra_bytes <= self.limit_bytes
 
 
 def kept_in(
@@ -118,20 +124,21 @@ def kept_in(
         "weights": weights_digest,
         "numerics": dict(numerics),
     }
-    name = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
-    folder = answers / f"{spec.teacher.mark}-{weights_digest[:8]}-{name}"
-    return Kept(folder=folder, limit_bytes=limit_gb * 1e9)
+    digits = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
+    name = name_of(spec.teacher.mark, weights_digest=weights_digest, context=digits)
+    return Kept(folder=answers / name, limit_bytes=limit_gb * 1e9)
 
 
 @dataclass(kw_only=True)
 class Answers:
-    """A teacher's answers by epoch, asked or found; `kept` None: nobody shares them, they stay in memory."""
+    """A teacher's answers by epoch, found where they are kept, or asked; `kept` None: in memory only."""
 
     teacher: AskedTeacher
     images: int
     classes: int
     device: torch.device
     kept: Kept | None = None
+    shared: bool = True  # others will ask the same: whole epochs are kept, else the one in progress
     order: random.Random = field(default_factory=random.Random)  # of asking: changes no answer
 
     def epoch(self, epoch: int, *, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Tensor:
@@ -139,97 +146,160 @@ class Answers:
 
         `view` gives the normalised images of some indices; `at_step` is called between questions.
         """
-        rows = None if self.kept is None else _read(self.kept.path(epoch), shape=self._shape)
+        rows = None
+        if self.kept is not None:
+            self._forget_blocks(self.kept, before=epoch)
+            rows = _read(self.kept.path(epoch), shape=self._shape)
         if rows is None:
             rows = self._asked(epoch, view=view, at_step=at_step)
         return torch.from_numpy(rows).to(self.device)
+
+    def end(self, epochs: int) -> None:
+        """The run is over: leave nothing that only it needed."""
+        if self.kept is not None:
+            self._forget_blocks(self.kept, before=epochs + 1)
 
     @property
     def _shape(self) -> tuple[int, int]:
         return self.images, self.classes
 
+    def _forget_blocks(self, kept: Kept, *, before: int) -> None:
+        """Remove the blocks of the epoch before, which nobody needs any more, if they are there."""
+        blocks = kept.blocks(before - 1)
+        if blocks.is_dir() and (not self.shared or kept.path(before - 1).exists()):
+            with contextlib.suppress(RunError):  # another student may be removing them too
+                files.remove(blocks)
+            with contextlib.suppress(OSError):  # unless answers are kept there
+                kept.folder.rmdir()
+                kept.folder.parent.rmdir()
+
     def _asked(self, epoch: int, *, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Rows:
         rows = np.empty(self._shape, np.float16)
 
-        def ask(start: int) -> None:
+        def ask(start: int, alive: Callable[[], None]) -> None:
             block = rows[start : start + BLOCK]
             for first in range(0, len(block), BATCH):
                 part = block[first : first + BATCH]
                 indices_N = torch.arange(start + first, start + first + len(part))
                 part[:] = rounded(self.teacher(view(indices_N))).cpu().numpy()
+                alive()
                 at_step()
 
-        blocks = list(range(0, self.images, BLOCK))
-        self.order.shuffle(blocks)  # where there are no locks, students that ask at once seldom ask the same
-        kept = self.kept
-        if kept is not None and not kept.has_room(rows.nbytes):
-            log.info("epoch %d: the answers do not fit under --teacher-cache-gb, they are not kept", epoch)
-            kept = None
-        if kept is not None:
+        left = list(range(0, self.images, BLOCK))
+        self.order.shuffle(left)  # where there are no locks, students that ask at once seldom ask the same
+        if self.kept is not None and self._has_room(self.kept, rows.nbytes):
+            together = _Together(rows, kept=self.kept, epoch=epoch, shared=self.shared)
             try:
-                _Shared(rows, kept=kept, epoch=epoch).fill(blocks, ask=ask, at_wait=at_step)
+                together.fill(left, ask=ask, at_wait=at_step)
             except _NotKeptError as error:
-                log.warning("the teacher's answers are not kept: %s", error)
-        for start in blocks:  # what is left
-            ask(start)
+                self._warn_once(f"the teacher's answers are asked and not kept: {error}")
+        for start in left:
+            ask(start, lambda: None)
         return rows
+
+    def _has_room(self, kept: Kept, size: int) -> bool:
+        if kept.has_room(size):
+            return True
+        if self.shared:
+            self._warn_once(
+                f"the teacher's answers are asked and not kept: {size / 1e6:,.0f} MB more would exceed "
+                "--teacher-cache-gb. `tfkd clean` frees those that no run asks for."
+            )
+        return False
+
+    def _warn_once(self, text: str) -> None:
+        if not self._warned:
+            log.warning("%s", text)
+        self._warned = True
+
+    _warned: bool = field(default=False, init=False)
 
 
 class _NotKeptError(Exception):
     """Answers cannot be written, which costs time and not the run."""
 
 
-class _Shared:
+class _Together:
     """An epoch's rows, while students that run at once ask for them: each block is asked by one of them."""
 
-    def __init__(self, rows: Rows, *, kept: Kept, epoch: int) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, *, kept: Kept, epoch: int, shared: bool) -> None:
+        self._rows, self._shared = rows, shared
         self._whole, self._folder = kept.path(epoch), kept.blocks(epoch)
 
-    def fill(self, left: list[int], *, ask: Callable[[int], None], at_wait: Callable[[], None]) -> None:
+    def fill(self, left: list[int], *, ask: Ask, at_wait: Callable[[], None]) -> None:
         """Fill the rows and keep them; `left`: where blocks begin that have no rows yet.
 
         _NotKeptError when they cannot be kept; `left` then says what is still to be asked.
         """
-        settled_at = time.monotonic()
+        moved_at, signs = time.monotonic(), self._signs(left)
         while left:
-            patient = time.monotonic() - settled_at < PATIENCE_SECONDS
+            patient = time.monotonic() - moved_at < PATIENCE_SECONDS
             for start in tuple(left):
-                if self._settle(start, left, ask=ask, patient=patient):
-                    settled_at, patient = time.monotonic(), True
+                if start in left and self._settle(start, left, ask=ask, patient=patient):
+                    moved_at, patient = time.monotonic(), True
             if left:  # others are at these
                 at_wait()
                 time.sleep(WAIT_SECONDS)
-        if not self._whole.exists():
-            _write(self._whole, self._rows)
-        with contextlib.suppress(RunError):  # another student may be removing them too
-            files.remove(self._folder)
+                if signs != (signs := self._signs(left)):
+                    moved_at = time.monotonic()
+        if self._shared:
+            if not self._whole.exists():
+                _write(self._whole, self._rows)
+            with contextlib.suppress(RunError):  # another student may be removing them too
+                files.remove(self._folder)
 
-    def _settle(self, start: int, left: list[int], *, ask: Callable[[int], None], patient: bool) -> bool:
+    def _settle(self, start: int, left: list[int], *, ask: Ask, patient: bool) -> bool:
         """Take this block from another student, or ask; False while another one asks."""
-        path = self._folder / f"{start // BLOCK:04d}.npy"
-        if not self._take(path, start):
-            with contextlib.suppress(RunError, OSError):  # then there is no lock, and writing will say why
-                files.make_folder(self._folder)
-            with locks.held(path.with_suffix(".lock")) as mine:
-                if mine is False and patient:
-                    return False
-                if not self._take(path, start):
-                    ask(start)
-                    left.remove(start)
-                    _write(path, self._rows[start : start + BLOCK])
-                    return True
-        left.remove(start)
+        path, lock = self._block(start), self._lock(start)
+        if self._take(path, start, left):
+            return True
+        with contextlib.suppress(RunError, OSError):  # then there is no lock, and writing will say why
+            files.make_folder(self._folder)
+        with locks.held(lock) as mine:
+            if mine is False and patient:
+                return False
+            if not self._take(path, start, left):
+                ask(start, lambda: _touch(lock))
+                left.remove(start)
+                _write(path, self._rows[start : start + BLOCK])
         return True
 
-    def _take(self, path: Path, start: int) -> bool:
+    def _take(self, path: Path, start: int, left: list[int]) -> bool:
+        """Take this block where another student has asked it, or all that are left from the whole epoch."""
         block = self._rows[start : start + BLOCK]
         found = _read(path, shape=block.shape)
-        if found is None and (whole := _read(self._whole, shape=self._rows.shape)) is not None:
-            found = whole[start : start + BLOCK]
         if found is not None:
             block[:] = found
-        return found is not None
+            left.remove(start)
+            return True
+        whole = _read(self._whole, shape=self._rows.shape)
+        if whole is not None:
+            for each in left:
+                self._rows[each : each + BLOCK] = whole[each : each + BLOCK]
+            left.clear()
+        return whole is not None
+
+    def _block(self, start: int) -> Path:
+        return self._folder / f"{start // BLOCK:04d}.npy"
+
+    def _lock(self, start: int) -> Path:
+        return self._block(start).with_suffix(".lock")
+
+    def _signs(self, left: Sequence[int]) -> list[int]:
+        """What changes while those who hold these blocks live."""
+        return [_changed(self._lock(start)) for start in left]
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def rounded(logits_NK: Tensor) -> Tensor:
@@ -240,23 +310,32 @@ def rounded(logits_NK: Tensor) -> Tensor:
 
 def _read(path: Path, *, shape: tuple[int, ...]) -> Rows | None:
     """The kept rows, memory-mapped; None when missing, damaged or of another shape."""
+    header = _header(shape)
+    expected = len(header) + 2 * math.prod(shape) + SHA256_BYTES
     try:
-        rows: Rows = np.load(path, mmap_mode="c", allow_pickle=False)
         with path.open("rb") as stream:
-            stream.seek(-SHA256_BYTES, io.SEEK_END)
-            sha256 = stream.read()
-    except FileNotFoundError:
+            good = stream.seek(0, io.SEEK_END) == expected
+            stream.seek(0)
+            good = good and stream.read(len(header)) == header
+            if good:
+                rows = np.memmap(stream, np.float16, mode="c", offset=len(header), shape=shape)
+                stream.seek(-SHA256_BYTES, io.SEEK_END)
+                good = hashlib.sha256(rows.tobytes()).digest() == stream.read()
+    except OSError:  # writing will say what is wrong with the folder
         return None
-    except (OSError, ValueError, EOFError):
-        good = False
-    else:
-        good = rows.shape == shape and rows.dtype == np.float16
-        good = good and hashlib.sha256(rows.tobytes()).digest() == sha256
     if not good:
         log.warning("%s is damaged, its answers are asked again", path)
         with contextlib.suppress(OSError):
             path.unlink()
     return rows if good else None
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What `np.save` puts before fp16 rows of this shape. It is compared, not parsed: it may be damaged."""
+    buffer = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(buffer, {**fields, "shape": shape})
+    return buffer.getvalue()
 
 
 def _write(path: Path, rows: Rows) -> None:
@@ -266,5 +345,7 @@ def _write(path: Path, rows: Rows) -> None:
     try:
         files.make_folder(path.parent)
         files.write_atomic(path, buffer.getvalue() + hashlib.sha256(rows.tobytes()).digest())
-    except (OSError, RunError) as error:
+    except OSError as error:
         raise _NotKeptError(str(error)) from error
+    except RunError as error:
+        raise _NotKeptError(error.what) from error

@@ -70,14 +70,20 @@ class CostModel:
         return self._estimate(spec, facts, self._modelled(spec, facts) * images, "estimate")
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
-        """From the seconds an epoch takes one thread."""
+        """From the seconds an epoch takes one thread; those of a measured run are without its asking."""
         training = per_epoch * spec.recipe.epochs / self._speed_up
+        asking = training * self._asking_share(spec, facts)
+        if source == "measured" and asks_by_epoch(spec):
+            images = facts.train_images or UNKNOWN_IMAGES
+            modelled = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
+            asking = modelled * self._asking_share(spec, facts)
+            training += asking
         return Estimate(
             seconds=training + START_UP * (":" in spec.student),
             source=source,
             disk_bytes=disk_bytes(spec, facts),
             answers_bytes=answers_bytes(spec, facts),
-            asking_seconds=0.0 if source == "measured" else training * self._asking_share(spec, facts),
+            asking_seconds=asking if asks_by_epoch(spec) else 0.0,
         )
 
     def _asking_share(self, spec: RunSpec, facts: DataSet) -> float:
@@ -125,20 +131,31 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
         teacher,
         spec.recipe.precision,
         spec.recipe.batch_size,
+        *(("shared",) if asks_by_epoch(spec) else ()),
     )
+
+
+def asks_by_epoch(spec: RunSpec) -> bool:
+    """Whether it asks its teacher for an epoch at once, apart from the training: answers can be kept."""
+    return spec.teacher is not None and spec.recipe.augment_stream == "shared"
 
 
 def measured_rates(
     results: Iterable[tuple[RunSpec, Mapping[str, Any]]], *, device: str, facts: Mapping[str, DataSet]
 ) -> dict[tuple[Any, ...], float]:
-    """Median seconds per image and epoch of the finished runs on this kind of device."""
+    """Median seconds per image and epoch of the finished runs on this kind of device.
+
+    Asking by epoch is left out: how long that took depends on who else asked.
+    """
     seen: dict[tuple[Any, ...], list[float]] = {}
     for spec, result in results:
         numerics = result.get("numerics", {})
-        if str(numerics.get("device", "")).partition(":")[0] == device and result.get("seconds"):
+        here = str(numerics.get("device", "")).partition(":")[0] == device
+        if here and result.get("seconds") and not (asks_by_epoch(spec) and "asking_seconds" not in result):
             images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
             threads = int(numerics.get("threads") or 1)
-            rate = result["seconds"] / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
+            seconds = result["seconds"] - (result.get("asking_seconds") or 0.0)
+            rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
             seen.setdefault(rate_key(spec), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
 

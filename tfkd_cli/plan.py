@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Item:
     progress: Progress
     cost: Estimate
     wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
-    shares_answers: bool = False  # of its teacher: asking is then paid by their own node
+    asking_left: float | None = None  # seconds of its part in asking what runs share; None: it asks alone
 
     @property
     def done(self) -> bool:
@@ -49,12 +49,19 @@ class Item:
     @property
     def seconds_left(self) -> float:
         """What is still to be spent on it."""
-        return self._left(self.cost.seconds - (self.cost.asking_seconds if self.shares_answers else 0.0))
+        if self.done or self.asking_left is None:
+            return self.seconds_left_alone
+        return self._left(self.cost.seconds - self.cost.asking_seconds) + self.asking_left
 
     @property
     def seconds_left_alone(self) -> float:
         """The same where it has to ask its teacher for everything itself."""
         return self._left(self.cost.seconds)
+
+    @property
+    def asking_left_alone(self) -> float:
+        """The part of that which is asking."""
+        return self._left(self.cost.asking_seconds)
 
     def _left(self, seconds: float) -> float:
         return 0.0 if self.done else seconds * (1 - self.progress.share)
@@ -66,10 +73,10 @@ class SharedAnswers:
 
     teacher: str  # its network
     teacher_key: str | None  # of its run; a foreign teacher has none
-    students: tuple[str, ...]  # keys
+    students: tuple[str, ...]  # keys of the runs still to be trained
     epochs: int
     disk_bytes: int
-    seconds_left: float  # of asking
+    seconds_left: float  # of asking, divided among the students
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` lists them."""
@@ -83,14 +90,12 @@ class SharedAnswers:
         }
 
 
-class _Task(NamedTuple):
-    """A node of the plan's graph that takes time: a run, or shared answers, which students ask in parts."""
+@dataclass(frozen=True, kw_only=True)
+class AnswersOnDisk:
+    """How many epochs of a teacher's answers are kept already, and how many bytes all of them may take."""
 
-    key: str
-    after: Sequence[str]  # keys of tasks that end before it begins; those not in the graph have ended
-    seconds: float
-    depth: int
-    parts: int = 1
+    epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0
+    limit_bytes: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,6 @@ class Plan:
         keys = self.items.keys() if table is None else self.tables[table]
         items = [self.items[key] for key in keys]
         missing = [item for item in items if not item.done]
-        tasks = self._tasks(missing)
         statuses = Counter(item.progress.status for item in items)
         return Counts(
             wanted=len(items),
@@ -145,43 +149,15 @@ class Plan:
             done=statuses["done"],
             resumable=sum(0 < item.progress.share < 1 for item in missing),
             todo=len(missing),
-            seconds=sum(task.seconds for task in tasks),
-            critical_path_seconds=_critical_path(tasks),
+            seconds=sum(item.seconds_left for item in missing),
+            critical_path_seconds=_critical_path(missing),
             disk_bytes=sum(item.cost.disk_bytes for item in items),
             sources=tuple(sorted(Counter(item.cost.source for item in missing).items())),
         )
 
-    def seconds_of(self, keys: Iterable[str]) -> float:
-        """What these runs will take, the answers that they share included."""
-        return sum(task.seconds for task in self._tasks(self._unfinished(keys)))
-
     def wall_seconds(self, slots: int) -> float:
         """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
-        return _list_schedule(self._tasks(self._unfinished(self.items)), max(1, slots))
-
-    def _unfinished(self, keys: Iterable[str]) -> list[Item]:
-        return [self.items[key] for key in keys if not self.items[key].done]
-
-    def _tasks(self, missing: Sequence[Item]) -> list[_Task]:
-        """What these runs take, and the answers that some of them share; what others wait for comes first."""
-        keys = {item.spec.key for item in missing}
-        asking: dict[str, str] = {}  # student → its answers
-        tasks: list[_Task] = []
-        for number, shared in enumerate(self.answers):
-            students = [key for key in shared.students if key in keys]
-            if students:
-                asking.update(dict.fromkeys(students, f"answers-{number}"))
-                depth = 2 * self.items[students[0]].spec.depth - 1
-                teacher = [shared.teacher_key] if shared.teacher_key else []
-                tasks.append(
-                    _Task(f"answers-{number}", teacher, shared.seconds_left, depth, parts=len(students))
-                )
-        for item in missing:
-            spec = item.spec
-            after = [parent.key for parent in spec.parents]
-            after += [asking[spec.key]] if spec.key in asking else []
-            tasks.append(_Task(spec.key, after, item.seconds_left, 2 * spec.depth))
-        return sorted(tasks, key=lambda task: task.depth)
+        return _list_schedule([item for item in self.items.values() if not item.done], max(1, slots))
 
     def to_json(self) -> dict[str, Any]:
         """Totals and the same per table."""
@@ -197,6 +173,7 @@ def make_plan(
     *,
     progress: Mapping[str, Progress],
     cost: Callable[[RunSpec], Estimate],
+    on_disk: AnswersOnDisk | None = None,
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
 
@@ -220,29 +197,37 @@ def make_plan(
             seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or key in asked or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
-    answers = []
-    for group in asking_the_same([item.spec for item in items.values()]):
-        if any(not items[spec.key].done for spec in group):
-            answers.append(_shared_by([items[spec.key] for spec in group]))
-            items.update((spec.key, replace(items[spec.key], shares_answers=True)) for spec in group)
+    answers = _share(items, on_disk or AnswersOnDisk())
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
     return Plan(items, tables, tuple(answers))
 
 
-def _shared_by(students: Sequence[Item]) -> SharedAnswers:
-    """The answers these runs ask for; the one that is furthest has asked for all that it has seen."""
-    first = students[0].spec.teacher
-    assert first is not None
-    epochs = max(item.spec.recipe.epochs for item in students)
-    asked = max(item.spec.recipe.epochs * (1.0 if item.done else item.progress.share) for item in students)
-    return SharedAnswers(
-        teacher=first.network,
-        teacher_key=first.run.key if isinstance(first, Teacher) else None,
-        students=tuple(item.spec.key for item in students),
-        epochs=epochs,
-        disk_bytes=max(item.cost.answers_bytes for item in students),
-        seconds_left=(1 - asked / epochs) * max(item.cost.asking_seconds for item in students),
-    )
+def _share(items: dict[str, Item], on_disk: AnswersOnDisk) -> Iterator[SharedAnswers]:
+    """The answers that unfinished runs share; each of these runs is replaced by one that asks its part."""
+    room = on_disk.limit_bytes
+    for group in asking_the_same([item.spec for item in items.values()]):
+        students = [items[spec.key] for spec in group if not items[spec.key].done]
+        if not students:
+            continue
+        teacher, epochs = group[0].teacher, max(spec.recipe.epochs for spec in group)
+        assert teacher is not None
+        size = max(items[spec.key].cost.answers_bytes for spec in group)
+        fits = min(1.0, room / size) if size else 1.0
+        room -= fits * size
+        passed = min(item.progress.share * item.spec.recipe.epochs for item in students)
+        left = max(0.0, fits - max(passed, on_disk.epochs(teacher)) / epochs)
+        seconds = left * max(item.cost.asking_seconds for item in students)
+        for item in students:
+            own = (1 - fits) * item.asking_left_alone  # of the epochs that cannot be kept
+            items[item.spec.key] = replace(item, asking_left=seconds / len(students) + own)
+        yield SharedAnswers(
+            teacher=teacher.network,
+            teacher_key=teacher.run.key if isinstance(teacher, Teacher) else None,
+            students=tuple(item.spec.key for item in students),
+            epochs=epochs,
+            disk_bytes=size,
+            seconds_left=seconds,
+        )
 
 
 def asking_the_same(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
@@ -291,23 +276,22 @@ def _in_order(specs: Mapping[str, RunSpec]) -> list[tuple[str, RunSpec]]:
     return sorted(specs.items(), key=lambda pair: pair[1].depth)
 
 
-def _critical_path(tasks: Sequence[_Task]) -> float:
+def _critical_path(missing: Sequence[Item]) -> float:
     ends: dict[str, float] = {}
-    for task in tasks:
-        ends[task.key] = max((ends.get(key, 0.0) for key in task.after), default=0.0) + task.seconds
+    for item in missing:  # in order: parents come first
+        start = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
+        ends[item.spec.key] = start + item.seconds_left
     return max(ends.values(), default=0.0)
 
 
-def _list_schedule(tasks: Sequence[_Task], slots: int) -> float:
+def _list_schedule(missing: Sequence[Item], slots: int) -> float:
     import heapq
 
     free = [0.0] * slots
     ends: dict[str, float] = {}
-    for task in sorted(tasks, key=lambda task: (task.depth, -task.seconds)):
-        ready = max((ends.get(key, 0.0) for key in task.after), default=0.0)
-        parts = min(slots, task.parts)
-        for _ in range(parts):
-            end = max(heapq.heappop(free), ready) + task.seconds / parts
-            heapq.heappush(free, end)
-            ends[task.key] = max(end, ends.get(task.key, 0.0))
+    for item in sorted(missing, key=lambda item: (item.spec.depth, -item.seconds_left)):
+        ready = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
+        start = max(heapq.heappop(free), ready)
+        ends[item.spec.key] = start + item.seconds_left
+        heapq.heappush(free, ends[item.spec.key])
     return max(ends.values(), default=0.0)

@@ -86,11 +86,10 @@ class Follower:
 
     def left(self) -> str:
         """Time left: at the pace so far, in units of planned cost."""
-        keys = [spec.key for spec in self.specs.values()]
+        total = sum(self.plan.items[spec.key].seconds_left for spec in self.specs.values())
         spent = sum(self._spent(name, self.plan.items[spec.key]) for name, spec in self.specs.items())
         if not spent:
-            return f"about {console.duration(self.plan.seconds_of(keys))} of work ahead (estimate)"
-        total = sum(self.plan.items[key].seconds_left for key in keys)
+            return f"about {console.duration(total)} of work ahead (estimate)"
         remaining = (time.monotonic() - self.started) * (total - spent) / spent
         return f"about {console.duration(remaining)} left"
 

@@ -142,6 +142,7 @@ class _Work:
         arrays = data.load(self._spec.dataset, execution=self._execution)
         arrays = hold_out(arrays, self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
+        asked = self._answers(teacher, arrays, shared=keep_answers)
 
         def at_step() -> None:
             reason = stop() or record.keep_up(training)
@@ -154,7 +155,7 @@ class _Work:
             data=arrays,
             device=self._device,
             teacher=teacher,
-            answers=self._answers(teacher, arrays, keep=keep_answers),
+            answers=asked,
             at_step=at_step,
         )
         record.resume(training, self._folder)
@@ -164,6 +165,8 @@ class _Work:
             scalars(epoch)
             _log_epoch(epoch, self._spec.recipe.epochs)
             on_epoch(epoch)
+        if asked is not None:
+            asked.end(self._spec.recipe.epochs)
         won = record.publish(training, arrays)
         log.info("done" if won else "done, but another attempt was first: its result stands")
         result = self._folder.result()
@@ -212,7 +215,7 @@ class _Work:
             return _foreign_weights(teacher, self._execution.sources)
         return self._store.run(teacher.run).weights(teacher.weights)
 
-    def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, keep: bool) -> Answers | None:
+    def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, shared: bool) -> Answers | None:
         """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
         if teacher is None or self._spec.recipe.augment_stream != "shared":
             return None
@@ -228,7 +231,8 @@ class _Work:
             images=len(arrays.train_labels_N),
             classes=arrays.facts.classes,
             device=self._device,
-            kept=kept if keep else None,
+            kept=kept,
+            shared=shared,
             order=random.Random(self._spec.key),
         )
 

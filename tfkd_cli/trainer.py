@@ -58,6 +58,10 @@ def batches(order_N: Tensor, batch_size: int) -> list[Tensor]:
     return parts
 
 
+OPTIONAL = ("asking_seconds", "val_loss", "val_accuracy")
+"""Of an epoch, what only some runs have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
     """What an epoch gave: accuracies in percent, losses per image, `loss_ce` and `loss_kl` unweighted."""
@@ -73,13 +77,14 @@ class Epoch:
     loss_kl: float | None
     seconds: float
     images_per_second: float
+    asking_seconds: float | None = None  # of `seconds`: until an epoch's answers were there
     val_loss: float | None = None
     val_accuracy: float | None = None
 
     def line(self, *, attempt: int) -> dict[str, Any]:
-        """The line of metrics.jsonl; what only a validation part gives is left out where there is none."""
+        """The line of metrics.jsonl; what only some runs have is left out where there is none."""
         line = {"epoch": self.epoch, "attempt": attempt, **asdict(self)}
-        return {k: v for k, v in line.items() if v is not None or not k.startswith("val_")}
+        return {k: v for k, v in line.items() if v is not None or k not in OPTIONAL}
 
 
 class Training:
@@ -113,6 +118,7 @@ class Training:
         self._forward = self._maybe_compiled()
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
+        self.asking_seconds = 0.0  # of that, until the answers were there
         self.best_epoch = 0
         self.best_scores: dict[str, float] = {}  # of the epoch that was chosen, on the test part
         self.last_scores: dict[str, float] = {}
@@ -165,7 +171,8 @@ class Training:
             self.at_step()
 
         if self.step < self.steps:
-            self._train(at_step)
+            answers_NK = self._epoch_answers(at_step)
+            self._train(answers_NK, at_step)
         self._refuse_divergence()
         training_seconds = seconds_before + time.perf_counter() - started
         tested = evaluate(self.network, self._test, self._facts, at_step=at_step)
@@ -173,11 +180,10 @@ class Training:
         self.seconds = seconds_before + time.perf_counter() - started
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
 
-    def _train(self, at_step: Callable[[], None]) -> None:
+    def _train(self, answers_NK: Tensor | None, at_step: Callable[[], None]) -> None:
         self.network.train()
         order = torch.Generator().manual_seed(seed_of("order", self.spec.seed, self.epoch))
         todo = batches(torch.randperm(len(self._labels_N), generator=order), self.spec.recipe.batch_size)
-        answers_NK = self._epoch_answers(at_step)
         for indices_N in todo[self.step :]:
             self._do_step(indices_N, answers_NK)
             self.step += 1
@@ -186,7 +192,15 @@ class Training:
     def _epoch_answers(self, at_step: Callable[[], None]) -> Tensor | None:
         if self._answers is None:
             return None
-        return self._answers.epoch(self.epoch, view=self._view, at_step=at_step)
+        started, before = time.perf_counter(), self.asking_seconds
+
+        def at_question() -> None:
+            self.asking_seconds = before + time.perf_counter() - started
+            at_step()
+
+        answers_NK = self._answers.epoch(self.epoch, view=self._view, at_step=at_question)
+        self.asking_seconds = before + time.perf_counter() - started
+        return answers_NK
 
     def _view(self, indices_N: Tensor) -> Tensor:
         """These images in their views of this epoch, normalised; `indices_N` on the CPU."""
@@ -270,11 +284,12 @@ class Training:
             loss_kl=kl if has_kl else None,
             seconds=self.seconds,
             images_per_second=images / max(training_seconds, 1e-9),
+            asking_seconds=self.asking_seconds if self._answers else None,
             val_loss=checked.loss if checked else None,
             val_accuracy=checked.accuracy if checked else None,
         )
         self._choose(tested, checked)
-        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.epoch, self.step, self.seconds, self.asking_seconds = self.epoch + 1, 0, 0.0, 0.0
         self._start_epoch()
         return epoch
 
@@ -302,6 +317,7 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "asking_seconds": self.asking_seconds,
             "lr": self._lr,
             "sums": checkpoints.plain(self._sums),
             "network": checkpoints.plain(self.network.state_dict()),
@@ -322,6 +338,7 @@ class Training:
         self._optimizer.load_state_dict(checkpoints.plain(state["optimizer"]))
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
+        self.asking_seconds = state.get("asking_seconds", 0.0)  # older states have none
         self._sums.copy_(state["sums"])
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])

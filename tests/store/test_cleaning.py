@@ -92,6 +92,38 @@ def test_answers_of_teachers_nobody_will_ask_are_freed(store: Store) -> None:
     assert sorted(path.name for path in store.answers_path.iterdir()) == [names[1], "mine"]
 
 
+def test_what_a_kill_left_beside_answers_in_use_is_freed(store: Store) -> None:
+    folder = store.answers_path / "0123456789ab-11111111-22222222"
+    for name in ("epoch-001.blocks", "epoch-002.blocks"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "0000.npy").write_bytes(b"12")
+    (folder / "epoch-001.npy").write_bytes(b"123")
+    _age(folder / ".epoch-003.npy.1.tmp")
+    found = store.cleanable(needed={}, asking={"0123456789ab"})
+    assert {each.path.name for each in found} == {"epoch-001.blocks", ".epoch-003.npy.1.tmp"}
+    free(found)
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch-001.npy", "epoch-002.blocks"]
+
+
+def test_how_many_epochs_are_kept_is_known_by_teacher_and_weights(store: Store) -> None:
+    for name, epochs in (("22222222", 2), ("33333333", 3)):
+        folder = store.answers_path / f"0123456789ab-11111111-{name}"
+        folder.mkdir(parents=True)
+        for epoch in range(1, epochs + 1):
+            (folder / f"epoch-{epoch:03d}.npy").write_bytes(b"123")
+    assert store.epochs_kept() == {("0123456789ab", "11111111"): 3}
+
+
+def test_where_the_results_lie_decides_nothing(tmp_path: Path, tiny_spec: RunSpec, play: Any) -> None:
+    store = Store.open(tmp_path / "attempts" / "runs" / "res", create=True)
+    play.train(store.root, tiny_spec)
+    (store.answers_path / "0123456789ab-11111111-22222222").mkdir(parents=True)
+    names = {each.path.name for each in store.cleanable(needed={})}
+    assert names == {"epoch-001.pt", "0123456789ab-11111111-22222222"}
+    with pytest.raises(ValueError, match="never freed"):
+        Cleanable(store.run(tiny_spec).path / "weights" / "best.pt", 1, "why")
+
+
 def test_a_link_among_the_answers_is_not_followed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     store.answers_path.mkdir()

@@ -171,10 +171,12 @@ class _Work:
         """All stages as one plan. While a choice is open its default stands in: as many runs."""
         states = self.store.scan()
         stages = self.comparing.stages(states)
+        campaign = self._campaign(stages[-1].request)
         return make_plan(
             {stage.name: stage.runs for stage in stages},
             progress={key: progress_of(state) for key, state in states.items()},
-            cost=self._campaign(stages[-1].request).cost_model(states),
+            cost=campaign.cost_model(states),
+            on_disk=campaign.answers_on_disk(states),
         )
 
     def _show(self, plan: Plan) -> None:

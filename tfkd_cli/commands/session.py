@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -51,6 +52,12 @@ def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Exe
             "--tensorboard needs the package tensorboard, which is not installed.",
             expected="tensorboard is an optional extra of tfkd.",
             hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
+        )
+    if not math.isfinite(run.teacher_cache_gb):
+        raise RequestError(
+            f"--teacher-cache-gb is {run.teacher_cache_gb}.",
+            expected="gigabytes, 0 for none.",
+            hint="--teacher-cache-gb 100000 is as good as no cap.",
         )
     return Execution(
         cache=str(cache_folder(options.cache_dir)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +13,13 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import session
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction import health, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.spec import Teacher
+from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.store import Store
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
@@ -40,9 +43,13 @@ def clean(
     """
     opened = session.open_store(store, write=yes)
     made, notes = overview.campaigns(opened, session.execution(store))
+    notes += [f"request {each}: it is damaged." for each in opened.unreadable_requests()]
     if notes:
         raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
-    found = opened.cleanable(needed=_needed_snapshots(made), asking=_asked_teachers(made))
+    runs = [*_unfinished(opened), *(spec for each in made for spec in _wanted(each))]
+    unfinished = [*_unfinished(opened), *(spec for each in made for spec in each.plan().missing)]
+    asking = {spec.teacher.mark for spec in unfinished if spec.teacher is not None}
+    found = opened.cleanable(needed=_needed_snapshots(runs), asking=asking)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
@@ -62,22 +69,25 @@ def clean(
     return 0
 
 
-def _needed_snapshots(made: Iterable[Campaign]) -> dict[str, set[str]]:
-    """Key of a teacher → the files of its snapshots that teach some student that was asked for."""
+def _wanted(campaign: Campaign) -> Iterator[RunSpec]:
+    return chain.from_iterable(campaign.wanted.values())
+
+
+def _unfinished(store: Store) -> Iterator[RunSpec]:
+    """Runs that were begun and not finished, whoever asked for them."""
+    for state in store.scan().values():
+        if state.status not in ("done", "todo"):
+            with contextlib.suppress(TfkdError):  # of a damaged one nothing is known
+                yield store.folder(state.name).spec()
+
+
+def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:
+    """Key of a teacher → the files of its snapshots that teach some student among these."""
     needed: dict[str, set[str]] = {}
-    for campaign in made:
-        for runs in campaign.wanted.values():
-            for spec in runs:
-                teacher = spec.teacher
-                if isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int):
-                    needed.setdefault(teacher.run.key, set()).add(f"epoch-{teacher.checkpoint:03d}.pt")
+    for spec in runs:
+        if isinstance(spec.teacher, Teacher) and isinstance(spec.teacher.checkpoint, int):
+            needed.setdefault(spec.teacher.run.key, set()).add(spec.teacher.weights)
     return needed
-
-
-def _asked_teachers(made: Iterable[Campaign]) -> set[str]:
-    """Marks of the teachers that runs still to be trained will ask."""
-    missing = (spec for campaign in made for spec in campaign.plan().missing)
-    return {spec.teacher.mark for spec in missing if spec.teacher is not None}
 
 
 @with_options

@@ -128,15 +128,13 @@ def overview(
     seconds = 0.0
     for campaign in made:
         plan = campaign.plan(states)
-        new: list[str] = []
         for key, item in plan.items.items():
             wanted_by = [each for each in item.wanted_by if not names or each in names]
             if wanted_by and key not in specs:
                 specs[key] = item.spec
-                new.append(key)
+                seconds += item.seconds_left
             if wanted_by:
                 tables.setdefault(key, {}).update(dict.fromkeys(wanted_by))
-        seconds += plan.seconds_of(new)
     shown: dict[str, RunStatus] = {}
     for key, spec in specs.items():
         shown[key] = _status(spec, states.get(key), (queue or {}).get(spec.folder), shown, tuple(tables[key]))

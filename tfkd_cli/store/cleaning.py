@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkd_cli.store import attempts, files, scan
+from tfkd_cli.store import answers, attempts, files, scan
 from tfkd_cli.store.attempts import ATTEMPTS
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.publishing import WEIGHTS
@@ -16,8 +15,8 @@ from tfkd_cli.store.run_folder import RunFolder
 
 _OLD_SECONDS = 3600.0  # no write takes longer: what is still temporary then was left by a crash
 _SNAPSHOT = "epoch-"
-ANSWERS = "answers"
-_ANSWERS_NAME = re.compile(r"([0-9a-f]{12}|foreign)-[0-9a-f]{8}-[0-9a-f]{8}")  # of a teacher in a context
+_RUNS = "runs"
+_BLOCKS = ".blocks"
 
 
 @dataclass(frozen=True, order=True)
@@ -52,14 +51,23 @@ def cleanable(
     return found
 
 
-def unasked(answers: Path, *, asking: Collection[str]) -> list[Cleanable]:
-    """Kept answers that nobody will ask for; `asking`: marks of the teachers that unfinished runs have."""
+def unasked(root: Path, *, asking: Collection[str], clock: Clock) -> list[Cleanable]:
+    """Kept answers nobody will ask for, and what was left beside others.
+
+    `asking`: marks of the teachers that unfinished runs have.
+    """
     found = []
-    for path in sorted(answers.iterdir()) if answers.is_dir() else ():
-        match = _ANSWERS_NAME.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink() and match[1] not in asking:
-            size = sum(_size(each) for each in path.rglob("*") if not each.is_dir())
+    for path, name in answers.folders(root):
+        if name["teacher"] not in asking:
+            size = answers.bytes_below(path)
             found.append(Cleanable(path, size, "a teacher's answers no unfinished run asks for"))
+            continue
+        for blocks in sorted(path.glob(f"*{_BLOCKS}")):
+            if blocks.with_suffix(".npy").exists():
+                found.append(
+                    Cleanable(blocks, answers.bytes_below(blocks), "blocks of an epoch that is whole")
+                )
+        found += _temporary(path, clock=clock)
     return found
 
 
@@ -74,11 +82,23 @@ def free(found: Iterable[Cleanable]) -> int:
 
 
 def _may_go(path: Path) -> bool:
-    if is_temporary(path.name) or ATTEMPTS in path.parts:
+    if answers.NAME.fullmatch(path.name) and path.parent.name == answers.ANSWERS:
+        return True
+    if answers.NAME.fullmatch(path.parent.name) and path.suffix == _BLOCKS:
+        return True
+    inside = _inside_a_run(path)
+    if is_temporary(path.name) or ATTEMPTS in inside:
         return path.suffix in (".tmp", ".pt")
-    if path.parent.name == ANSWERS:
-        return _ANSWERS_NAME.fullmatch(path.name) is not None
     return path.parent.name == WEIGHTS and path.name.startswith(_SNAPSHOT)
+
+
+def _inside_a_run(path: Path) -> tuple[str, ...]:
+    """The folders between a run's own and `path`: what the results folder lies in says nothing."""
+    folders = path.parts[:-1]
+    if _RUNS not in folders:
+        return ()
+    last = len(folders) - 1 - folders[::-1].index(_RUNS)
+    return folders[last + 2 :]
 
 
 def _snapshots(run: RunFolder, needed: Collection[str]) -> Iterator[Cleanable]:
@@ -107,8 +127,15 @@ def _superseded(run: RunFolder) -> Iterator[Cleanable]:
 def _temporary(folder: Path, *, clock: Clock) -> Iterator[Cleanable]:
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names) if is_temporary(name)):
-            if clock.now() - path.lstat().st_mtime > _OLD_SECONDS:
+            if _age(path, clock) > _OLD_SECONDS:
                 yield Cleanable(path, _size(path), "left by a write that was cut short")
+
+
+def _age(path: Path, clock: Clock) -> float:
+    try:
+        return clock.now() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def is_temporary(name: str) -> bool:
@@ -117,5 +144,10 @@ def is_temporary(name: str) -> bool:
 
 
 def _size(path: Path) -> int:
-    found = path.lstat()  # a snapshot taken over by a later attempt has several names
-    return found.st_size // max(1, found.st_nlink)
+    try:
+        found = path.lstat()
+    except FileNotFoundError:  # gone meanwhile
+        return 0
+    return found.st_size // max(
+        1, found.st_nlink
+    )  # a snapshot taken over by a later attempt has several names

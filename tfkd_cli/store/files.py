@@ -244,10 +244,10 @@ def remove(path: Path) -> None:
     """Remove a file or a folder with all that is in it; nothing happens where there is none."""
     with _reported(path):
         at_write_point(f"remove {path.name}")
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        while path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # others may be removing it too, or filling it
+                shutil.rmtree(path)
+        path.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import cleaning, files, packing, reading, scan
+from tfkd_cli.store import answers, cleaning, files, packing, reading, scan
 from tfkd_cli.store.cleaning import Cleanable
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
@@ -85,7 +85,11 @@ class Store:
     @property
     def answers_path(self) -> Path:
         """`answers/`: the teachers' kept answers."""
-        return self.root / cleaning.ANSWERS
+        return self.root / answers.ANSWERS
+
+    def epochs_kept(self) -> dict[tuple[str, str], int]:
+        """(Teacher's mark, 8 digits of its weights' digest) → epochs whose answers are kept."""
+        return answers.epochs_kept(self.answers_path)
 
     @property
     def code_path(self) -> Path:
@@ -166,7 +170,7 @@ class Store:
         `asking`: marks of the teachers whose kept answers unfinished runs will ask for.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
-        return found + cleaning.unasked(self.answers_path, asking=asking)
+        return found + cleaning.unasked(self.answers_path, asking=asking, clock=self._clock)
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
@@ -181,6 +185,12 @@ class Store:
         name = f"{_stamp()}-{mark}"
         files.create_once(folder / f"{name}.json", encoded)
         return name
+
+    def unreadable_requests(self) -> list[str]:
+        """Names of request files that are damaged: what they asked for is not known."""
+        read = {each["id"] for each in self.requests()}
+        names = [path.stem for path in sorted((self.root / "requests").glob("*.json"))]
+        return [name for name in names if _is_request(f"{name}.json") and name not in read]
 
     def requests(self) -> list[dict[str, Any]]:
         """What was asked, the newest last, each with its `id`; unreadable ones are left out."""

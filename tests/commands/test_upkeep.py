@@ -1,0 +1,57 @@
+"""`tfkd clean` in a shell: what is still needed is not offered, what is not understood stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tfkd_cli.__main__ import main
+from tfkd_cli.backends import Outcome, local
+from tfkd_cli.methods import Distillation
+from tfkd_cli.spec import Recipe, RunSpec, Teacher
+from tfkd_cli.store import Store
+
+RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
+FAST = Recipe(epochs=3).fast()
+TEACHER = RunSpec(dataset="digits", student="resnet14", recipe=FAST)
+STUDENT = RunSpec(
+    dataset="digits", student="resnet8", loss=Distillation(), teacher=Teacher(run=TEACHER), recipe=FAST
+)
+
+
+def test_a_damaged_request_stops_cleaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: Outcome())
+    main([*RUN, "--json", "--results", str(tmp_path)])
+    (request,) = (tmp_path / "requests").glob("*.json")
+    request.write_bytes(request.read_bytes()[:200])
+    answers = tmp_path / "answers" / "0123456789ab-11111111-22222222"
+    answers.mkdir(parents=True)
+    assert main(["clean", "--yes", "--results", str(tmp_path)]) == 2
+    assert "damaged" in capfd.readouterr().err
+    assert answers.exists()
+
+
+def test_what_an_unfinished_run_asks_for_is_kept_whoever_asked_for_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(tmp_path, create=True)
+    run = store.run(STUDENT)
+    run.declare(STUDENT)
+    run.start_attempt(owner={}).fail({"kind": "Error", "message": "it failed"})
+    for mark in (TEACHER.key[:12], "0123456789ab"):
+        (store.answers_path / f"{mark}-11111111-22222222").mkdir(parents=True)
+    assert main(["clean", "--json", "--results", str(tmp_path)]) == 0
+    found = json.loads(capfd.readouterr().out)["items"]
+    assert [Path(each["path"]).name for each in found] == ["0123456789ab-11111111-22222222"]
+
+
+@pytest.mark.parametrize("cap", ["inf", "nan"])
+def test_a_cap_that_is_no_number_of_gigabytes_is_refused(
+    cap: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "--teacher-cache-gb", cap, "--results", str(tmp_path)]) == 2
+    assert "--teacher-cache-gb is" in capfd.readouterr().err
