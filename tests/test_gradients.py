@@ -44,7 +44,7 @@ def test_maps_and_gradients_are_torchs(name: str, size: int, layout: torch.memor
     plain = CONVOLUTIONS[name]().to(memory_format=torch.channels_last)
     lean = copy.deepcopy(plain)
     assert gradients.applies(lean)
-    gradients.spare(lean, bias_matters=True, products=True)
+    gradients.spare(lean, products=True)
     maps = torch.randn(3, 4, size, size)
     ours, theirs = (results(conv, maps, layout=layout) for conv in (lean, plain))
     for key, wanted in theirs.items():
@@ -71,7 +71,7 @@ def test_products_give_the_kernels_gradient_of_any_dense_convolution(
 
 def test_the_product_is_in_channels_last() -> None:
     lean = nn.Conv2d(4, 6, 1)
-    gradients.spare(lean, bias_matters=True, products=True)
+    gradients.spare(lean, products=True)
     lean(torch.randn(2, 4, 3, 3)).sum().backward()
     assert lean.weight.grad is not None
     assert lean.weight.grad.is_contiguous(memory_format=torch.channels_last)
@@ -150,7 +150,7 @@ def test_under_autocast_maps_and_gradients_are_those_of_autocast(name: str) -> N
     torch.manual_seed(0)
     plain = CONVOLUTIONS[name]().to(memory_format=torch.channels_last)
     lean = copy.deepcopy(plain)
-    gradients.spare(lean, bias_matters=True, products=True)
+    gradients.spare(lean, products=True)
     maps = torch.randn(3, 4, 9, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, theirs = (results(conv, maps, layout=torch.channels_last) for conv in (lean, plain))
@@ -161,7 +161,7 @@ def test_under_autocast_maps_and_gradients_are_those_of_autocast(name: str) -> N
 def test_a_strided_depthwise_convolution_passes_the_gradient_back_without_a_stride_in_bf16() -> None:
     """oneDNN's own takes 20 to 40 times the time; the numbers are fp32's, rounded once."""
     lean = nn.Conv2d(4, 8, 3, padding=1, stride=2, groups=4)
-    gradients.spare(lean, bias_matters=True, products=True)
+    gradients.spare(lean, products=True)
     maps = torch.randn(2, 4, 9, 8).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
     with StridesSeen() as seen, torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = lean(maps)
@@ -191,7 +191,7 @@ class StridesSeen(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize("size", [4, 8])
 def test_wide_kernels_on_tiny_outputs_are_products_in_bf16(size: int) -> None:
     conv = nn.Conv2d(128, 128, 3, padding=1, bias=False)
-    gradients.spare(conv, bias_matters=True, products=True)
+    gradients.spare(conv, products=True)
     maps = torch.randn(2, 128, size, size).bfloat16()
     assert gradients._pays(conv, maps, maps) is (size == 4)
     assert not gradients._pays(conv, maps.float(), maps.float())

@@ -116,7 +116,7 @@ def test_a_network_keeps_the_names_of_its_weights_and_its_loss() -> None:
     network = models.build("shufflenetv2", classes=5, channels=3, size=32)
     network = network.to(memory_format=torch.channels_last)
     wide = copy.deepcopy(network)
-    precision.save_shared_lines(wide, device=CPU)
+    precision.save_shared_lines(wide)
     assert list(wide.state_dict()) == list(network.state_dict())
     assert sum(isinstance(each, WideBatchNorm2d) for each in wide.modules()) > 10
     images = torch.randn(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)

@@ -93,10 +93,49 @@ def test_a_frozen_network_calculates_its_kernels_once() -> None:
     quick.requires_grad_(requires_grad=False)
     images = torch.randn(1, 4, 4, 4)
     first = quick(images)
-    kernels = quick._frozen_PCK
-    assert kernels is not None
+    kept = quick._frozen
+    assert kept is not None
     assert torch.equal(quick(images), first)
-    assert quick._frozen_PCK is kernels
+    assert quick._frozen is kept
+
+
+def test_frozen_kernels_that_are_loaded_anew_are_calculated_anew() -> None:
+    plain, quick = both(4, 4)
+    images = torch.randn(1, 4, 4, 4)
+    for each in (plain, quick):
+        each.requires_grad_(requires_grad=False)
+        each(images)
+        each.load_state_dict({"weight": torch.ones(4, 4, 3, 3), "bias": torch.ones(4)})
+    torch.testing.assert_close(quick(images), plain(images), rtol=1e-4, atol=1e-4)
+
+
+def test_frozen_kernels_of_an_evaluation_may_be_trained_with() -> None:
+    _, quick = both(4, 4)
+    quick.requires_grad_(requires_grad=False)
+    images = torch.randn(1, 4, 4, 4)
+    with torch.inference_mode():
+        quick(images)
+    images.requires_grad_()
+    quick(images).sum().backward()
+    assert images.grad is not None
+
+
+def test_what_follows_may_write_into_the_outputs() -> None:
+    plain, quick = both(4, 4)
+    images = torch.randn(2, 4, 5, 5)
+    for each in (plain, quick):
+        nn.Sequential(each, nn.ReLU(inplace=True))(images).square().sum().backward()
+    assert plain.weight.grad is not None
+    assert quick.weight.grad is not None
+    torch.testing.assert_close(quick.weight.grad, plain.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    _, quick = both(4, 4)
+    images = torch.randn(1, 4, 4, 4, requires_grad=True)
+    (first,) = torch.autograd.grad(quick(images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_trained_kernels_are_never_stale() -> None:

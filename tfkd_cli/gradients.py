@@ -15,8 +15,10 @@ from typing import Any
 import torch  # noqa: TID253 - reached only through the precision of a network
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
+from torch.autograd.function import once_differentiable  # noqa: TID253
 
 from tfkd_cli.models.layers import PaddedPointwise
+from tfkd_cli.norms import BeforeNorm
 
 LARGEST = {torch.float32: 100, torch.bfloat16: 64}
 """Pixels of a map up to which a 1×1 kernel has its product (seen: fp32 81 faster, 289 not; bf16 81 not)."""
@@ -25,11 +27,8 @@ TINY, WIDE = 16, 128
 """Pixels of an output, and least channels, where it is a product per place of a larger kernel, in bf16."""
 
 
-class LeanConv2d(nn.Conv2d):
+class LeanConv2d(BeforeNorm, nn.Conv2d):
     """A convolution with this backward pass, in fp32 or, under autocast, in bf16."""
-
-    bias_matters = True
-    """False where a BatchNorm takes the bias away."""
 
     by_product = False
     """Whether the kernels' gradient of small maps is made of products."""
@@ -39,7 +38,8 @@ class LeanConv2d(nn.Conv2d):
         dtype = input.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
-        if not self.training or not torch.is_grad_enabled() or dtype not in LARGEST:
+        suits = self.training and dtype in LARGEST and input.dim() == 4
+        if not suits or not torch.is_grad_enabled():
             return super().forward(input)
         bias_K = None if self.bias is None else self.bias.to(dtype)
         maps_NKHW: Tensor = _Convolve.apply(input.to(dtype), self.weight.to(dtype), bias_K, self)
@@ -56,11 +56,10 @@ def applies(conv: nn.Conv2d) -> bool:
     return type(conv) in kinds and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
-def spare(conv: nn.Conv2d, *, bias_matters: bool, products: bool) -> None:
+def spare(conv: nn.Conv2d, *, products: bool) -> None:
     """Let `conv` go this way; `products`: also by products. Names of weights stay."""
     conv.__class__ = LeanPaddedPointwise if isinstance(conv, PaddedPointwise) else LeanConv2d
     assert isinstance(conv, LeanConv2d)
-    conv.bias_matters = bias_matters
     conv.by_product = products and _is_dense(conv)
 
 
@@ -104,10 +103,11 @@ class _Convolve(torch.autograd.Function):
         ctx: Any, maps_NCHW: Tensor, weight_KCHW: Tensor, bias_K: Tensor | None, conv: LeanConv2d
     ) -> Tensor:
         ctx.save_for_backward(maps_NCHW, weight_KCHW)
-        ctx.conv = conv
+        ctx.conv, ctx.bias_matters = conv, conv.bias_matters
         return F.conv2d(maps_NCHW, weight_KCHW, bias_K, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
         maps_NCHW, weight_KCHW = ctx.saved_tensors
         conv: LeanConv2d = ctx.conv
@@ -117,14 +117,14 @@ class _Convolve(torch.autograd.Function):
         wanted = [
             back_wanted and not apart,
             kernels_wanted and not product,
-            bias_wanted and conv.bias_matters,
+            bias_wanted and ctx.bias_matters,
         ]
         back, kernels, bias_K = _backward(conv, gradient_NKHW, maps_NCHW, weight_KCHW, wanted)
         if product:
             kernels = kernels_gradient(conv, maps_NCHW, gradient_NKHW)
         if apart:
             back = _back_without_stride(conv, gradient_NKHW, maps_NCHW, weight_KCHW)
-        if bias_wanted and not conv.bias_matters:
+        if bias_wanted and not ctx.bias_matters:
             bias_K = gradient_NKHW.new_zeros(conv.out_channels)
         return back, kernels, bias_K, None
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch  # noqa: TID253 - reached only through the precision of a network
 import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
+from torch.autograd.function import once_differentiable  # noqa: TID253
 
 from tfkd_cli import norms
 from tfkd_cli.models.layers import PaddedPointwise
@@ -29,7 +30,7 @@ class PassedBatchNorm2d(nn.BatchNorm2d):
 
 
 class NormalisingConv2d(nn.Conv2d):
-    """A convolution that, in training, gives the normalised maps of the BatchNorm that follows it."""
+    """A convolution that gives the normalised maps of the BatchNorm that follows it, while that trains."""
 
     norm: tuple[PassedBatchNorm2d]  # in a tuple, so that its weights are registered once
 
@@ -39,9 +40,9 @@ class NormalisingConv2d(nn.Conv2d):
             input = F.pad(input, (1, 1, 1, 1))
         (norm,) = self.norm
         backward_is_missing = input.requires_grad and self.kernel_size != (1, 1)
-        if not self.training or backward_is_missing or torch.is_autocast_enabled("cpu"):
+        if not norm.training or backward_is_missing or torch.is_autocast_enabled("cpu"):
             maps = F.conv2d(input, self.weight, self.bias, padding=self.padding)
-            return nn.BatchNorm2d.forward(norm, maps) if self.training else maps
+            return nn.BatchNorm2d.forward(norm, maps) if norm.training else maps
         maps_NKHW: Tensor
         maps_NKHW, mean_K, variance_K = _Normalised.apply(
             input, self.weight, self.bias, norm.weight, norm.bias, norm.eps, self.padding
@@ -66,7 +67,8 @@ def applies(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, first: bool) -> bool:
     plain = conv.stride == (1, 1) and conv.dilation == (1, 1) and conv.groups == 1
     plain = plain and conv.padding_mode == "zeros" and type(conv) in (nn.Conv2d, PaddedPointwise)
     shape = (kernel == (1, 1) and pad == (0, 0)) or (first and kernel == (3, 3) and pad == (1, 1))
-    usual = norm.affine and norm.track_running_stats and norm.momentum is not None
+    usual = type(norm) is nn.BatchNorm2d and norm.affine
+    usual = usual and norm.track_running_stats and norm.momentum is not None
     inputs = conv.in_channels * kernel[0] ** 2
     widens = conv.out_channels >= inputs * (1 if first else 3) and conv.out_channels * 60 >= inputs**2
     return plain and shape and usual and widens
@@ -121,6 +123,7 @@ class _Normalised(torch.autograd.Function):
         return maps_NKHW, mean_K, variance_K
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient_NKHW: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         maps_NCHW, folded_KCHW, weight_KCHW, weighted_KC, mean_C, inverse_K, scale_K, gamma_K = (
             ctx.saved_tensors

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch  # noqa: TID253 - reached only through the precision of a network
 from torch import Tensor, nn  # noqa: TID253
+from torch.autograd.function import once_differentiable  # noqa: TID253
 
 FEWEST = 32  # channels that fill the registers
 LINE = 16  # fp32 numbers of a cache line
@@ -33,6 +34,7 @@ class WideBatchNorm2d(nn.BatchNorm2d):
         """Maps (N, C, H, W)."""
         pixels, per_row = input.numel() // input.shape[1], _pixels_per_row(self)
         rows = input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last)
+        rows = rows and input.dtype in (torch.float32, torch.bfloat16)
         pays = input.numel() >= SMALLEST and pixels % per_row == 0
         if not (self.training and torch.is_grad_enabled() and rows and pays):
             return super().forward(input)
@@ -40,6 +42,17 @@ class WideBatchNorm2d(nn.BatchNorm2d):
         maps_NCHW, mean_C, variance_C = _Normalise.apply(input, self.weight, self.bias, self.eps, per_row)
         update(self, mean_C, variance_C, count=pixels)
         return maps_NCHW
+
+
+class BeforeNorm:
+    """A convolution that may have a BatchNorm behind it, which alone sees its output."""
+
+    behind: tuple[nn.BatchNorm2d, ...] = ()  # a tuple, so that its weights are registered once
+
+    @property
+    def bias_matters(self) -> bool:
+        """False where the norm takes the bias away again: its gradient is zero."""
+        return not any(norm.training for norm in self.behind)
 
 
 def applies(norm: nn.BatchNorm2d) -> bool:
@@ -99,6 +112,7 @@ class _Normalise(torch.autograd.Function):
         return outputs_NCHW, mean_C, variance_C
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient_NCHW: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         maps_NCHW, gamma_C, mean_C, variance_C = ctx.saved_tensors
         rows, gradients = _rows(maps_NCHW, ctx.pixels), _rows(gradient_NCHW, ctx.pixels)

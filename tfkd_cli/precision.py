@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import gradients, moments, norms, winograd
+from tfkd_cli import gradients, moments, norms, pairs, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -67,17 +66,22 @@ def calculating(precision: str, device: torch.device) -> contextlib.AbstractCont
 
 
 def hasten(network: nn.Module, *, images_NCHW: Tensor) -> None:
-    """All that follows, where it pays, for a network in training with bf16, on the device of the images."""
+    """All that follows, where it pays, for a network in training with bf16, on the device of the images.
+
+    Names of weights stay.
+    """
     device = images_NCHW.device
+    if device.type != "cpu":
+        return
     if arithmetic("bf16", device) == "fp32":
         save_products(network, device=device)
         save_passes(network, images_NCHW=images_NCHW)
     save_gradients(network, images_NCHW=images_NCHW)
-    save_shared_lines(network, device=device)
+    save_shared_lines(network)
 
 
 def save_products(network: nn.Module, *, device: torch.device) -> None:
-    """Let wide 3×3 convolutions go Winograd's way on the CPU; names of weights stay."""
+    """Let wide 3×3 convolutions go Winograd's way on the CPU."""
     if device.type != "cpu":
         return
     for each in network.modules():
@@ -86,81 +90,62 @@ def save_products(network: nn.Module, *, device: torch.device) -> None:
 
 
 def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
-    """Let widening convolutions normalise as well, in training on the CPU; names of weights stay.
+    """Let widening convolutions normalise as well.
 
     With AVX2 alone the additional products take as long as the passes that they save.
     """
-    if images_NCHW.device.type != "cpu" or not _has_avx512():
+    if not _has_avx512():
         return
-    for conv, norm in _pairs(network, images_NCHW):
+    for conv, norm in pairs.in_training(network, images_NCHW):
         first = conv.in_channels == images_NCHW.shape[1]
         if moments.applies(conv, norm, first=first):
             moments.join(conv, norm)
 
 
-def save_shared_lines(network: nn.Module, *, device: torch.device) -> None:
-    """Let BatchNorms of few or odd channels in training on the CPU take wide rows; names of weights stay."""
-    if device.type != "cpu":
-        return
+def save_shared_lines(network: nn.Module) -> None:
+    """Let BatchNorms of few or odd channels take wide rows."""
     for each in network.modules():
         if isinstance(each, nn.BatchNorm2d) and norms.applies(each):
             norms.widen(each)
 
 
 def save_gradients(network: nn.Module, *, images_NCHW: Tensor) -> None:
-    """Let the other convolutions of a network in training on the CPU calculate no gradient in vain.
+    """Let the other convolutions calculate no gradient in vain.
 
     That one product is faster than oneDNN was seen in bf16 and, in fp32, with AVX2 alone.
     """
-    if images_NCHW.device.type != "cpu":
-        return
     products = arithmetic("bf16", images_NCHW.device) == "bf16" or not _has_avx512()
     convs = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
-    pairs = _pairs(network, images_NCHW) if any(each.bias is not None for each in convs) else []
-    normalised = {id(conv) for conv, _ in pairs}
+    with_bias = any(each.bias is not None for each in convs)
+    behind = dict(pairs.in_training(network, images_NCHW)) if with_bias else {}
     for conv in convs:
-        matters = id(conv) not in normalised
-        if isinstance(conv, winograd.WinogradConv2d):
-            conv.bias_matters = matters
-        elif gradients.applies(conv):
-            gradients.spare(conv, bias_matters=matters, products=products)
-
-
-def _pairs(network: nn.Module, images_NCHW: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution whose output only a BatchNorm sees, and that BatchNorm (not one kept in eval mode)."""
-    probe = copy.deepcopy(network).train()
-    by_batch = {name for name, each in probe.named_modules() if each.training}
-    probe.eval()
-    with torch.no_grad():
-        for each in probe.modules():
-            if isinstance(each, nn.BatchNorm2d) and each.affine:  # folding must show where it is wrong
-                each.weight.copy_(torch.linspace(0.5, 1.5, each.num_features))
-        pairs = _followed_by_batch_norm(probe, images_NCHW)
-    folded(probe, images_NCHW=images_NCHW)
-    found = [
-        (network.get_submodule(conv), network.get_submodule(norm))
-        for conv, norm in pairs.items()
-        if norm in by_batch and isinstance(probe.get_submodule(norm), nn.Identity)
-    ]
-    return cast("list[tuple[nn.Conv2d, nn.BatchNorm2d]]", found)
+        if gradients.applies(conv):
+            gradients.spare(conv, products=products)
+        if isinstance(conv, norms.BeforeNorm) and conv in behind:
+            conv.behind = (behind[conv],)
 
 
 def folded(network: nn.Module, *, images_NCHW: Tensor) -> nn.Module:
-    """The network, in eval mode, with BatchNorms that directly follow a convolution folded into it.
+    """The network, in eval mode, with BatchNorms that alone follow a convolution folded into it.
 
     What follows what is seen by running `images_NCHW` through it, so any architecture will do; a pair
-    whose folding changes the outputs (the convolution's are also used elsewhere) stays as it was.
+    whose folding changes the outputs all the same stays as it was.
     """
+    names = {module: name for name, module in network.named_modules()}
+    found = [
+        (names[conv], names[norm])
+        for conv, norm in pairs.in_evaluation(network, images_NCHW)
+        if "weight" in conv._parameters  # else made of others, as weight_norm does
+    ]
     with torch.no_grad():
-        plain_NK = network(images_NCHW)
-        _fold(network, list(_followed_by_batch_norm(network, images_NCHW).items()), images_NCHW, plain_NK)
+        _fold(network, found, images_NCHW, network(images_NCHW))
     return network
 
 
-def _fold(network: nn.Module, pairs: list[tuple[str, str]], images_NCHW: Tensor, plain_NK: Tensor) -> None:
+def _fold(network: nn.Module, found: list[tuple[str, str]], images_NCHW: Tensor, plain_NK: Tensor) -> None:
     """Fold these (convolution, norm) pairs; where that is wrong, undo it and fold the halves apart."""
-    before = {name: network.get_submodule(name) for pair in pairs for name in pair}
-    for name, norm_name in pairs:
+    before = {name: network.get_submodule(name) for pair in found for name in pair}
+    for name, norm_name in found:
         conv, norm = before[name], before[norm_name]
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -171,39 +156,10 @@ def _fold(network: nn.Module, pairs: list[tuple[str, str]], images_NCHW: Tensor,
         return
     for name, module in before.items():
         _replace(network, name, module)
-    half = len(pairs) // 2
-    for part in (pairs[:half], pairs[half:]):
+    half = len(found) // 2
+    for part in (found[:half], found[half:]):
         if half:
             _fold(network, part, images_NCHW, plain_NK)
-
-
-def _followed_by_batch_norm(network: nn.Module, images_NCHW: Tensor) -> dict[str, str]:
-    outputs: dict[int, str] = {}
-    alive: list[Tensor] = []  # a freed tensor's id may come back
-    calls: dict[str, int] = {}
-    pairs: dict[str, str] = {}
-
-    def watch(name: str, module: nn.Module) -> Any:
-        def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if isinstance(module, nn.BatchNorm2d):
-                conv = outputs.pop(id(inputs[0]), None)
-                if conv is not None:
-                    pairs[conv] = name
-            else:
-                outputs[id(output)] = name
-                alive.append(output)
-
-        return module.register_forward_hook(after)
-
-    watched = {
-        name: each for name, each in network.named_modules() if isinstance(each, nn.Conv2d | nn.BatchNorm2d)
-    }
-    hooks = [watch(name, each) for name, each in watched.items()]
-    network(images_NCHW)
-    for hook in hooks:
-        hook.remove()
-    return {conv: norm for conv, norm in pairs.items() if calls[conv] == calls[norm] == 1}
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

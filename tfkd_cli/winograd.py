@@ -17,6 +17,9 @@ from typing import Any
 
 import torch  # noqa: TID253 - reached only through the precision of a network
 from torch import Tensor, nn  # noqa: TID253
+from torch.autograd.function import once_differentiable  # noqa: TID253
+
+from tfkd_cli.norms import BeforeNorm
 
 OUT, IN, POINTS = 4, 6, 36  # a tile's outputs and inputs per side; values per tile
 NARROWEST = 64  # channels; with fewer, the transforms cost more than is saved
@@ -33,28 +36,28 @@ def _of_kernels() -> Tensor:
     return torch.kron(one_way, one_way).float()
 
 
-class WinogradConv2d(nn.Conv2d):
+class WinogradConv2d(BeforeNorm, nn.Conv2d):
     """A 3×3 convolution of stride 1 and padding 1 that takes this way with fp32 maps on a CPU."""
 
-    _frozen_PCK: Tensor | None = None
-    bias_matters = True
-    """False where a BatchNorm takes the bias away: its gradient is zero."""
+    _frozen: tuple[object, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, K, H, W), in channels_last."""
-        if input.device.type != "cpu" or torch.is_autocast_enabled("cpu") or input.dtype != torch.float32:
+        suits = input.device.type == "cpu" and input.dtype == torch.float32 and input.dim() == 4
+        if not suits or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
-        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, self._kernels(), self)
+        maps_NKHW: Tensor = _Convolve.apply(input, self.weight, self.bias, self._kernels(), self.bias_matters)
         return maps_NKHW
 
     def _kernels(self) -> Tensor:
         """The kernels' values at the points; a teacher's are calculated once."""
-        if self._frozen_PCK is None or self.weight.requires_grad:
-            kernels_PCK = kernel_values(self.weight.detach())
-            if self.weight.requires_grad:
-                return kernels_PCK
-            self._frozen_PCK = kernels_PCK
-        return self._frozen_PCK
+        if self.weight.requires_grad:
+            return kernel_values(self.weight.detach())
+        state = (self.weight.data_ptr(), self.weight._version)
+        if self._frozen is None or self._frozen[0] != state:
+            with torch.inference_mode(mode=False):  # a training step may be the next to use them
+                self._frozen = (state, kernel_values(self.weight.detach()))
+        return self._frozen[1]
 
 
 def applies(conv: nn.Conv2d) -> bool:
@@ -83,37 +86,41 @@ class _Convolve(torch.autograd.Function):
         weight_KCHW: Tensor,  # for its gradient
         bias_K: Tensor | None,
         kernels_PCK: Tensor,
-        conv: WinogradConv2d,
+        bias_matters: bool,  # noqa: FBT001
     ) -> Tensor:
         ctx.save_for_backward(maps_NCHW, kernels_PCK)
-        ctx.conv = conv
+        ctx.bias_matters = bias_matters
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
-        outputs_NHWK = maps_NHWC.new_empty(*maps_NHWC.shape[:3], kernels_PCK.shape[2])
+        n, height, width, _ = maps_NHWC.shape
+        outputs_NKHW = torch.empty(  # not a view: autograd lets nobody write into one
+            n, kernels_PCK.shape[2], height, width, memory_format=torch.channels_last
+        )
+        outputs_NHWK = outputs_NKHW.permute(0, 2, 3, 1)
         for tiles, images in _in_parts(maps_NHWC, outputs=outputs_NHWK.shape[-1]):
             tiles.multiply(tiles.values_of(maps_NHWC[images]), kernels_PCK)
             if bias_K is not None:
                 tiles.add(bias_K)
             tiles.assemble(outputs_NHWK[images])
-        return outputs_NHWK.permute(0, 3, 1, 2)
+        return outputs_NKHW
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient_NKHW: Tensor) -> tuple[Tensor | None, ...]:
         maps_NCHW, kernels_PCK = ctx.saved_tensors
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)
         gradient_NHWK = gradient_NKHW.permute(0, 2, 3, 1).contiguous()
         _, c, k = kernels_PCK.shape
-        kernels_gradient = torch.empty_like(kernels_PCK)
+        kernels_gradient = torch.zeros_like(kernels_PCK)
         back_NHWC = torch.empty(maps_NHWC.shape) if ctx.needs_input_grad[0] else None
         for tiles, images in _in_parts(maps_NHWC, outputs=k):
             products_PTK = tiles.disassemble(gradient_NHWK[images])
-            values_PCT, beta = tiles.values_of(maps_NHWC[images]).mT, float(images.start > 0)
-            kernels_gradient.baddbmm_(values_PCT, products_PTK, beta=beta)
+            kernels_gradient.baddbmm_(tiles.values_of(maps_NHWC[images]).mT, products_PTK)
             if back_NHWC is not None:
                 tiles.overlap(products_PTK, kernels_PCK, back_NHWC[images])
         weight_33CK = (_of_kernels().mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
         weight = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
         bias_K = gradient_NHWK.new_zeros(k) if ctx.needs_input_grad[2] else None
-        if bias_K is not None and ctx.conv.bias_matters:
+        if bias_K is not None and ctx.bias_matters:
             bias_K = gradient_NHWK.flatten(0, 2).sum(0)
         back = None if back_NHWC is None else back_NHWC.permute(0, 3, 1, 2)
         return back, weight, bias_K, None, None
