@@ -100,6 +100,17 @@ class Browser:
         text: str = self.run("(p => p.open ? p.innerText : '')(document.getElementById('panel'))")
         return text
 
+    def shows(self, text: str) -> bool:
+        """Whether the panel comes to hold this text ("": to be closed), which takes a moment."""
+        from selenium.common.exceptions import TimeoutException
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        try:
+            WebDriverWait(self.driver, 10).until(lambda _: text in self.panel if text else self.panel == "")
+        except TimeoutException:
+            return False
+        return True
+
     @property
     def complaints(self) -> list[Any]:
         """Everything in the console since it was last asked."""
@@ -145,11 +156,11 @@ def test_sorting_and_opening_work_with_the_keyboard_alone(browser: Browser, demo
     assert methods == sorted(methods)
     browser.run("document.querySelector('#demo tbody a').focus()")
     browser.press(Keys.ENTER)
-    assert "Runs" in browser.panel
+    assert browser.shows("Runs")
     browser.press(Keys.TAB)
     assert browser.run("document.getElementById('panel').contains(document.activeElement)")
     browser.press(Keys.ESCAPE)
-    assert browser.panel == ""
+    assert browser.shows("")
     assert browser.run("document.activeElement.closest('#demo') !== null")
 
 
@@ -173,12 +184,12 @@ def test_a_value_leads_in_two_clicks_to_the_recipe_seed_and_commit_of_its_runs(
     spec = next(each for each in wanted if each.folder.startswith("digits-resnet8-kd-from-resnet14-s1-"))
     browser.open(demo.written.index)
     browser.click("#demo tbody tr:nth-child(3) td a")
+    assert browser.shows("Normal KD")
     shown = browser.panel
-    assert "Normal KD" in shown
     assert f"temperature {spec.loss.temperature:g}" in shown
     browser.click("#panel tbody tr:nth-child(2) td a")
+    assert browser.shows(spec.folder)
     shown = browser.panel
-    assert spec.folder in shown
     assert "5f2a9c01d3e4b5a6978877665544332211009988" in shown
     assert "NVIDIA A100" in shown
     assert f"epochs {spec.recipe.epochs}" in shown
@@ -191,16 +202,16 @@ def test_the_way_back_leads_back(browser: Browser, demo: Made) -> None:
     browser.click("#demo tbody tr:nth-child(3) td a")
     browser.click("#panel tbody td a")
     browser.driver.back()
-    assert "Normal KD" in browser.panel
+    assert browser.shows("Normal KD")
     browser.driver.back()
-    assert browser.panel == ""
+    assert browser.shows("")
 
 
 def test_a_link_to_a_cell_can_be_sent_to_somebody(browser: Browser, paper: Made) -> None:
     browser.open(paper.written.index, fragment="#cell=table9/0/tf-reg")
-    assert "published" in browser.panel
+    assert browser.shows("published")
     browser.click("#close")
-    assert browser.panel == ""
+    assert browser.shows("")
     assert browser.run("location.hash") == ""
 
 
@@ -226,7 +237,7 @@ def test_a_run_of_one_epoch_is_drawn_as_a_point(browser: Browser, stores: Module
 def test_an_unknown_fragment_is_no_error(browser: Browser, demo: Made) -> None:
     for fragment in ("#cell=nothing", "#run=<script>", "#=", "#%25", "#constructor"):
         browser.open(demo.written.index, fragment=fragment)
-        assert browser.panel == ""
+        assert browser.shows("")
 
 
 def test_runs_are_found_by_words_and_sorted(browser: Browser, demo: Made) -> None:
