@@ -287,7 +287,7 @@ def test_a_full_disk_costs_time_and_not_the_run(tmp_path: Path, monkeypatch: pyt
     def refuse(path: Path, data: bytes) -> None:
         raise RunError("no space left")
 
-    monkeypatch.setattr(answers.files, "write_atomic", refuse)  # type: ignore[attr-defined]
+    monkeypatch.setattr(answers.files, "write_hint", refuse)  # type: ignore[attr-defined]
     teacher = Counting()
     assert torch.equal(ask(answers_of(teacher, tmp_path)), ask(answers_of(Counting())))
     assert teacher.asked == IMAGES

@@ -339,12 +339,12 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _write(path: Path, rows: Rows) -> None:
-    """Keep rows for others; _NotKeptError when that cannot be."""
+    """Keep rows for others; not forced to the disk, for their sum is looked at. _NotKeptError if it fails."""
     buffer = io.BytesIO()
     np.save(buffer, rows, allow_pickle=False)
     try:
         files.make_folder(path.parent)
-        files.write_atomic(path, buffer.getvalue() + hashlib.sha256(rows.tobytes()).digest())
+        files.write_hint(path, buffer.getvalue() + hashlib.sha256(rows.tobytes()).digest())
     except OSError as error:
         raise _NotKeptError(str(error)) from error
     except RunError as error:
