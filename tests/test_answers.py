@@ -90,18 +90,26 @@ def test_each_epoch_has_answers_of_its_own(tmp_path: Path) -> None:
     assert teacher.asked == 2 * IMAGES
 
 
-def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
+class StopError(Exception):
+    """Ends a student."""
 
-    first, second = Counting(), Counting()
+
+def stop_after_twenty(asked: Answers) -> None:
+    """Ask until twenty images are asked: two whole blocks of eight, and a half."""
+    teacher = asked.teacher
+    assert isinstance(teacher, Counting)
 
     def stop() -> None:
-        if first.asked >= 20:
+        if teacher.asked >= 20:
             raise StopError
 
     with pytest.raises(StopError):
-        ask(answers_of(first, tmp_path), at_step=stop)
+        ask(asked, at_step=stop)
+
+
+def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path) -> None:
+    second = Counting()
+    stop_after_twenty(answers_of(Counting(), tmp_path))
     found = ask(answers_of(second, tmp_path))
     assert second.asked == IMAGES - 16  # two whole blocks of eight were kept
     assert torch.equal(found, ask(answers_of(Counting())))
@@ -164,9 +172,6 @@ def test_a_slow_student_that_lives_is_waited_for(tmp_path: Path, monkeypatch: py
 
 
 def test_a_student_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
     teacher = Counting()
     asked = answers_of(teacher, tmp_path)
     assert asked.kept is not None
@@ -191,17 +196,8 @@ def test_an_error_of_the_run_is_not_taken_for_one_of_the_answers(tmp_path: Path)
 
 
 def test_a_student_alone_keeps_the_epoch_in_progress_and_nothing_else(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    first, second = Counting(), Counting()
-
-    def stop() -> None:
-        if first.asked >= 20:
-            raise StopError
-
-    with pytest.raises(StopError):
-        ask(answers_of(first, tmp_path, shared=False), at_step=stop)
+    second = Counting()
+    stop_after_twenty(answers_of(Counting(), tmp_path, shared=False))
     resumed = answers_of(second, tmp_path, shared=False)
     ask(resumed, 1)
     assert second.asked == IMAGES - 16  # two whole blocks of eight were kept

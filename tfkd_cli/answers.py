@@ -37,7 +37,7 @@ from tfkd_cli import locks, precision
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
-from tfkd_cli.store.answers import bytes_below, name_of
+from tfkd_cli.store.answers import BLOCKS, bytes_below, name_of
 
 BATCH = 128
 """Images per question in image order; part of the context, since rounding may depend on it."""
@@ -101,7 +101,7 @@ class Kept:
 
     def blocks(self, epoch: int) -> Path:
         """The folder of an epoch that is being asked."""
-        return self.folder / f"epoch-{epoch:03d}.blocks"
+        return self.folder / f"epoch-{epoch:03d}{BLOCKS}"
 
     def has_room(self, extra_bytes: int) -> bool:
         """Whether `extra_bytes` more stay below the limit."""

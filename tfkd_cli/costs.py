@@ -73,7 +73,7 @@ class CostModel:
         """From the seconds an epoch takes one thread; those of a measured run are without its asking."""
         training = per_epoch * spec.recipe.epochs / self._speed_up
         asking = training * self._asking_share(spec, facts)
-        if source == "measured" and asks_by_epoch(spec):
+        if source == "measured" and spec.asks_by_epoch:
             images = facts.train_images or UNKNOWN_IMAGES
             modelled = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
             asking = modelled * self._asking_share(spec, facts)
@@ -83,7 +83,7 @@ class CostModel:
             source=source,
             disk_bytes=disk_bytes(spec, facts),
             answers_bytes=answers_bytes(spec, facts),
-            asking_seconds=asking if asks_by_epoch(spec) else 0.0,
+            asking_seconds=asking if spec.asks_by_epoch else 0.0,
         )
 
     def _asking_share(self, spec: RunSpec, facts: DataSet) -> float:
@@ -131,13 +131,8 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
         teacher,
         spec.recipe.precision,
         spec.recipe.batch_size,
-        *(("shared",) if asks_by_epoch(spec) else ()),
+        *(("shared",) if spec.asks_by_epoch else ()),
     )
-
-
-def asks_by_epoch(spec: RunSpec) -> bool:
-    """Whether it asks its teacher for an epoch at once, apart from the training: answers can be kept."""
-    return spec.teacher is not None and spec.recipe.augment_stream == "shared"
 
 
 def measured_rates(
@@ -151,7 +146,7 @@ def measured_rates(
     for spec, result in results:
         numerics = result.get("numerics", {})
         here = str(numerics.get("device", "")).partition(":")[0] == device
-        if here and result.get("seconds") and not (asks_by_epoch(spec) and "asking_seconds" not in result):
+        if here and result.get("seconds") and not (spec.asks_by_epoch and "asking_seconds" not in result):
             images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("asking_seconds") or 0.0)

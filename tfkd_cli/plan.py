@@ -185,7 +185,7 @@ def make_plan(
     asked = {spec.key for runs in wanted.values() for spec in runs}
     for table, runs in wanted.items():
         for spec in runs:
-            for each in _with_parents(spec):
+            for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None
     order = _in_order(specs)
@@ -237,12 +237,14 @@ def asking_the_same(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     """
     groups: dict[tuple[str, ...], list[RunSpec]] = {}
     for spec in specs:
-        if spec.teacher is not None and spec.recipe.augment_stream == "shared":
-            groups.setdefault(_question(spec, spec.teacher), []).append(spec)
+        if spec.asks_by_epoch:
+            groups.setdefault(_question(spec), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _question(spec: RunSpec, teacher: Teacher | ForeignTeacher) -> tuple[str, ...]:
+def _question(spec: RunSpec) -> tuple[str, ...]:
+    teacher = spec.teacher
+    assert teacher is not None
     if isinstance(teacher, ForeignTeacher):
         weights: tuple[str, ...] = (teacher.network, teacher.digest)
     else:
@@ -263,12 +265,6 @@ def _needed_teachers(
             if teacher.status != "done" or spec.teacher.weights in teacher.missing:
                 needed.add(spec.teacher.run.key)
     return needed
-
-
-def _with_parents(spec: RunSpec) -> Iterable[RunSpec]:
-    for parent in spec.parents:
-        yield from _with_parents(parent)
-    yield spec
 
 
 def _in_order(specs: Mapping[str, RunSpec]) -> list[tuple[str, RunSpec]]:

@@ -217,7 +217,7 @@ class _Work:
 
     def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, shared: bool) -> Answers | None:
         """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
-        if teacher is None or self._spec.recipe.augment_stream != "shared":
+        if teacher is None or not self._spec.asks_by_epoch:
             return None
         kept = answers.kept_in(
             self._store.answers_path,

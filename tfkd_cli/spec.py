@@ -195,6 +195,16 @@ class RunSpec:
         """The runs that must be done before this one."""
         return (self.teacher.run,) if isinstance(self.teacher, Teacher) else ()
 
+    @property
+    def lineage(self) -> tuple[RunSpec, ...]:
+        """Its teachers, those of teachers before theirs, and itself."""
+        return (*(each for parent in self.parents for each in parent.lineage), self)
+
+    @property
+    def asks_by_epoch(self) -> bool:
+        """Whether it asks its teacher for an epoch at once, apart from the training: answers can be kept."""
+        return self.teacher is not None and self.recipe.augment_stream == "shared"
+
     @cached_property
     def depth(self) -> int:
         """How many runs must be done before it, one after another: 0, 1, or 2 where a student teaches."""

@@ -51,16 +51,8 @@ def slots(specs: Sequence[RunSpec], *, execution: Execution, jobs: int | None) -
 
 def width(specs: Sequence[RunSpec]) -> int:
     """The most runs that can go at once: those with equally many generations of teachers before them."""
-    generations: dict[str, int] = {}
-
-    def generation(spec: RunSpec) -> int:
-        if spec.key not in generations:
-            generations[spec.key] = 1 + max(map(generation, spec.parents), default=0)
-        return generations[spec.key]
-
-    for spec in specs:
-        generation(spec)
-    return max(Counter(generations.values()).values(), default=1)
+    depths = {each.key: each.depth for spec in specs for each in spec.lineage}
+    return max(Counter(depths.values()).values(), default=1)
 
 
 def _gpus(device: str) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,10 +15,9 @@ from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction import health, overview
-from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import Store
+from tfkd_cli.store import RunState, Store
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
@@ -46,10 +44,12 @@ def clean(
     notes += [f"request {each}: it is damaged." for each in opened.unreadable_requests()]
     if notes:
         raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
-    runs = [*_unfinished(opened), *(spec for each in made for spec in _wanted(each))]
-    unfinished = [*_unfinished(opened), *(spec for each in made for spec in each.plan().missing)]
-    asking = {spec.teacher.mark for spec in unfinished if spec.teacher is not None}
-    found = opened.cleanable(needed=_needed_snapshots(runs), asking=asking)
+    states = opened.scan()
+    begun = list(_unfinished(opened, states))
+    wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
+    missing = [spec for each in made for spec in each.plan(states).missing]
+    asking = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
+    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), asking=asking)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
@@ -69,13 +69,9 @@ def clean(
     return 0
 
 
-def _wanted(campaign: Campaign) -> Iterator[RunSpec]:
-    return chain.from_iterable(campaign.wanted.values())
-
-
-def _unfinished(store: Store) -> Iterator[RunSpec]:
+def _unfinished(store: Store, states: Mapping[str, RunState]) -> Iterator[RunSpec]:
     """Runs that were begun and not finished, whoever asked for them."""
-    for state in store.scan().values():
+    for state in states.values():
         if state.status not in ("done", "todo"):
             with contextlib.suppress(TfkdError):  # of a damaged one nothing is known
                 yield store.folder(state.name).spec()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ANSWERS = "answers"
+BLOCKS = ".blocks"  # ends the name of an epoch in progress
 NAME = re.compile(r"(?P<teacher>[0-9a-f]{12}|foreign)-(?P<weights>[0-9a-f]{8})-[0-9a-f]{8}")
 _EPOCH = re.compile(r"epoch-\d{3,}\.npy")
 

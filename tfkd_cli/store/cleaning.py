@@ -16,7 +16,6 @@ from tfkd_cli.store.run_folder import RunFolder
 _OLD_SECONDS = 3600.0  # no write takes longer: what is still temporary then was left by a crash
 _SNAPSHOT = "epoch-"
 _RUNS = "runs"
-_BLOCKS = ".blocks"
 
 
 @dataclass(frozen=True, order=True)
@@ -62,7 +61,7 @@ def unasked(root: Path, *, asking: Collection[str], clock: Clock) -> list[Cleana
             size = answers.bytes_below(path)
             found.append(Cleanable(path, size, "a teacher's answers no unfinished run asks for"))
             continue
-        for blocks in sorted(path.glob(f"*{_BLOCKS}")):
+        for blocks in sorted(path.glob(f"*{answers.BLOCKS}")):
             if blocks.with_suffix(".npy").exists():
                 found.append(
                     Cleanable(blocks, answers.bytes_below(blocks), "blocks of an epoch that is whole")
@@ -84,7 +83,7 @@ def free(found: Iterable[Cleanable]) -> int:
 def _may_go(path: Path) -> bool:
     if answers.NAME.fullmatch(path.name) and path.parent.name == answers.ANSWERS:
         return True
-    if answers.NAME.fullmatch(path.parent.name) and path.suffix == _BLOCKS:
+    if answers.NAME.fullmatch(path.parent.name) and path.suffix == answers.BLOCKS:
         return True
     inside = _inside_a_run(path)
     if is_temporary(path.name) or ATTEMPTS in inside:
@@ -148,6 +147,5 @@ def _size(path: Path) -> int:
         found = path.lstat()
     except FileNotFoundError:  # gone meanwhile
         return 0
-    return found.st_size // max(
-        1, found.st_nlink
-    )  # a snapshot taken over by a later attempt has several names
+    names = max(1, found.st_nlink)  # a snapshot taken over by a later attempt has several
+    return found.st_size // names
