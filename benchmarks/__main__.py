@@ -16,9 +16,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import grid, images, measure
+from benchmarks.arguments import count, file_to_write, image_folder
 from benchmarks.table import table
 from benchmarks.workloads import GRID, NAMES, WORKLOADS
 from tfkd_cli import provenance
+from tfkd_cli.errors import TfkdError
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,15 +29,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workload", action="append", choices=NAMES, metavar="NAME", help=f"repeatable: {', '.join(NAMES)}"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--rounds", type=count, default=5, help="blocks of each side [5; grid: at most 3]")
+    parser.add_argument("--steps", type=count, help="steps per block that count [about ten seconds' worth]")
     parser.add_argument(
-        "--rounds", type=_positive, default=5, help="blocks of each side [5; grid: at most 3]"
-    )
-    parser.add_argument(
-        "--steps", type=_positive, help="steps per block that count [about ten seconds' worth]"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="train/CLASS/* and test/CLASS/* [synthetic]"
+        "--data", type=image_folder, metavar="FOLDER", help="train/CLASS/* and test/CLASS/* [synthetic]"
     )
     parser.add_argument(
         "--conventional",
@@ -43,16 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="no-grad",
         help="how it asks a teacher; the released code does with gradients on [no-grad]",
     )
-    parser.add_argument("--workers", type=_positive, help="DataLoader workers [as many as cores]")
+    parser.add_argument("--workers", type=count, help="DataLoader workers [as many as cores]")
     parser.add_argument("--no-fp32", action="store_true", help="leave out the paper-scale path")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("1 or more")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,18 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(stderr=True)
     workloads: dict[str, Any] = {}
-    with images.scratch() as scratch:
-        for name, figures in measured(options, Path(scratch), console=console):
-            workloads[name] = figures
-            console.print(f"{name}: {figures['ratio']}")
-            if options.json:  # after each: an hour's figures survive Ctrl-C
-                text = json.dumps(
-                    {"workloads": workloads, **_machine(), "options": _plain(options)}, indent=1
-                )
-                options.json.write_text(text + "\n")
+    try:
+        with images.scratch() as scratch:
+            for name, figures in measured(options, Path(scratch), console=console):
+                workloads[name] = figures
+                console.print(f"{name}: {figures['ratio']}")
+                if options.json:  # after each: an hour's figures survive Ctrl-C
+                    _write(options, workloads)
+    except TfkdError as error:
+        console.print(str(error), markup=False)
+        return error.exit_code
     Console().print(table(workloads))
     console.print(f"{_machine()['machine']}; what others used is under foreign_cores in the JSON.")
     return 0
+
+
+def _write(options: argparse.Namespace, workloads: dict[str, Any]) -> None:
+    text = json.dumps({"workloads": workloads, **_machine(), "options": _plain(options)}, indent=1)
+    options.json.write_text(text + "\n")
 
 
 def end_when_terminated() -> None:

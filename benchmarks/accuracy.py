@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import images
+from benchmarks.arguments import count, file_to_write, image_folder
 from benchmarks.workloads import AUGMENT
 from tfkd_cli.spec import AugmentStream, Precision
 
@@ -231,14 +232,14 @@ def table(accuracies: Mapping[str, Mapping[int, float]]) -> Table:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--data", type=Path, help="train/CLASS/* and test/CLASS/* [synthetic]")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--images", type=int, default=50_000, help="at most so many training images")
+    parser.add_argument("--data", type=image_folder, help="train/CLASS/* and test/CLASS/* [synthetic]")
+    parser.add_argument("--seeds", type=count, default=10)
+    parser.add_argument("--epochs", type=count, default=5)
+    parser.add_argument("--images", type=count, default=50_000, help="at most so many training images")
     parser.add_argument(
         "--arm", action="append", choices=ARMS, help=f"repeatable [all that suit]: {', '.join(ARMS)}"
     )
-    parser.add_argument("--out", type=Path, default=Path("accuracy.jsonl"))
+    parser.add_argument("--out", type=file_to_write, default=Path("accuracy.jsonl"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     return options

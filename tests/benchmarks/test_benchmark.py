@@ -167,3 +167,31 @@ def test_a_part_of_a_folder_has_as_many_images_of_each_class(tmp_path: Path) -> 
     few = bench_images.write_few(whole, tmp_path / "few", train=30, test=10)
     counts = [len(list(each.iterdir())) for part in ("train", "test") for each in (few / part).iterdir()]
     assert counts == [3] * 10 + [1] * 10
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rounds", "x", "'x' is not a whole number from 1"),
+        ("--steps", "0", "'0' is not a whole number from 1"),
+        ("--data", "nowhere", "'nowhere' has no train/CLASS folders"),
+        ("--json", "nowhere/figures.json", "expected a file in a folder that exists"),
+        ("--json", ".", "expected a file in a folder that exists"),
+    ],
+)
+def test_what_cannot_be_measured_or_written_is_said_before_anything_starts(
+    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parse([option, value])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_images_that_nobody_can_read_end_it_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+    assert command.main(["--data", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
