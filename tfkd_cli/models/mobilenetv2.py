@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         residual: Tensor = self.residual(maps_NCHW)
-        return residual + maps_NCHW if self.adds_input else residual
+        return residual.add_(maps_NCHW) if self.adds_input else residual
 
 
 class MobileNetV2(nn.Module):

@@ -34,7 +34,7 @@ class ThinBlock(nn.Module):
         if self.stride == 2:
             every_other = F.avg_pool2d(maps_NCHW, 1, 2)  # as [::2, ::2], whose gradient would be in NCHW
             shortcut = F.pad(every_other, (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(self.residual(maps_NCHW) + shortcut, inplace=True)
+        return F.relu(self.residual(maps_NCHW).add_(shortcut), inplace=True)
 
 
 class ThinResNet(nn.Module):
