@@ -48,7 +48,7 @@ BLOCK = 16 * BATCH
 WAIT_SECONDS = 0.05  # between two looks at the blocks that others ask
 PATIENCE_SECONDS = 120.0  # without a sign of life of who holds a block: it hangs, and others ask too
 
-FORMAT = 1
+FORMAT = 2  # of the files, and of how a teacher is calculated
 SHA256_BYTES = 32
 LOWEST_FP16 = -65504.0
 
@@ -74,7 +74,7 @@ class AskedTeacher:
         if precision_name == "bf16":
             network = precision.folded(network, images_NCHW=example)
             if precision.arithmetic(precision_name, device) == "bf16":
-                precision.store_as_bf16(network)
+                precision.store_as_bf16(network, device=device)
             else:
                 precision.save_products(network, device=device)
         self._network = network
