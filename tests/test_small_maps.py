@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.quick_convs import plain_and_quick
 from tfkd_cli import models, small_maps
 from tfkd_cli.answers import AskedTeacher
 from tfkd_cli.small_maps import SmallMapConv2d
@@ -20,10 +21,7 @@ SMALL = ((2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 2))
 
 def both(c_in: int, c_out: int, *, bias: bool = True) -> tuple[nn.Conv2d, SmallMapConv2d]:
     """A convolution in fp32, and one with its weights that goes the other way in bf16."""
-    torch.manual_seed(0)
-    exact = nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
-    quick = copy.deepcopy(exact)
-    small_maps.hasten(quick)
+    exact, quick = plain_and_quick(small_maps.hasten, c_in, c_out, bias=bias)
     assert isinstance(quick, SmallMapConv2d)
     return exact, quick.to(torch.bfloat16)
 
@@ -58,12 +56,13 @@ def test_whole_numbers_come_out_exactly() -> None:
         exact.weight.copy_(4 * torch.randint(-1, 2, exact.weight.shape))  # quarters of it are whole
     quick = copy.deepcopy(exact)
     small_maps.hasten(quick)
+    quick.bfloat16()
     maps_NCHW = torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16)
     for place in range(16):  # one pixel at a time: no sum is longer than bf16 holds
         one_NCHW = maps_NCHW.clone()
         one_NCHW[0, place % 8, place // 4, place % 4] = 1
         with torch.inference_mode():
-            assert torch.equal(quick.bfloat16()(one_NCHW).float(), exact(one_NCHW.float()))
+            assert torch.equal(quick(one_NCHW).float(), exact(one_NCHW.float()))
 
 
 @pytest.mark.parametrize("size", [(3, 4), (5, 5), (6, 4), (1, 1), (16, 16)])

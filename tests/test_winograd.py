@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.quick_convs import plain_and_quick
 from tfkd_cli import models, precision, winograd
 from tfkd_cli.answers import AskedTeacher
 from tfkd_cli.winograd import WinogradConv2d
@@ -18,10 +17,7 @@ CPU = torch.device("cpu")
 
 
 def both(c_in: int, c_out: int, *, bias: bool = True) -> tuple[nn.Conv2d, WinogradConv2d]:
-    torch.manual_seed(0)
-    plain = nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)
-    quick = copy.deepcopy(plain)
-    winograd.hasten(quick)
+    plain, quick = plain_and_quick(winograd.hasten, c_in, c_out, bias=bias)
     assert isinstance(quick, WinogradConv2d)
     return plain, quick
 

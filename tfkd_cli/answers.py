@@ -74,7 +74,8 @@ class AskedTeacher:
         if precision_name == "bf16":
             network = precision.folded(network, images_NCHW=example)
             if precision.arithmetic(precision_name, device) == "bf16":
-                precision.store_as_bf16(network, device=device)
+                precision.save_products_of_small_maps(network, device=device)
+                precision.store_as_bf16(network)
             else:
                 precision.save_products(network, device=device)
         self._network = network

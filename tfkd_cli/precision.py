@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,27 @@ def hasten(network: nn.Module, *, images_NCHW: Tensor) -> None:
 
 
 def save_products(network: nn.Module, *, device: torch.device) -> None:
-    """Let wide 3×3 convolutions go Winograd's way on the CPU."""
+    """Let wide 3×3 convolutions go Winograd's way on the CPU, in fp32."""
+    _hasten_plain(network, device=device, applies=winograd.applies, hasten=winograd.hasten)
+
+
+def save_products_of_small_maps(network: nn.Module, *, device: torch.device) -> None:
+    """Let a frozen network's widest go that way in bf16 where maps are small; before `store_as_bf16`."""
+    _hasten_plain(network, device=device, applies=small_maps.applies, hasten=small_maps.hasten)
+
+
+def _hasten_plain(
+    network: nn.Module,
+    *,
+    device: torch.device,
+    applies: Callable[[nn.Conv2d], bool],
+    hasten: Callable[[nn.Conv2d], None],
+) -> None:
     if device.type != "cpu":
         return
     for each in network.modules():
-        if type(each) is nn.Conv2d and winograd.applies(each):
-            winograd.hasten(each)
+        if type(each) is nn.Conv2d and applies(each):
+            hasten(each)
 
 
 def save_passes(network: nn.Module, *, images_NCHW: Tensor) -> None:
@@ -167,13 +183,8 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, module)
 
 
-def store_as_bf16(network: nn.Module, *, device: torch.device) -> None:
-    """Keep a teacher's weights as bf16: autocast need not cast them again.
-
-    On a CPU, wide convolutions of small maps are spared more than half of their products.
-    """
+def store_as_bf16(network: nn.Module) -> None:
+    """Keep the weights of convolutions and linear layers as bf16: autocast need not cast them again."""
     for each in network.modules():
-        if device.type == "cpu" and type(each) is nn.Conv2d and small_maps.applies(each):
-            small_maps.hasten(each)
         if isinstance(each, nn.Conv2d | nn.Linear):
             each.to(torch.bfloat16)

@@ -15,6 +15,8 @@ from functools import cache
 import torch  # noqa: TID253 - reached only through the precision of a network
 from torch import Tensor, nn  # noqa: TID253
 
+from tfkd_cli import winograd
+
 OUT, IN, POINTS = 2, 4, 16  # a tile's outputs and inputs per side; values per tile
 NARROWEST = 384  # channels; with fewer, the transforms cost what is saved
 PIXELS = 16  # per map; the matrices of larger ones are mostly zeros
@@ -46,17 +48,13 @@ class SmallMapConv2d(nn.Conv2d):
 
 def applies(conv: nn.Conv2d) -> bool:
     """Whether it pays for this layer, should its maps be small."""
-    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    plain = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-    return plain and min(conv.in_channels, conv.out_channels) >= NARROWEST
+    return winograd.is_plain(conv) and min(conv.in_channels, conv.out_channels) >= NARROWEST
 
 
 def hasten(conv: nn.Conv2d) -> None:
     """Let `conv` go this way; its weights, still fp32, may not change afterwards."""
-    transform = torch.tensor(KERNEL)
-    kernels = torch.einsum("pi,kcij,qj->pqck", transform, conv.weight.detach(), transform)
     conv.__class__ = SmallMapConv2d
-    conv.kernels_PCK = kernels.flatten(0, 1).to(torch.bfloat16)
+    conv.kernels_PCK = winograd.kernel_values(conv.weight.detach(), KERNEL).to(torch.bfloat16)
 
 
 def _suits(maps_NCHW: Tensor) -> bool:

@@ -29,11 +29,14 @@ KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
           (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 
 
+OneWay = tuple[tuple[float, ...], ...]
+
+
 @cache
-def _of_kernels() -> Tensor:
-    """The transform of a kernel's rows and columns at once, (P, 9)."""
-    one_way = torch.tensor(KERNEL, dtype=torch.float64)
-    return torch.kron(one_way, one_way).float()
+def _of_kernels(one_way: OneWay) -> Tensor:
+    """The transform of a kernel's rows and columns at once, (P, 9), from that of one of them, (√P, 3)."""
+    rows = torch.tensor(one_way, dtype=torch.float64)
+    return torch.kron(rows, rows).float()
 
 
 class WinogradConv2d(BeforeNorm, nn.Conv2d):
@@ -62,9 +65,13 @@ class WinogradConv2d(BeforeNorm, nn.Conv2d):
 
 def applies(conv: nn.Conv2d) -> bool:
     """Whether it pays for this layer."""
+    return is_plain(conv) and min(conv.in_channels, conv.out_channels) >= NARROWEST
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether it is a 3×3 convolution of stride 1 with zeros around the maps, which keep their size."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
-    plain = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
-    return plain and min(conv.in_channels, conv.out_channels) >= NARROWEST
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def hasten(conv: nn.Conv2d) -> None:
@@ -72,10 +79,10 @@ def hasten(conv: nn.Conv2d) -> None:
     conv.__class__ = WinogradConv2d
 
 
-def kernel_values(weight_KCHW: Tensor) -> Tensor:
-    """(P, C, K)."""
+def kernel_values(weight_KCHW: Tensor, one_way: OneWay = KERNEL) -> Tensor:
+    """The kernels' values at the points, (P, C, K)."""
     k, c = weight_KCHW.shape[:2]
-    return (_of_kernels() @ weight_KCHW.permute(2, 3, 1, 0).reshape(9, c * k)).view(POINTS, c, k)
+    return (_of_kernels(one_way) @ weight_KCHW.permute(2, 3, 1, 0).reshape(9, c * k)).view(-1, c, k)
 
 
 class _Convolve(torch.autograd.Function):
@@ -117,7 +124,7 @@ class _Convolve(torch.autograd.Function):
             kernels_gradient.baddbmm_(tiles.values_of(maps_NHWC[images]).mT, products_PTK)
             if back_NHWC is not None:
                 tiles.overlap(products_PTK, kernels_PCK, back_NHWC[images])
-        weight_33CK = (_of_kernels().mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
+        weight_33CK = (_of_kernels(KERNEL).mT @ kernels_gradient.view(POINTS, c * k)).view(3, 3, c, k)
         weight = weight_33CK.permute(3, 0, 1, 2).contiguous().permute(0, 3, 1, 2)
         bias_K = gradient_NHWK.new_zeros(k) if ctx.needs_input_grad[2] else None
         if bias_K is not None and ctx.bias_matters:
