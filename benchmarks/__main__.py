@@ -19,8 +19,8 @@ from benchmarks import grid, images, measure
 from benchmarks.arguments import count, file_to_write, image_folder
 from benchmarks.table import table
 from benchmarks.workloads import GRID, NAMES, WORKLOADS
-from tfkd_cli import provenance
 from tfkd_cli.errors import TfkdError
+from tfkd_cli.training import provenance
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

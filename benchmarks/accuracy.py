@@ -35,8 +35,8 @@ AT_ONCE = 2
 CONFIDENCE = 0.95
 
 if TYPE_CHECKING:
-    from tfkd_cli.answers import AskedTeacher
     from tfkd_cli.data import Arrays
+    from tfkd_cli.training.answers import AskedTeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +98,11 @@ def train_one(order: Mapping[str, Any]) -> float:
     """One run by tfkd's trainer; the last test accuracy in percent."""
     import torch
 
-    from tfkd_cli import checkpoints
-    from tfkd_cli.answers import Answers
     from tfkd_cli.methods import CrossEntropy, Distillation
     from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
-    from tfkd_cli.trainer import Training
+    from tfkd_cli.training import checkpoints
+    from tfkd_cli.training.answers import Answers
+    from tfkd_cli.training.trainer import Training
 
     arm, device = Arm(**order["arm"]), torch.device("cpu")
     arrays = _some(images.load(order["dataset"], cache=Path(order["cache"])), count=order["images"])
@@ -147,9 +147,10 @@ def _teacher(weights: Path, arrays: Arrays) -> AskedTeacher:
     """The trained teacher, asked in fp32."""
     import torch
 
-    from tfkd_cli import checkpoints, models
-    from tfkd_cli.answers import AskedTeacher
+    from tfkd_cli import models
     from tfkd_cli.data import augment
+    from tfkd_cli.training import checkpoints
+    from tfkd_cli.training.answers import AskedTeacher
 
     facts = arrays.facts
     network = models.build(TEACHER, classes=facts.classes, channels=facts.channels, size=facts.size)
@@ -249,7 +250,7 @@ def _other_bf16() -> str:
     """The arm that this processor does not need: rounding where it has units for bf16, else bf16."""
     import torch
 
-    from tfkd_cli import precision
+    from tfkd_cli.training import precision
 
     native = precision.arithmetic("bf16", torch.device("cpu")) == "bf16"
     return "rounded to bf16" if native else "bf16"

@@ -18,8 +18,8 @@ from benchmarks.load import Clock, Step
 from benchmarks.workloads import BATCH, LR, WORKLOADS, Workload
 
 if TYPE_CHECKING:
-    from tfkd_cli.answers import AskedTeacher
     from tfkd_cli.data import Arrays
+    from tfkd_cli.training.answers import AskedTeacher
 
 Play = Callable[[], list[Step]]
 OURS = {"fast": True, "fp32": False}
@@ -61,8 +61,8 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """
     import torch
 
-    from tfkd_cli.answers import Answers
-    from tfkd_cli.trainer import Training
+    from tfkd_cli.training.answers import Answers
+    from tfkd_cli.training.trainer import Training
 
     facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
     seen = [(0, 0)]
@@ -101,8 +101,8 @@ def _asked(name: str, arrays: Arrays, *, fast: bool) -> AskedTeacher:
     import torch
 
     from tfkd_cli import models
-    from tfkd_cli.answers import AskedTeacher
     from tfkd_cli.data import augment
+    from tfkd_cli.training.answers import AskedTeacher
 
     facts = arrays.facts
     example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
@@ -133,7 +133,7 @@ def _some(arrays: Arrays, *, images: int) -> Arrays:
 def build(order: Mapping[str, Any]) -> Play:
     """The side that `order` names, ready to play its first block."""
     if order["side"] in OURS:
-        from tfkd_cli import worker
+        from tfkd_cli.training import worker
 
         worker.keep_freed_memory()
     from benchmarks import images

@@ -92,7 +92,7 @@ def train_one(order: str) -> float:
     from benchmarks import conventional
     from tfkd_cli.methods import CrossEntropy, Distillation
     from tfkd_cli.spec import Recipe
-    from tfkd_cli.trainer import learning_rate
+    from tfkd_cli.training.trainer import learning_rate
 
     run = json.loads(order)
     recipe, facts = Recipe().with_epochs(run["epochs"]), _facts()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli import provenance, runner, worker
 from tfkd_cli.backends import Event, Outcome, local, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import left_seconds, run_local, unfinished
@@ -25,6 +24,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation, TfReg
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import RunFolder, Store
+from tfkd_cli.training import provenance, runner, worker
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData

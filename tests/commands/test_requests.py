@@ -127,7 +127,7 @@ def planned(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
 def test_a_device_that_is_not_here_is_refused_before_anything_starts(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tfkd_cli.provenance.device_count", lambda kind: 1)
+    monkeypatch.setattr("tfkd_cli.training.provenance.device_count", lambda kind: 1)
     said = refused([*RUN, "--epochs", "1", "--device", "cuda:1"], tmp_path, capfd)
     assert 'the device "cuda:1" is not on this machine: torch sees 1 of its kind' in said
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tfkd_cli import precision
 from tfkd_cli.models import densenet
 from tfkd_cli.models.densenet import DenseNet
+from tfkd_cli.training import precision
 
 
 def trained(*, size: int = 16) -> tuple[nn.Module, Tensor]:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tfkd_cli import checkpoints, models
+from tfkd_cli import models
 from tfkd_cli.__main__ import main
 from tfkd_cli.errors import RequestError
 from tfkd_cli.reproduction import foreign
+from tfkd_cli.training import checkpoints
 
 Weights = Mapping[str, torch.Tensor]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tfkd_cli import provenance, runner
 from tfkd_cli.backends.slurm import cancel, queue, retry
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
+from tfkd_cli.training import provenance, runner
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 

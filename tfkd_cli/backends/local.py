@@ -17,7 +17,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
-from tfkd_cli import worker
 from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.costs import CostModel
@@ -25,6 +24,7 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
+from tfkd_cli.training import worker
 
 __all__ = ["Slots", "run_local", "slots", "unfinished"]
 

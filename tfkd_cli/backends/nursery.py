@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from tfkd_cli import provenance, worker
 from tfkd_cli.errors import RunError
+from tfkd_cli.training import provenance, worker
 
 KILLED = -int(signal.SIGKILL)
 
@@ -218,7 +218,7 @@ def _load() -> None:
     """What every worker would do: import torch and what its optimisers import, ask git for the commit."""
     import torch._dynamo  # noqa: F401
 
-    from tfkd_cli import runner  # noqa: F401
+    from tfkd_cli.training import runner  # noqa: F401
 
     for cached in (provenance.code, provenance.versions, provenance.cpu_name):
         cached()
@@ -253,7 +253,7 @@ def _become_worker(order: Mapping[str, Any]) -> NoReturn:
             os.dup2(source, target)
         os.closerange(3, 256)
         os.environ.update(order["environment"])
-        sys.argv = ["tfkd_cli.worker", *order["arguments"]]
+        sys.argv = ["tfkd_cli.training.worker", *order["arguments"]]
         code = worker.main(*order["arguments"])
     except BaseException:
         sys.excepthook(*sys.exc_info())

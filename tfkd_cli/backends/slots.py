@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfkd_cli import provenance
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
+from tfkd_cli.training import provenance
 
 
 @dataclass(frozen=True, kw_only=True)

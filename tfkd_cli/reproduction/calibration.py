@@ -25,7 +25,7 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
     missing = {key: spec for key, spec in kinds.items() if key not in known}
     for number, (key, spec) in enumerate(missing.items(), 1):
         say(f"Timing {number} of {len(missing)}: {spec.student} ({spec.method}) on {spec.dataset}")
-        from tfkd_cli import timing
+        from tfkd_cli.training import timing
 
         threads = execution.threads or 1
         seconds = timing.seconds_per_image(

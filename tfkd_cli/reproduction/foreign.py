@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tfkd_cli.data import Arrays
-    from tfkd_cli.evaluation import Scores
+    from tfkd_cli.training.evaluation import Scores
 
 CHANCE_ERRORS = 2.0  # standard errors above chance that a teacher must reach
 
@@ -68,7 +68,7 @@ def judge(
 
     RequestError when the file does not fit the network and the classes, or the teacher scores as chance.
     """
-    from tfkd_cli import evaluation, provenance
+    from tfkd_cli.training import evaluation, provenance
 
     arrays = data.load(dataset, execution=execution)
     network = _filled(teacher, arrays, Path(sources[teacher.digest]))
@@ -102,7 +102,7 @@ def judge(
 
 
 def _filled(teacher: ForeignTeacher, arrays: Arrays, path: Path) -> nn.Module:
-    from tfkd_cli import checkpoints
+    from tfkd_cli.training import checkpoints
 
     facts = arrays.facts
     network = models.build(teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size)

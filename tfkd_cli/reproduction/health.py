@@ -70,7 +70,7 @@ def _torch(execution: Execution) -> Iterator[Check]:
     try:
         import torch
 
-        from tfkd_cli import precision, provenance
+        from tfkd_cli.training import precision, provenance
     except ImportError as error:
         yield Check("torch", "fail", str(error), "pip install torch torchvision")
         return

@@ -7,13 +7,14 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 
-from tfkd_cli import data, models, provenance
+from tfkd_cli import data, models
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
+from tfkd_cli.training import provenance
 
 NOT_TRAINED_YET = ("imagenet",)
 

@@ -104,7 +104,7 @@ class FakeSlurm:
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power fails in these tests, and two files stand for the code."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    code = {"tfkd_cli/worker.py": b"", "tfkd_cli/staged.json": b'{"commit": "0", "diff": ""}'}
+    code = {"tfkd_cli/training/worker.py": b"", "tfkd_cli/staged.json": b'{"commit": "0", "diff": ""}'}
     monkeypatch.setattr(staging, "_contents", lambda: code)
 
 

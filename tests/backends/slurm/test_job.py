@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tfkd_cli import worker
 from tfkd_cli.backends.slurm import client, job, records
 from tfkd_cli.backends.slurm.submission import Submitted
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
+from tfkd_cli.training import worker
 
 Start = Callable[..., int]
 

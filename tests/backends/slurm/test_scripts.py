@@ -202,7 +202,7 @@ def test_groups_hold_every_run_once_and_parents_come_first(
 
 IMPORTS = """
 import importlib, pkgutil, sys
-import tfkd_cli.backends.slurm.job, tfkd_cli.runner, tfkd_cli.models, tfkd_cli.data
+import tfkd_cli.backends.slurm.job, tfkd_cli.training.runner, tfkd_cli.models, tfkd_cli.data
 for package in (tfkd_cli.models, tfkd_cli.data):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)

@@ -331,7 +331,7 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     data = store.submission(sent.submissions[0])
     staged = store.code_path / data["code"]
     assert data["execution"]["threads"] == 1  # a GPU is asked for: one thread feeds it
-    assert (staged / "tfkd_cli" / "worker.py").is_file()
+    assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
     assert json.loads((staged / "tfkd_cli" / "staged.json").read_text())["commit"]
     assert f"export PYTHONPATH={staged.absolute()}" in fake_slurm.state["jobs"]["1"]["script"]
 

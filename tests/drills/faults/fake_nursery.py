@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tfkd_cli import worker
 from tfkd_cli.backends import nursery
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Attempt, files
+from tfkd_cli.training import worker
 
 
 def train(job: worker.Job, spec: RunSpec, *, stop: worker.Stop, on_stop: Callable[[str], int]) -> int:

@@ -6,11 +6,11 @@ import sys
 import time
 from typing import NoReturn
 
-from tfkd_cli import worker
 from tfkd_cli.backends.slurm import records
 from tfkd_cli.backends.slurm.lives import Lives
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.store import Store
+from tfkd_cli.training import worker
 
 PARENT_SECONDS = (
     90.0  # until a result written on another node is seen here: NFS keeps attributes for a minute

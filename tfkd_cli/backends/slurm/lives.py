@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli import worker
 from tfkd_cli.backends.slurm import client, policy
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.store import attempts, files, reading
+from tfkd_cli.training import worker
 
 DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
 _MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")

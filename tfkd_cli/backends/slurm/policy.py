@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tfkd_cli import worker
+from tfkd_cli.training import worker
 
 Cause = Literal[
     "time limit",

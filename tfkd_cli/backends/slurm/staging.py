@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tfkd_cli
-from tfkd_cli import provenance
+from tfkd_cli.training import provenance
 
 PACKAGES = (Path(tfkd_cli.__file__).parent,)  # a job knows runs, not tables
 SUFFIXES = (".py", ".toml", ".typed")

@@ -18,7 +18,7 @@ from torch import Tensor, nn  # noqa: TID253
 from torch.autograd.function import once_differentiable  # noqa: TID253
 
 from tfkd_cli.models.layers import PaddedPointwise
-from tfkd_cli.norms import BeforeNorm
+from tfkd_cli.training.norms import BeforeNorm
 
 LARGEST = {torch.float32: 100, torch.bfloat16: 64}
 """Pixels of a map up to which a 1×1 kernel has its product (seen: fp32 81 faster, 289 not; bf16 81 not)."""

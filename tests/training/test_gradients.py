@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.twice import Twice
-from tfkd_cli import gradients, models, precision
-from tfkd_cli.gradients import LeanConv2d
+from tfkd_cli import models
 from tfkd_cli.models.layers import PaddedPointwise
-from tfkd_cli.winograd import WinogradConv2d
+from tfkd_cli.training import gradients, precision
+from tfkd_cli.training.gradients import LeanConv2d
+from tfkd_cli.training.winograd import WinogradConv2d
 
 CONVOLUTIONS: dict[str, Callable[[], nn.Conv2d]] = {
     "1×1": lambda: nn.Conv2d(4, 6, 1),

@@ -10,16 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli import checkpoints, provenance
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files
 from tfkd_cli.store.records import METRICS
+from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
     from tfkd_cli.store import Attempt, RunFolder
-    from tfkd_cli.trainer import Epoch, Training
+    from tfkd_cli.training.trainer import Epoch, Training
 
 HEARTBEAT_SECONDS = 10.0
 EPOCH_HEARTBEAT_SECONDS = 1.0  # at the ends of short epochs

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tfkd_cli import models, norms, precision
-from tfkd_cli.norms import WideBatchNorm2d
+from tfkd_cli import models
+from tfkd_cli.training import norms, precision
+from tfkd_cli.training.norms import WideBatchNorm2d
 
 CPU = torch.device("cpu")
 

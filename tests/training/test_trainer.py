@@ -15,13 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkd_cli import checkpoints, models, trainer
-from tfkd_cli.answers import Answers, AskedTeacher
+from tfkd_cli import models
 from tfkd_cli.errors import RunError
-from tfkd_cli.evaluation import Scores
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
-from tfkd_cli.trainer import Epoch, Training, batches, learning_rate, seed_of
+from tfkd_cli.training import checkpoints, trainer
+from tfkd_cli.training.answers import Answers, AskedTeacher
+from tfkd_cli.training.evaluation import Scores
+from tfkd_cli.training.trainer import Epoch, Training, batches, learning_rate, seed_of
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812, TID253
 from torch import Tensor, nn  # noqa: TID253
 from torch.autograd.function import once_differentiable  # noqa: TID253
 
-from tfkd_cli import norms
 from tfkd_cli.models.layers import PaddedPointwise
+from tfkd_cli.training import norms
 
 
 class PassedBatchNorm2d(nn.BatchNorm2d):

@@ -11,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from tests.twice import Twice
-from tfkd_cli import models, moments, precision
+from tfkd_cli import models
 from tfkd_cli.models.layers import PaddedPointwise
-from tfkd_cli.moments import NormalisingConv2d, PassedBatchNorm2d
+from tfkd_cli.training import moments, precision
+from tfkd_cli.training.moments import NormalisingConv2d, PassedBatchNorm2d
 
 CONVOLUTIONS: dict[str, Callable[[], nn.Conv2d]] = {
     "1×1": lambda: nn.Conv2d(4, 12, 1),

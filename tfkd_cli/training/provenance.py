@@ -23,11 +23,11 @@ from tfkd_cli.errors import RunError
 if TYPE_CHECKING:
     import torch
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("tfkd", "torch", "torchvision", "numpy", "timm")
 
 STAGED = "staged.json"
-"""Beside this file in a staged copy of the package: `{"commit": …, "diff": …}` of what was copied."""
+"""In the package's folder of a staged copy of the package: `{"commit": …, "diff": …}` of what was copied."""
 
 FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 """Newest first. Virtual machines give processors of several generations one name."""

@@ -19,7 +19,7 @@ import torch  # noqa: TID253 - reached only through the precision of a network
 from torch import Tensor, nn  # noqa: TID253
 from torch.autograd.function import once_differentiable  # noqa: TID253
 
-from tfkd_cli.norms import BeforeNorm
+from tfkd_cli.training.norms import BeforeNorm
 
 OUT, IN, POINTS = 4, 6, 36  # a tile's outputs and inputs per side; values per tile
 NARROWEST = 64  # channels; with fewer, the transforms cost more than is saved

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from tfkd_cli import answers, locks, precision
-from tfkd_cli.answers import BATCH, Answers, AskedTeacher, Kept, kept_in, rounded
+from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
+from tfkd_cli.training import answers, precision
+from tfkd_cli.training.answers import BATCH, Answers, AskedTeacher, Kept, kept_in, rounded
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES = 40, 3

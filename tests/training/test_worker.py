@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import torch
 
-from tfkd_cli import checkpoints, provenance, runner, worker
 from tfkd_cli.backends import submit
 from tfkd_cli.backends.nursery import Nursery
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
+from tfkd_cli.training import checkpoints, provenance, runner, worker
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tfkd_cli import provenance
 from tfkd_cli.errors import RunError
+from tfkd_cli.training import provenance
 
 
 @pytest.fixture

@@ -33,11 +33,12 @@ import numpy.typing as npt
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import locks, precision
+from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
 from tfkd_cli.store.answers import BLOCKS, bytes_below, name_of
+from tfkd_cli.training import precision
 
 BATCH = 128
 """Images per question in image order; part of the context, since rounding may depend on it."""

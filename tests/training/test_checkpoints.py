@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tfkd_cli import checkpoints
 from tfkd_cli.errors import RunError
+from tfkd_cli.training import checkpoints
 
 
 def network() -> nn.Module:

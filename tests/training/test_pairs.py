@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from tfkd_cli import gradients, models, moments, pairs, precision, winograd
-from tfkd_cli.answers import AskedTeacher
+from tfkd_cli import models
+from tfkd_cli.training import gradients, moments, pairs, precision, winograd
+from tfkd_cli.training.answers import AskedTeacher
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
-from tfkd_cli import answers, checkpoints, data, models, precision, provenance
-from tfkd_cli.answers import Answers, AskedTeacher
+from tfkd_cli import data, models
 from tfkd_cli.data import augment
 from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
-from tfkd_cli.record import Record
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files
-from tfkd_cli.trainer import Epoch, Training
+from tfkd_cli.training import answers, checkpoints, precision, provenance
+from tfkd_cli.training.answers import Answers, AskedTeacher
+from tfkd_cli.training.record import Record
+from tfkd_cli.training.trainer import Epoch, Training
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays

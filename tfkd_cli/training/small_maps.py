@@ -15,7 +15,7 @@ from functools import cache
 import torch  # noqa: TID253 - reached only through the precision of a network
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import winograd
+from tfkd_cli.training import winograd
 
 OUT, IN, POINTS = 2, 4, 16  # a tile's outputs and inputs per side; values per tile
 NARROWEST = 384  # channels; with fewer, the transforms cost what is saved

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - reached only from the runner
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import checkpoints, models, precision
+from tfkd_cli import models
 from tfkd_cli.data import augment
 from tfkd_cli.errors import RunError
-from tfkd_cli.evaluation import Scores, evaluate, part_of
 from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
+from tfkd_cli.training import checkpoints, precision
+from tfkd_cli.training.evaluation import Scores, evaluate, part_of
 
 if TYPE_CHECKING:
-    from tfkd_cli.answers import Answers, AskedTeacher
     from tfkd_cli.data import Arrays
+    from tfkd_cli.training.answers import Answers, AskedTeacher
 
 SHARED_STREAM = 2**31 - 1
 """The augmentation stream of all seeds where the recipe says "shared"; no seed of anybody's."""

@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.quick_convs import plain_and_quick
 from torch import Tensor, nn
 
-from tests.quick_convs import plain_and_quick
-from tfkd_cli import models, small_maps
-from tfkd_cli.answers import AskedTeacher
-from tfkd_cli.small_maps import SmallMapConv2d
+from tfkd_cli import models
+from tfkd_cli.training import small_maps
+from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.small_maps import SmallMapConv2d
 
 CPU = torch.device("cpu")
 SMALL = ((2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 2))

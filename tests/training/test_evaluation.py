@@ -11,10 +11,10 @@ import torch
 
 from tfkd_cli.data import Arrays, DataSet, dataset
 from tfkd_cli.data.holdout import hold_out
-from tfkd_cli.evaluation import evaluate, part_of
 from tfkd_cli.methods import CrossEntropy
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.trainer import Training
+from tfkd_cli.training.evaluation import evaluate, part_of
+from tfkd_cli.training.trainer import Training
 
 CPU = torch.device("cpu")
 FACTS: Any = SimpleNamespace(classes=2, channels=1, size=1, mean=(0.0,), std=(1.0,))

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import torch  # noqa: TID253 - it times the trainer
 
-from tfkd_cli import models, provenance
-from tfkd_cli.answers import AskedTeacher
+from tfkd_cli import models
 from tfkd_cli.data import Arrays, DataSet
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.trainer import Training
+from tfkd_cli.training import provenance
+from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.trainer import Training
 
 STEPS = 25  # per epoch: one to warm up, one that counts; 50 in all
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.quick_convs import plain_and_quick
 from torch import Tensor, nn
 
-from tests.quick_convs import plain_and_quick
-from tfkd_cli import models, precision, winograd
-from tfkd_cli.answers import AskedTeacher
-from tfkd_cli.winograd import WinogradConv2d
+from tfkd_cli import models
+from tfkd_cli.training import precision, winograd
+from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
 

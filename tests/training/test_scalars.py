@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli import runner
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.store import Store
+from tfkd_cli.training import runner
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from tests.twice import Twice
-from tfkd_cli import models, precision
+from tfkd_cli import models
+from tfkd_cli.training import precision
 
 CPU = torch.device("cpu")
 

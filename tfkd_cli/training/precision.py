@@ -12,7 +12,7 @@ from typing import Any
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import gradients, moments, norms, pairs, small_maps, winograd
+from tfkd_cli.training import gradients, moments, norms, pairs, small_maps, winograd
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded - plain| relative to the largest |logit|; seen: about 1e-6
 

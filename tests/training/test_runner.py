@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from tfkd_cli import checkpoints, models, provenance, runner
+from tfkd_cli import models
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
-from tfkd_cli.runner import Blocked, Interrupted
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store, files
+from tfkd_cli.training import checkpoints, provenance, runner
+from tfkd_cli.training.runner import Blocked, Interrupted
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
@@ -232,7 +233,7 @@ def test_a_run_somebody_works_on_is_left_alone(store: Store, baseline: RunSpec, 
 def test_an_attempt_that_was_overtaken_stops(
     store: Store, baseline: RunSpec, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tfkd_cli.record.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("tfkd_cli.training.record.HEARTBEAT_SECONDS", 0.0)
 
     def overtake(epoch: Any) -> None:
         store.run(baseline).start_attempt(owner={})

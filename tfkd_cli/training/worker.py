@@ -1,4 +1,4 @@
-"""What a backend starts: `python -m tfkd_cli.worker STORE SUBMISSION INDEX`.
+"""What a backend starts: `python -m tfkd_cli.training.worker STORE SUBMISSION INDEX`.
 
 Three strings say everything; the rest is JSON in the store. On SIGUSR2 or SIGTERM the training state is
 saved at the next step boundary and the worker ends. INDEX is a place in the submission's `runs`; where
@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from tfkd_cli import provenance
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, files
+from tfkd_cli.training import provenance
 
 DONE, CRASHED, BAD_SPEC, TRY_AGAIN, CANCELLED = 0, 1, 65, 75, 143
 
@@ -183,7 +183,7 @@ def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int
 
 
 def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    from tfkd_cli import runner  # torch: only now, with its threads set
+    from tfkd_cli.training import runner  # torch: only now, with its threads set
 
     try:
         runner.run(
@@ -242,7 +242,7 @@ def _do_pack(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
 
 def command(store: str, submission: str, index: str) -> list[str]:
     """The command line of a worker."""
-    return [sys.executable, "-P", "-m", "tfkd_cli.worker", store, submission, index]
+    return [sys.executable, "-P", "-m", "tfkd_cli.training.worker", store, submission, index]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -252,9 +252,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
-    """The entry of `python -m tfkd_cli.worker`."""
+    """The entry of `python -m tfkd_cli.training.worker`."""
     if len(arguments) != 3:
-        print("usage: python -m tfkd_cli.worker STORE SUBMISSION INDEX", file=sys.stderr)
+        print("usage: python -m tfkd_cli.training.worker STORE SUBMISSION INDEX", file=sys.stderr)
         return 2
     return main(*arguments)
 

@@ -1,0 +1,1 @@
+"""How a run is trained: the epoch loop, its numerics, its teacher, and what an attempt leaves behind."""
