@@ -36,7 +36,7 @@ CONFIDENCE = 0.95
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
-    from tfkd_cli.training.answers import AskedTeacher
+    from tfkd_cli.training.teacher_logits import FrozenTeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Arm:
 
     precision: Precision = "fp32"
     stream: AugmentStream = "seed"
-    answers: str | None = None
+    teacher_logits: str | None = None
     bf16_always: bool = False  # also where the processor has no units for it, and takes ten times as long
     rounded: bool = False  # bf16's numbers without such units
 
@@ -56,8 +56,8 @@ ARMS: Mapping[str, Arm] = {
     "bf16": Arm(precision="bf16", bf16_always=True),
     "rounded to bf16": Arm(rounded=True),
     "one stream": Arm(stream="shared"),
-    "asked": Arm(stream="shared", answers="asked"),
-    "kept": Arm(stream="shared", answers="kept"),
+    "asked": Arm(stream="shared", teacher_logits="asked"),
+    "kept": Arm(stream="shared", teacher_logits="kept"),
 }
 PAIRS = (
     ("paper", "fast arithmetic"),
@@ -101,7 +101,7 @@ def train_one(order: Mapping[str, Any]) -> float:
     from tfkd_cli.methods import CrossEntropy, Distillation
     from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
     from tfkd_cli.training import checkpoints
-    from tfkd_cli.training.answers import Answers
+    from tfkd_cli.training.teacher_logits import TeacherLogits
     from tfkd_cli.training.trainer import Training
 
     arm, device = Arm(**order["arm"]), torch.device("cpu")
@@ -111,20 +111,20 @@ def train_one(order: Mapping[str, Any]) -> float:
         precision=arm.precision,
         augment_stream=arm.stream,
     )
-    teacher = _teacher(Path(order["teacher"]), arrays) if arm.answers else None
-    answers = None
-    if teacher is not None and arm.answers == "kept":
+    teacher = _teacher(Path(order["teacher"]), arrays) if arm.teacher_logits else None
+    teacher_logits = None
+    if teacher is not None and arm.teacher_logits == "kept":
         count, classes = len(arrays.train_labels_N), arrays.facts.classes
-        answers = Answers(teacher=teacher, images=count, classes=classes, device=device)
+        teacher_logits = TeacherLogits(teacher=teacher, images=count, classes=classes, device=device)
     spec = RunSpec(
         dataset=arrays.facts.name,
         student=order["student"],
-        loss=Distillation() if arm.answers else CrossEntropy(),
-        teacher=ForeignTeacher(network=TEACHER, digest="0" * 64) if arm.answers else None,
+        loss=Distillation() if arm.teacher_logits else CrossEntropy(),
+        teacher=ForeignTeacher(network=TEACHER, digest="0" * 64) if arm.teacher_logits else None,
         recipe=recipe,
         seed=order["seed"],
     )
-    training = Training(spec, data=arrays, device=device, teacher=teacher, answers=answers)
+    training = Training(spec, data=arrays, device=device, teacher=teacher, teacher_logits=teacher_logits)
     if arm.rounded:
         from benchmarks.rounded import round_to_bf16
 
@@ -143,21 +143,21 @@ def _some(arrays: Arrays, *, count: int) -> Arrays:
     )
 
 
-def _teacher(weights: Path, arrays: Arrays) -> AskedTeacher:
+def _teacher(weights: Path, arrays: Arrays) -> FrozenTeacher:
     """The trained teacher, asked in fp32."""
     import torch
 
     from tfkd_cli import models
     from tfkd_cli.data import augment
     from tfkd_cli.training import checkpoints
-    from tfkd_cli.training.answers import AskedTeacher
+    from tfkd_cli.training.teacher_logits import FrozenTeacher
 
     facts = arrays.facts
     network = models.build(TEACHER, classes=facts.classes, channels=facts.channels, size=facts.size)
     checkpoints.fill(network, checkpoints.read_weights(weights), path=weights, name=TEACHER)
     example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
     example = augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last)
-    return AskedTeacher(network, device=torch.device("cpu"), precision_name="fp32", example=example)
+    return FrozenTeacher(network, device=torch.device("cpu"), precision_name="fp32", example=example)
 
 
 def run(order: Mapping[str, Any]) -> float:
@@ -193,7 +193,7 @@ def train_all(options: argparse.Namespace, *, console: Console) -> None:
         "student": STUDENT,
         "teacher": str(options.out.with_suffix(".teacher.pt")),
     }
-    if not Path(common["teacher"]).exists() and any(ARMS[name].answers for name in options.arm):
+    if not Path(common["teacher"]).exists() and any(ARMS[name].teacher_logits for name in options.arm):
         run({**common, "arm": asdict(Arm()), "student": TEACHER, "seed": 0, "save": common["teacher"]})
 
     def one(task: tuple[str, int]) -> None:

@@ -19,7 +19,7 @@ from benchmarks.workloads import BATCH, LR, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
-    from tfkd_cli.training.answers import AskedTeacher
+    from tfkd_cli.training.teacher_logits import FrozenTeacher
 
 Play = Callable[[], list[Step]]
 OURS = {"fast": True, "fp32": False}
@@ -61,7 +61,7 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """
     import torch
 
-    from tfkd_cli.training.answers import Answers
+    from tfkd_cli.training.teacher_logits import TeacherLogits
     from tfkd_cli.training.trainer import Training
 
     facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
@@ -74,15 +74,15 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
         clock.mark(kind)
 
     teacher, images = _asked(workload.teacher, arrays, fast=fast) if workload.teacher else None, steps * BATCH
-    answers = None
+    teacher_logits = None
     if teacher is not None and fast:
-        answers = Answers(teacher=teacher, images=images, classes=facts.classes, device=device)
+        teacher_logits = TeacherLogits(teacher=teacher, images=images, classes=facts.classes, device=device)
     training = Training(
         workload.spec(dataset=facts.name, fast=fast),
         data=_some(arrays, images=images),
         device=device,
         teacher=teacher,
-        answers=answers,
+        teacher_logits=teacher_logits,
         at_step=at_step,
     )
     epochs = training.epochs()
@@ -96,17 +96,17 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     return play
 
 
-def _asked(name: str, arrays: Arrays, *, fast: bool) -> AskedTeacher:
+def _asked(name: str, arrays: Arrays, *, fast: bool) -> FrozenTeacher:
     """A teacher of this architecture, untrained."""
     import torch
 
     from tfkd_cli import models
     from tfkd_cli.data import augment
-    from tfkd_cli.training.answers import AskedTeacher
+    from tfkd_cli.training.teacher_logits import FrozenTeacher
 
     facts = arrays.facts
     example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
-    return AskedTeacher(
+    return FrozenTeacher(
         models.build(name, classes=facts.classes, channels=facts.channels, size=facts.size),
         device=torch.device("cpu"),
         precision_name="bf16" if fast else "fp32",

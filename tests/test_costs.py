@@ -74,29 +74,29 @@ def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
     fast = replace(SPEC, dataset="cifar100", recipe=Recipe(epochs=200).fast())
     taught = replace(fast, loss=Distillation(), teacher=Teacher(run=fast))
     model = CostModel("cuda")
-    assert model(taught).answers_bytes == 2_000_000_000
-    assert model(replace(taught, recipe=replace(taught.recipe, holdout=0.1))).answers_bytes == 1_800_000_000
-    assert model(fast).answers_bytes == 0
+    assert model(taught).logits_bytes == 2_000_000_000
+    assert model(replace(taught, recipe=replace(taught.recipe, holdout=0.1))).logits_bytes == 1_800_000_000
+    assert model(fast).logits_bytes == 0
 
 
 def test_what_asking_a_teacher_for_an_epoch_at_once_costs_is_known_apart() -> None:
     model = CostModel("cpu")
     fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
     alone, taught = model(replace(fast, loss=SPEC.loss, teacher=None)), model(fast)
-    assert taught.asking_seconds == pytest.approx(taught.seconds - alone.seconds, rel=0.1)
-    assert alone.asking_seconds == model(TAUGHT).asking_seconds == 0
+    assert taught.teacher_seconds == pytest.approx(taught.seconds - alone.seconds, rel=0.1)
+    assert alone.teacher_seconds == model(TAUGHT).teacher_seconds == 0
 
 
 def test_measured_runs_tell_what_is_not_asking_and_the_model_adds_asking_to_it() -> None:
     fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
     numerics = {"device": "cpu", "threads": 1}
     found = [
-        (fast, {"seconds": 150.0 + asking, "asking_seconds": asking, "numerics": numerics})
+        (fast, {"seconds": 150.0 + asking, "teacher_seconds": asking, "numerics": numerics})
         for asking in (0.0, 10.0, 900.0)  # found, waited for, and asked
     ]
     older = [(fast, {"seconds": 5000.0, "numerics": numerics})]
     rates = measured_rates([*found, *older], device="cpu", facts={})
-    asking = CostModel("cpu")(fast).asking_seconds
+    asking = CostModel("cpu")(fast).teacher_seconds
     measured = CostModel("cpu", measured=rates)(fast)
     assert measured.source == "measured"
-    assert (measured.seconds, measured.asking_seconds) == pytest.approx((150.0 + asking, asking))
+    assert (measured.seconds, measured.teacher_seconds) == pytest.approx((150.0 + asking, asking))

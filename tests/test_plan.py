@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkd_cli.methods import Distillation
-from tfkd_cli.plan import AnswersOnDisk, Estimate, Plan, Progress, make_plan
+from tfkd_cli.plan import CachedEpochs, Estimate, Plan, Progress, make_plan
 from tfkd_cli.spec import RunSpec, Teacher
 
 TEACHER = RunSpec(dataset="digits", student="resnet20")
@@ -104,10 +104,10 @@ def test_answers_that_runs_share_stand_between_a_teacher_and_its_students() -> N
         progress={},
         cost=lambda spec: Estimate(60.0, "estimate", 1000, 50 * spec.recipe.epochs),
     )
-    (shared,) = sized.answers
+    (shared,) = sized.teacher_logits
     assert (shared.teacher, set(shared.students)) == ("resnet20", {spec.key for spec in same})
     assert (shared.epochs, shared.disk_bytes) == (FAST.epochs, 50 * FAST.epochs)
-    assert sized.to_json()["answers"] == [shared.to_json()]
+    assert sized.to_json()["teacher_logits"] == [shared.to_json()]
 
 
 def test_answers_nobody_needs_any_more_are_not_planned() -> None:
@@ -118,11 +118,11 @@ def test_answers_nobody_needs_any_more_are_not_planned() -> None:
         (dict.fromkeys((s.key for s in same), DONE), 0),
     ):
         made = make_plan({"t": same}, progress=states, cost=lambda spec: Estimate(1.0, "estimate"))
-        assert len(made.answers) == wanted
+        assert len(made.teacher_logits) == wanted
 
 
 def asking(spec: RunSpec) -> Estimate:
-    return Estimate(60.0, "estimate", asking_seconds=10.0 if spec.teacher else 0.0)
+    return Estimate(60.0, "estimate", teacher_seconds=10.0 if spec.teacher else 0.0)
 
 
 def test_a_teacher_is_paid_for_once_by_those_who_share_its_answers() -> None:
@@ -134,7 +134,7 @@ def test_a_teacher_is_paid_for_once_by_those_who_share_its_answers() -> None:
 
 def test_students_divide_the_asking_also_on_the_critical_path() -> None:
     made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=asking)
-    assert (made.answers[0].teacher_key, made.answers[0].seconds_left) == (FAST_TEACHER.key, 10)
+    assert (made.teacher_logits[0].teacher_key, made.teacher_logits[0].seconds_left) == (FAST_TEACHER.key, 10)
     assert made.counts().critical_path_seconds == made.wall_seconds(2) == 60 + 10 / 2 + 50
     assert made.wall_seconds(1) == 60 + 10 + 2 * 50
 
@@ -149,19 +149,19 @@ def test_answers_that_lie_on_disk_or_that_all_have_passed_are_not_asked_again() 
         (half, FAST.epochs, 0.0),
         ({same[0].key: DONE}, 0, 10.0),  # its answers were not kept, or are gone
     ):
-        on_disk = AnswersOnDisk(epochs=lambda teacher, kept=epochs: kept)  # type: ignore[misc]
+        on_disk = CachedEpochs(epochs=lambda teacher, kept=epochs: kept)  # type: ignore[misc]
         made = make_plan({"t": same}, progress=states, cost=asking, on_disk=on_disk)
-        assert made.answers[0].seconds_left == left
+        assert made.teacher_logits[0].seconds_left == left
 
 
 def test_beyond_the_cap_every_student_asks_for_itself() -> None:
-    sized = lambda spec: asking(spec)._replace(answers_bytes=1000)  # noqa: E731
+    sized = lambda spec: asking(spec)._replace(logits_bytes=1000)  # noqa: E731
     for limit, seconds in ((1000, 10), (500, 5 + 2 * 5), (0, 2 * 10)):
         made = make_plan(
             {"t": [taught(), taught(seed=1)]},
             progress={},
             cost=sized,
-            on_disk=AnswersOnDisk(limit_bytes=limit),
+            on_disk=CachedEpochs(limit_bytes=limit),
         )
         assert made.counts().seconds == 60 + 2 * 50 + seconds
 

@@ -142,9 +142,9 @@ def cost_sources(counts: Counts) -> str:
     return "; ".join(parts)
 
 
-def answer_lines(plan: Plan, *, cap_gb: float) -> list[str]:
+def logits_lines(plan: Plan, *, cap_gb: float) -> list[str]:
     """Which teachers' answers are computed once for several runs, and their size, where some are."""
-    shared = plan.answers
+    shared = plan.teacher_logits
     if not shared:
         return []
     teachers = ", ".join(sorted({each.teacher for each in shared}))

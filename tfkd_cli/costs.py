@@ -72,21 +72,21 @@ class CostModel:
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds an epoch takes one thread; those of a measured run are without its asking."""
         training = per_epoch * spec.recipe.epochs / self._speed_up
-        asking = training * self._asking_share(spec, facts)
-        if source == "measured" and spec.asks_by_epoch:
+        asking = training * self._teacher_share(spec, facts)
+        if source == "measured" and spec.teacher_by_epoch:
             images = facts.train_images or UNKNOWN_IMAGES
             modelled = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
-            asking = modelled * self._asking_share(spec, facts)
+            asking = modelled * self._teacher_share(spec, facts)
             training += asking
         return Estimate(
             seconds=training + START_UP * (":" in spec.student),
             source=source,
             disk_bytes=disk_bytes(spec, facts),
-            answers_bytes=answers_bytes(spec, facts),
-            asking_seconds=asking if spec.asks_by_epoch else 0.0,
+            logits_bytes=logits_bytes(spec, facts),
+            teacher_seconds=asking if spec.teacher_by_epoch else 0.0,
         )
 
-    def _asking_share(self, spec: RunSpec, facts: DataSet) -> float:
+    def _teacher_share(self, spec: RunSpec, facts: DataSet) -> float:
         """The teacher's part of the multiply-adds."""
         if spec.teacher is None:
             return 0.0
@@ -131,7 +131,7 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
         teacher,
         spec.recipe.precision,
         spec.recipe.batch_size,
-        *(("shared",) if spec.asks_by_epoch else ()),
+        *(("shared",) if spec.teacher_by_epoch else ()),
     )
 
 
@@ -146,10 +146,10 @@ def measured_rates(
     for spec, result in results:
         numerics = result.get("numerics", {})
         here = str(numerics.get("device", "")).partition(":")[0] == device
-        if here and result.get("seconds") and not (spec.asks_by_epoch and "asking_seconds" not in result):
+        if here and result.get("seconds") and not (spec.teacher_by_epoch and "teacher_seconds" not in result):
             images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
             threads = int(numerics.get("threads") or 1)
-            seconds = result["seconds"] - (result.get("asking_seconds") or 0.0)
+            seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
             seen.setdefault(rate_key(spec), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
@@ -180,7 +180,7 @@ def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
     return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
 
 
-def answers_bytes(spec: RunSpec, facts: DataSet) -> int:
+def logits_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What the answers of its teacher take where they are kept: an fp16 number per class, image and epoch."""
     if spec.teacher is None:
         return 0

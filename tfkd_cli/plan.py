@@ -16,8 +16,8 @@ class Estimate(NamedTuple):
     seconds: float
     source: str
     disk_bytes: int = 0
-    answers_bytes: int = 0  # of its teacher's answers, where they are kept
-    asking_seconds: float = 0.0  # the part of `seconds` that goes where another run has asked already
+    logits_bytes: int = 0  # of its teacher's answers, where they are kept
+    teacher_seconds: float = 0.0  # the part of `seconds` that goes where another run has asked already
 
 
 class Progress(NamedTuple):
@@ -39,7 +39,7 @@ class Item:
     progress: Progress
     cost: Estimate
     wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
-    asking_left: float | None = None  # seconds of its part in asking what runs share; None: it asks alone
+    teacher_left: float | None = None  # seconds of its part in asking what runs share; None: it asks alone
 
     @property
     def done(self) -> bool:
@@ -49,9 +49,9 @@ class Item:
     @property
     def seconds_left(self) -> float:
         """What is still to be spent on it."""
-        if self.done or self.asking_left is None:
+        if self.done or self.teacher_left is None:
             return self.seconds_left_alone
-        return self._left(self.cost.seconds - self.cost.asking_seconds) + self.asking_left
+        return self._left(self.cost.seconds - self.cost.teacher_seconds) + self.teacher_left
 
     @property
     def seconds_left_alone(self) -> float:
@@ -59,16 +59,16 @@ class Item:
         return self._left(self.cost.seconds)
 
     @property
-    def asking_left_alone(self) -> float:
+    def teacher_left_alone(self) -> float:
         """The part of that which is asking."""
-        return self._left(self.cost.asking_seconds)
+        return self._left(self.cost.teacher_seconds)
 
     def _left(self, seconds: float) -> float:
         return 0.0 if self.done else seconds * (1 - self.progress.share)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedAnswers:
+class SharedLogits:
     """A node between a teacher and the runs that ask it the same: answers, each computed by one of them."""
 
     teacher: str  # its network
@@ -91,7 +91,7 @@ class SharedAnswers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswersOnDisk:
+class CachedEpochs:
     """How many epochs of a teacher's answers are kept already, and how many bytes all of them may take."""
 
     epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0
@@ -130,7 +130,7 @@ class Plan:
 
     items: Mapping[str, Item]  # by key, in an order that respects parents
     tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
-    answers: tuple[SharedAnswers, ...] = ()  # that runs still to be trained will use
+    teacher_logits: tuple[SharedLogits, ...] = ()  # that runs still to be trained will use
 
     @property
     def missing(self) -> tuple[RunSpec, ...]:
@@ -163,7 +163,7 @@ class Plan:
         """Totals and the same per table."""
         return {
             **self.counts().to_json(),
-            "answers": [each.to_json() for each in self.answers],
+            "teacher_logits": [each.to_json() for each in self.teacher_logits],
             "tables": {name: self.counts(name).to_json() for name in self.tables},
         }
 
@@ -173,7 +173,7 @@ def make_plan(
     *,
     progress: Mapping[str, Progress],
     cost: Callable[[RunSpec], Estimate],
-    on_disk: AnswersOnDisk | None = None,
+    on_disk: CachedEpochs | None = None,
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
 
@@ -197,30 +197,30 @@ def make_plan(
             seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or key in asked or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
-    answers = _share(items, on_disk or AnswersOnDisk())
+    teacher_logits = _share(items, on_disk or CachedEpochs())
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
-    return Plan(items, tables, tuple(answers))
+    return Plan(items, tables, tuple(teacher_logits))
 
 
-def _share(items: dict[str, Item], on_disk: AnswersOnDisk) -> Iterator[SharedAnswers]:
+def _share(items: dict[str, Item], on_disk: CachedEpochs) -> Iterator[SharedLogits]:
     """The answers that unfinished runs share; each of these runs is replaced by one that asks its part."""
     room = on_disk.limit_bytes
-    for group in asking_the_same([item.spec for item in items.values()]):
+    for group in same_teacher_logits([item.spec for item in items.values()]):
         students = [items[spec.key] for spec in group if not items[spec.key].done]
         if not students:
             continue
         teacher, epochs = group[0].teacher, max(spec.recipe.epochs for spec in group)
         assert teacher is not None
-        size = max(items[spec.key].cost.answers_bytes for spec in group)
+        size = max(items[spec.key].cost.logits_bytes for spec in group)
         fits = min(1.0, room / size) if size else 1.0
         room -= fits * size
         passed = min(item.progress.share * item.spec.recipe.epochs for item in students)
         left = max(0.0, fits - max(passed, on_disk.epochs(teacher)) / epochs)
-        seconds = left * max(item.cost.asking_seconds for item in students)
+        seconds = left * max(item.cost.teacher_seconds for item in students)
         for item in students:
-            own = (1 - fits) * item.asking_left_alone  # of the epochs that cannot be kept
-            items[item.spec.key] = replace(item, asking_left=seconds / len(students) + own)
-        yield SharedAnswers(
+            own = (1 - fits) * item.teacher_left_alone  # of the epochs that cannot be kept
+            items[item.spec.key] = replace(item, teacher_left=seconds / len(students) + own)
+        yield SharedLogits(
             teacher=teacher.network,
             teacher_key=teacher.run.key if isinstance(teacher, Teacher) else None,
             students=tuple(item.spec.key for item in students),
@@ -230,14 +230,14 @@ def _share(items: dict[str, Item], on_disk: AnswersOnDisk) -> Iterator[SharedAns
         )
 
 
-def asking_the_same(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+def same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     """Groups of two runs and more that ask the same teacher about the same views.
 
     Only with one augmentation stream for all seeds; keeping the answers then saves asking again.
     """
     groups: dict[tuple[str, ...], list[RunSpec]] = {}
     for spec in specs:
-        if spec.asks_by_epoch:
+        if spec.teacher_by_epoch:
             groups.setdefault(_question(spec), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -201,7 +201,7 @@ class RunSpec:
         return (*(each for parent in self.parents for each in parent.lineage), self)
 
     @property
-    def asks_by_epoch(self) -> bool:
+    def teacher_by_epoch(self) -> bool:
         """Whether it asks its teacher for an epoch at once, apart from the training: answers can be kept."""
         return self.teacher is not None and self.recipe.augment_stream == "shared"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli.backends import Event, Outcome, local, nursery, shared_answers, submit, taught_with
+from tfkd_cli.backends import Event, Outcome, local, nursery, sharing_logits, submit, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import left_seconds, run_local, unfinished
 from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
@@ -242,7 +242,7 @@ def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
     specs = [fast, *(taught_by(fast, seed=seed) for seed in range(3))]
     outcome, _ = do(specs, store, tiny_data)
     assert len(outcome.done) == 4
-    kept = sorted(path.name for path in store.answers_path.glob("*/*"))
+    kept = sorted(path.name for path in store.teacher_logits_path.glob("*/*"))
     assert kept == ["epoch-001.npy", "epoch-002.npy"]
 
 
@@ -251,7 +251,7 @@ def test_answers_are_kept_for_students_that_ask_the_same_and_no_others(teacher: 
     same = [taught_by(fast, temperature=4), taught_by(fast, temperature=8), taught_by(fast, seed=1)]
     alone = replace(taught_by(fast), teacher=Teacher(run=fast, checkpoint=1))
     paper = [taught_by(teacher), taught_by(teacher, seed=1)]
-    assert set(shared_answers([fast, *same, alone, *paper])) == {spec.folder for spec in same}
+    assert set(sharing_logits([fast, *same, alone, *paper])) == {spec.folder for spec in same}
 
 
 def test_lost_weights_are_trained_again_only_for_a_student_that_needs_them(
@@ -352,7 +352,7 @@ def test_a_stop_that_comes_before_a_worker_listens_waits_until_it_does(
 ) -> None:
     store.run(teacher).declare(teacher)
     submission = submit(
-        [[teacher.folder]], store=store, execution=tiny_data.execution, answers=(), backend="local"
+        [[teacher.folder]], store=store, execution=tiny_data.execution, teacher_logits=(), backend="local"
     )
     arguments = (str(store.root), submission, "0")
     warm.start(900, arguments, environment={}, log=tmp_path / "log")

@@ -154,13 +154,13 @@ def test_a_plan_shows_the_answers_that_students_share_and_their_size(
 ) -> None:
     shared = ["reproduce", "table1", "--fast", "--teacher-cache-gb", "5"]
     made = json.loads(planned([*shared, "--json"], tmp_path, capfd))
-    assert made["answers"]
-    assert all(len(each["students"]) > 1 and each["disk_gb"] == 2.0 for each in made["answers"])
+    assert made["teacher_logits"]
+    assert all(len(each["students"]) > 1 and each["disk_gb"] == 2.0 for each in made["teacher_logits"])
     said = planned(shared, tmp_path, capfd)
     assert "each computed once for" in said
     assert "--teacher-cache-gb keeps 5 GB" in said
     alone = json.loads(planned(["reproduce", "table1", "--json"], tmp_path, capfd))
-    assert alone["answers"] == []
+    assert alone["teacher_logits"] == []
 
 
 def test_a_table_with_its_own_recipe_is_not_said_to_be_at_paper_scale(

@@ -28,11 +28,11 @@ def test_a_damaged_request_stops_cleaning(
     main([*RUN, "--json", "--results", str(tmp_path)])
     (request,) = (tmp_path / "requests").glob("*.json")
     request.write_bytes(request.read_bytes()[:200])
-    answers = tmp_path / "answers" / "0123456789ab-11111111-22222222"
-    answers.mkdir(parents=True)
+    teacher_logits = tmp_path / "teacher_logits" / "0123456789ab-11111111-22222222"
+    teacher_logits.mkdir(parents=True)
     assert main(["clean", "--yes", "--results", str(tmp_path)]) == 2
     assert "damaged" in capfd.readouterr().err
-    assert answers.exists()
+    assert teacher_logits.exists()
 
 
 def test_what_an_unfinished_run_asks_for_is_kept_whoever_asked_for_the_run(
@@ -43,7 +43,7 @@ def test_what_an_unfinished_run_asks_for_is_kept_whoever_asked_for_the_run(
     run.declare(STUDENT)
     run.start_attempt(owner={}).fail({"kind": "Error", "message": "it failed"})
     for mark in (TEACHER.key[:12], "0123456789ab"):
-        (store.answers_path / f"{mark}-11111111-22222222").mkdir(parents=True)
+        (store.teacher_logits_path / f"{mark}-11111111-22222222").mkdir(parents=True)
     assert main(["clean", "--json", "--results", str(tmp_path)]) == 0
     found = json.loads(capfd.readouterr().out)["items"]
     assert [Path(each["path"]).name for each in found] == ["0123456789ab-11111111-22222222"]

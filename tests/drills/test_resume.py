@@ -87,7 +87,7 @@ class Bench:
             [[spec.folder]],
             store=self.store,
             execution=replace(self.data.execution, checkpoint_minutes=minutes),
-            answers=(spec.folder,) if spec.seed else (),
+            teacher_logits=(spec.folder,) if spec.seed else (),
             backend="local",
         )
         number = next(self.numbers)

@@ -83,17 +83,17 @@ def _age(path: Path) -> None:
 def test_answers_of_teachers_nobody_will_ask_are_freed(store: Store) -> None:
     names = ("0123456789ab-11111111-22222222", "ba9876543210-11111111-22222222", "foreign-33333333-44444444")
     for name in (*names, "mine"):
-        (store.answers_path / name / "epoch-002.blocks").mkdir(parents=True)
-        (store.answers_path / name / "epoch-001.npy").write_bytes(b"123")
-        (store.answers_path / name / "epoch-002.blocks" / "0000.npy").write_bytes(b"12")
+        (store.teacher_logits_path / name / "epoch-002.blocks").mkdir(parents=True)
+        (store.teacher_logits_path / name / "epoch-001.npy").write_bytes(b"123")
+        (store.teacher_logits_path / name / "epoch-002.blocks" / "0000.npy").write_bytes(b"12")
     found = store.cleanable(needed={}, asking={"ba9876543210"})
     assert {each.path.name: each.bytes for each in found} == {names[0]: 5, names[2]: 5}
     assert free(found) == 10
-    assert sorted(path.name for path in store.answers_path.iterdir()) == [names[1], "mine"]
+    assert sorted(path.name for path in store.teacher_logits_path.iterdir()) == [names[1], "mine"]
 
 
 def test_what_a_kill_left_beside_answers_in_use_is_freed(store: Store) -> None:
-    folder = store.answers_path / "0123456789ab-11111111-22222222"
+    folder = store.teacher_logits_path / "0123456789ab-11111111-22222222"
     for name in ("epoch-001.blocks", "epoch-002.blocks"):
         (folder / name).mkdir(parents=True)
         (folder / name / "0000.npy").write_bytes(b"12")
@@ -107,7 +107,7 @@ def test_what_a_kill_left_beside_answers_in_use_is_freed(store: Store) -> None:
 
 def test_how_many_epochs_are_kept_is_known_by_teacher_and_weights(store: Store) -> None:
     for name, epochs in (("22222222", 2), ("33333333", 3)):
-        folder = store.answers_path / f"0123456789ab-11111111-{name}"
+        folder = store.teacher_logits_path / f"0123456789ab-11111111-{name}"
         folder.mkdir(parents=True)
         for epoch in range(1, epochs + 1):
             (folder / f"epoch-{epoch:03d}.npy").write_bytes(b"123")
@@ -117,7 +117,7 @@ def test_how_many_epochs_are_kept_is_known_by_teacher_and_weights(store: Store) 
 def test_where_the_results_lie_decides_nothing(tmp_path: Path, tiny_spec: RunSpec, play: Any) -> None:
     store = Store.open(tmp_path / "attempts" / "runs" / "res", create=True)
     play.train(store.root, tiny_spec)
-    (store.answers_path / "0123456789ab-11111111-22222222").mkdir(parents=True)
+    (store.teacher_logits_path / "0123456789ab-11111111-22222222").mkdir(parents=True)
     names = {each.path.name for each in store.cleanable(needed={})}
     assert names == {"epoch-001.pt", "0123456789ab-11111111-22222222"}
     with pytest.raises(ValueError, match="never freed"):
@@ -126,8 +126,8 @@ def test_where_the_results_lie_decides_nothing(tmp_path: Path, tiny_spec: RunSpe
 
 def test_a_link_among_the_answers_is_not_followed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    store.answers_path.mkdir()
-    (store.answers_path / "0123456789ab-11111111-22222222").symlink_to(tmp_path / "elsewhere")
+    store.teacher_logits_path.mkdir()
+    (store.teacher_logits_path / "0123456789ab-11111111-22222222").symlink_to(tmp_path / "elsewhere")
     assert store.cleanable(needed={}) == []
 
 
@@ -140,7 +140,7 @@ def test_a_link_among_the_answers_is_not_followed(store: Store, tmp_path: Path) 
         "weights/best.pt",
         "attempts/0001/log",
         "weights",
-        "answers/mine",
+        "teacher-logits/mine",
     ],
 )
 def test_results_and_records_cannot_even_be_named(path: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tfkd_cli import models
 from tfkd_cli.training import gradients, moments, pairs, precision, winograd
-from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.teacher_logits import FrozenTeacher
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -135,7 +135,7 @@ def test_networks_of_others_train_and_teach_as_they_would_without_haste(
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
         wanted = plain.eval()(IMAGES)
-    teacher = AskedTeacher(plain, device=CPU, precision_name="fp32", example=IMAGES)
+    teacher = FrozenTeacher(plain, device=CPU, precision_name="fp32", example=IMAGES)
     torch.testing.assert_close(teacher(IMAGES), wanted, rtol=1e-4, atol=1e-5)
     folded = precision.folded(plain, images_NCHW=IMAGES)
     torch.testing.assert_close(folded(IMAGES), wanted, rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import TinyData
 
 RECIPE = Recipe(epochs=3, batch_size=8, milestones=(2,), warmup_epochs=0.5, augment="crop-flip")
-TIMES = ("seconds", "asking_seconds", "images_per_second", "attempt")
+TIMES = ("seconds", "teacher_seconds", "images_per_second", "attempt")
 
 
 @pytest.fixture
@@ -307,10 +307,10 @@ def test_kept_answers_change_no_number_whoever_asked_them(
     for store in (asking, keeping):
         run(teacher, store)
         for student in students:
-            run(student, store, keep_answers=store is keeping)
-    kept = sorted(keeping.answers_path.rglob("*"))
+            run(student, store, cache_logits=store is keeping)
+    kept = sorted(keeping.teacher_logits_path.rglob("*"))
     assert [path.name for path in kept if path.is_file()] == [f"epoch-{e:03d}.npy" for e in (1, 2, 3)]
-    assert not asking.answers_path.exists()
+    assert not asking.teacher_logits_path.exists()
     for student in students:
         assert_same(what_counts(asking, student), what_counts(keeping, student))
 

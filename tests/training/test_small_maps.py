@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.quick_convs import plain_and_quick
 from torch import Tensor, nn
 
+from tests.quick_convs import plain_and_quick
 from tfkd_cli import models
 from tfkd_cli.training import small_maps
-from tfkd_cli.training.answers import AskedTeacher
 from tfkd_cli.training.small_maps import SmallMapConv2d
+from tfkd_cli.training.teacher_logits import FrozenTeacher
 
 CPU = torch.device("cpu")
 SMALL = ((2, 2), (2, 4), (4, 2), (4, 4), (2, 8), (8, 2))
@@ -93,10 +93,10 @@ def test_a_resnet18_teacher_answers_as_it_would_without(monkeypatch: pytest.Monk
     monkeypatch.setenv("TFKD_BF16", "always")
     images_NCHW = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
-    def asked(precision_name: str) -> AskedTeacher:
+    def asked(precision_name: str) -> FrozenTeacher:
         torch.manual_seed(0)
         network = models.build("resnet18", classes=10, channels=3, size=32)
-        return AskedTeacher(network, device=CPU, precision_name=precision_name, example=images_NCHW)
+        return FrozenTeacher(network, device=CPU, precision_name=precision_name, example=images_NCHW)
 
     exact_NK, quick_NK = asked("fp32")(images_NCHW), asked("bf16")(images_NCHW)
     quick = [each for each in asked("bf16")._network.modules() if isinstance(each, SmallMapConv2d)]

@@ -20,8 +20,8 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
 from tfkd_cli.training import checkpoints, trainer
-from tfkd_cli.training.answers import Answers, AskedTeacher
 from tfkd_cli.training.evaluation import Scores
+from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training, batches, learning_rate, seed_of
 
 CPU = torch.device("cpu")
@@ -70,26 +70,30 @@ def spec_of(loss: Loss | None = None, *, student: str = "resnet8", **recipe: Any
     )
 
 
-def teacher_for(spec: RunSpec) -> AskedTeacher:
+def teacher_for(spec: RunSpec) -> FrozenTeacher:
     torch.manual_seed(1)
     network = models.build("resnet8", classes=3, channels=1, size=16)
     example = torch.randn(2, 1, 16, 16)
-    return AskedTeacher(network, device=CPU, precision_name=spec.recipe.precision, example=example)
+    return FrozenTeacher(network, device=CPU, precision_name=spec.recipe.precision, example=example)
 
 
 def training_of(spec: RunSpec, at_step: Callable[[], None] = lambda: None, **sizes: int) -> Training:
     data = arrays(**sizes)
-    teacher, answers = (teacher_for(spec) if spec.teacher else None), None
+    teacher, teacher_logits = (teacher_for(spec) if spec.teacher else None), None
     if teacher is not None and spec.recipe.augment_stream == "shared":
-        answers = Answers(teacher=teacher, images=len(data.train_labels_N), classes=3, device=CPU)
+        teacher_logits = TeacherLogits(
+            teacher=teacher, images=len(data.train_labels_N), classes=3, device=CPU
+        )
         teacher = None
-    return Training(spec, data=data, device=CPU, teacher=teacher, answers=answers, at_step=at_step)
+    return Training(
+        spec, data=data, device=CPU, teacher=teacher, teacher_logits=teacher_logits, at_step=at_step
+    )
 
 
 def facts_of(epoch: Epoch) -> dict[str, Any]:
     """What must be equal bit for bit: all but the times."""
     line = epoch.line(attempt=1)
-    times = ("seconds", "asking_seconds", "images_per_second")
+    times = ("seconds", "teacher_seconds", "images_per_second")
     return {key: value for key, value in line.items() if key not in times}
 
 
@@ -282,7 +286,7 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
     torch.manual_seed(1)
     network = models.build("resnet8", classes=3, channels=1, size=16)
     example = torch.randn(2, 1, 16, 16, device=device)
-    teacher = AskedTeacher(network, device=device, precision_name="bf16", example=example)
+    teacher = FrozenTeacher(network, device=device, precision_name="bf16", example=example)
     training = Training(spec, data=arrays(), device=device, teacher=teacher)
     list(training.epochs())
     torch.cuda.set_sync_debug_mode("error")

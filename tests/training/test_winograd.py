@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tfkd_cli import models
 from tfkd_cli.training import precision, winograd
-from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.teacher_logits import FrozenTeacher
 from tfkd_cli.training.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
@@ -157,4 +157,4 @@ def test_weights_keep_their_names_and_the_teacher_its_answers(monkeypatch: pytes
         close(network(images), plain_NK)
     assert set(network.state_dict()) == names
     assert any(isinstance(each, WinogradConv2d) for each in network.modules())
-    close(AskedTeacher(network, device=CPU, precision_name="bf16", example=images)(images), plain_NK)
+    close(FrozenTeacher(network, device=CPU, precision_name="bf16", example=images)(images), plain_NK)

@@ -86,7 +86,7 @@ def submitted(store: Store, data: TinyData, *specs: RunSpec, minutes: float = 0.
         store.run(each).declare(each)
     execution = replace(data.execution, checkpoint_minutes=minutes)
     packs = [[each.folder for each in specs]]
-    return submit(packs, store=store, execution=execution, answers=(), backend="local")
+    return submit(packs, store=store, execution=execution, teacher_logits=(), backend="local")
 
 
 def epochs_done(store: Store, spec: RunSpec, at_least: int) -> bool | None:
@@ -277,5 +277,5 @@ def test_the_runs_of_a_pack_share_the_cores(
 def test_the_environment_lets_a_worker_find_this_very_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     path = worker.environment(CUDA_VISIBLE_DEVICES="3")["PYTHONPATH"].split(os.pathsep)
-    assert path == [str(Path(worker.__file__).parent.parent), "/elsewhere"]
+    assert path == [str(Path(worker.__file__).parents[2]), "/elsewhere"]
     assert worker.environment(CUDA_VISIBLE_DEVICES="3")["CUDA_VISIBLE_DEVICES"] == "3"

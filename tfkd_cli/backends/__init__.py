@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import asking_the_same
+from tfkd_cli.plan import same_teacher_logits
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import Store
 
@@ -43,9 +43,9 @@ class Outcome:
         return tuple(self.reasons)
 
 
-def shared_answers(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+def sharing_logits(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     """The students (folder names) whose teacher's answers are kept: another run of the request uses them."""
-    return tuple(sorted(spec.folder for group in asking_the_same(specs) for spec in group))
+    return tuple(sorted(spec.folder for group in same_teacher_logits(specs) for spec in group))
 
 
 def taught_with(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
@@ -62,7 +62,7 @@ def submit(
     *,
     store: Store,
     execution: Execution,
-    answers: Sequence[str],
+    teacher_logits: Sequence[str],
     backend: str,
     weights: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
@@ -77,7 +77,7 @@ def submit(
             "created": time.time(),
             "execution": execution.to_json(),
             "runs": [list(pack) for pack in packs],
-            "answers": list(answers),
+            "teacher_logits": list(teacher_logits),
             "weights": {folder: list(names) for folder, names in (weights or {}).items()},
         }
     )

@@ -17,7 +17,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
-from tfkd_cli.backends import Event, Outcome, nursery, shared_answers, submit, taught_with
+from tfkd_cli.backends import Event, Outcome, nursery, sharing_logits, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RunError
@@ -53,7 +53,7 @@ def run_local(
         [[spec.folder] for spec in todo],
         store=store,
         execution=replace(execution, threads=chosen.threads, device=chosen.device),
-        answers=shared_answers(specs),
+        teacher_logits=sharing_logits(specs),
         backend="local",
         weights=taught_with(todo),
     )

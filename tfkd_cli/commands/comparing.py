@@ -176,7 +176,7 @@ class _Work:
             {stage.name: stage.runs for stage in stages},
             progress={key: progress_of(state) for key, state in states.items()},
             cost=campaign.cost_model(states),
-            on_disk=campaign.answers_on_disk(states),
+            on_disk=campaign.cached_epochs(states),
         )
 
     def _show(self, plan: Plan) -> None:

@@ -64,7 +64,7 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
             f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
             markup=False,
         )
-    for line in console.answer_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
+    for line in console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)

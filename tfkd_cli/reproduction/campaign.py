@@ -10,7 +10,7 @@ from paper_tables.spec import Table
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import AnswersOnDisk, Plan, Progress, make_plan
+from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.measure import Measurements, assumed, measure
 from tfkd_cli.reproduction.settings import Request
@@ -62,10 +62,10 @@ class Campaign:
         """What is missing, in order, and what it costs."""
         states = self.states() if states is None else states
         progress = {key: progress_of(state) for key, state in states.items()}
-        on_disk = self.answers_on_disk(states)
+        on_disk = self.cached_epochs(states)
         return make_plan(self.wanted, progress=progress, cost=self.cost_model(states), on_disk=on_disk)
 
-    def answers_on_disk(self, states: Mapping[str, RunState]) -> AnswersOnDisk:
+    def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
         """How many epochs of each teacher's answers lie in the store."""
         kept = self.store.epochs_kept()
 
@@ -78,7 +78,7 @@ class Campaign:
                 digest = result.get("weights", {}).get(teacher.weights, "")
             return kept.get((teacher.mark, digest[:8]), 0)
 
-        return AnswersOnDisk(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
+        return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
 
     def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkd_cli.store import answers, attempts, files, scan
+from tfkd_cli.store import attempts, files, scan, teacher_logits
 from tfkd_cli.store.attempts import ATTEMPTS
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.publishing import WEIGHTS
@@ -56,15 +56,15 @@ def unasked(root: Path, *, asking: Collection[str], clock: Clock) -> list[Cleana
     `asking`: marks of the teachers that unfinished runs have.
     """
     found = []
-    for path, name in answers.folders(root):
+    for path, name in teacher_logits.folders(root):
         if name["teacher"] not in asking:
-            size = answers.bytes_below(path)
+            size = teacher_logits.bytes_below(path)
             found.append(Cleanable(path, size, "a teacher's answers no unfinished run asks for"))
             continue
-        for blocks in sorted(path.glob(f"*{answers.BLOCKS}")):
+        for blocks in sorted(path.glob(f"*{teacher_logits.BLOCKS}")):
             if blocks.with_suffix(".npy").exists():
                 found.append(
-                    Cleanable(blocks, answers.bytes_below(blocks), "blocks of an epoch that is whole")
+                    Cleanable(blocks, teacher_logits.bytes_below(blocks), "blocks of an epoch that is whole")
                 )
         found += _temporary(path, clock=clock)
     return found
@@ -81,9 +81,9 @@ def free(found: Iterable[Cleanable]) -> int:
 
 
 def _may_go(path: Path) -> bool:
-    if answers.NAME.fullmatch(path.name) and path.parent.name == answers.ANSWERS:
+    if teacher_logits.NAME.fullmatch(path.name) and path.parent.name == teacher_logits.TEACHER_LOGITS:
         return True
-    if answers.NAME.fullmatch(path.parent.name) and path.suffix == answers.BLOCKS:
+    if teacher_logits.NAME.fullmatch(path.parent.name) and path.suffix == teacher_logits.BLOCKS:
         return True
     inside = _inside_a_run(path)
     if is_temporary(path.name) or ATTEMPTS in inside:

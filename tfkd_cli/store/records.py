@@ -102,7 +102,7 @@ _FIELDS: Mapping[str, Any] = {
     "records": _records,
     "weights": _digests,
     "seconds": _number,
-    "asking_seconds": _number,
+    "teacher_seconds": _number,
     "chosen_on": _optional(str),
     "folder": _optional(str),
     "attempts": lambda value: value is None or _count(value),

@@ -18,7 +18,7 @@ from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import answers, cleaning, files, packing, reading, scan
+from tfkd_cli.store import cleaning, files, packing, reading, scan, teacher_logits
 from tfkd_cli.store.cleaning import Cleanable
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
@@ -83,13 +83,13 @@ class Store:
         return self.root / "runs"
 
     @property
-    def answers_path(self) -> Path:
+    def teacher_logits_path(self) -> Path:
         """`answers/`: the teachers' kept answers."""
-        return self.root / answers.ANSWERS
+        return self.root / teacher_logits.TEACHER_LOGITS
 
     def epochs_kept(self) -> dict[tuple[str, str], int]:
         """(Teacher's mark, 8 digits of its weights' digest) → epochs whose answers are kept."""
-        return answers.epochs_kept(self.answers_path)
+        return teacher_logits.epochs_kept(self.teacher_logits_path)
 
     @property
     def code_path(self) -> Path:
@@ -170,7 +170,7 @@ class Store:
         `asking`: marks of the teachers whose kept answers unfinished runs will ask for.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
-        return found + cleaning.unasked(self.answers_path, asking=asking, clock=self._clock)
+        return found + cleaning.unasked(self.teacher_logits_path, asking=asking, clock=self._clock)
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""

@@ -200,7 +200,7 @@ class Record:
             "last": {"epoch": last["epoch"], **training.last_scores},
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
-            "asking_seconds": sum(line.get("asking_seconds", 0.0) for line in self.lines),
+            "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
             "attempts": self.attempt.number,
             "numerics": {**self.numerics, "mixed": self.mixed},

@@ -25,9 +25,9 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files
-from tfkd_cli.training import answers, checkpoints, precision, provenance
-from tfkd_cli.training.answers import Answers, AskedTeacher
+from tfkd_cli.training import checkpoints, precision, provenance, teacher_logits
 from tfkd_cli.training.record import Record
+from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(
     execution: Execution,
     stop: Callable[[], str | None] = lambda: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    keep_answers: bool = False,
+    cache_logits: bool = False,
     weights: Collection[str] = (),
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
@@ -79,7 +79,7 @@ def run(
     with _logged(attempt.log_path, verbose=execution.verbose):
         try:
             work = _Work(spec, store=store, execution=execution, attempt=attempt)
-            return work.do(stop=stop, on_epoch=on_epoch, keep_answers=keep_answers)
+            return work.do(stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
         except Interrupted as stopped:
             log.info("stopped: %s", stopped.reason)
             attempt.release()
@@ -135,7 +135,7 @@ class _Work:
         log.info("attempt %d of %s on %s", attempt.number, spec.folder, self._numerics)
 
     def do(
-        self, *, stop: Callable[[], str | None], on_epoch: Callable[[Epoch], None], keep_answers: bool
+        self, *, stop: Callable[[], str | None], on_epoch: Callable[[Epoch], None], cache_logits: bool
     ) -> dict[str, Any]:
         """Train from the furthest state to the end, and publish; the result that stands."""
         record = self._record
@@ -143,7 +143,7 @@ class _Work:
         arrays = data.load(self._spec.dataset, execution=self._execution)
         arrays = hold_out(arrays, self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
-        asked = self._answers(teacher, arrays, shared=keep_answers)
+        asked = self._teacher_logits(teacher, arrays, shared=cache_logits)
 
         def at_step() -> None:
             reason = stop() or record.keep_up(training)
@@ -156,7 +156,7 @@ class _Work:
             data=arrays,
             device=self._device,
             teacher=teacher,
-            answers=asked,
+            teacher_logits=asked,
             at_step=at_step,
         )
         record.resume(training, self._folder)
@@ -192,7 +192,7 @@ class _Work:
 
         return write
 
-    def _teacher(self, arrays: Arrays) -> AskedTeacher | None:
+    def _teacher(self, arrays: Arrays) -> FrozenTeacher | None:
         teacher = self._spec.teacher
         if teacher is None:
             return None
@@ -202,7 +202,7 @@ class _Work:
         )
         checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
         example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
-        return AskedTeacher(
+        return FrozenTeacher(
             network,
             device=self._device,
             precision_name=self._spec.recipe.precision,
@@ -216,18 +216,20 @@ class _Work:
             return _foreign_weights(teacher, self._execution.sources)
         return self._store.run(teacher.run).weights(teacher.weights)
 
-    def _answers(self, teacher: AskedTeacher | None, arrays: Arrays, *, shared: bool) -> Answers | None:
+    def _teacher_logits(
+        self, teacher: FrozenTeacher | None, arrays: Arrays, *, shared: bool
+    ) -> TeacherLogits | None:
         """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
-        if teacher is None or not self._spec.asks_by_epoch:
+        if teacher is None or not self._spec.teacher_by_epoch:
             return None
-        kept = answers.kept_in(
-            self._store.answers_path,
+        kept = teacher_logits.kept_in(
+            self._store.teacher_logits_path,
             spec=self._spec,
             weights_digest=files.digest(self._teacher_path()),
             numerics=self._numerics,
             limit_gb=self._execution.teacher_cache_gb,
         )
-        return Answers(
+        return TeacherLogits(
             teacher=teacher,
             images=len(arrays.train_labels_N),
             classes=arrays.facts.classes,

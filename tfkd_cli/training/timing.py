@@ -11,7 +11,7 @@ from tfkd_cli import models
 from tfkd_cli.data import Arrays, DataSet
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.training import provenance
-from tfkd_cli.training.answers import AskedTeacher
+from tfkd_cli.training.teacher_logits import FrozenTeacher
 from tfkd_cli.training.trainer import Training
 
 STEPS = 25  # per epoch: one to warm up, one that counts; 50 in all
@@ -54,11 +54,11 @@ def _random_arrays(facts: DataSet, images: int) -> Arrays:
     )
 
 
-def _random_teacher(spec: RunSpec, facts: DataSet, device: torch.device) -> AskedTeacher | None:
+def _random_teacher(spec: RunSpec, facts: DataSet, device: torch.device) -> FrozenTeacher | None:
     if spec.teacher is None:
         return None
     network = models.build(
         spec.teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
     )
     example = torch.randn(8, facts.channels, facts.size, facts.size, device=device)
-    return AskedTeacher(network, device=device, precision_name=spec.recipe.precision, example=example)
+    return FrozenTeacher(network, device=device, precision_name=spec.recipe.precision, example=example)

@@ -27,7 +27,7 @@ from tfkd_cli.training.evaluation import Scores, evaluate, part_of
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
-    from tfkd_cli.training.answers import Answers, AskedTeacher
+    from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 
 SHARED_STREAM = 2**31 - 1
 """The augmentation stream of all seeds where the recipe says "shared"; no seed of anybody's."""
@@ -59,7 +59,7 @@ def batches(order_N: Tensor, batch_size: int) -> list[Tensor]:
     return parts
 
 
-OPTIONAL = ("asking_seconds", "val_loss", "val_accuracy")
+OPTIONAL = ("teacher_seconds", "val_loss", "val_accuracy")
 """Of an epoch, what only some runs have."""
 
 
@@ -78,7 +78,7 @@ class Epoch:
     loss_kl: float | None
     seconds: float
     images_per_second: float
-    asking_seconds: float | None = None  # of `seconds`: until an epoch's answers were there
+    teacher_seconds: float | None = None  # of `seconds`: until an epoch's answers were there
     val_loss: float | None = None
     val_accuracy: float | None = None
 
@@ -101,13 +101,13 @@ class Training:
         *,
         data: Arrays,
         device: torch.device,
-        teacher: AskedTeacher | None = None,
-        answers: Answers | None = None,
+        teacher: FrozenTeacher | None = None,
+        teacher_logits: TeacherLogits | None = None,
         at_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec, self.device, self.at_step = spec, device, at_step
         self._facts = data.facts
-        self._teacher, self._answers = teacher, answers
+        self._teacher, self._teacher_logits = teacher, teacher_logits
         train = part_of(data.train_images_NCHW, data.train_labels_N, device)
         self._images_NCHW, self._labels_N = train.images_NCHW, train.labels_N
         self._test = part_of(data.test_images_NCHW, data.test_labels_N, device)
@@ -119,7 +119,7 @@ class Training:
         self._forward = self._maybe_compiled()
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
-        self.asking_seconds = 0.0  # of that, until the answers were there
+        self.teacher_seconds = 0.0  # of that, until the answers were there
         self.best_epoch = 0
         self.best_scores: dict[str, float] = {}  # of the epoch that was chosen, on the test part
         self.last_scores: dict[str, float] = {}
@@ -172,8 +172,8 @@ class Training:
             self.at_step()
 
         if self.step < self.steps:
-            answers_NK = self._epoch_answers(at_step)
-            self._train(answers_NK, at_step)
+            teacher_NK = self._epoch_logits(at_step)
+            self._train(teacher_NK, at_step)
         self._refuse_divergence()
         training_seconds = seconds_before + time.perf_counter() - started
         tested = evaluate(self.network, self._test, self._facts, at_step=at_step)
@@ -181,27 +181,27 @@ class Training:
         self.seconds = seconds_before + time.perf_counter() - started
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
 
-    def _train(self, answers_NK: Tensor | None, at_step: Callable[[], None]) -> None:
+    def _train(self, teacher_NK: Tensor | None, at_step: Callable[[], None]) -> None:
         self.network.train()
         order = torch.Generator().manual_seed(seed_of("order", self.spec.seed, self.epoch))
         todo = batches(torch.randperm(len(self._labels_N), generator=order), self.spec.recipe.batch_size)
         for indices_N in todo[self.step :]:
-            self._do_step(indices_N, answers_NK)
+            self._do_step(indices_N, teacher_NK)
             self.step += 1
             at_step()
 
-    def _epoch_answers(self, at_step: Callable[[], None]) -> Tensor | None:
-        if self._answers is None:
+    def _epoch_logits(self, at_step: Callable[[], None]) -> Tensor | None:
+        if self._teacher_logits is None:
             return None
-        started, before = time.perf_counter(), self.asking_seconds
+        started, before = time.perf_counter(), self.teacher_seconds
 
         def at_question() -> None:
-            self.asking_seconds = before + time.perf_counter() - started
+            self.teacher_seconds = before + time.perf_counter() - started
             at_step()
 
-        answers_NK = self._answers.epoch(self.epoch, view=self._view, at_step=at_question)
-        self.asking_seconds = before + time.perf_counter() - started
-        return answers_NK
+        teacher_NK = self._teacher_logits.epoch(self.epoch, view=self._view, at_step=at_question)
+        self.teacher_seconds = before + time.perf_counter() - started
+        return teacher_NK
 
     def _view(self, indices_N: Tensor) -> Tensor:
         """These images in their views of this epoch, normalised; `indices_N` on the CPU."""
@@ -225,14 +225,14 @@ class Training:
         with torch.inference_mode():
             return self.network(self._normalised(images_NCHW.to(self.device))).float()  # type: ignore[no-any-return]
 
-    def _do_step(self, indices_N: Tensor, answers_NK: Tensor | None) -> None:
+    def _do_step(self, indices_N: Tensor, cached_NK: Tensor | None) -> None:
         recipe = self.spec.recipe
         images_NCHW = self._view(indices_N)
         indices_N = indices_N.to(self.device, non_blocking=True)
         labels_N = self._labels_N[indices_N]
         teacher_NK = None
-        if answers_NK is not None:
-            teacher_NK = answers_NK[indices_N].float()
+        if cached_NK is not None:
+            teacher_NK = cached_NK[indices_N].float()
         elif self._teacher is not None:
             teacher_NK = self._teacher(images_NCHW)
         torch.manual_seed(seed_of("dropout", self.spec.seed, self.epoch, self.step))
@@ -285,12 +285,12 @@ class Training:
             loss_kl=kl if has_kl else None,
             seconds=self.seconds,
             images_per_second=images / max(training_seconds, 1e-9),
-            asking_seconds=self.asking_seconds if self._answers else None,
+            teacher_seconds=self.teacher_seconds if self._teacher_logits else None,
             val_loss=checked.loss if checked else None,
             val_accuracy=checked.accuracy if checked else None,
         )
         self._choose(tested, checked)
-        self.epoch, self.step, self.seconds, self.asking_seconds = self.epoch + 1, 0, 0.0, 0.0
+        self.epoch, self.step, self.seconds, self.teacher_seconds = self.epoch + 1, 0, 0.0, 0.0
         self._start_epoch()
         return epoch
 
@@ -318,7 +318,7 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "asking_seconds": self.asking_seconds,
+            "teacher_seconds": self.teacher_seconds,
             "lr": self._lr,
             "sums": checkpoints.plain(self._sums),
             "network": checkpoints.plain(self.network.state_dict()),
@@ -339,7 +339,7 @@ class Training:
         self._optimizer.load_state_dict(checkpoints.plain(state["optimizer"]))
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
-        self.asking_seconds = state.get("asking_seconds", 0.0)  # older states have none
+        self.teacher_seconds = state.get("teacher_seconds", 0.0)  # older states have none
         self._sums.copy_(state["sums"])
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])

@@ -116,7 +116,7 @@ class Job:
     index: str
     execution: Execution
     folders: tuple[str, ...]
-    keep_answers: bool
+    cache_logits: bool
     weights: tuple[str, ...] = ()  # that the only run, if finished, must have
 
     def spec(self) -> RunSpec:
@@ -140,10 +140,10 @@ def read_job(store: str, submission: str, index: str) -> Job:
             f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
             expected="the submission.json a backend of tfkd wrote.",
         ) from error
-    kept = data.get("answers", [])
+    kept = data.get("teacher_logits", [])
     return Job(
         store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
-        folders=folders, keep_answers=all(name in kept for name in folders), weights=weights,
+        folders=folders, cache_logits=all(name in kept for name in folders), weights=weights,
     )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]
     try:
         runner.run(
             spec, store=job.store, execution=job.execution, stop=stop,
-            keep_answers=job.keep_answers, weights=job.weights,
+            cache_logits=job.cache_logits, weights=job.weights,
         )  # fmt: skip
     except runner.Interrupted as stopped:
         return on_stop(stopped.reason)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from tfkd_cli.backends import shared_answers
+from tfkd_cli.backends import sharing_logits
 from tfkd_cli.backends.slurm import (
     client,
     dependencies,
@@ -109,7 +109,7 @@ class Submission:
                 "code": code.name,
                 "execution": replace(self.execution, threads=threads).to_json(),
                 "runs": [[spec.folder for spec in pack] for group in planned for pack in group.packs],
-                "answers": list(shared_answers(runs)),
+                "teacher_logits": list(sharing_logits(runs)),
                 "weights": {folder: list(names) for folder, names in self.needed.items()},
             }
         )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ANSWERS = "answers"
+TEACHER_LOGITS = "teacher-logits"
 BLOCKS = ".blocks"  # ends the name of an epoch in progress
 NAME = re.compile(r"(?P<teacher>[0-9a-f]{12}|foreign)-(?P<weights>[0-9a-f]{8})-[0-9a-f]{8}")
 _EPOCH = re.compile(r"epoch-\d{3,}\.npy")
@@ -22,10 +22,10 @@ def name_of(mark: str, *, weights_digest: str, context: str) -> str:
     return f"{mark}-{weights_digest[:8]}-{context}"
 
 
-def folders(answers: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+def folders(teacher_logits: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     """The folders of answers, with their names' parts; links and whatever else lies there are left alone."""
     try:
-        found = sorted(answers.iterdir())
+        found = sorted(teacher_logits.iterdir())
     except OSError:
         return
     for path in found:
@@ -34,10 +34,10 @@ def folders(answers: Path) -> Iterator[tuple[Path, re.Match[str]]]:
             yield path, match
 
 
-def epochs_kept(answers: Path) -> dict[tuple[str, str], int]:
+def epochs_kept(teacher_logits: Path) -> dict[tuple[str, str], int]:
     """(Teacher's mark, 8 digits of its weights) → how many epochs are kept, of the context that has most."""
     found: dict[tuple[str, str], int] = {}
-    for path, match in folders(answers):
+    for path, match in folders(teacher_logits):
         key = (match["teacher"], match["weights"])
         with contextlib.suppress(OSError):
             number = sum(_EPOCH.fullmatch(each.name) is not None for each in path.iterdir())

@@ -21,8 +21,8 @@ from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
-from tfkd_cli.training import answers, precision
-from tfkd_cli.training.answers import BATCH, Answers, AskedTeacher, Kept, kept_in, rounded
+from tfkd_cli.training import precision, teacher_logits
+from tfkd_cli.training.teacher_logits import BATCH, FrozenTeacher, Kept, TeacherLogits, kept_in, rounded
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES = 40, 3
@@ -36,7 +36,7 @@ class Counting:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(4, CLASSES))
         self.asked = 0
-        self.teacher = AskedTeacher(
+        self.teacher = FrozenTeacher(
             network, device=CPU, precision_name="fp32", example=torch.zeros(1, 1, 2, 2)
         )
 
@@ -49,11 +49,11 @@ def view(indices_N: Tensor) -> Tensor:
     return torch.stack([torch.full((1, 2, 2), float(i)) for i in indices_N]) / 10
 
 
-def answers_of(
+def logits_of(
     teacher: Counting, folder: Path | None = None, *, limit: float = 1e9, shared: bool = True
-) -> Answers:
-    kept = None if folder is None else Kept(folder=folder / "answers" / "t-1", limit_bytes=limit)
-    return Answers(
+) -> TeacherLogits:
+    kept = None if folder is None else Kept(folder=folder / "teacher_logits" / "t-1", limit_bytes=limit)
+    return TeacherLogits(
         teacher=teacher,  # type: ignore[arg-type]
         images=IMAGES,
         classes=CLASSES,
@@ -63,29 +63,29 @@ def answers_of(
     )
 
 
-def ask(asked: Answers, epoch: int = 1, at_step: Callable[[], None] = lambda: None) -> Tensor:
+def ask(asked: TeacherLogits, epoch: int = 1, at_step: Callable[[], None] = lambda: None) -> Tensor:
     return asked.epoch(epoch, view=view, at_step=at_step)
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "BATCH", 4)
-    monkeypatch.setattr(answers, "BLOCK", 8)
+    monkeypatch.setattr(teacher_logits, "BATCH", 4)
+    monkeypatch.setattr(teacher_logits, "BLOCK", 8)
 
 
 def test_answers_are_asked_once_and_found_by_others_bit_for_bit(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
-    one, other = ask(answers_of(first, tmp_path)), ask(answers_of(second, tmp_path))
+    one, other = ask(logits_of(first, tmp_path)), ask(logits_of(second, tmp_path))
     assert torch.equal(one, other)
-    assert torch.equal(one, ask(answers_of(Counting())))  # and as those that nobody keeps
+    assert torch.equal(one, ask(logits_of(Counting())))  # and as those that nobody keeps
     assert (first.asked, second.asked) == (IMAGES, 0)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["epoch-001.npy"]
-    assert np.load(tmp_path / "answers" / "t-1" / "epoch-001.npy").shape == (IMAGES, CLASSES)
+    assert np.load(tmp_path / "teacher_logits" / "t-1" / "epoch-001.npy").shape == (IMAGES, CLASSES)
 
 
 def test_each_epoch_has_answers_of_its_own(tmp_path: Path) -> None:
     teacher = Counting()
-    asked = answers_of(teacher, tmp_path)
+    asked = logits_of(teacher, tmp_path)
     ask(asked, 1)
     ask(asked, 2)
     assert teacher.asked == 2 * IMAGES
@@ -95,7 +95,7 @@ class StopError(Exception):
     """Ends a student."""
 
 
-def stop_after_twenty(asked: Answers) -> None:
+def stop_after_twenty(asked: TeacherLogits) -> None:
     """Ask until twenty images are asked: two whole blocks of eight, and a half."""
     teacher = asked.teacher
     assert isinstance(teacher, Counting)
@@ -110,10 +110,10 @@ def stop_after_twenty(asked: Answers) -> None:
 
 def test_what_was_asked_before_an_interruption_is_not_asked_again(tmp_path: Path) -> None:
     second = Counting()
-    stop_after_twenty(answers_of(Counting(), tmp_path))
-    found = ask(answers_of(second, tmp_path))
+    stop_after_twenty(logits_of(Counting(), tmp_path))
+    found = ask(logits_of(second, tmp_path))
     assert second.asked == IMAGES - 16  # two whole blocks of eight were kept
-    assert torch.equal(found, ask(answers_of(Counting())))
+    assert torch.equal(found, ask(logits_of(Counting())))
 
 
 def together(folder: Path, *teachers: Counting, seconds: float = 0.005) -> list[Tensor]:
@@ -122,7 +122,7 @@ def together(folder: Path, *teachers: Counting, seconds: float = 0.005) -> list[
 
     def student(teacher: Counting) -> Tensor:
         begin.wait()
-        return ask(answers_of(teacher, folder), at_step=lambda: time.sleep(seconds))
+        return ask(logits_of(teacher, folder), at_step=lambda: time.sleep(seconds))
 
     with ThreadPoolExecutor(len(teachers)) as pool:
         return list(pool.map(student, teachers))
@@ -133,7 +133,7 @@ def test_students_that_ask_at_once_divide_the_blocks_and_ask_none_twice(tmp_path
     results = together(tmp_path, *teachers)
     assert sum(each.asked for each in teachers) == IMAGES
     assert sum(each.asked > 0 for each in teachers) > 1
-    assert all(torch.equal(each, ask(answers_of(Counting()))) for each in results)
+    assert all(torch.equal(each, ask(logits_of(Counting()))) for each in results)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["epoch-001.npy"]
 
 
@@ -145,27 +145,27 @@ def test_without_locks_work_is_done_twice_but_never_wrongly(
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     results = together(tmp_path, Counting(), Counting())
-    assert all(torch.equal(each, ask(answers_of(Counting()))) for each in results)
+    assert all(torch.equal(each, ask(logits_of(Counting()))) for each in results)
 
 
 def test_a_student_that_hangs_with_a_block_holds_nobody_up_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(teacher_logits, "PATIENCE_SECONDS", 0.2)
     teacher = Counting()
-    asked = answers_of(teacher, tmp_path)
+    asked = logits_of(teacher, tmp_path)
     assert asked.kept is not None
     blocks = asked.kept.blocks(1)
     blocks.mkdir(parents=True)
     with locks.held(blocks / "0001.lock") as mine:
         assert mine
         found = ask(asked)
-    assert torch.equal(found, ask(answers_of(Counting())))
+    assert torch.equal(found, ask(logits_of(Counting())))
     assert teacher.asked == IMAGES
 
 
 def test_a_slow_student_that_lives_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(teacher_logits, "PATIENCE_SECONDS", 0.5)
     teachers = [Counting(), Counting()]
     results = together(tmp_path, *teachers, seconds=0.3)  # two questions a block: 0.6 s
     assert sum(each.asked for each in teachers) == IMAGES
@@ -174,7 +174,7 @@ def test_a_slow_student_that_lives_is_waited_for(tmp_path: Path, monkeypatch: py
 
 def test_a_student_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     teacher = Counting()
-    asked = answers_of(teacher, tmp_path)
+    asked = logits_of(teacher, tmp_path)
     assert asked.kept is not None
     asked.kept.blocks(1).mkdir(parents=True)
     at: list[int] = []
@@ -193,26 +193,26 @@ def test_an_error_of_the_run_is_not_taken_for_one_of_the_answers(tmp_path: Path)
         raise RunError("the training state cannot be saved")
 
     with pytest.raises(RunError, match="cannot be saved"):
-        ask(answers_of(Counting(), tmp_path), at_step=fail)
+        ask(logits_of(Counting(), tmp_path), at_step=fail)
 
 
 def test_a_student_alone_keeps_the_epoch_in_progress_and_nothing_else(tmp_path: Path) -> None:
     second = Counting()
-    stop_after_twenty(answers_of(Counting(), tmp_path, shared=False))
-    resumed = answers_of(second, tmp_path, shared=False)
+    stop_after_twenty(logits_of(Counting(), tmp_path, shared=False))
+    resumed = logits_of(second, tmp_path, shared=False)
     ask(resumed, 1)
     assert second.asked == IMAGES - 16  # two whole blocks of eight were kept
     ask(resumed, 2)
-    folders = {path.name for path in (tmp_path / "answers" / "t-1").iterdir()}
+    folders = {path.name for path in (tmp_path / "teacher_logits" / "t-1").iterdir()}
     assert folders == {"epoch-002.blocks"}
     resumed.end(2)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_student_alone_finds_what_others_have_kept(tmp_path: Path) -> None:
-    ask(answers_of(Counting(), tmp_path))
+    ask(logits_of(Counting(), tmp_path))
     alone = Counting()
-    asked = answers_of(alone, tmp_path, shared=False)
+    asked = logits_of(alone, tmp_path, shared=False)
     ask(asked)
     asked.end(1)
     assert alone.asked == 0
@@ -220,7 +220,7 @@ def test_a_student_alone_finds_what_others_have_kept(tmp_path: Path) -> None:
 
 
 def test_blocks_left_beside_a_whole_epoch_are_removed(tmp_path: Path) -> None:
-    asked = answers_of(Counting(), tmp_path)
+    asked = logits_of(Counting(), tmp_path)
     ask(asked, 1)
     assert asked.kept is not None
     blocks = asked.kept.blocks(1)
@@ -231,18 +231,18 @@ def test_blocks_left_beside_a_whole_epoch_are_removed(tmp_path: Path) -> None:
 
 
 def test_no_flipped_bit_of_a_kept_file_does_more_than_being_asked_again(tmp_path: Path) -> None:
-    right = ask(answers_of(Counting(), tmp_path))
-    path = tmp_path / "answers" / "t-1" / "epoch-001.npy"
+    right = ask(logits_of(Counting(), tmp_path))
+    path = tmp_path / "teacher_logits" / "t-1" / "epoch-001.npy"
     data = path.read_bytes()
     for bit in range(0, 8 * 130):  # the header, and a little more
         path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :])
-        assert answers._read(path, shape=(IMAGES, CLASSES)) is None
+        assert teacher_logits._read(path, shape=(IMAGES, CLASSES)) is None
         assert not path.exists()
-    assert torch.equal(ask(answers_of(Counting(), tmp_path)), right)
+    assert torch.equal(ask(logits_of(Counting(), tmp_path)), right)
 
 
 def test_the_cap_counts_all_that_lies_there_and_nothing_that_vanishes(tmp_path: Path) -> None:
-    asked = answers_of(Counting(), tmp_path, limit=1000)
+    asked = logits_of(Counting(), tmp_path, limit=1000)
     assert asked.kept is not None
     folder = asked.kept.folder
     (folder / "epoch-007.blocks").mkdir(parents=True)
@@ -254,8 +254,8 @@ def test_the_cap_counts_all_that_lies_there_and_nothing_that_vanishes(tmp_path: 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other shape", "pickle", "empty", "zip"])
 def test_damaged_answers_are_asked_again(tmp_path: Path, damage: str) -> None:
-    right = ask(answers_of(Counting(), tmp_path))
-    path = tmp_path / "answers" / "t-1" / "epoch-001.npy"
+    right = ask(logits_of(Counting(), tmp_path))
+    path = tmp_path / "teacher_logits" / "t-1" / "epoch-001.npy"
     data = path.read_bytes()
     if damage == "other shape":
         np.save(path, np.zeros((3, 3), np.float16))
@@ -267,14 +267,14 @@ def test_damaged_answers_are_asked_again(tmp_path: Path, damage: str) -> None:
         zipped = b"PK\x03\x04" + data[4:]
         path.write_bytes({"cut": data[:middle], "flipped": flipped, "empty": b"", "zip": zipped}[damage])
     again = Counting()
-    assert torch.equal(ask(answers_of(again, tmp_path)), right)
+    assert torch.equal(ask(logits_of(again, tmp_path)), right)
     assert again.asked == IMAGES
     assert path.read_bytes() == data
 
 
 def test_answers_beyond_the_cap_are_asked_and_not_kept(tmp_path: Path) -> None:
     size = IMAGES * CLASSES * 2
-    asked = answers_of(Counting(), tmp_path, limit=size * 2)
+    asked = logits_of(Counting(), tmp_path, limit=size * 2)
     for epoch in (1, 2, 3):
         ask(asked, epoch)
     assert [path.name for path in tmp_path.rglob("*.npy")] == ["epoch-001.npy"]
@@ -284,9 +284,9 @@ def test_a_full_disk_costs_time_and_not_the_run(tmp_path: Path, monkeypatch: pyt
     def refuse(path: Path, data: bytes) -> None:
         raise RunError("no space left")
 
-    monkeypatch.setattr(answers.files, "write_hint", refuse)  # type: ignore[attr-defined]
+    monkeypatch.setattr(teacher_logits.files, "write_hint", refuse)  # type: ignore[attr-defined]
     teacher = Counting()
-    assert torch.equal(ask(answers_of(teacher, tmp_path)), ask(answers_of(Counting())))
+    assert torch.equal(ask(logits_of(teacher, tmp_path)), ask(logits_of(Counting())))
     assert teacher.asked == IMAGES
 
 
@@ -341,7 +341,7 @@ def test_a_teacher_gives_fp32_logits_without_gradient_that_a_loss_may_keep() -> 
     for name in ("fp32", "bf16"):
         network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, CLASSES))
         images = torch.randn(5, 1, 2, 2)
-        logits_NK = AskedTeacher(network, device=CPU, precision_name=name, example=images)(images)
+        logits_NK = FrozenTeacher(network, device=CPU, precision_name=name, example=images)(images)
         assert (logits_NK.dtype, logits_NK.requires_grad, logits_NK.is_inference()) == (
             torch.float32, False, False
         )  # fmt: skip

@@ -37,7 +37,7 @@ from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
-from tfkd_cli.store.answers import BLOCKS, bytes_below, name_of
+from tfkd_cli.store.teacher_logits import BLOCKS, bytes_below, name_of
 from tfkd_cli.training import precision
 
 BATCH = 128
@@ -60,7 +60,7 @@ Ask = Callable[[int, Callable[[], None]], None]
 log = logging.getLogger("tfkd")
 
 
-class AskedTeacher:
+class FrozenTeacher:
     """A trained network in eval mode that gives logits, shape (N, K), as fp32 and without gradients.
 
     With fp32 (paper scale) it calculates exactly as it is written. With bf16 (fast), BatchNorm is folded
@@ -111,7 +111,7 @@ class Kept:
 
 
 def kept_in(
-    answers: Path, *, spec: RunSpec, weights_digest: str, numerics: Mapping[str, Any], limit_gb: float
+    teacher_logits: Path, *, spec: RunSpec, weights_digest: str, numerics: Mapping[str, Any], limit_gb: float
 ) -> Kept:
     """Where the answers of `spec`'s teacher belong: they hold for equal weights, views and numerics only."""
     assert spec.teacher is not None
@@ -128,14 +128,14 @@ def kept_in(
     }
     digits = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
     name = name_of(spec.teacher.mark, weights_digest=weights_digest, context=digits)
-    return Kept(folder=answers / name, limit_bytes=limit_gb * 1e9)
+    return Kept(folder=teacher_logits / name, limit_bytes=limit_gb * 1e9)
 
 
 @dataclass(kw_only=True)
-class Answers:
+class TeacherLogits:
     """A teacher's answers by epoch, found where they are kept, or asked; `kept` None: in memory only."""
 
-    teacher: AskedTeacher
+    teacher: FrozenTeacher
     images: int
     classes: int
     device: torch.device
