@@ -132,10 +132,7 @@ class Training:
         network = models.build(
             self.spec.student, classes=facts.classes, channels=facts.channels, size=facts.size
         )
-        network = precision.place(network, device=self.device)
-        if self.spec.recipe.precision == "bf16":
-            precision.hasten(network, images_NCHW=self._normalised(self._images_NCHW[:2]))
-        return network
+        return precision.prepare(network, precision=self.spec.recipe.precision, device=self.device)
 
     def _maybe_compiled(self) -> Callable[[Tensor], Tensor]:
         """The network as it is called in training; it pays on a GPU, in bf16, in a long run only."""
@@ -236,7 +233,7 @@ class Training:
         elif self._teacher is not None:
             teacher_NK = self._teacher(images_NCHW)
         torch.manual_seed(seed_of("dropout", self.spec.seed, self.epoch, self.step))
-        with precision.calculating(recipe.precision, self.device):
+        with precision.autocast(recipe.precision, self.device):
             logits_NK = self._forward(images_NCHW)
         parts = self.spec.loss(logits_NK.float(), labels_N, teacher_NK)
         self._optimizer.zero_grad(set_to_none=True)
