@@ -40,9 +40,7 @@ CPU_BATCH = 128  # images per forward pass
 GPU_BATCH_PIXELS = 2048 * 32 * 32  # per forward pass: 2,048 images of CIFAR, 41 of 224 by 224 pixels
 
 FORMAT = 3  # of the files, and of how a teacher is computed
-SHA256_BYTES = 32
-HEADER_BYTES = 128  # of numpy's format
-LOWEST_FP16 = -65504.0
+HEADER_BYTES, SHA256_BYTES = 128, 32  # before and after the array
 
 log = logging.getLogger("tfkd")
 
@@ -106,9 +104,8 @@ def batch_size(device: torch.device, *, size: int) -> int:
 class TeacherLogits:
     """The logits of a teacher for all views of an epoch, read from the cache or computed.
 
-    `folder`: this teacher's in the cache, or None to compute everything. `limit_bytes` caps all folders of
-    the cache together; 0 means that files are read and none are written. Students that run at once check
-    the cap before they compute an epoch, so that they may exceed it by one epoch each.
+    `folder`: this teacher's in the cache; None: all is computed. `limit_bytes` caps the folders of all
+    teachers together (students that run at once may exceed it by one epoch each); 0: files are only read.
     """
 
     teacher: FrozenTeacher
@@ -122,9 +119,9 @@ class TeacherLogits:
     def epoch(self, epoch: int, *, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Tensor:
         """Logits relative to the maximum of their row: fp16, shape (images, K), on the device.
 
-        `view` returns the normalised images of some indices (int64 on the device) in their views of this
-        epoch. `at_step` is called after every batch, and repeatedly while another student computes; an
-        exception raised in it ends the work or the waiting.
+        `view` returns the normalised images of some indices (int64, on the device) in their views of this
+        epoch. `at_step` is called after every batch and again and again while another student is waited
+        for; an exception raised in it ends this call.
         """
         if self.folder is None:
             return self._compute(view, at_step)
@@ -135,8 +132,7 @@ class TeacherLogits:
             return self._compute(view, at_step)
         with contextlib.suppress(RunError):  # then there is no lock, and writing fails with a reason
             files.make_folder(self.folder)
-        lock = path.with_suffix(".lock")
-        with locks.held(lock, while_waiting=at_step):
+        with locks.held(lock := path.with_suffix(".lock"), while_waiting=at_step):
             logits_NK = self._read(path)  # another student may have written it meanwhile
             if logits_NK is None:
                 logits_NK = self._compute(view, at_step)
@@ -147,7 +143,7 @@ class TeacherLogits:
 
     def _compute(self, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Tensor:
         parts = []
-        for indices_N in torch.arange(self.images, device=self.device).split(self.batch):
+        for indices_N in torch.split(torch.arange(self.images, device=self.device), self.batch):
             parts.append(rounded(self.teacher(view(indices_N))))
             at_step()
         return torch.cat(parts)
@@ -156,10 +152,7 @@ class TeacherLogits:
         """Whether this run may write another epoch."""
         size = HEADER_BYTES + 2 * self.images * self.classes + SHA256_BYTES
         if self.limit_bytes and bytes_below(teacher_logits) + size > self.limit_bytes:
-            self._stop_writing(
-                f"{size / 1e6:,.0f} MB more would exceed --teacher-cache-gb "
-                "(`tfkd clean` frees what no unfinished run uses)"
-            )
+            self._stop_writing("--teacher-cache-gb is reached (tfkd clean frees what no unfinished run uses)")
         return self.limit_bytes > 0
 
     def _read(self, path: Path) -> Tensor | None:
@@ -197,4 +190,4 @@ class TeacherLogits:
 def rounded(logits_NK: Tensor) -> Tensor:
     """Logits minus the maximum of their row as fp16, shape (N, K); softmax is the same up to rounding."""
     relative_NK = logits_NK - logits_NK.amax(1, keepdim=True)
-    return relative_NK.clamp_min(LOWEST_FP16).half()
+    return relative_NK.clamp_min(torch.finfo(torch.float16).min).half()
