@@ -21,7 +21,7 @@ class Execution:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     threads: int | None = None  # per run; None: cores ÷ slots
     checkpoint_minutes: float = 3.0  # the most work a kill may cost
-    teacher_cache_gb: float = 20.0  # cap on <results>/answers
+    teacher_cache_gb: float = 20.0  # cap on <results>/teacher-logits
     tensorboard: bool = False
     verbose: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -109,7 +109,7 @@ class ExecutionOptions:
     ] = None
     teacher_cache_gb: Annotated[
         float,
-        _option("--teacher-cache-gb", help="Cap on kept teacher answers (with --fast).", panel=RUN, min=0.0),
+        _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
     ] = 20.0
     tensorboard: Annotated[
         bool, _option("--tensorboard", help="Also write TensorBoard scalars.", panel=RUN)

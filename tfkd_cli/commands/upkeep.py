@@ -35,7 +35,7 @@ def clean(
     output: JsonOption,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
 ) -> int:
-    """What is safe to delete: snapshots and teachers' answers no run needs, old states; never a result.
+    """What is safe to delete: snapshots and teacher logits no run needs, old states; never a result.
 
     Example: tfkd clean --yes
     """
@@ -48,8 +48,8 @@ def clean(
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
     missing = [spec for each in made for spec in each.plan(states).missing]
-    asking = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
-    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), asking=asking)
+    teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
+    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,16 +205,9 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, progress: Progress) -> Iterator[bool]:
+def locked(path: Path, *, progress: Progress) -> contextlib.AbstractContextManager[bool]:
     """Hold the lock file, which the kernel frees on any death; yields False where there are no locks."""
-    while True:
-        with locks.held(path) as mine:
-            if mine is not False:
-                yield mine is True
-                return
-        progress("another process is at it, waiting", 0.0)
-        time.sleep(0.1)
+    return locks.held(path, while_waiting=lambda: progress("another process is at it, waiting", 0.0))
 
 
 def remembered(cache: Path, path: Path, stamp: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -66,8 +66,8 @@ class Campaign:
         return make_plan(self.wanted, progress=progress, cost=self.cost_model(states), on_disk=on_disk)
 
     def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
-        """How many epochs of each teacher's answers lie in the store."""
-        kept = self.store.epochs_kept()
+        """How many epochs of each teacher's logits the store has cached."""
+        cached = self.store.cached_epochs()
 
         def epochs(teacher: Teacher | ForeignTeacher) -> int:
             if isinstance(teacher, ForeignTeacher):
@@ -76,7 +76,7 @@ class Campaign:
                 state = states.get(teacher.run.key)
                 result = (state.result if state else None) or {}
                 digest = result.get("weights", {}).get(teacher.weights, "")
-            return kept.get((teacher.mark, digest[:8]), 0)
+            return cached.get((teacher.mark, digest[:8]), 0)
 
         return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -65,8 +64,8 @@ def run(
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
 
-    `stop` is asked at each step boundary for a reason to stop. `keep_answers`: others will ask this
-    teacher the same. `weights`: files that a finished run must still have, or it is trained again.
+    `stop` is called at each step boundary for a reason to stop. `cache_logits`: other runs use the same
+    teacher logits. `weights`: files that a finished run must still have, or it is trained again.
     Raises Interrupted, Blocked, or RunError (the failure is then in the store).
     """
     folder = store.run(spec)
@@ -143,7 +142,7 @@ class _Work:
         arrays = data.load(self._spec.dataset, execution=self._execution)
         arrays = hold_out(arrays, self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
-        asked = self._teacher_logits(teacher, arrays, shared=cache_logits)
+        by_epoch = self._teacher_logits(teacher, arrays, cache=cache_logits)
 
         def at_step() -> None:
             reason = stop() or record.keep_up(training)
@@ -156,7 +155,7 @@ class _Work:
             data=arrays,
             device=self._device,
             teacher=teacher,
-            teacher_logits=asked,
+            teacher_logits=by_epoch,
             at_step=at_step,
         )
         record.resume(training, self._folder)
@@ -166,8 +165,6 @@ class _Work:
             scalars(epoch)
             _log_epoch(epoch, self._spec.recipe.epochs)
             on_epoch(epoch)
-        if asked is not None:
-            asked.end(self._spec.recipe.epochs)
         won = record.publish(training, arrays)
         log.info("done" if won else "done, but another attempt was first: its result stands")
         result = self._folder.result()
@@ -217,26 +214,30 @@ class _Work:
         return self._store.run(teacher.run).weights(teacher.weights)
 
     def _teacher_logits(
-        self, teacher: FrozenTeacher | None, arrays: Arrays, *, shared: bool
+        self, teacher: FrozenTeacher | None, arrays: Arrays, *, cache: bool
     ) -> TeacherLogits | None:
-        """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
+        """Its logits by epoch, where all seeds see the same views; None: it is run at each step.
+
+        `cache`: files are written for other students; without it they are only read.
+        """
         if teacher is None or not self._spec.teacher_by_epoch:
             return None
-        kept = teacher_logits.kept_in(
+        batch = teacher_logits.batch_size(self._device, size=arrays.facts.size)
+        folder = teacher_logits.cache_folder(
             self._store.teacher_logits_path,
             spec=self._spec,
             weights_digest=files.digest(self._teacher_path()),
             numerics=self._numerics,
-            limit_gb=self._execution.teacher_cache_gb,
+            batch=batch,
         )
         return TeacherLogits(
             teacher=teacher,
             images=len(arrays.train_labels_N),
             classes=arrays.facts.classes,
             device=self._device,
-            kept=kept,
-            shared=shared,
-            order=random.Random(self._spec.key),
+            batch=batch,
+            folder=folder,
+            limit_bytes=1e9 * self._execution.teacher_cache_gb if cache else 0.0,
         )
 
 
