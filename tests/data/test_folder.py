@@ -231,7 +231,7 @@ def test_an_image_that_is_in_both_parts_is_said(
     image.save(path / "test" / "cat" / "again.jpg", quality=85)
     facts = prepared(path, execution).facts
     (note,) = [note for note in facts.notes if "near-identical" in note]
-    assert "1 of test" in note
+    assert "1 of 4 test images" in note
     assert "test/cat/again.jpg" in note
     assert "train/dog/1.png" in note
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from tfkd_cli import data
 from tfkd_cli.data import tiny_imagenet
-from tfkd_cli.data.trees import md5
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 
@@ -19,7 +19,8 @@ MakeZip = Callable[..., Path]
 
 
 def make_official(path: Path, monkeypatch: pytest.MonkeyPatch, *, val: int = 2) -> None:
-    monkeypatch.setattr(tiny_imagenet, "MD5", md5(path))
+    monkeypatch.setattr(tiny_imagenet, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(tiny_imagenet, "BYTES", path.stat().st_size)
     monkeypatch.setattr(tiny_imagenet, "OFFICIAL_COUNTS", (2, 3, val))
 
 
