@@ -29,5 +29,5 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
 
 def _not_regular(path: Path) -> OSError:
     return OSError(
-        errno.EINVAL, "it is no regular file but a folder, a pipe, a socket or a device", str(path)
+        errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path)
     )

@@ -36,7 +36,6 @@ from tfkd_cli.reproduction.trials import tried
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
 
-
 Trials = Annotated[int, typer.Option("--trials", help="Validation trials, the same number for every method.")]
 
 

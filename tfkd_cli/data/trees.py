@@ -80,10 +80,8 @@ class FolderTree:
 
 def read_file(path: Path) -> bytes:
     """The bytes of one regular file; RequestError when they cannot be read, or are too many."""
-    expected, hint = (
-        f"a file of at most {MAX_BYTES:,} bytes that you may read.",
-        "replace it, or take it out.",
-    )
+    expected = f"a regular file of at most {MAX_BYTES:,} bytes that you may read."
+    hint = "replace it, or take it out of the folder."
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
