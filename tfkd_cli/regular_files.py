@@ -28,6 +28,4 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
 
 
 def _not_regular(path: Path) -> OSError:
-    return OSError(
-        errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path)
-    )
+    return OSError(errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path))

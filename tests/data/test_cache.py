@@ -120,7 +120,7 @@ def test_a_pipe_in_the_place_of_a_description_is_not_waited_for(tmp_path: Path) 
 
 
 def test_changed_labels_are_decoded_again_before_anything_is_calculated(tmp_path: Path) -> None:
-    execution, said = Execution(cache=str(tmp_path)), []
+    execution, said = Execution(cache=str(tmp_path)), list[str]()
     labels_N = data.load("digits", execution=execution).train_labels_N
     path = tmp_path / "data" / "digits" / "train_labels.npy"
     np.save(path, (labels_N + 1) % 10)

@@ -372,7 +372,7 @@ def test_deep_images_are_scaled_by_the_brightest_of_the_whole_set(
             (path / label).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path / label / f"{number}.png")
     arrays = prepared(path, execution)
-    assert arrays.facts.levels == (("I", 0, 4095),)
+    assert arrays.facts.levels == (("I", 0.0, 4095.0),)
     bright, dark = (arrays.train_images_NCHW[arrays.train_labels_N == label] for label in (0, 1))
     assert dark.max() <= 57 < 230 < bright.max()
     assert data.load(arrays.facts.name, execution=execution).facts == arrays.facts
@@ -544,7 +544,7 @@ def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
     shutil.copy(path / "train" / "dog" / "1.png", path / "test" / "dog" / "again.png")
     axes = asking.axes_of(dataset=f"folder:{path}", students=["plain-cnn"], methods=["baseline"])
     request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
-    runs, said = request.wanted["run"], []
+    runs, said = request.wanted["run"], list[str]()
     make_ready(
         request,
         runs,
@@ -563,7 +563,7 @@ def test_damaged_data_of_a_folder_is_decoded_again_while_the_folder_is_there(
 ) -> None:
     path = make_folder({**SPLIT, "train/cat/deeper": 1})
     arrays = prepared(path, dataclasses.replace(execution, nested=True))
-    name, said = arrays.facts.name, []
+    name, said = arrays.facts.name, list[str]()
     labels = Path(execution.cache) / "data" / name / "train_labels.npy"
     np.save(labels, 1 - arrays.train_labels_N)
     again = data.load(name, execution=execution, progress=lambda what, share: said.append(what))

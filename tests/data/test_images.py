@@ -56,7 +56,7 @@ def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
 
 
 GREY = np.asarray(COLOURS.convert("L"))
-DEEP = [(np.uint16, "PNG", top) for top in (255, 1023, 4095, 16383, 65535)]
+DEEP: list[tuple[type, str, int]] = [(np.uint16, "PNG", top) for top in (255, 1023, 4095, 16383, 65535)]
 DEEP += [(np.uint16, "TIFF", 4095), (np.int32, "TIFF", 255), (np.int32, "TIFF", 65535)]
 DEEP += [(np.float32, "TIFF", top) for top in (1, 255, 65535)]
 
@@ -68,7 +68,7 @@ def test_deep_images_are_scaled_by_the_range_of_their_set(kind: type, file_forma
         for values in (GREY, 0.7 * GREY, np.full_like(GREY, 255))
     ]
     levels = levels_of([read_header(each, name="x") for each in data])
-    assert levels == (("F" if kind is np.float32 else "I", 0, top),)
+    assert levels == (("F" if kind is np.float32 else "I", 0.0, float(top)),)
     shown = decode(data[0], Look(40, 1, levels), name="x")[0]
     assert np.abs(shown.astype(int) - GREY).max() <= 1
     assert f"from 0 (black) to {top} (white)" in Look(40, 1, levels).text
@@ -78,7 +78,7 @@ def test_values_below_zero_and_above_sixteen_bits_are_stretched_between_their_ex
     values = np.linspace(-1000, 200_000, 40 * 40).reshape(40, 40)
     data = saved(Image.fromarray(values.astype(np.int32)), "TIFF")
     levels = levels_of([read_header(data, name="x")])
-    assert levels == (("I", -1000, 200_000),)
+    assert levels == (("I", -1000.0, 200_000.0),)
     shown = decode(data, Look(40, 1, levels), name="x")
     assert (shown.min(), shown.max()) == (0, 255)
 

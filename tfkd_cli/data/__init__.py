@@ -32,6 +32,7 @@ __all__ = [
     "Progress",
     "ResolvedData",
     "at_size",
+    "damaged",
     "dataset",
     "load",
     "prepare",
@@ -121,6 +122,11 @@ def load(name: str, *, execution: Execution, progress: Progress | None = None) -
             hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
         )
     return arrays
+
+
+def damaged(name: str, *, execution: Execution) -> Path | None:
+    """The first file of a decoded data set that is not what was decoded; every file is hashed."""
+    return caches.damaged(execution.cache_path, name)
 
 
 def at_size(name: str, pixels: int) -> str:

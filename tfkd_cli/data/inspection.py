@@ -57,8 +57,8 @@ def _blank(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> 
         raise RequestError(
             f"all {len(blank):,} images of {str(layout.root)!r} are nearly of one colour once decoded.",
             expected="images with something to see in them.",
-            hint=f"look at {layout.files[0]!r}: values of more than 8 bits in colours, or a drawing as white "
-            "as its background, must be converted first.",
+            hint=f"look at {layout.files[0]!r}. Colours of more than 8 bits, values 0 and 1 where white is "
+            "255, and white drawings on a transparent ground must be converted first.",
         )
     of_class = Counter(layout.labels)
     found: dict[str, Any] = {}
