@@ -24,6 +24,8 @@ class Execution:
     teacher_cache_gb: float = 20.0  # cap on <results>/teacher-logits
     tensorboard: bool = False
     verbose: bool = False
+    follow_links: bool = False  # in a folder of images: links are followed wherever they lead
+    nested: bool = False  # in a folder of images: folders inside a class belong to it
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -125,6 +125,18 @@ class ExecutionOptions:
 
 
 @dataclass(frozen=True)
+class FolderOptions:
+    """How the images of `folder:PATH` are found; what is found is the data set's identity."""
+
+    follow_links: Annotated[
+        bool, _option("--follow-links", help="folder:PATH: follow links that lead out of it.", panel=STORE)
+    ] = False
+    nested: Annotated[
+        bool, _option("--nested", help="folder:PATH: folders inside a class belong to it.", panel=STORE)
+    ] = False
+
+
+@dataclass(frozen=True)
 class JsonOption:
     """Output for scripts."""
 

@@ -13,7 +13,7 @@ from tfkd_cli import grid
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
+from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.spec import ForeignTeacher
@@ -38,9 +38,11 @@ def check_writable(results: Path) -> None:
         )
 
 
-def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:
+def execution(
+    options: StoreOptions, run: ExecutionOptions | None = None, folder: FolderOptions | None = None
+) -> Execution:
     """How runs execute, from the options and the environment."""
-    run = run or ExecutionOptions()
+    run, folder = run or ExecutionOptions(), folder or FolderOptions()
     if not re.fullmatch(DEVICES, run.device):
         raise RequestError(
             f'unknown device "{run.device}".',
@@ -67,6 +69,8 @@ def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Exe
         teacher_cache_gb=run.teacher_cache_gb,
         tensorboard=run.tensorboard,
         verbose=run.verbose,
+        follow_links=folder.follow_links,
+        nested=folder.nested,
     )
 
 

@@ -62,9 +62,14 @@ def make_ready(
     execution: Execution,
     accept_download: Callable[[ResolvedData], bool],
     progress: Callable[[str, float], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started."""
-    for each in unready(request, runs):
+    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started.
+
+    What is decoded already is checked. `say` is given what was found while images were decoded.
+    """
+    used = {spec.dataset for spec in runs}
+    for each in (found for found in request.data.values() if found.name in used):
         allowed = each.available or accept_download(each)
         made = data.prepare(
             each.name,
@@ -79,6 +84,9 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
+        for note in made.facts.notes:
+            if note not in each.facts.notes:  # those were shown with the plan
+                say(f"{each.name}: {note}")
 
 
 def make_networks_ready(

@@ -79,8 +79,8 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
     ]
     if spec.loss != theirs.loss:
         found.append("another loss setting")
-    if "@" in spec.dataset:
-        found.append("not the full data set")
+    if caveat := _caveat(request, spec.dataset):
+        found.append(caveat)
     return tuple(found)
 
 
@@ -93,9 +93,17 @@ def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str
         found.append("quick scale: few epochs, fast, for trying things out")
     elif spec.recipe.precision != "fp32" or spec.recipe.augment_stream != "seed":
         found.append(f"fast: {spec.recipe.precision}, {spec.recipe.augment_stream} augmentation stream")
-    if "@" in spec.dataset and not spec.dataset.startswith("folder"):
-        found.append(f"{spec.dataset}: not the full data set")
+    if not spec.dataset.startswith("folder") and (caveat := _caveat(request, spec.dataset)):
+        found.append(f"{spec.dataset}: {caveat}")
     return tuple(found)
+
+
+def _caveat(request: Request, dataset: str) -> str:
+    """What sets a data set apart from the official content; empty for that."""
+    facts = {each.name: each.facts for each in request.data.values()}
+    if dataset in facts:
+        return facts[dataset].caveat
+    return "not the full data set" if "@" in dataset else ""
 
 
 def _text(value: object) -> str:
