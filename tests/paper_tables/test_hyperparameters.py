@@ -132,7 +132,7 @@ def test_on_own_images_all_methods_of_a_student_share_one_batch_size(student: st
 def test_an_entry_for_a_direction_of_distillation_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "hyperparameters.toml"
     file.write_text('[[entry]]\nmethod = "re-kd"\nfrom = "released"\nloss = { alpha = 0.6 }\n')
-    with pytest.raises(PaperTablesError, match='entry 1, key "method".*whose values are those of kd'):
+    with pytest.raises(PaperTablesError, match="whose values are those of kd"):
         rules(file)
 
 
