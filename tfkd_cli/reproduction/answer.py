@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
-from paper_tables.gains import Gain, single_gain
-from paper_tables.measured import Measured, pools
+from paper_tables.gains import Gain, mean_gain
+from paper_tables.measured import Measured
 from paper_tables.spec import Setting
-from paper_tables.statistics import deviation, holm, mean, two_sided
+from paper_tables.statistics import deviation, holm
 from tfkd_cli.reproduction.comparing import Comparing, States
 from tfkd_cli.reproduction.measure import measure
 from tfkd_cli.reproduction.trials import score
@@ -153,9 +154,9 @@ def _line(method: str, setting: Setting, specs: Sequence[Any], states: States) -
         method=method,
         chosen={name: float(value) for name, value in (*setting.recipe, *setting.loss)},
         n=len(results),
-        mean={name: mean(each) for name, each in values.items()},
+        mean={name: fmean(each) for name, each in values.items()},
         std={name: deviation(each) for name, each in values.items()},
-        seconds=mean([float(each["seconds"]) for each in results]),
+        seconds=fmean([float(each["seconds"]) for each in results]),
         teacher_seconds=float(sum(taught)),
         runs=tuple(states[spec.key].name for spec in specs if spec.key in states),
     )
@@ -178,16 +179,13 @@ def _notes(lines: Sequence[Line], classes: int) -> tuple[str, ...]:
 def _differences(
     settings: Mapping[str, Setting], measured: Mapping[Setting, Measured]
 ) -> tuple[Difference, ...]:
-    pool = pools(settings.values(), measured, "best")
     found: list[tuple[str, str, Gain]] = []
     for method, against in PAIRS:
         if method in settings:
-            dataset = settings[method].dataset
-            pair = settings[method], settings[against]
-            gain = single_gain(pair, measured, pool[dataset]) if dataset in pool else None
+            gain = mean_gain([(settings[method], settings[against])], measured, "best")
             if gain is not None:
                 found.append((method, against, gain))
-    known = [_p(gain) for *_, gain in found]
+    known = [gain.p for *_, gain in found]
     adjusted = iter(holm([p for p in known if p is not None]))
     return tuple(
         Difference(
@@ -203,11 +201,6 @@ def _differences(
         )
         for (method, against, gain), p in zip(found, known, strict=True)
     )
-
-
-def _p(gain: Gain) -> float | None:
-    """None where no spread is known, or there is none: a t test of equal differences says nothing."""
-    return two_sided(gain.mean, gain.error) if gain.error and gain.error.se else None
 
 
 def _trials(comparing: Comparing, states: States) -> tuple[Mapping[str, Any], ...]:
