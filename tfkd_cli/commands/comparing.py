@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tfkd_cli import console, progress
+from tfkd_cli import console, progress, results
 from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, session
 from tfkd_cli.execution import Execution
@@ -144,7 +144,11 @@ class _Work:
                 return ended
         facts = self.comparing.asked.data[self.comparing.dataset].facts
         found = answer(
-            self.comparing, self.store.scan(), test_images=facts.test_images, classes=facts.classes
+            self.comparing,
+            self.store.scan(),
+            results.runs_frame(results.read(self.store).values()),
+            test_images=facts.test_images,
+            classes=facts.classes,
         )
         if output.json:
             console.print_json(found.to_json())

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tfkd_cli import grid
@@ -16,6 +17,7 @@ from tfkd_cli.grid import Axes
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides
 from tfkd_cli.reproduction.asking import Manner
+from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
@@ -25,6 +27,13 @@ DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 def open_store(options: StoreOptions, *, write: bool) -> Store:
     """The store; an empty one when there is no folder yet and nothing is to be written."""
     return Store.open(options.results, create=write, writable=write)
+
+
+def names_of(items: Iterable[str]) -> set[str]:
+    """The tables and figures that these words mean; `run` stands for the grids of `tfkd run`."""
+    words = list(items)
+    named = {each.name for each in paper().expand([each for each in words if each != "run"])}
+    return named | {each for each in words if each == "run"}
 
 
 def check_writable(results: Path) -> None:

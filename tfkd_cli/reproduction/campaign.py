@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
+from tfkd_cli import results
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.execution import Execution
@@ -18,6 +19,8 @@ from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from paper_tables.compare import Comparison
 
 
@@ -101,15 +104,24 @@ class Campaign:
             }
         )
 
-    def measurements(self, table: Table, states: Mapping[str, RunState] | None = None) -> Measurements:
-        """The finished runs behind one table."""
-        return measure(self.request, table, self.states() if states is None else states)
+    @property
+    def lineages(self) -> list[RunSpec]:
+        """Its runs, each after its teachers."""
+        return [spec for runs in self.wanted.values() for run in runs for spec in run.lineage]
 
-    def comparison(self, table: Table, states: Mapping[str, RunState] | None = None) -> Comparison:
-        """One table, published beside measured."""
+    def runs(self) -> pd.DataFrame:
+        """The runs of this campaign, their records checked, as a frame (see `tfkd_cli.results`)."""
+        return results.runs_frame(results.read(self.store, self.lineages).values())
+
+    def measurements(self, table: Table, runs: pd.DataFrame) -> Measurements:
+        """The finished runs behind one table."""
+        return measure(self.request, table, runs)
+
+    def comparison(self, table: Table, runs: pd.DataFrame) -> Comparison:
+        """One table, published beside measured, from a frame that holds its runs."""
         from paper_tables.compare import compare  # the statistics; a plan needs none
 
-        values = self.measurements(table, states).by_setting
+        values = self.measurements(table, runs).by_setting
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 

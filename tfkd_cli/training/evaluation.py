@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 EVALUATION_PIXELS = 256 * 32 * 32
 """Pixels in a batch of the evaluation: large, yet its activations stay in reach of the caches."""
 
+MOST_CLASSES = 200
+"""Classes up to which a confusion matrix is counted."""
+
 BINS = 15
 """Bins of equal width over the confidence, for the calibration error (Guo et al. 2017)."""
 
@@ -45,6 +48,7 @@ class Scores:
 
     `balanced_accuracy`: the mean over classes of the accuracy within a class (classes without an image
     do not count). `ece`: expected calibration error, mean |confidence - accuracy| over BINS bins.
+    `confusion`: images by true class (rows, as text "97 0 3") and predicted class; empty above MOST_CLASSES.
     """
 
     loss: float
@@ -52,6 +56,7 @@ class Scores:
     top5: float
     balanced_accuracy: float
     ece: float
+    confusion: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -77,7 +82,8 @@ def evaluate(
             predictions.append(ranked[:, 0])
             confidences.append(logits_NK.softmax(1).amax(1))
         at_step()
-    right_N = (torch.cat(predictions) == part.labels_N).cpu()
+    predicted_N = torch.cat(predictions)
+    right_N = (predicted_N == part.labels_N).cpu()
     ce, top1, top5 = (sums / len(part.labels_N)).tolist()
     return Scores(
         loss=ce,
@@ -85,7 +91,15 @@ def evaluate(
         top5=100 * top5,
         balanced_accuracy=_balanced(right_N, part.labels_N.cpu(), classes=facts.classes),
         ece=_calibration_error(right_N, torch.cat(confidences).cpu()),
+        confusion=_confusion(part.labels_N, predicted_N, classes=facts.classes),
     )
+
+
+def _confusion(labels_N: Tensor, predicted_N: Tensor, *, classes: int) -> tuple[str, ...]:
+    if classes > MOST_CLASSES:
+        return ()
+    counts_KK = torch.bincount(labels_N * classes + predicted_N, minlength=classes**2).view(classes, classes)
+    return tuple(" ".join(map(str, row)) for row in counts_KK.tolist())
 
 
 def _balanced(right_N: Tensor, labels_N: Tensor, *, classes: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files
+from tfkd_cli.store import files, reading
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
@@ -146,7 +147,11 @@ class Record:
         return self.attempt.publish(
             metrics=self.lines,
             weights={name: self.attempt.path / name for name in names},
-            result={**self._result(training), **self._soft_targets(training, arrays)},
+            result={
+                **self._result(training),
+                "class_names": self._class_names(training, arrays),
+                **self._soft_targets(training, arrays),
+            },
         )
 
     def _soft_targets(self, training: Training, arrays: Arrays) -> dict[str, Any]:
@@ -191,13 +196,28 @@ class Record:
             "weights": training.best_weights,
         }
 
+    def _class_names(self, training: Training, arrays: Arrays) -> list[str] | None:
+        """The names that go with the confusion matrix in `best`, which is of the best weights."""
+        return [str(name) for name in arrays.class_names] if training.best_scores.get("confusion") else None
+
+    def _commits(self) -> dict[str, str]:
+        """Attempt → the commit it ran, with the digest of what was changed on top of it."""
+        found = {}
+        for path in sorted(self.attempt.path.parent.glob("[0-9]*/env.json")):
+            with contextlib.suppress(RunError):
+                began = reading.read_object(path) or {}
+                commit, diff = str(began.get("commit") or ""), str(began.get("diff") or "")
+                found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
+        return found
+
     def _result(self, training: Training) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()
+        last_scores = {name: value for name, value in training.last_scores.items() if name != "confusion"}
         return {
             "key": self.spec.key,
             "chosen_on": training.chosen_on,
             "best": {"epoch": training.best_epoch, **training.best_scores},
-            "last": {"epoch": last["epoch"], **training.last_scores},
+            "last": {"epoch": last["epoch"], **last_scores},
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
@@ -207,6 +227,7 @@ class Record:
             "hardware": self.numerics["device_name"],
             "commit": code.commit,
             "diff": code.diff,
+            "commits": self._commits(),
             "versions": provenance.versions(),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
