@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
 from tfkd_cli import data, models
-from tfkd_cli.data import augment
+from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
@@ -206,7 +206,7 @@ class _Work:
             network,
             device=self._device,
             precision_name=self._spec.recipe.precision,
-            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+            example=Normalise(facts, device=self._device)(example),
         )
 
     def _teacher_path(self) -> Path:
