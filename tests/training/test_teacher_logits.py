@@ -346,5 +346,5 @@ def test_a_teacher_gives_fp32_logits_without_gradient_that_a_loss_may_keep() -> 
             torch.float32, False, False
         )  # fmt: skip
         assert not network.training
-    assert precision.calculating("fp32", CPU) is not None
+    assert precision.autocast("fp32", CPU) is not None
     assert BATCH == 128

@@ -19,7 +19,7 @@ from tfkd_cli import models
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
-from tfkd_cli.training import checkpoints, trainer
+from tfkd_cli.training import checkpoints, precision, trainer
 from tfkd_cli.training.evaluation import Scores
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training, batches, learning_rate, seed_of
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _bf16_although_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 is tested on machines without units for it too."""
-    monkeypatch.setenv("TFKD_BF16", "always")
+    monkeypatch.setattr(precision, "_has_bf16_units", lambda device: True)
 
 
 RECIPE = Recipe(epochs=2, batch_size=8, milestones=(1,), warmup_epochs=0.5, augment="crop-flip-rotate15")

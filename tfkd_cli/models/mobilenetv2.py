@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import PaddedPointwise, ReLU6, global_average
+from tfkd_cli.models.layers import global_average
 
 # (expansion, channels out, blocks, stride of the first block)
 STAGES = (
@@ -32,10 +32,10 @@ class InvertedResidual(nn.Module):
         self.residual = nn.Sequential(
             nn.Conv2d(c_in, wide, 1),
             nn.BatchNorm2d(wide),
-            ReLU6(),
+            nn.ReLU6(inplace=True),
             nn.Conv2d(wide, wide, 3, stride=stride, padding=1, groups=wide),
             nn.BatchNorm2d(wide),
-            ReLU6(),
+            nn.ReLU6(inplace=True),
             nn.Conv2d(wide, c_out, 1),
             nn.BatchNorm2d(c_out),
         )
@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         residual: Tensor = self.residual(maps_NCHW)
-        return residual.add_(maps_NCHW) if self.adds_input else residual
+        return maps_NCHW + residual if self.adds_input else residual
 
 
 class MobileNetV2(nn.Module):
@@ -52,13 +52,15 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, *, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(PaddedPointwise(channels, 32), nn.BatchNorm2d(32), ReLU6())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 32, 1, padding=1), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)
+        )
         stages, c_in = [], 32
         for expansion, c_out, blocks, stride in STAGES:
             stages.append(_stage(c_in, c_out, blocks=blocks, stride=stride, expansion=expansion))
             c_in = c_out
         self.stages = nn.Sequential(*stages)
-        self.last = nn.Sequential(nn.Conv2d(c_in, 1280, 1), nn.BatchNorm2d(1280), ReLU6())
+        self.last = nn.Sequential(nn.Conv2d(c_in, 1280, 1), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True))
         self.classifier = nn.Conv2d(1280, classes, 1)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:

@@ -30,8 +30,7 @@ class PlainCNN(nn.Module):
         maps = images_NCHW
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             maps = F.relu(F.max_pool2d(bn(conv(maps)), 2))  # pooled before the ReLU, as released
-        if maps.shape[-1] != 4:  # it is at 32 px; this lets other sizes in
-            maps = F.adaptive_avg_pool2d(maps, 4)
+        maps = F.adaptive_avg_pool2d(maps, 4)  # the identity at 32 px; lets other sizes in
         hidden = F.relu(self.bn4(self.fc1(maps.flatten(1))))
         logits_NK: Tensor = self.fc2(self.dropout(hidden))
         return logits_NK

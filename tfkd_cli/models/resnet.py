@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, width × expansion, ⌈H/stride⌉, ⌈W/stride⌉)."""
-        return F.relu(self.residual(maps_NCHW).add_(self.shortcut(maps_NCHW)), inplace=True)
+        return F.relu(self.residual(maps_NCHW) + self.shortcut(maps_NCHW), inplace=True)
 
 
 def _conv_bn(c_in: int, c_out: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:

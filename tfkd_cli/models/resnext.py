@@ -33,7 +33,7 @@ class AggregatedBlock(nn.Module):
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
-        return F.relu(self.residual(maps_NCHW).add_(self.shortcut(maps_NCHW)), inplace=True)
+        return F.relu(self.residual(maps_NCHW) + self.shortcut(maps_NCHW), inplace=True)
 
 
 def _conv_bn(c_in: int, c_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> list[nn.Module]:

@@ -6,44 +6,38 @@ max-pool, biases in all convolutions.
 
 from __future__ import annotations
 
-from torch import Tensor, nn  # noqa: TID253  reached only through importlib
+import torch  # noqa: TID253  reached only through importlib
+import torch.nn.functional as F  # noqa: TID253, N812
+from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli.models.layers import global_average, interleaved, interleaved_halves
+from tfkd_cli.models.layers import global_average
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels out, blocks); each stage halves the maps
 LAST = 1024
 
 
-Halves = tuple[Tensor, Tensor]
-
-
 class ShuffleUnit(nn.Module):
-    """Two branches joined and interleaved: of halved channels, or both of all channels at stride 2.
+    """Two branches, concatenated and shuffled; each takes half of the channels, or all at stride 2."""
 
-    `joins`: what it gives is one tensor again; else halves, as the next unit takes them.
-    """
-
-    def __init__(self, c_in: int, c_out: int, *, stride: int, joins: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, *, stride: int) -> None:
         super().__init__()
-        self.joins = joins
-        splits = stride == 1
-        c_branch = c_in // 2 if splits else c_in
+        self.splits = stride == 1
+        c_branch = c_in // 2 if self.splits else c_in
         half = c_out // 2
-        # Registered and run as released: the residual branch, then the shortcut.
+        # Registered and run in the released order: the residual branch, then the shortcut.
         self.residual = nn.Sequential(
             nn.Conv2d(c_branch, c_branch, 1),
             nn.BatchNorm2d(c_branch),
             nn.ReLU(inplace=True),
             *_depthwise(c_branch, half, stride=stride),
         )
-        self.shortcut = nn.Sequential(*([] if splits else _depthwise(c_in, half, stride=stride)))
+        self.shortcut = nn.Sequential(*([] if self.splits else _depthwise(c_in, half, stride=stride)))
 
-    def forward(self, maps: Tensor | Halves) -> Tensor | Halves:
-        """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉), or the halves of their channels."""
-        kept, changed = (maps, maps) if isinstance(maps, Tensor) else maps
-        residual = self.residual(changed)
-        join = interleaved if self.joins else interleaved_halves
-        return join(self.shortcut(kept), residual)
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        first, second = maps_NCHW.chunk(2, dim=1) if self.splits else (maps_NCHW, maps_NCHW)
+        residual = self.residual(second)
+        return F.channel_shuffle(torch.cat((self.shortcut(first), residual), dim=1), groups=2)
 
 
 def _depthwise(c_in: int, c_out: int, *, stride: int) -> list[nn.Module]:
@@ -64,8 +58,8 @@ class ShuffleNetV2(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(channels, 24, 3, padding=1), nn.BatchNorm2d(24))
         stages, c_in = [], 24
         for c_out, blocks in STAGES:
-            rest = (ShuffleUnit(c_out, c_out, stride=1, joins=i == blocks - 1) for i in range(1, blocks))
-            stages.append(nn.Sequential(ShuffleUnit(c_in, c_out, stride=2, joins=False), *rest))
+            rest = (ShuffleUnit(c_out, c_out, stride=1) for _ in range(blocks - 1))
+            stages.append(nn.Sequential(ShuffleUnit(c_in, c_out, stride=2), *rest))
             c_in = c_out
         self.stages = nn.Sequential(*stages)
         self.last = nn.Sequential(nn.Conv2d(c_in, LAST, 1), nn.BatchNorm2d(LAST), nn.ReLU(inplace=True))

@@ -32,9 +32,9 @@ class ThinBlock(nn.Module):
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         shortcut = maps_NCHW
         if self.stride == 2:
-            every_other = F.avg_pool2d(maps_NCHW, 1, 2)  # as [::2, ::2], whose gradient would be in NCHW
-            shortcut = F.pad(every_other, (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(self.residual(maps_NCHW).add_(shortcut), inplace=True)
+            smaller = F.avg_pool2d(maps_NCHW, 1, 2)  # every other pixel
+            shortcut = F.pad(smaller, (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(self.residual(maps_NCHW) + shortcut, inplace=True)
 
 
 class ThinResNet(nn.Module):

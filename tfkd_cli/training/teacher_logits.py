@@ -63,29 +63,21 @@ log = logging.getLogger("tfkd")
 class FrozenTeacher:
     """A trained network in eval mode that gives logits, shape (N, K), as fp32 and without gradients.
 
-    With fp32 (paper scale) it calculates exactly as it is written. With bf16 (fast), BatchNorm is folded
-    into the convolutions, and where there are units for it the weights are bf16.
+    `precision.prepare_teacher` says how it is computed.
     """
 
     def __init__(
         self, network: nn.Module, *, device: torch.device, precision_name: str, example: Tensor
     ) -> None:
-        network.eval().requires_grad_(requires_grad=False)
-        network = precision.place(network, device=device)
-        if precision_name == "bf16":
-            network = precision.folded(network, images_NCHW=example)
-            if precision.arithmetic(precision_name, device) == "bf16":
-                precision.save_products_of_small_maps(network, device=device)
-                precision.store_as_bf16(network)
-            else:
-                precision.save_products(network, device=device)
-        self._network = network
+        self._network = precision.prepare_teacher(
+            network, precision=precision_name, device=device, example_NCHW=example
+        )
         self._device = device
         self._precision = precision_name
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """The logits of normalised images."""
-        with torch.inference_mode(), precision.calculating(self._precision, self._device):
+        with torch.inference_mode(), precision.autocast(self._precision, self._device):
             logits_NK: Tensor = self._network(images_NCHW)
         return logits_NK.float().clone()  # an inference tensor cannot be saved for a backward pass
 

@@ -119,11 +119,7 @@ class Training:
         network = models.build(
             self.spec.student, classes=facts.classes, channels=facts.channels, size=facts.size
         )
-        network = precision.place(network, device=self.device)
-        if self.spec.recipe.precision == "bf16":
-            example = torch.zeros(2, facts.channels, facts.size, facts.size, device=self.device)
-            precision.hasten(network, images_NCHW=example)
-        return network
+        return precision.prepare(network, precision=self.spec.recipe.precision, device=self.device)
 
     def _step_to_run(self) -> Callable[[Batch], None]:
         if self._speedups.graph:
@@ -228,7 +224,7 @@ class Training:
         """The loss of a batch and the logits, shape (N, K), float32."""
         full = len(batch.labels_N) == self.spec.recipe.batch_size
         forward = self._compiled if self._compiled is not None and full else self.network
-        with precision.calculating(self.spec.recipe.precision, self.device):
+        with precision.autocast(self.spec.recipe.precision, self.device):
             logits_NK = forward(batch.images_NCHW)
         logits_NK = logits_NK.float()
         return self.spec.loss(logits_NK, batch.labels_N, batch.teacher_NK), logits_NK
