@@ -65,6 +65,7 @@ def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Exe
         device=run.device,
         threads=run.threads,
         teacher_cache_gb=run.teacher_cache_gb,
+        tf32=not run.no_tf32,
         tensorboard=run.tensorboard,
         verbose=run.verbose,
     )

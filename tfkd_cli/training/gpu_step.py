@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch  # noqa: TID253 - reached only from the trainer
+from torch import nn  # noqa: TID253
 
 from tfkd_cli.training.epoch_data import Batch
 
@@ -47,6 +48,12 @@ def speedups(network: str, *, device: torch.device, steps: int) -> Speedups:
         and torch.cuda.get_device_capability(device) >= (7, 0)
     )
     return Speedups(compiled=compiled, graph=steps >= GRAPH_STEPS)
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The network compiled for one shape of images; what cannot be compiled runs as it is written."""
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(network, dynamic=False)
 
 
 class GraphedStep:

@@ -101,7 +101,7 @@ class Training:
         self._has_dropout = _has_dropout(spec.student, self.network)
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
         self._speedups = gpu_step.speedups(spec.student, device=device, steps=self.steps * spec.recipe.epochs)
-        self._compiled = torch.compile(self.network, dynamic=False) if self._speedups.compiled else None
+        self._compiled = gpu_step.compiled(self.network) if self._speedups.compiled else None
         self._run_step = self._step_to_run()
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
         self.teacher_seconds = 0.0  # of that, until the teacher logits were there
