@@ -139,7 +139,7 @@ def _teacher(weights: Path, arrays: Arrays) -> FrozenTeacher:
     import torch
 
     from tfkd_cli import models
-    from tfkd_cli.data import augment
+    from tfkd_cli.data.augment import Normalise
     from tfkd_cli.training import checkpoints
     from tfkd_cli.training.teacher_logits import FrozenTeacher
 
@@ -147,7 +147,7 @@ def _teacher(weights: Path, arrays: Arrays) -> FrozenTeacher:
     network = models.build(TEACHER, classes=facts.classes, channels=facts.channels, size=facts.size)
     checkpoints.fill(network, checkpoints.read_weights(weights), path=weights, name=TEACHER)
     example = torch.from_numpy(arrays.train_images_NCHW[:8].copy())
-    example = augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last)
+    example = Normalise(facts, device=example.device)(example)
     return FrozenTeacher(network, device=torch.device("cpu"), precision_name="fp32", example=example)
 
 

@@ -107,7 +107,7 @@ def _teacher(name: str, arrays: Arrays, *, fast: bool) -> FrozenTeacher:
     import torch
 
     from tfkd_cli import models
-    from tfkd_cli.data import augment
+    from tfkd_cli.data.augment import Normalise
     from tfkd_cli.training.teacher_logits import FrozenTeacher
 
     facts = arrays.facts
@@ -116,7 +116,7 @@ def _teacher(name: str, arrays: Arrays, *, fast: bool) -> FrozenTeacher:
         models.build(name, classes=facts.classes, channels=facts.channels, size=facts.size),
         device=torch.device("cpu"),
         precision_name="bf16" if fast else "fp32",
-        example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+        example=Normalise(facts, device=example.device)(example),
     )
 
 

@@ -22,6 +22,7 @@ class Execution:
     threads: int | None = None  # per run; None: cores ÷ slots
     checkpoint_minutes: float = 3.0  # the most work a kill may cost
     teacher_cache_gb: float = 20.0  # cap on <results>/teacher-logits
+    tf32: bool = True  # on GPUs that have it: convolutions and matrix products of fp32 recipes
     tensorboard: bool = False
     verbose: bool = False
     follow_links: bool = False  # in a folder of images: links are followed wherever they lead

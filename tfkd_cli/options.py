@@ -111,6 +111,9 @@ class ExecutionOptions:
         float,
         _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
     ] = 20.0
+    no_tf32: Annotated[
+        bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=RUN)
+    ] = False
     tensorboard: Annotated[
         bool, _option("--tensorboard", help="Also write TensorBoard scalars.", panel=RUN)
     ] = False

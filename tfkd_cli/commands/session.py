@@ -76,6 +76,7 @@ def execution(
         device=run.device,
         threads=run.threads,
         teacher_cache_gb=run.teacher_cache_gb,
+        tf32=not run.no_tf32,
         tensorboard=run.tensorboard,
         verbose=run.verbose,
         follow_links=folder.follow_links,

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - reached only from the trainer
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli.data import augment
+from tfkd_cli.data.augment import Normalise
 
 if TYPE_CHECKING:
     from tfkd_cli.data import DataSet
 
-EVALUATION_PIXELS = 256 * 32 * 32
-"""Pixels in a batch of the evaluation: large, yet its activations stay in reach of the caches."""
+PIXELS, GPU_PIXELS = 256 * 32 * 32, 1024 * 32 * 32
+"""Pixels in a batch that needs no gradient.
+
+On a CPU its maps stay in reach of the caches; on a GPU they take less memory than those of a training step.
+"""
 
 MOST_CLASSES = 200
 """Classes up to which a confusion matrix is counted."""
@@ -59,40 +62,45 @@ class Scores:
     confusion: tuple[str, ...] = ()
 
 
+def images_at_once(device: torch.device, size: int) -> int:
+    """How many images of `size` pixels square a batch without gradients holds on this device."""
+    return max(1, (GPU_PIXELS if device.type == "cuda" else PIXELS) // size**2)
+
+
 def evaluate(
     network: nn.Module, part: Part, facts: DataSet, *, at_step: Callable[[], None] = lambda: None
 ) -> Scores:
-    """The scores of `network` in eval mode and fp32; `at_step` is called after every batch."""
+    """The scores of `network` in eval mode and fp32; `at_step` is called after every batch.
+
+    The device is waited for once, at the end.
+    """
     network.eval()
-    device = part.images_NCHW.device
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    sums = torch.zeros(3, dtype=dtype, device=device)  # cross-entropy, right at first, right within five
-    predictions, confidences = [], []
-    batch = max(1, EVALUATION_PIXELS // facts.size**2)
+    device, scored = part.images_NCHW.device, []
+    normalise, batch = Normalise(facts, device=device), images_at_once(device, facts.size)
     for images_NCHW, labels_N in zip(
         torch.split(part.images_NCHW, batch), torch.split(part.labels_N, batch), strict=True
     ):
         with torch.inference_mode():
-            pixels = augment.normalise(images_NCHW, facts.mean, facts.std, memory_format=torch.channels_last)
-            logits_NK = network(pixels).float()
-            ranked = logits_NK.topk(min(5, facts.classes), 1).indices
-            right_NR = ranked == labels_N[:, None]
-            ce = nn.functional.cross_entropy(logits_NK, labels_N, reduction="sum")
-            sums += torch.stack([ce, right_NR[:, 0].sum(), right_NR.sum()])
-            predictions.append(ranked[:, 0])
-            confidences.append(logits_NK.softmax(1).amax(1))
+            scored.append(score(network(normalise(images_NCHW)).float(), labels_N))
         at_step()
-    predicted_N = torch.cat(predictions)
-    right_N = (predicted_N == part.labels_N).cpu()
-    ce, top1, top5 = (sums / len(part.labels_N)).tolist()
+    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = torch.cat(scored, 1).cpu().double()
     return Scores(
-        loss=ce,
-        accuracy=100 * top1,
-        top5=100 * top5,
-        balanced_accuracy=_balanced(right_N, part.labels_N.cpu(), classes=facts.classes),
-        ece=_calibration_error(right_N, torch.cat(confidences).cpu()),
-        confusion=_confusion(part.labels_N, predicted_N, classes=facts.classes),
+        loss=float(ce_N.mean()),
+        accuracy=100 * float(right_N.mean()),
+        top5=100 * float(right5_N.mean()),
+        balanced_accuracy=_balanced(right_N.bool(), label_N.long(), classes=facts.classes),
+        ece=_calibration_error(right_N.bool(), confidence_N),
+        confusion=_confusion(label_N.long(), predicted_N.long(), classes=facts.classes),
     )
+
+
+def score(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    """Per image: cross-entropy, right at first, right within five, confidence, label, prediction; (6, N)."""
+    ranked_NR = logits_NK.topk(min(5, logits_NK.shape[1]), 1).indices
+    right_NR = ranked_NR == labels_N[:, None]
+    ce_N = nn.functional.cross_entropy(logits_NK, labels_N, reduction="none")
+    confidence_N = logits_NK.softmax(1).amax(1)
+    return torch.stack([ce_N, right_NR[:, 0], right_NR.any(1), confidence_N, labels_N, ranked_NR[:, 0]])
 
 
 def _confusion(labels_N: Tensor, predicted_N: Tensor, *, classes: int) -> tuple[str, ...]:

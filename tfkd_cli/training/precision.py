@@ -12,16 +12,34 @@ from torch import Tensor, nn  # noqa: TID253
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded − plain| relative to the largest |logit|; seen: about 1e-6
 
-Arithmetic = Literal["fp32", "bf16"]
+Arithmetic = Literal["fp32", "tf32", "bf16"]
 
 
 def arithmetic(precision: str, device: torch.device) -> Arithmetic:
     """The arithmetic that a recipe's precision means on this device: bf16 only where it is faster than fp32.
 
     A processor without bf16 matrix units (tensor cores, AMX, AMD's AVX-512) emulates bf16: slower than fp32
-    and less exact. A run's numerics record which was used.
+    and less exact. On a GPU, fp32 is tf32 where `configure` has set it. A run's numerics record which it was.
     """
-    return "bf16" if precision == "bf16" and _has_bf16_units(device) else "fp32"
+    if precision == "bf16" and _has_bf16_units(device):
+        return "bf16"
+    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
+    return "tf32" if tf32 else "fp32"
+
+
+def configure(device: torch.device, *, tf32: bool) -> None:
+    """Set what holds for a whole process on a GPU: cuDNN's choice of kernels, and TF32 or IEEE fp32.
+
+    With `tf32`, convolutions and matrix products in fp32 round their inputs to a mantissa of 10 bits, on GPUs
+    of compute capability 8.0 or higher. torch's own default is TF32 for convolutions alone.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = True  # shapes do not change; bit equality is promised on the CPU only
+    tf32 = tf32 and torch.cuda.get_device_capability(device) >= (8, 0)
+    # torch.backends.….fp32_precision sets the same, but makes the getter raise that torch.compile uses.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 @cache
@@ -80,8 +98,8 @@ def prepare_teacher(
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
-    # mypy knows no overload of `to` for a memory format alone.
-    return network.to(device=device).to(memory_format=torch.channels_last)
+    # mypy knows no overload of `to` for a memory format.
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
 
 
 def _forward_in_fp32(conv: nn.Conv2d, maps_NCHW: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
 from tfkd_cli import data, models
-from tfkd_cli.data import augment
+from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
@@ -202,7 +203,7 @@ class _Work:
             network,
             device=self._device,
             precision_name=self._spec.recipe.precision,
-            example=augment.normalise(example, facts.mean, facts.std, memory_format=torch.channels_last),
+            example=Normalise(facts, device=self._device)(example),
         )
 
     def _teacher_path(self) -> Path:
@@ -259,10 +260,17 @@ def _fix_numerics(
     device = provenance.choose_device(wanted)
     threads = fixed.get("threads") or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = True  # shapes do not change; bit equality is promised on the CPU only
+    precision.configure(device, tf32=execution.tf32)
+    # Of torch.compile, which would write into /tmp and start as many processes as the machine has cores.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(execution.cache_path / "torchinductor"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     here = provenance.numerics_of(device, threads=threads)
     here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
     in_force = folder.fix_numerics(here)
+    if device.type == "cuda" and spec.recipe.precision == "bf16" and here["arithmetic"] != "bf16":
+        log.warning(
+            "%s has no bf16 units: this run is computed in %s", here["device_name"], here["arithmetic"]
+        )
     if in_force != here:
         log.warning("the first attempt had %s; this one has %s", in_force, here)
     return device, here
@@ -335,8 +343,25 @@ def _explained(error: Exception) -> RunError:
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return RunError(
-            f"out of memory: {text}",
+            f"out of memory{_on_gpu(error)}: {text}",
             expected="a batch, its activations and the weights in memory.",
             hint="fewer runs at once (--jobs 1), or a smaller --batch-size (another run, with another key).",
         )
+    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "cuDNN error" in text:
+        return RunError(
+            f"the computation failed{_on_gpu(error)}: {text}",
+            expected="a GPU that works until the run is done.",
+            hint="give the command again: it continues from the last saved state. If it fails again, look at "
+            "nvidia-smi and at the system's log (Xid) of that host, or choose another GPU (--device).",
+        )
     return RunError(f"{type(error).__name__}: {text}", hint="tfkd logs shows the traceback.")
+
+
+def _on_gpu(error: Exception) -> str:
+    """Which GPU of which host it was, as far as that can still be found out."""
+    if isinstance(error, MemoryError) or not torch.cuda.is_initialized():
+        return ""
+    with contextlib.suppress(RuntimeError, AssertionError):
+        number = torch.cuda.current_device()
+        return f" on GPU {number} ({torch.cuda.get_device_name(number)}) of {socket.gethostname()}"
+    return f" on a GPU of {socket.gethostname()}"

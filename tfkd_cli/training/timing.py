@@ -10,7 +10,7 @@ import torch  # noqa: TID253 - it times the trainer
 from tfkd_cli import models
 from tfkd_cli.data import Arrays, DataSet
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.training import provenance
+from tfkd_cli.training import precision, provenance
 from tfkd_cli.training.teacher_logits import FrozenTeacher
 from tfkd_cli.training.trainer import Training
 
@@ -21,6 +21,7 @@ def seconds_per_image(spec: RunSpec, facts: DataSet, *, device: str, threads: in
     """Seconds per training image and epoch, the share of the test images in it included."""
     torch.set_num_threads(threads)
     chosen = provenance.choose_device(device)
+    precision.configure(chosen, tf32=True)
     images = STEPS * spec.recipe.batch_size
     arrays = _random_arrays(facts, images)
     training = Training(

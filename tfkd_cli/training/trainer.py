@@ -7,7 +7,6 @@ boundary, loaded into a fresh `Training`, continues bit for bit on the CPU at th
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,28 +17,17 @@ import torch  # noqa: TID253 - reached only from the runner
 from torch import Tensor, nn  # noqa: TID253
 
 from tfkd_cli import models
-from tfkd_cli.data import augment
+from tfkd_cli.data.augment import Normalise
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.training import checkpoints, precision
+from tfkd_cli.training import checkpoints, gpu_step, precision
+from tfkd_cli.training.epoch_data import Batch, EpochData, TeacherOf, seed_of
 from tfkd_cli.training.evaluation import Scores, evaluate, part_of
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
     from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
-
-SHARED_STREAM = 2**31 - 1
-"""The augmentation stream of all seeds where the recipe says "shared"; no seed of anybody's."""
-
-COMPILE_STEPS = 10_000
-"""torch.compile costs minutes: only a run of at least so many steps on a GPU earns them back."""
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed that depends on all parts: `seed_of("order", seed, epoch)`."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
@@ -49,14 +37,6 @@ def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
     warmup_steps = recipe.warmup_epochs * steps_per_epoch
     warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
     return recipe.peak_lr * warmup * recipe.lr_factor**drops
-
-
-def batches(order_N: Tensor, batch_size: int) -> list[Tensor]:
-    """The epoch's batches; the last may be smaller, but one image joins the batch before (BatchNorm)."""
-    parts = list(torch.split(order_N, batch_size))
-    if len(parts) > 1 and batch_size > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
 
 
 OPTIONAL = ("teacher_seconds", "val_loss", "val_accuracy")
@@ -78,7 +58,7 @@ class Epoch:
     loss_kl: float | None
     seconds: float
     images_per_second: float
-    teacher_seconds: float | None = None  # of `seconds`: until an epoch's answers were there
+    teacher_seconds: float | None = None  # of `seconds`: until the epoch's teacher logits were there
     val_loss: float | None = None
     val_accuracy: float | None = None
 
@@ -91,8 +71,9 @@ class Epoch:
 class Training:
     """One network in training, at a step boundary between calls.
 
-    `at_step` is called at every step boundary (and between the questions to a teacher and the batches of
-    the evaluation): there `state()` may be taken, and an exception raised in it ends the training.
+    `teacher` is run on the images of each step; `teacher_logits` gives those of a whole epoch. `at_step` is
+    called at every step boundary (and between the batches of a teacher's epoch and of the evaluation): there
+    `state()` may be taken, and an exception raised in it ends the training.
     """
 
     def __init__(
@@ -109,22 +90,28 @@ class Training:
         self._facts = data.facts
         self._teacher, self._teacher_logits = teacher, teacher_logits
         train = part_of(data.train_images_NCHW, data.train_labels_N, device)
-        self._images_NCHW, self._labels_N = train.images_NCHW, train.labels_N
+        self._images = len(train.labels_N)
+        self._data = EpochData(train, data.facts, spec.recipe, seed=spec.seed)
         self._test = part_of(data.test_images_NCHW, data.test_labels_N, device)
         self._val = None
         if data.val_images_NCHW is not None:
             self._val = part_of(data.val_images_NCHW, data.val_labels_N, device)
-        self.steps = len(batches(torch.arange(len(self._labels_N)), spec.recipe.batch_size))
+        self.steps = self._data.steps
         self.network = self._build()
-        self._forward = self._maybe_compiled()
+        self._has_dropout = _has_dropout(spec.student, self.network)
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
+        self._speedups = gpu_step.speedups(spec.student, device=device, steps=self.steps * spec.recipe.epochs)
+        self._compiled = gpu_step.compiled(self.network) if self._speedups.compiled else None
+        self._run_step = self._step_to_run()
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
-        self.teacher_seconds = 0.0  # of that, until the answers were there
+        self.teacher_seconds = 0.0  # of that, until the teacher logits were there
         self.best_epoch = 0
         self.best_scores: dict[str, float] = {}  # of the epoch that was chosen, on the test part
         self.last_scores: dict[str, float] = {}
         self.best_weights: checkpoints.Weights = {}
-        self._start_epoch()
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(4, dtype=dtype, device=device)  # loss, ce, kl, right: sums over images
+        self._lr = 0.0
 
     def _build(self) -> nn.Module:
         facts = self._facts
@@ -134,12 +121,10 @@ class Training:
         )
         return precision.prepare(network, precision=self.spec.recipe.precision, device=self.device)
 
-    def _maybe_compiled(self) -> Callable[[Tensor], Tensor]:
-        """The network as it is called in training; it pays on a GPU, in bf16, in a long run only."""
-        long = self.steps * self.spec.recipe.epochs >= COMPILE_STEPS
-        if self.device.type == "cuda" and self.spec.recipe.precision == "bf16" and long:
-            return torch.compile(self.network)
-        return self.network
+    def _step_to_run(self) -> Callable[[Batch], None]:
+        if self._speedups.graph:
+            return gpu_step.GraphedStep(self._step, batch_size=self.spec.recipe.batch_size)
+        return self._step
 
     def epochs(self) -> Iterator[Epoch]:
         """The epochs still to do; after each, `epoch`, `best_epoch` and `best_weights` are up to date."""
@@ -161,6 +146,13 @@ class Training:
         """Whether all epochs are done."""
         return self.epoch > self.spec.recipe.epochs
 
+    def logits(self, images_NCHW: Tensor) -> Tensor:
+        """Logits, shape (N, K), of uint8 images by the network as it stands, in eval mode and fp32."""
+        self.network.eval()
+        with torch.inference_mode():
+            normalised_NCHW = Normalise(self._facts, device=self.device)(images_NCHW.to(self.device))
+            return self.network(normalised_NCHW).float()  # type: ignore[no-any-return]
+
     def _do_epoch(self) -> Epoch:
         started, seconds_before = time.perf_counter(), self.seconds
 
@@ -169,8 +161,8 @@ class Training:
             self.at_step()
 
         if self.step < self.steps:
-            teacher_NK = self._epoch_logits(at_step)
-            self._train(teacher_NK, at_step)
+            teacher = self._teacher_of_epoch(at_step)
+            self._train(teacher, at_step)
         self._refuse_divergence()
         training_seconds = seconds_before + time.perf_counter() - started
         tested = evaluate(self.network, self._test, self._facts, at_step=at_step)
@@ -178,84 +170,73 @@ class Training:
         self.seconds = seconds_before + time.perf_counter() - started
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
 
-    def _train(self, teacher_NK: Tensor | None, at_step: Callable[[], None]) -> None:
-        self.network.train()
-        order = torch.Generator().manual_seed(seed_of("order", self.spec.seed, self.epoch))
-        todo = batches(torch.randperm(len(self._labels_N), generator=order), self.spec.recipe.batch_size)
-        for indices_N in todo[self.step :]:
-            self._do_step(indices_N, teacher_NK)
-            self.step += 1
-            at_step()
-
-    def _epoch_logits(self, at_step: Callable[[], None]) -> Tensor | None:
+    def _teacher_of_epoch(self, at_step: Callable[[], None]) -> TeacherOf | None:
+        """What gives a batch its teacher logits: the teacher itself, or the logits of the whole epoch."""
         if self._teacher_logits is None:
-            return None
+            teacher = self._teacher
+            return None if teacher is None else lambda images_NCHW, indices_N: teacher(images_NCHW)
         started, before = time.perf_counter(), self.teacher_seconds
 
-        def at_question() -> None:
+        def at_teacher_batch() -> None:
             self.teacher_seconds = before + time.perf_counter() - started
             at_step()
 
-        teacher_NK = self._teacher_logits.epoch(self.epoch, view=self._view, at_step=at_question)
-        self.teacher_seconds = before + time.perf_counter() - started
-        return teacher_NK
-
-    def _view(self, indices_N: Tensor) -> Tensor:
-        """These images in their views of this epoch, normalised; `indices_N` on the CPU."""
-        stream = self.spec.seed if self.spec.recipe.augment_stream == "seed" else SHARED_STREAM
-        images_NCHW = augment.augment(
-            self._images_NCHW[indices_N.to(self.device, non_blocking=True)],
-            self.spec.recipe.augment,
-            stream=stream,
-            epoch=self.epoch,
-            indices_N=indices_N,
+        logits_NK = self._teacher_logits.epoch(
+            self.epoch,
+            view=lambda indices_N: self._data.view(self.epoch, indices_N),
+            at_step=at_teacher_batch,
         )
-        return self._normalised(images_NCHW)
+        self.teacher_seconds = before + time.perf_counter() - started
+        return lambda images_NCHW, indices_N: logits_NK[indices_N].float()
 
-    def _normalised(self, images_NCHW: Tensor) -> Tensor:
-        facts = self._facts
-        return augment.normalise(images_NCHW, facts.mean, facts.std, memory_format=torch.channels_last)
+    def _train(self, teacher: TeacherOf | None, at_step: Callable[[], None]) -> None:
+        """The rest of the epoch's steps. On a GPU, the host waits for none of them."""
+        self.network.train()
+        dropout_seed = seed_of("dropout", self.spec.seed, self.epoch)
+        for batch in self._data.batches(self.epoch, first=self.step, teacher=teacher):
+            if self._has_dropout:
+                torch.manual_seed(dropout_seed + self.step)
+            done = (self.epoch - 1) * self.steps + self.step
+            self._set_rate(learning_rate(self.spec.recipe, step=done + 1, steps_per_epoch=self.steps))
+            self._run_step(batch)
+            if self.device.type == "cpu":
+                self._refuse_divergence()
+            self.step += 1
+            at_step()
 
-    def logits(self, images_NCHW: Tensor) -> Tensor:
-        """Logits, shape (N, K), of uint8 images by the network as it stands, in eval mode and fp32."""
-        self.network.eval()
-        with torch.inference_mode():
-            return self.network(self._normalised(images_NCHW.to(self.device))).float()  # type: ignore[no-any-return]
+    def _set_rate(self, rate: float) -> None:
+        self._lr = rate
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
-    def _do_step(self, indices_N: Tensor, cached_NK: Tensor | None) -> None:
-        recipe = self.spec.recipe
-        images_NCHW = self._view(indices_N)
-        indices_N = indices_N.to(self.device, non_blocking=True)
-        labels_N = self._labels_N[indices_N]
-        teacher_NK = None
-        if cached_NK is not None:
-            teacher_NK = cached_NK[indices_N].float()
-        elif self._teacher is not None:
-            teacher_NK = self._teacher(images_NCHW)
-        torch.manual_seed(seed_of("dropout", self.spec.seed, self.epoch, self.step))
-        with precision.autocast(recipe.precision, self.device):
-            logits_NK = self._forward(images_NCHW)
-        parts = self.spec.loss(logits_NK.float(), labels_N, teacher_NK)
+    def _step(self, batch: Batch) -> None:
+        """One step: everything in it is computed on the device, and no value is read."""
+        parts, logits_NK = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
-        self._lr = learning_rate(
-            recipe, step=(self.epoch - 1) * self.steps + self.step + 1, steps_per_epoch=self.steps
-        )
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr
         self._optimizer.step()
-        self._add(parts, logits_NK, labels_N)
+        self._add(parts, logits_NK, batch.labels_N)
+
+    def _loss(self, batch: Batch) -> tuple[LossParts, Tensor]:
+        """The loss of a batch and the logits, shape (N, K), float32."""
+        full = len(batch.labels_N) == self.spec.recipe.batch_size
+        forward = self._compiled if self._compiled is not None and full else self.network
+        with precision.autocast(self.spec.recipe.precision, self.device):
+            logits_NK = forward(batch.images_NCHW)
+        logits_NK = logits_NK.float()
+        return self.spec.loss(logits_NK, batch.labels_N, batch.teacher_NK), logits_NK
 
     def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor) -> None:
-        """Add a batch to the epoch's sums, on the device: a GPU is not waited for."""
+        """Add a batch to the epoch's sums."""
         with torch.no_grad():
             right = (logits_NK.argmax(1) == labels_N).sum()
             kl = parts.total.new_zeros(()) if parts.kl is None else parts.kl
             means = torch.stack([parts.total, parts.ce, kl]).to(self._sums.dtype)
             self._sums[:3] += means * len(labels_N)
             self._sums[3] += right
-        if self.device.type == "cpu":
-            self._refuse_divergence()
 
     def _refuse_divergence(self) -> None:
         loss = float(self._sums[0])
@@ -267,8 +248,7 @@ class Training:
             )
 
     def _finish_epoch(self, tested: Scores, checked: Scores | None, *, training_seconds: float) -> Epoch:
-        images = len(self._labels_N)
-        loss, ce, kl, right = (self._sums / images).tolist()
+        loss, ce, kl, right = (self._sums / self._images).tolist()
         has_kl = self.spec.loss.kind != "cross-entropy"
         epoch = Epoch(
             epoch=self.epoch,
@@ -281,31 +261,30 @@ class Training:
             loss_ce=ce,
             loss_kl=kl if has_kl else None,
             seconds=self.seconds,
-            images_per_second=images / max(training_seconds, 1e-9),
+            images_per_second=self._images / max(training_seconds, 1e-9),
             teacher_seconds=self.teacher_seconds if self._teacher_logits else None,
             val_loss=checked.loss if checked else None,
             val_accuracy=checked.accuracy if checked else None,
         )
         self._choose(tested, checked)
         self.epoch, self.step, self.seconds, self.teacher_seconds = self.epoch + 1, 0, 0.0, 0.0
-        self._start_epoch()
+        self._sums.zero_()
+        self._lr = 0.0
         return epoch
 
     def _choose(self, tested: Scores, checked: Scores | None) -> None:
-        """Keep the best epoch's weights: on the validation part where there is one; the first on ties."""
+        """Keep the best epoch's weights, by the validation part where there is one.
+
+        Of equal epochs the last is kept (*released train_kd.py*: `is_best = val_acc >= best_val_acc`).
+        """
         self.last_scores = asdict(tested)
         by = "accuracy"
         if checked is not None:
             by = "val_accuracy"
             self.last_scores |= {"val_accuracy": checked.accuracy, "val_loss": checked.loss}
-        if self.last_scores[by] > self.best_scores.get(by, -1.0):
+        if self.last_scores[by] >= self.best_scores.get(by, -1.0):
             self.best_epoch, self.best_scores = self.epoch, self.last_scores
             self.best_weights = checkpoints.weights_of(self.network)
-
-    def _start_epoch(self) -> None:
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self._sums = torch.zeros(4, dtype=dtype, device=self.device)  # loss, ce, kl, right: sums over images
-        self._lr = 0.0
 
     def state(self) -> dict[str, Any]:
         """What a fresh `Training` of the same spec needs to continue here: tensors (copies), plain values."""
@@ -319,7 +298,7 @@ class Training:
             "lr": self._lr,
             "sums": checkpoints.plain(self._sums),
             "network": checkpoints.plain(self.network.state_dict()),
-            "optimizer": checkpoints.plain(self._optimizer.state_dict()),
+            "optimizer": checkpoints.plain(self._optimizer.state_dict()["state"]),
             "best": {"epoch": self.best_epoch, "scores": dict(self.best_scores)},
             "last_scores": dict(self.last_scores),
             "best_weights": dict(self.best_weights),
@@ -333,26 +312,36 @@ class Training:
                 expected=f"run {self.spec.key[:12]}.",
             )
         self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(checkpoints.plain(state["optimizer"]))
+        ours = self._optimizer.state_dict()["param_groups"]  # on another device they may differ
+        self._optimizer.load_state_dict(
+            {"state": checkpoints.plain(state["optimizer"]), "param_groups": ours}
+        )
+        self._run_step = self._step_to_run()
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
-        self.teacher_seconds = state.get("teacher_seconds", 0.0)  # older states have none
+        self.teacher_seconds = state["teacher_seconds"]
         self._sums.copy_(state["sums"])
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])
         self.best_weights = dict(state["best_weights"])
 
 
+def _has_dropout(name: str, network: nn.Module) -> bool:
+    """Whether its forward pass draws random numbers; of a network that is not ours, that is assumed."""
+    return ":" in name or any(isinstance(each, nn.Dropout | nn.Dropout2d) for each in network.modules())
+
+
 def _optimizer(recipe: Recipe, network: nn.Module, *, device: torch.device) -> torch.optim.Optimizer:
     """SGD without Nesterov, or Adam; the decay reaches all parameters, BatchNorm and biases too."""
-    fused = True if device.type in ("cpu", "cuda") else None
-    parameters = network.parameters()
+    parameters, on_gpu = network.parameters(), device.type == "cuda"
+    options: dict[str, Any] = {"lr": recipe.peak_lr, "weight_decay": recipe.weight_decay}
+    options["fused"] = True if device.type in ("cpu", "cuda") else None
+    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, fused=fused)
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.peak_lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
+        optimizer = torch.optim.Adam(parameters, **options, capturable=on_gpu)
+    else:
+        optimizer = torch.optim.SGD(parameters, **options, momentum=recipe.momentum)
+    if on_gpu:  # where a CUDA graph can see it change
+        for group in optimizer.param_groups:
+            group["lr"] = torch.full((), recipe.peak_lr, device=device)
+    return optimizer

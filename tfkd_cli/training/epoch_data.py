@@ -1,0 +1,96 @@
+"""The training part on its device, and an epoch's batches: images in their views, labels, teacher logits.
+
+The order of an epoch depends on (seed, epoch), an image's view on (stream, epoch, image). Both are drawn for
+a whole epoch at once, and the order is the only thing that is copied to the device, once per epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch  # noqa: TID253 - reached only from the trainer
+from torch import Tensor  # noqa: TID253
+
+from tfkd_cli.data.augment import Augment, Normalise
+from tfkd_cli.training.evaluation import Part, images_at_once
+
+if TYPE_CHECKING:
+    from tfkd_cli.data import DataSet
+    from tfkd_cli.spec import Recipe
+
+SHARED_STREAM = 2**31 - 1
+"""The augmentation stream of all seeds where the recipe says "shared"; it is not the stream of any seed."""
+
+TeacherOf = Callable[[Tensor, Tensor], Tensor]
+"""Gives teacher logits (N, K), of normalised images (N, C, H, W) and their places in the training part."""
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts: `seed_of("order", seed, epoch)`."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+class Batch(NamedTuple):
+    """What one training step needs, on the device."""
+
+    images_NCHW: Tensor  # normalised float32, in channels_last
+    labels_N: Tensor
+    teacher_NK: Tensor | None
+
+
+class EpochData:
+    """The batches of each epoch of a training part; `steps` of them."""
+
+    def __init__(self, part: Part, facts: DataSet, recipe: Recipe, *, seed: int) -> None:
+        self._part, self._seed = part, seed
+        self._device = part.images_NCHW.device
+        self._stream = seed if recipe.augment_stream == "seed" else SHARED_STREAM
+        self._batch_size = recipe.batch_size
+        self._augment = Augment(recipe.augment, size=facts.size, device=self._device)
+        self._normalise = Normalise(facts, device=self._device)
+        self._views_epoch, self._views_NV = -1, torch.empty(0)
+        # On a GPU, several batches are prepared at once: a kernel's launch takes longer than its work on one.
+        self._batches_at_once = 1
+        if self._device.type != "cpu":
+            self._batches_at_once = max(1, images_at_once(self._device, facts.size) // recipe.batch_size)
+        self.steps = len(split(torch.arange(len(part.labels_N)), recipe.batch_size))
+
+    def batches(self, epoch: int, *, first: int = 0, teacher: TeacherOf | None = None) -> Iterator[Batch]:
+        """The batches of this epoch from step `first` on."""
+        generator = torch.Generator().manual_seed(seed_of("order", self._seed, epoch))
+        order_N = torch.randperm(len(self._part.labels_N), generator=generator).to(self._device)
+        todo = split(order_N, self._batch_size)[first:]
+        for start in range(0, len(todo), self._batches_at_once):
+            group = todo[start : start + self._batches_at_once]
+            indices_N = torch.cat(group)
+            images_NCHW = self.view(epoch, indices_N)
+            teacher_NK = teacher(images_NCHW, indices_N) if teacher else None
+            columns = (images_NCHW, self._part.labels_N[indices_N], teacher_NK)
+            sizes = [len(each) for each in group]
+            parts = ([None] * len(sizes) if each is None else each.split(sizes) for each in columns)
+            yield from map(Batch, *parts)
+
+    def view(self, epoch: int, indices_N: Tensor) -> Tensor:
+        """These images in their views of this epoch, normalised."""
+        indices_N = indices_N.to(self._device)
+        images_NCHW = self._augment(self._part.images_NCHW[indices_N], self._views(epoch)[indices_N])
+        return self._normalise(images_NCHW)
+
+    def _views(self, epoch: int) -> Tensor:
+        """The views of the whole training part, drawn once per epoch."""
+        if epoch != self._views_epoch:
+            indices_N = torch.arange(len(self._part.labels_N), device=self._device)
+            self._views_NV = self._augment.draw(stream=self._stream, epoch=epoch, indices_N=indices_N)
+            self._views_epoch = epoch
+        return self._views_NV
+
+
+def split(order_N: Tensor, batch_size: int) -> list[Tensor]:
+    """The epoch's batches; the last may be smaller, but one image joins the batch before (BatchNorm)."""
+    parts = list(torch.split(order_N, batch_size))
+    if len(parts) > 1 and batch_size > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
