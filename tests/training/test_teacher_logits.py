@@ -25,7 +25,7 @@ from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
-from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits, batch_size, cache_folder, rounded
+from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits, cache_folder, rounded
 
 CPU = torch.device("cpu")
 IMAGES, CLASSES, BATCH = 40, 3, 4
@@ -315,11 +315,6 @@ def test_folders_differ_where_weights_views_or_numerics_differ() -> None:
         folder(replace(spec, teacher=ForeignTeacher(network="resnet18", digest="a" * 64))),
     ]
     assert len({folder(spec), *others}) == 9
-
-
-def test_a_gpu_takes_batches_of_as_many_pixels_and_a_cpu_of_as_many_images() -> None:
-    assert [batch_size(CPU, size=size) for size in (32, 224)] == [128, 128]
-    assert [batch_size(torch.device("cuda"), size=size) for size in (32, 224, 4096)] == [2048, 41, 1]
 
 
 @given(arrays(np.float32, (4, 10), elements=st.floats(-50, 50, width=32)))

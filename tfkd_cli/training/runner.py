@@ -26,6 +26,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files
 from tfkd_cli.training import checkpoints, precision, provenance, teacher_logits
+from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.record import Record
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training
@@ -222,7 +223,7 @@ class _Work:
         """
         if teacher is None or not self._spec.teacher_by_epoch:
             return None
-        batch = teacher_logits.batch_size(self._device, size=arrays.facts.size)
+        batch = images_at_once(self._device, arrays.facts.size)
         folder = teacher_logits.cache_folder(
             self._store.teacher_logits_path,
             spec=self._spec,

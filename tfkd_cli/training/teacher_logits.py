@@ -36,9 +36,6 @@ from tfkd_cli.store import files
 from tfkd_cli.store.teacher_logits import bytes_below
 from tfkd_cli.training import precision
 
-CPU_BATCH = 128  # images per forward pass
-GPU_BATCH_PIXELS = 2048 * 32 * 32  # per forward pass: 2,048 images of CIFAR, 41 of 224 by 224 pixels
-
 FORMAT = 3  # of the files, and of how a teacher is computed
 HEADER_BYTES, SHA256_BYTES = 128, 32  # before and after the array
 
@@ -87,11 +84,6 @@ def cache_folder(
     return teacher_logits / f"{spec.teacher.mark}-{weights_digest[:8]}-{digits}"
 
 
-def batch_size(device: torch.device, *, size: int) -> int:
-    """Images of `size` by `size` pixels per forward pass of a teacher that is run for a whole epoch."""
-    return CPU_BATCH if device.type == "cpu" else max(1, GPU_BATCH_PIXELS // size**2)
-
-
 @dataclass(kw_only=True)
 class TeacherLogits:
     """The logits of a teacher for all views of an epoch, read from the cache or computed.
@@ -104,7 +96,7 @@ class TeacherLogits:
     images: int
     classes: int
     device: torch.device
-    batch: int = CPU_BATCH
+    batch: int = 256
     folder: Path | None = None
     limit_bytes: float = 0.0
 
