@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from tfkd_cli.backends.nursery import Nursery
+
 from tfkd_cli.errors import RunError
 
 if TYPE_CHECKING:

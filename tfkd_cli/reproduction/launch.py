@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
 
 from tfkd_cli import data, models
+from tfkd_cli.backends import processes
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -35,8 +37,9 @@ def check_device(device: str) -> None:
         return
     there = provenance.device_count(kind)
     if int(number or 0) >= there:
+        cause = f": {provenance.why_no_gpu()}" if kind == "cuda" and not there else ""
         raise RequestError(
-            f'the device "{device}" is not on this machine: torch sees {there} of its kind.',
+            f'the device "{device}" is not on this machine: torch sees {there} of its kind{cause}.',
             expected="auto, cpu, cuda, cuda:1 or mps.",
             hint="--device auto takes what there is; --cluster sends the runs to other machines.",
         )
@@ -101,4 +104,5 @@ def make_networks_ready(
             )
         say(f"Fetching {words} …" if words else f"Trying {name} …")
         shape = facts[dataset]
-        models.build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
+        fits = {"classes": shape.classes, "channels": shape.channels, "size": shape.size}
+        processes.call(functools.partial(models.build, name, **fits), what=f'"{name}"')
