@@ -16,9 +16,9 @@ from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from tfkd_cli.backends import Event, Outcome, processes, sharing_logits, submit, taught_with
+from tfkd_cli.backends import Event, EventKind, Outcome, processes, sharing_logits, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RunError
@@ -187,19 +187,21 @@ class _Pool:
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
-        index = str(self._index[folder])
         try:
             process = processes.start(
                 worker.begin,
-                *(str(self._store.root.absolute()), self._submission, index),
+                *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
                 self._slots.environments[slot],
-                self._store.submission_path(self._submission) / f"{index}.log",
+                self._log(folder),
             )
         except (EOFError, ConnectionError):
             self._free.append(slot)
             self._ended(folder, processes.KILLED)
         else:
             self._running.append(_Running(process=process, folder=folder, slot=slot))
+
+    def _log(self, folder: str) -> Path:
+        return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
 
     def _sharing(self, slot: int) -> int:
         """How many runs are on the GPU of this slot."""
@@ -226,9 +228,8 @@ class _Pool:
         epoch = progress.get("epoch")
         if isinstance(epoch, int) and epoch != running.epoch:
             running.epoch = epoch
-            event = Event(kind="progress", folder=running.folder, epochs=self._epochs[running.folder])
             accuracy, left = progress.get("accuracy"), progress.get("seconds_left")
-            self._on_event(replace(event, epoch=epoch, accuracy=accuracy, seconds_left=left))
+            self._tell("progress", running.folder, epoch=epoch, accuracy=accuracy, seconds_left=left)
 
     def _ended(self, folder: str, code: int) -> None:
         if code == worker.DONE and (accuracy := self._best_accuracy(folder)) is not None:
@@ -267,19 +268,8 @@ class _Pool:
                 self._tell("blocked", child, message=f"its teacher {failed} failed")
                 self._block_children(child, failed=failed)
 
-    def _tell(
-        self,
-        kind: Literal["started", "finished", "failed", "blocked", "waiting"],
-        folder: str,
-        *,
-        epoch: int = 0,
-        accuracy: float | None = None,
-        message: str = "",
-    ) -> None:
-        epochs = self._epochs[folder]
-        self._on_event(
-            Event(kind=kind, folder=folder, epoch=epoch, epochs=epochs, accuracy=accuracy, message=message)
-        )
+    def _tell(self, kind: EventKind, folder: str, **more: Any) -> None:
+        self._on_event(Event(kind=kind, folder=folder, epochs=self._epochs[folder], **more))
 
     def _reason(self, folder: str, code: int) -> str:
         """Why a run failed, in the words it left; else the end of what its process printed."""
@@ -288,7 +278,9 @@ class _Pool:
         failure = self._store.folder(folder).failure()
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
-        printed = _printed(self._store.submission_path(self._submission) / f"{self._index[folder]}.log")
+        printed = ""
+        with contextlib.suppress(OSError):
+            printed = self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
         if "Hint:" in printed:
             return printed
         ended = f"its worker ended with exit code {code} and left neither a result nor a reason."
@@ -316,10 +308,3 @@ class _Pool:
             else:
                 self._launches[folder] -= 1  # it was not its fault
                 self._ready.append(folder)
-
-
-def _printed(log: Path) -> str:
-    """The end of what a worker printed."""
-    with contextlib.suppress(OSError):
-        return log.read_bytes()[-4000:].decode(errors="replace").strip()
-    return ""

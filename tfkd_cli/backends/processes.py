@@ -12,32 +12,26 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from tfkd_cli.errors import RequestError, RunError, TfkdError
+from tfkd_cli.errors import RunError
 from tfkd_cli.training import worker
 
 KILLED = -int(signal.SIGKILL)
 LOST = 255  # what multiprocessing gives as the exit code of a process whose forkserver was killed
 
-PRELOADED = "tfkd_cli.training.preload"
-
 FORKS = sys.platform == "linux"
 _context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
-_context.set_forkserver_preload([PRELOADED])
+_context.set_forkserver_preload(["tfkd_cli.training.preload"])
 
 
 def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Start `target(*arguments)` in a new process; the first one waits until torch is loaded.
+    """Start `target(*arguments)` in a new process; the first call waits until torch is loaded.
 
-    Ctrl-C may interrupt that: a process that exists by then sees that nobody waits for it, and ends.
-
-    Raises RunError when no process can be started, and EOFError or ConnectionError when the forkserver
-    was killed meanwhile (the next call starts another one).
+    A worker whose start Ctrl-C interrupts ends by itself. Raises RunError when no process can be started, and
+    EOFError or ConnectionError when the forkserver was killed meanwhile (the next call starts another one).
     """
     process = _context.Process(target=target, args=arguments)
     try:
@@ -58,9 +52,9 @@ def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
 
 
 def end(process: BaseProcess) -> int:
-    """The exit code of a process that has ended, negative for a signal; the process is let go of.
+    """The exit code of a process that has ended, negative for a signal.
 
-    Where the forkserver was killed this is KILLED, and a worker that goes on notices, saves and ends.
+    It is KILLED, too, where the forkserver was killed: its workers notice, save and end.
     """
     code = process.exitcode
     process.close()
@@ -76,51 +70,13 @@ def _inherited() -> Iterator[None]:
     not survive a fork); a worker sets the number of torch's threads before it computes.
     """
     given = worker.environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    before = {name: os.environ.get(name) for name in given}
+    before = dict(os.environ)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, worker.HEARD | {signal.SIGINT})
     os.environ.update(given)
     try:
         yield
     finally:
+        for name in given.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def call(function: Callable[[], object], *, what: str) -> None:
-    """Call `function` in a new process, where torch is loaded and which its code may end without harm.
-
-    Raises the TfkdError that it raised, and RequestError when the process ended without a word.
-    """
-    receiver, sender = _context.Pipe(duplex=False)
-    process = start(_call, function, sender)
-    sender.close()
-    try:
-        error = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RequestError(
-            f"{what} ended the process that tried it, with exit code {process.exitcode}.",
-            expected="code that returns, or raises an exception.",
-            hint="look for os._exit in its module; a negative number is the signal that killed it.",
-        ) from None
-    finally:
-        process.kill()  # it may hang in code that is not ours
-    if error is not None:
-        raise error
-
-
-def _call(function: Callable[[], object], sender: Connection) -> None:
-    from tfkd_cli.training import preload
-
-    error: TfkdError | None = preload.failure
-    try:
-        if error is None:
-            function()
-    except TfkdError as raised:
-        raised.add_note(traceback.format_exc())  # for --debug: the traceback itself stays here
-        error = raised
-    sender.send(error)
