@@ -53,7 +53,8 @@ def print_json(value: Any) -> None:
     """JSON for scripts, to stdout."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not unicode, allow_nan=False))
 
 
 def first_line(message: str) -> str:

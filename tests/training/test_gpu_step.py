@@ -1,4 +1,4 @@
-"""A training step and an evaluation batch on a GPU that is not there: nothing is copied to it or read from it.
+"""A training step and an evaluation batch on a simulated GPU: nothing is copied to it or read from it.
 
 `FakeTensorMode` propagates shapes, types and devices and computes nothing. On a fake `cuda` device an
 operation that mixes devices raises, and so does reading a value (`.item()`, `float(…)`, `if tensor`); copies

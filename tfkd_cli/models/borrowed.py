@@ -75,7 +75,9 @@ def _from_python(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
         built = factory(num_classes=classes)
-    except Exception as error:  # the user's own code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's own code may raise anything, or call sys.exit
         raise RequestError(
             f'"{parsed}" failed: {type(error).__name__}: {error}.',
             expected=expected,
@@ -123,7 +125,9 @@ def _try(built: nn.Module, parsed: OwnName, *, classes: int, shape: tuple[int, i
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             out = built(torch.zeros(shape))
-    except Exception as error:  # user code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # user code may raise anything, SystemExit too
         raise RequestError(
             f'"{parsed}" cannot take images of shape {shape}: {type(error).__name__}: {error}',
             expected=expected,

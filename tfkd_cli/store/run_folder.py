@@ -133,7 +133,7 @@ class RunFolder:
         return Attempt(self.path, number=number, owner=mine, clock=self._clock)
 
     def numerics(self) -> dict[str, Any] | None:
-        """The numerics fixed at the first attempt: device, threads, torch."""
+        """The numerics of the first saved training state: device, threads, torch, if there is one."""
         return reading.read_object(self.path / NUMERICS)
 
     def fix_numerics(self, numerics: Mapping[str, Any]) -> dict[str, Any]:

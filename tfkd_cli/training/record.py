@@ -37,9 +37,15 @@ class Record:
     """The record of one attempt at a run, continued from the attempt before where there was one."""
 
     def __init__(
-        self, spec: RunSpec, *, attempt: Attempt, numerics: Mapping[str, Any], checkpoint_minutes: float
+        self,
+        spec: RunSpec,
+        *,
+        folder: RunFolder,
+        attempt: Attempt,
+        numerics: Mapping[str, Any],
+        checkpoint_minutes: float,
     ) -> None:
-        self.spec, self.attempt = spec, attempt
+        self.spec, self.attempt, self._folder = spec, attempt, folder
         self.numerics = dict(numerics)
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
@@ -55,9 +61,9 @@ class Record:
             files.write_hint(self.attempt.path / "code.diff", patch.encode())
         self.beat()
 
-    def resume(self, training: Training, folder: RunFolder) -> None:
+    def resume(self, training: Training) -> None:
         """Bring `training` to the furthest sound state there is; metrics beyond it are left behind."""
-        for path in folder.newest_states():
+        for path in self._folder.newest_states():
             try:
                 self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
             except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -122,6 +128,7 @@ class Record:
         self.attempt.save_state(
             lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
         )
+        self._folder.fix_numerics(self.numerics)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -143,6 +150,7 @@ class Record:
         self._write("best.pt", training.best_weights)
         self._write("last.pt", checkpoints.weights_of(training.network))
         self._write("student.pt", self._student(training, arrays))
+        self._folder.fix_numerics(self.numerics)
         names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
         return self.attempt.publish(
             metrics=self.lines,

@@ -85,11 +85,11 @@ def run(
             log.info("stopped: %s", stopped.reason)
             attempt.release()
             raise
-        except Exception as error:
-            raise _recorded(error, attempt) from error
-        except BaseException:
+        except KeyboardInterrupt:
             attempt.release()
             raise
+        except BaseException as error:  # a student's own code may even call sys.exit
+            raise _recorded(error, attempt) from error
 
 
 def check_parents(spec: RunSpec, store: Store) -> None:
@@ -126,9 +126,10 @@ class _Work:
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, attempt: Attempt) -> None:
         self._spec, self._store, self._execution = spec, store, execution
         self._folder = store.run(spec)
-        self._device, self._numerics = _fix_numerics(spec, self._folder, execution)
+        self._device, self._numerics = _numerics(spec, self._folder, execution)
         self._record = Record(
             spec,
+            folder=self._folder,
             attempt=attempt,
             numerics=self._numerics,
             checkpoint_minutes=execution.checkpoint_minutes,
@@ -159,7 +160,7 @@ class _Work:
             teacher_logits=by_epoch,
             at_step=at_step,
         )
-        record.resume(training, self._folder)
+        record.resume(training)
         scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
@@ -249,16 +250,17 @@ def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
     )
 
 
-def _fix_numerics(
-    spec: RunSpec, folder: RunFolder, execution: Execution
-) -> tuple[torch.device, dict[str, Any]]:
-    """What the first attempt had, where it can be had; an explicit --device is obeyed."""
+def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:
+    """Those of the saved training states, where they can be had here.
+
+    A device that is asked for by name, or by a SLURM job with GPUs, is used in any case.
+    """
     fixed = folder.numerics() or {}
-    wanted = execution.device
+    wanted = provenance.asked_device(execution.device)
     if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
         with contextlib.suppress(RunError):
             wanted = provenance.choose_device(fixed["device"]).type
-    device = provenance.choose_device(wanted)
+    device = provenance.choose_device(execution.device if wanted == "cuda" else wanted)
     threads = fixed.get("threads") or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
     precision.configure(device, tf32=execution.tf32)
@@ -267,13 +269,12 @@ def _fix_numerics(
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     here = provenance.numerics_of(device, threads=threads)
     here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
-    in_force = folder.fix_numerics(here)
     if device.type == "cuda" and spec.recipe.precision == "bf16" and here["arithmetic"] != "bf16":
         log.warning(
             "%s has no bf16 units: this run is computed in %s", here["device_name"], here["arithmetic"]
         )
-    if in_force != here:
-        log.warning("the first attempt had %s; this one has %s", in_force, here)
+    if fixed and fixed != here:
+        log.warning("the saved states were made with %s; this attempt has %s", fixed, here)
     return device, here
 
 
@@ -322,7 +323,7 @@ def _logged(path: Path, *, verbose: bool) -> Iterator[None]:
         handler.close()
 
 
-def _recorded(error: Exception, attempt: Attempt) -> RunError:
+def _recorded(error: BaseException, attempt: Attempt) -> RunError:
     """The error as the user will see it, written into the attempt with its traceback."""
     shown = error if isinstance(error, RunError) else _explained(error)
     trace = "".join(traceback.format_exception(error))
@@ -340,7 +341,7 @@ def _recorded(error: Exception, attempt: Attempt) -> RunError:
     return shown
 
 
-def _explained(error: Exception) -> RunError:
+def _explained(error: BaseException) -> RunError:
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return RunError(
