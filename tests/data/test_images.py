@@ -83,6 +83,16 @@ def test_values_below_zero_and_above_sixteen_bits_are_stretched_between_their_ex
     assert (shown.min(), shown.max()) == (0, 255)
 
 
+def test_unsigned_values_that_pillow_reads_as_negative_are_refused() -> None:
+    values = np.linspace(0, 2**32 - 1, 40 * 40).astype(np.uint32).reshape(40, 40)
+    signed = saved(Image.fromarray(values.view(np.int32)), "TIFF")
+    entry = struct.pack("<HHI", 339, 3, 1)  # SampleFormat, one short: 2 is signed, 1 is not
+    assert signed.count(entry + b"\2") == 1
+    data = signed.replace(entry + b"\2", entry + b"\1")
+    with pytest.raises(RequestError, match="unsigned values of 32 bits"):
+        read_header(data, name="x")
+
+
 def test_a_float_that_is_no_number_is_black() -> None:
     values = np.full((40, 40), 0.5, np.float32)
     values[0, 0], values[0, 1] = np.nan, np.inf

@@ -49,6 +49,7 @@ NAMED = 20  # unreadable images whose names are printed
 # Pillow's modes with more than eight bits a value begin with I (integers) or F (floats). What is white in
 # them, no file says: the first of these levels that no value of the set exceeds, 1, 8, 10, 12, 14 or 16 bits.
 DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 65535)
+SAMPLE_FORMAT, UNSIGNED = 339, (1,)  # a tag of TIFF files
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -102,6 +103,8 @@ def read_header(data: bytes, *, name: str) -> Header:
         if image.mode[0] not in DEEP:
             return Header(image.width, image.height, image.mode)
         values_HW = _decoded(image, _values, name=name)
+        if values_HW.min() < 0 and getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
+            raise unreadable(name, ValueError("Pillow reads no unsigned values of 32 bits above 2^31"))
         return Header(*image.size, image.mode, float(values_HW.min()), float(values_HW.max()))
 
 
@@ -236,7 +239,7 @@ def unreadable(name: str, error: Exception) -> RequestError:
     reason = "no known image format" if unknown else str(error)[:200] or type(error).__name__
     return RequestError(
         f"image {name!r} cannot be read: {reason}.",
-        expected="an image file that is whole.",
+        expected="an image file that is whole, in a format that Pillow reads.",
         hint="replace it or take it out of the folder; nothing was trained.",
     )
 
@@ -262,7 +265,7 @@ def naming_all(items: Sequence[Item], read: Callable[[Item], object]) -> Iterato
         lines += [f"  … and {len(broken) - NAMED:,} more"] * (len(broken) > NAMED)
         raise RequestError(
             "\n".join([f"{len(broken):,} images cannot be used:", *lines]),
-            expected="image files that are whole.",
+            expected="image files that are whole, in a format that Pillow reads.",
             hint="replace them or take them out of the folder; nothing was trained.",
         ) from error
 
