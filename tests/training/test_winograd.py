@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.quick_convs import plain_and_quick
 from torch import Tensor, nn
 
+from tests.quick_convs import plain_and_quick
 from tfkd_cli import models
 from tfkd_cli.training import precision, winograd
 from tfkd_cli.training.teacher_logits import FrozenTeacher

@@ -61,6 +61,7 @@ class Item:
         words += ["--scale", request.scale] if request.scale != "paper" else []
         words += ["--form", request.form] if request.form != "released" else []
         words += ["--fast"] if request.fast else []
+        words += ["--teacher-seeds", "paired"] if request.teacher_seeds == "paired" else []
         changes = request.overrides.to_json().items()
         words += [word for name, value in changes for word in ("--set", f"{name}={_text(value)}")]
         return shlex.join([*words, "--seeds", _seeds(request.seeds)])
@@ -102,6 +103,7 @@ def manner(request: Request) -> tuple[str, ...]:
     """What sets a request apart from the paper's recipe, in words."""
     words: list[str] = [request.scale] if request.scale != "paper" else []
     words += ["fast"] if request.fast and request.scale == "paper" else []
+    words += ["a teacher per seed"] if request.teacher_seeds == "paired" else []
     words += ["printed form"] if request.form == "printed" else []
     words += [f"{name}={_text(value)}" for name, value in request.overrides.to_json().items()]
     words += ["a teacher from a file"] if request.foreign_teacher else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 from paper_tables import plot
 from paper_tables.figure_data import Curve, FigureData, figure_data
@@ -39,11 +40,15 @@ def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState])
     by_epoch: dict[Setting, Sequence[Curve]] = {
         setting: [curves.curve(runs[spec.folder]) for spec in specs] for setting, specs in done.items()
     }
-    taught = {setting: _teacher_accuracy(specs[0], runs) for setting, specs in by_setting.items()}
+    taught = {
+        setting: fmean(found)
+        for setting, specs in by_setting.items()
+        if (found := [each for spec in specs if (each := _teacher_accuracy(spec, runs)) is not None])
+    }
     return figure_data(
         figure,
         measured=measure(request, figure, states).by_setting,
-        teacher_accuracy={setting: value for setting, value in taught.items() if value is not None},
+        teacher_accuracy=taught,
         curves=by_epoch if figure.kind == "curves" else None,
         soft_targets=_soft_targets([runs[spec.folder] for specs in done.values() for spec in specs]),
     )

@@ -10,7 +10,7 @@ from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState
 
 SET_BY_SCALE = ("epochs", "milestones", "warmup_epochs")  # what `--scale quick` decides
@@ -54,9 +54,17 @@ def seed_value(spec: RunSpec, state: RunState) -> SeedValue:
         best=float(result["best"]["accuracy"]),
         last=float(result["last"]["accuracy"]),
         run=state.name,
+        teacher=_teacher(spec),
         precision=spec.recipe.precision,
         code=f"{commit}+{diff}" if diff else commit,
     )
+
+
+def _teacher(spec: RunSpec) -> str:
+    """The run, or the file, that taught a run; empty without a teacher."""
+    if spec.teacher is None:
+        return ""
+    return spec.teacher.run.folder if isinstance(spec.teacher, Teacher) else spec.teacher.digest
 
 
 def why(state: RunState) -> str:
@@ -81,6 +89,8 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
         found.append("another loss setting")
     if "@" in spec.dataset:
         found.append("not the full data set")
+    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) == "paired":
+        found.append("one teacher per seed (paper: one for all)")
     return tuple(found)
 
 
