@@ -9,6 +9,9 @@ from typing import Any, Literal
 Values = tuple[tuple[str, Any], ...]
 """Named values in a hashable form, sorted by name: `(("alpha", 0.1), ("temperature", 20))`."""
 
+TeacherSeeds = Literal["one", "paired"]
+"""`one`: a teacher (seed 0) for all seeds of a student, as in the paper. `paired`: one for each seed."""
+
 
 class PaperTablesError(ValueError):
     """What is wrong in a TOML (file, row, cell, key), what was expected, what to do."""
@@ -103,6 +106,7 @@ class Table:
     note: str = ""
     seeds: int | None = None  # default number of seeds, None: the command's
     fast: bool = False  # the demo's recipes are fast
+    teacher_seeds: TeacherSeeds = "one"  # "paired" whatever the request says
 
     @property
     def has_own_recipe(self) -> bool:

@@ -9,15 +9,28 @@ A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are thos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from paper_tables import printed
-from paper_tables.spec import Cell, Column, PaperTablesError, Published, Row, Setting, Table
+from paper_tables.spec import Cell, Column, PaperTablesError, Published, Row, Setting, Table, TeacherSeeds
 from paper_tables.strict import MISSING, Entry, Names
 
 SETTING = ("dataset", "student", "method", "teacher", "form", "loss", "recipe")
 WORDS = ("dataset", "student", "method", "teacher", "form")
-TABLE = ("title", "kind", "source", "caption", "note", "seeds", "fast", "heads", "roles", "column", "row")
+TABLE = (
+    "title",
+    "kind",
+    "source",
+    "caption",
+    "note",
+    "seeds",
+    "fast",
+    "teacher_seeds",
+    "heads",
+    "roles",
+    "column",
+    "row",
+)
 COLUMN = ("name", "label")
 ROW = ("labels", "networks", "teacher_epoch", "teacher_accuracy", "cells")
 CELL = ("printed", "note", "erratum")
@@ -60,6 +73,7 @@ def table(name: str, source: Entry, names: Names) -> Table:
         note=source.text("note", ""),
         seeds=source.whole("seeds", low=1, high=1000, default=None),
         fast=source.get("fast", bool, False),
+        teacher_seeds=source.choice("teacher_seeds", get_args(TeacherSeeds), "one"),
     )
     _check_gains(result, where=source.where)
     return result

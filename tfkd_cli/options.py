@@ -72,6 +72,12 @@ class RunOptions:
             "--fast", help="bf16 and one augmentation stream for all seeds: other runs, marked.", panel=RUN
         ),
     ] = False
+    teacher_seeds: Annotated[
+        str,
+        _option(
+            "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one per seed.", panel=RUN
+        ),
+    ] = "one"
     set_: Annotated[
         list[str] | None,
         _option("--set", help="recipe.FIELD=VALUE or loss.FIELD=VALUE; repeatable.", panel=RUN),

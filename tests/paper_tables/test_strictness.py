@@ -68,6 +68,12 @@ DAMAGE = [
         "Known keys",
     ),
     ('kind = "paper"', 'kind = "papre"', 'table0.toml, key "kind": is "papre"', 'did you mean "paper"'),
+    (
+        'kind = "paper"',
+        'kind = "paper"\nteacher_seeds = "pair"',
+        'key "teacher_seeds": is "pair"',
+        "one, paired",
+    ),
     ('label = "Baseline", ', "", 'table0.toml, column 1: the key "label" is missing', "name"),
     ('label = "Normal KD"', 'label = "x", size = 3', 'table0.toml, column 2: unknown key "size"', "student"),
     ('name = "kd"', 'name = "small"', "table0.toml, column 2: repeats column 1", "once"),
@@ -123,6 +129,11 @@ def test_damage_is_refused_with_its_place(names: Names, old: str, new: str, what
     error = refusal(GOOD.replace(old, new), names)
     assert what in error.what
     assert expected in error.expected + error.hint
+
+
+def test_a_table_may_declare_one_teacher_per_seed(names: Names) -> None:
+    assert read(GOOD, names).teacher_seeds == "one"
+    assert read('teacher_seeds = "paired"\n' + GOOD, names).teacher_seeds == "paired"
 
 
 def test_a_repeated_row_is_refused(names: Names) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
-from tfkd_cli.reproduction.measure import cut_down, measure
+from tfkd_cli.reproduction.measure import cut_down, measure, seed_value
 from tfkd_cli.results import frames
 
 EXECUTION = Execution(cache="no-such-cache")
@@ -31,6 +31,23 @@ def test_the_numbers_of_a_grid_at_paper_scale_stand_by_themselves() -> None:
 @pytest.mark.parametrize(("manner", "mark"), [({"scale": "quick"}, "quick scale"), ({"fast": True}, "bf16")])
 def test_quick_and_fast_numbers_of_a_grid_are_marked(manner: dict[str, object], mark: str) -> None:
     assert mark in said(**manner)
+
+
+def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_without_a_teacher_are() -> None:
+    manner = asking.Manner(seeds=(0, 1), teacher_seeds="paired")
+    request = asking.for_names(["table5"], manner, execution=EXECUTION)
+    found = measure(request, request.tables[0], frames.runs_frame([])).by_setting
+    assert {setting.method for setting, each in found.items() if each.unlike_paper} == {"kd", "tf-self"}
+
+
+@pytest.mark.parametrize(("teacher_seeds", "teachers"), [("one", 1), ("paired", 2)])
+def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: int) -> None:
+    axes = replace(AXES, methods=("tf-self",))
+    manner = asking.Manner(seeds=(0, 1), teacher_seeds=teacher_seeds)
+    request = asking.for_axes(axes, manner, execution=EXECUTION)
+    row = {"best_accuracy": 70.0, "last_accuracy": 70.0, "commit": ""}
+    values = [seed_value(spec, row) for spec in request.runs(request.tables[0]) if spec.teacher]
+    assert len({value.teacher for value in values}) == teachers
 
 
 def test_a_sample_is_marked_in_a_grid_and_own_images_are_not() -> None:

@@ -16,7 +16,7 @@ from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
 from tfkd_cli.reproduction import asking, overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 EXECUTION = Execution(cache="no-such-cache")
 
@@ -91,6 +91,43 @@ def test_seeds_never_change_the_teacher() -> None:
         if spec.teacher
     }
     assert len(teachers) == len([setting for setting in by_setting if setting.teacher])
+
+
+@pytest.mark.parametrize("setting", [SELF, KD, replace(KD, method="de-kd", teacher_epoch=50)])
+def test_with_paired_teachers_each_seed_is_taught_by_the_teachers_run_of_that_seed(setting: Setting) -> None:
+    one, paired = request("table9"), request("table9", teacher_seeds="paired")
+    first, third = (paired.spec(setting, seed=seed) for seed in (0, 2))
+    assert first.key == one.spec(setting, seed=0).key
+    assert third.key != one.spec(setting, seed=2).key
+    assert teacher_of(third).run == replace(teacher_of(first).run, seed=2)
+    assert replace(third, teacher=None, loss=CrossEntropy()) == replace(
+        one.spec(setting, seed=2), teacher=None, loss=CrossEntropy()
+    )
+
+
+def test_a_table_that_declares_paired_teachers_has_them_whatever_is_asked() -> None:
+    made = request("demo")
+    demo = replace(made.tables[0], teacher_seeds="paired")
+    runs = replace(made, tables=(demo,)).runs(demo)
+    assert {teacher_of(spec).run.seed for spec in runs if spec.teacher and spec.seed == 2} == {2}
+    assert runs != made.runs(made.tables[0])
+
+
+def test_paired_teachers_are_kept_in_the_record_of_a_request() -> None:
+    made = request("table9", teacher_seeds="Paired")
+    record = asking.to_json(made)
+    again = asking.from_json(record, execution=EXECUTION)
+    assert again.runs(again.tables[0]) == made.runs(made.tables[0])
+    before = {name: value for name, value in record.items() if name != "teacher_seeds"}
+    assert asking.from_json(before, execution=EXECUTION).teacher_seeds == "one"
+
+
+def test_paired_teachers_are_not_taken_from_one_file_and_other_words_are_refused() -> None:
+    foreign = ForeignTeacher(network="resnet50", digest="0" * 64)
+    with pytest.raises(RequestError, match="a file is one teacher"):
+        replace(request("table9", teacher_seeds="paired"), foreign_teacher=foreign)
+    with pytest.raises(RequestError, match='unknown --teacher-seeds "pairs"'):
+        request("table9", teacher_seeds="pairs")
 
 
 def test_a_re_kd_run_is_the_kd_run_of_the_same_pair() -> None:

@@ -100,6 +100,7 @@ def manner(options: RunOptions, seeds: str) -> Manner:
         scale=options.scale,
         form=options.form,
         fast=options.fast,
+        teacher_seeds=options.teacher_seeds,
         overrides=overrides.merged(
             overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
         ),

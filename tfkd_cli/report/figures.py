@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,15 @@ def data_of(
         for setting, specs in by_setting.items()
     }
     curves: dict[Setting, Sequence[Curve]] = {key: [curve(run) for run in each] for key, each in done.items()}
-    taught = {setting: _teacher_accuracy(specs[0], found) for setting, specs in by_setting.items()}
+    taught = {
+        setting: fmean(known)
+        for setting, specs in by_setting.items()
+        if (known := [each for spec in specs if (each := _teacher_accuracy(spec, found)) is not None])
+    }
     return figure_data(
         figure,
         measured=measure(request, figure, runs).by_setting,
-        teacher_accuracy={setting: value for setting, value in taught.items() if value is not None},
+        teacher_accuracy=taught,
         curves=curves if figure.kind == "curves" else None,
         soft_targets=_soft_targets([run for each in done.values() for run in each]),
     )

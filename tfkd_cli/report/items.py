@@ -62,6 +62,7 @@ class Item:
         words += ["--scale", request.scale] if request.scale != "paper" else []
         words += ["--form", request.form] if request.form != "released" else []
         words += ["--fast"] if request.fast else []
+        words += ["--teacher-seeds", "paired"] if request.teacher_seeds == "paired" else []
         changes = request.overrides.to_json().items()
         words += [word for name, value in changes for word in ("--set", f"{name}={as_text(value)}")]
         return shlex.join([*words, "--seeds", _seeds(request.seeds)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from paper_tables.spec import Cell, Figure, Setting, Table
+from paper_tables.spec import Cell, Figure, Setting, Table, TeacherSeeds
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
@@ -31,6 +31,7 @@ class Manner:
     scale: str = "paper"
     form: str = "released"
     fast: bool = False
+    teacher_seeds: str = "one"
     overrides: Overrides = field(default_factory=Overrides)
 
     def fields(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Manner:
             "scale": canonical(self.scale, ("paper", "quick"), kind="scale"),
             "form": canonical(self.form, ("released", "printed"), kind="form"),
             "fast": self.fast,
+            "teacher_seeds": canonical(self.teacher_seeds, get_args(TeacherSeeds), kind="--teacher-seeds"),
             "overrides": self.overrides,
         }
 
@@ -133,6 +135,7 @@ def to_json(request: Request) -> dict[str, Any]:
         "scale": request.scale,
         "form": request.form,
         "fast": request.fast,
+        "teacher_seeds": request.teacher_seeds,
         "seeds": list(request.seeds),
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
@@ -160,6 +163,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             scale=record["scale"],
             form=record["form"],
             fast=bool(record["fast"]),
+            teacher_seeds=record.get("teacher_seeds", "one"),  # requests of version 1 lack it
             overrides=Overrides.from_json(record["overrides"]),
         )
         kept = record.get("foreign_teacher")

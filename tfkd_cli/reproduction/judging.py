@@ -42,6 +42,7 @@ def departures(request: Request) -> tuple[str, ...]:
     """What sets a request apart from the paper's recipe, in words: `quick`, `recipe.lr=0.05`."""
     words: list[str] = [request.scale] if request.scale != "paper" else []
     words += ["fast"] if request.fast and request.scale == "paper" else []
+    words += ["a teacher per seed"] if request.teacher_seeds == "paired" else []
     words += ["printed form"] if request.form == "printed" else []
     words += [f"{name}={as_text(value)}" for name, value in request.overrides.to_json().items()]
     words += ["a teacher from a file"] if request.foreign_teacher else []

@@ -10,7 +10,7 @@ from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import RunSpec, Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +57,7 @@ def seed_value(spec: RunSpec, row: Mapping[str, Any]) -> SeedValue:
         best=float(row["best_accuracy"]),
         last=float(row["last_accuracy"]),
         run=spec.folder,
+        teacher=_teacher(spec),
         precision=spec.recipe.precision,
         code=", then ".join(f"{commit[:12]}{plus}{diff}" for commit, plus, diff in versions),
     )
@@ -66,6 +67,13 @@ def changed_code(values: Iterable[SeedValue]) -> tuple[str, ...]:
     """A sentence for each run whose attempts had different versions of the code."""
     changed = (value for value in values if ", then " in value.code)
     return tuple(f"the code changed during the training: {each.code} (seed {each.seed})" for each in changed)
+
+
+def _teacher(spec: RunSpec) -> str:
+    """The run, or the file, that taught a run; empty without a teacher."""
+    if spec.teacher is None:
+        return ""
+    return spec.teacher.run.folder if isinstance(spec.teacher, Teacher) else spec.teacher.digest
 
 
 def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec: RunSpec) -> tuple[str, ...]:
@@ -82,6 +90,8 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
         found.append("another loss setting")
     if caveat := _caveat(request, spec.dataset):
         found.append(caveat)
+    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) == "paired":
+        found.append("one teacher per seed (paper: one for all)")
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from paper_tables import hyperparameters
-from paper_tables.spec import Figure, Setting, Table
+from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Axes
@@ -18,8 +18,7 @@ from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
 
 Scale = Literal["paper", "quick"]
 QUICK_EPOCHS = 10
-TEACHER_SEED = 0
-"""One teacher per architecture serves all student seeds, as in the paper."""
+TEACHER_SEED = 0  # of the one teacher per architecture that serves all student seeds, as in the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,7 @@ class Request:
     scale: Scale = "paper"
     form: Form = "released"
     fast: bool = False
+    teacher_seeds: TeacherSeeds = "one"
     overrides: Overrides = field(default_factory=Overrides)
     data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
     axes: Axes | None = None  # the grid behind the table of `tfkd run`
@@ -39,6 +39,17 @@ class Request:
 
     def __post_init__(self) -> None:
         self._check_loss_overrides()
+        if self.foreign_teacher is not None and self.teacher_seeds != "one":
+            raise RequestError(
+                "--teacher-seeds paired needs a teacher per seed, and a file is one teacher.",
+                expected="--teacher-seeds one beside --teacher-checkpoint.",
+                hint="leave out --teacher-seeds, or let tfkd train the teachers.",
+            )
+
+    def teachers_of(self, item: Table | Figure) -> TeacherSeeds:
+        """Whether one teacher teaches all seeds of a table or figure, by its own file or by this request."""
+        own = item.teacher_seeds if isinstance(item, Table) else "one"
+        return "paired" if "paired" in (own, self.teacher_seeds) else "one"
 
     @property
     def items(self) -> tuple[Table | Figure, ...]:
@@ -65,10 +76,11 @@ class Request:
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
         own_epochs = isinstance(item, Table) and item.kind == "grid"
         fast = isinstance(item, Table) and item.fast
+        teachers = self.teachers_of(item)
         found = {}
         for setting in item.settings():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
-            found[setting] = tuple(replace(spec, seed=seed) for seed in self.seeds)
+            found[setting] = tuple(seeded(spec, seed, teachers) for seed in self.seeds)
         return found
 
     def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
@@ -87,14 +99,14 @@ class Request:
         form = setting.form or self.form
         known = published(setting, form)
         loss = self._loss(setting, form, known.loss)
-        return RunSpec(
+        spec = RunSpec(
             dataset=self.data_name(setting.dataset),
             student=setting.student,
             loss=loss,
             teacher=self._teacher(setting, loss, own_epochs=own_epochs, fast=fast),
             recipe=self._recipe(setting, known.recipe, fast=fast),
-            seed=seed,
         )
+        return seeded(spec, seed, self.teacher_seeds)
 
     def data_name(self, dataset: str) -> str:
         """The resolved name of a data set: what enters the run's key."""
@@ -137,14 +149,14 @@ class Request:
             )
         teaching = replace(setting.baseline(), student=network)
         if (teaching, fast) not in self._teachers:
-            self._teachers[teaching, fast] = self.spec(teaching, seed=TEACHER_SEED, fast=fast)
+            self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
         run = self._teachers[teaching, fast]
         return Teacher(run=run, checkpoint=_checkpoint(run, setting.teacher_epoch, own_epochs=own_epochs))
 
     @cached_property
     def at_paper_scale(self) -> Request:
         """The same tables with nothing changed: what the paper's own runs would be."""
-        return replace(self, scale="paper", fast=False, overrides=Overrides())
+        return replace(self, scale="paper", fast=False, teacher_seeds="one", overrides=Overrides())
 
     @cached_property
     def _teachers(self) -> dict[tuple[Setting, bool], RunSpec]:
@@ -166,6 +178,15 @@ class Request:
 def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
     """What hyperparameters.toml says of a setting, without what its own table declares on top."""
     return hyperparameters.lookup(replace(setting, loss=(), recipe=()), form=form)
+
+
+def seeded(spec: RunSpec, seed: int, teacher_seeds: TeacherSeeds) -> RunSpec:
+    """The run with another seed; the seed of its teacher is 0 for `one`, and the same for `paired`."""
+    teacher = spec.teacher
+    if isinstance(teacher, Teacher):
+        teacher_seed = seed if teacher_seeds == "paired" else TEACHER_SEED
+        teacher = replace(teacher, run=replace(teacher.run, seed=teacher_seed))
+    return replace(spec, seed=seed, teacher=teacher)
 
 
 def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
