@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import grid, images, measure
-from benchmarks.arguments import count, file_to_write, image_folder
+from benchmarks.arguments import checkout, count, file_to_write, image_folder
 from benchmarks.table import table
 from benchmarks.workloads import GRID, NAMES, WORKLOADS
 from tfkd_cli.errors import TfkdError
@@ -39,10 +40,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--conventional",
         choices=("no-grad", "released"),
         default="no-grad",
-        help="how it asks a teacher; the released code does with gradients on [no-grad]",
+        help="how it runs a teacher; the released code does so with gradients on [no-grad]",
     )
     parser.add_argument("--workers", type=count, help="DataLoader workers [as many as cores]")
     parser.add_argument("--no-fp32", action="store_true", help="leave out the paper-scale path")
+    parser.add_argument(
+        "--against",
+        type=checkout,
+        metavar="FOLDER",
+        help="another checkout of tfkd: its fast path is timed in the same alternation (before and after)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -81,9 +88,11 @@ def measured(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every workload that was asked for and its figures, in the order of the goals."""
     folder = options.data or images.write_synthetic(scratch / "images")
-    cache = scratch / "cache"
-    data = measure.Images(name=images.prepare(folder, cache=cache), cache=cache)
+    data = prepared(folder, cache=scratch / "cache")
     theirs = "released" if options.conventional == "released" else "conventional"
+    sides = dict.fromkeys([theirs, "fast", *([] if options.no_fp32 else ["fp32"])], data)
+    if options.against:
+        sides[measure.BEFORE] = prepared(folder, cache=scratch / "cache-before", checkout=options.against)
     for name in [name for name in NAMES if name in (options.workload or NAMES)]:
         if name == GRID:
             rounds = min(3, options.rounds)
@@ -92,14 +101,32 @@ def measured(
             continue
         figures = measure.measure(
             WORKLOADS[name],
-            images=data,
-            sides=[theirs, "fast", *([] if options.no_fp32 else ["fp32"])],
+            sides=sides,
             rounds=options.rounds,
             steps=options.steps,
             workers=options.workers or os.cpu_count() or 1,
             report=console.print,
         )
         yield name, figures.to_json()
+
+
+def prepared(folder: Path, *, cache: Path, checkout: Path = measure.HERE) -> measure.Images:
+    """The folder as decoded by the code of `checkout`; caches of two versions may differ."""
+    if checkout == measure.HERE:
+        return measure.Images(name=images.prepare(folder, cache=cache), cache=cache)
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import images; "
+        "print(images.prepare(Path(sys.argv[1]), cache=Path(sys.argv[2])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder.absolute()), str(cache)],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return measure.Images(name=done.stdout.strip(), cache=cache, checkout=checkout)
 
 
 def _machine() -> dict[str, Any]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way to train; `answers`: "asked" at each step in fp32, or "kept" in fp16 for an epoch."""
+    """A way to train; the teacher is "run" in fp32 at each step, or its logits are "cached" as fp16."""
 
     precision: Precision = "fp32"
     stream: AugmentStream = "seed"
@@ -53,13 +53,13 @@ ARMS: Mapping[str, Arm] = {
     "paper": Arm(),
     "bf16": Arm(precision="bf16"),
     "one stream": Arm(stream="shared"),
-    "asked": Arm(stream="shared", teacher_logits="asked"),
-    "kept": Arm(stream="shared", teacher_logits="kept"),
+    "run": Arm(stream="shared", teacher_logits="run"),
+    "cached": Arm(stream="shared", teacher_logits="cached"),
 }
 PAIRS = (
     ("paper", "bf16"),
     ("paper", "one stream"),
-    ("asked", "kept"),
+    ("run", "cached"),
 )
 
 
@@ -108,7 +108,7 @@ def train_one(order: Mapping[str, Any]) -> float:
     )
     teacher = _teacher(Path(order["teacher"]), arrays) if arm.teacher_logits else None
     teacher_logits = None
-    if teacher is not None and arm.teacher_logits == "kept":
+    if teacher is not None and arm.teacher_logits == "cached":
         count, classes = len(arrays.train_labels_N), arrays.facts.classes
         teacher_logits = TeacherLogits(teacher=teacher, images=count, classes=classes, device=device)
     spec = RunSpec(
@@ -135,7 +135,7 @@ def _some(arrays: Arrays, *, count: int) -> Arrays:
 
 
 def _teacher(weights: Path, arrays: Arrays) -> FrozenTeacher:
-    """The trained teacher, asked in fp32."""
+    """The trained teacher, run in fp32."""
     import torch
 
     from tfkd_cli import models

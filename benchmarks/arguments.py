@@ -25,6 +25,14 @@ def image_folder(text: str) -> Path:
     return folder
 
 
+def checkout(text: str) -> Path:
+    """A folder that holds a checkout of tfkd."""
+    folder = Path(text).absolute()
+    if not (folder / "benchmarks" / "side.py").is_file():
+        raise ArgumentTypeError(f"{text!r} holds no benchmarks/side.py; expected a checkout of tfkd")
+    return folder
+
+
 def file_to_write(text: str) -> Path:
     """A file in a folder that is there."""
     path = Path(text)

@@ -23,7 +23,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A timed part of a training: a step, or a question to the teacher ("ask")."""
+    """A timed part of a training: a step, or a batch of the teacher's ("teacher")."""
 
     kind: str
     seconds: float

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 
 from benchmarks.load import Block, Step, judge
 from benchmarks.workloads import BATCH, Workload
+
+HERE = Path(__file__).parent.parent
+BEFORE = "before"
+"""The side of `--against`: the fast path of another checkout."""
 
 Report = Callable[[str], None]
 
@@ -25,22 +30,23 @@ class SideFailed(Exception):  # noqa: N818 - it is said in these words
 class Side:
     """The process of one side."""
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
+    def __init__(self, order: Mapping[str, Any], *, checkout: Path = HERE) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.side"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
             text=True,
         )
-        self._ask(order)
+        self._send(order)
 
     def play(self) -> list[Step]:
         """A block of steps."""
-        answer = self._ask("play")
+        answer = self._send("play")
         return [Step(kind=kind, seconds=seconds, foreign_seconds=other) for kind, seconds, other in answer]
 
-    def _ask(self, order: Any) -> Any:
+    def _send(self, order: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -65,10 +71,11 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """The data set of both sides."""
+    """The data set of one checkout: its resolved name, and the cache in which that checkout decoded it."""
 
     name: str
     cache: Path
+    checkout: Path = HERE
 
 
 @dataclass(kw_only=True)
@@ -79,27 +86,34 @@ class Measured:
     conventional: str
     blocks: dict[str, list[Block]] = field(default_factory=dict)
 
-    def seconds(self, side: str, *, kept: bool = False) -> list[float]:
-        """Seconds per step, one value a round; without asking the teacher where its answers are kept."""
+    def seconds(self, side: str, *, cached: bool = False) -> list[float]:
+        """Seconds per step, one value a round; `cached`: without running the teacher."""
         return [
-            block.seconds["step"] + (0.0 if kept else block.seconds.get("ask", 0.0))
+            sum(value for kind, value in block.seconds.items() if kind == "step" or not cached)
             for block in self.blocks[side]
         ]
 
-    def ratio(self, side: str = "fast", *, kept: bool = False) -> float:
+    def ratio(self, side: str = "fast", *, cached: bool = False) -> float:
         """How many times the conventional loop's images per second: the median over rounds."""
-        pairs = zip(self.seconds(self.conventional), self.seconds(side, kept=kept), strict=True)
+        pairs = zip(self.seconds(self.conventional), self.seconds(side, cached=cached), strict=True)
         return median(theirs / ours for theirs, ours in pairs)
+
+    def _ratios(self) -> dict[str, float]:
+        """`ratio`, `ratio_fp32`, `ratio_before` and, with a teacher, the same with its logits cached."""
+        names = {"fast": "ratio", "fp32": "ratio_fp32", BEFORE: "ratio_before"}
+        found = {}
+        for side in (each for each in names if each in self.blocks):
+            found[names[side]] = round(self.ratio(side), 3)
+            if self.workload.teacher is not None and side != "fp32":
+                found[f"{names[side]}_cached"] = round(self.ratio(side, cached=True), 3)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Ratios, images per second and what disturbed them."""
-        kept = self.workload.teacher is not None
         return {
-            "ratio": round(self.ratio(), 3),
-            **({"ratio_kept": round(self.ratio(kept=True), 3)} if kept else {}),
-            **({"ratio_fp32": round(self.ratio("fp32"), 3)} if "fp32" in self.blocks else {}),
+            **self._ratios(),
             "at_least": self.workload.at_least,
-            **({"at_least_kept": self.workload.at_least_kept} if kept else {}),
+            "at_least_cached": self.workload.at_least_cached,
             "images_per_second": {side: round(BATCH / median(self.seconds(side)), 1) for side in self.blocks},
             "seconds_per_step": {side: self.seconds(side) for side in self.blocks},
             "disturbed": {
@@ -114,22 +128,20 @@ class Measured:
 
 
 @contextmanager
-def playing(orders: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Side]]:
-    """A process for each side, ended afterwards."""
+def playing(orders: Mapping[str, tuple[Mapping[str, Any], Path]]) -> Iterator[dict[str, Side]]:
+    """A process for each side (name → its order and its checkout), ended afterwards."""
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
-        for order in orders:
-            side = Side(order)
-            stack.callback(side.close)
-            sides[order["side"]] = side
+        for name, (order, checkout) in orders.items():
+            sides[name] = Side(order, checkout=checkout)
+            stack.callback(sides[name].close)
         yield sides
 
 
 def measure(
     workload: Workload,
     *,
-    images: Images,
-    sides: Sequence[str],
+    sides: Mapping[str, Images],
     rounds: int,
     steps: int | None,
     workers: int,
@@ -138,18 +150,18 @@ def measure(
     """Play `rounds` blocks of each side in turn; the first side is the conventional one."""
     counted = steps or workload.steps
     warmup = workload.warmup if steps is None else min(2, workload.warmup)
-    orders = [
-        {
-            "side": side,
+    orders = {}
+    for name, images in sides.items():
+        order = {
+            "side": "fast" if name == BEFORE else name,
             "workload": workload.name,
             "dataset": images.name,
             "cache": str(images.cache),
             "steps": warmup + counted,
             "workers": workers,
         }
-        for side in sides
-    ]
-    measured = Measured(workload=workload, conventional=sides[0])
+        orders[name] = (order, images.checkout)
+    measured = Measured(workload=workload, conventional=next(iter(sides)))
     with playing(orders) as playing_sides:
         for round_ in range(1, rounds + 1):
             for name, side in playing_sides.items():

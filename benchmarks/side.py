@@ -57,7 +57,8 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast an image costs an "ask" (for an epoch at once) and a "step", or a step where answers are kept.
+    With --fast an image costs a "teacher" batch (for a whole epoch at once) and a "step", or the step alone
+    where the teacher's logits are cached.
     """
     import torch
 
@@ -69,11 +70,16 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
 
     def at_step() -> None:
         now = (training.epoch, training.step)
-        kind = "step" if now != seen[0] and training.step else "ask" if not training.step else "evaluation"
+        kind = (
+            "step" if now != seen[0] and training.step else "teacher" if not training.step else "evaluation"
+        )
         seen[0] = now
         clock.mark(kind)
 
-    teacher, images = _asked(workload.teacher, arrays, fast=fast) if workload.teacher else None, steps * BATCH
+    teacher, images = (
+        _teacher(workload.teacher, arrays, fast=fast) if workload.teacher else None,
+        steps * BATCH,
+    )
     teacher_logits = None
     if teacher is not None and fast:
         teacher_logits = TeacherLogits(teacher=teacher, images=images, classes=facts.classes, device=device)
@@ -96,7 +102,7 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     return play
 
 
-def _asked(name: str, arrays: Arrays, *, fast: bool) -> FrozenTeacher:
+def _teacher(name: str, arrays: Arrays, *, fast: bool) -> FrozenTeacher:
     """A teacher of this architecture, untrained."""
     import torch
 

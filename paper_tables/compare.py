@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
-from paper_tables.gains import Gain, single_gain
-from paper_tables.measured import EPOCHS, NOTHING, Epoch, Measured, Pool, SeedValue, pools
+from paper_tables.gains import Gain, mean_gain
+from paper_tables.measured import EPOCHS, NOTHING, Epoch, Measured, SeedValue, unequal_scatter
 from paper_tables.spec import Cell, Published, Setting, Table
-from paper_tables.statistics import deviation, mean
+from paper_tables.statistics import deviation
 
 __all__ = ["Assumptions", "CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
 
@@ -29,7 +30,6 @@ class Reading:
     mean: float
     std: float | None
     n: int
-    pool: Pool
     difference: float | None = None
     gain: Gain | None = None
     gain_difference: float | None = None
@@ -62,20 +62,16 @@ class CellComparison:
     @property
     def runs(self) -> tuple[str, ...]:
         """The folders of the finished runs, by seed."""
-        return _folders(self.measured)
+        return self.measured.runs
 
     @property
     def baseline_runs(self) -> tuple[str, ...]:
         """The folders of the finished runs the gain is over, by seed; none for a baseline."""
-        return () if self.cell.is_baseline else _folders(self.baseline)
+        return () if self.cell.is_baseline else self.baseline.runs
 
     def reading(self, epoch: Epoch) -> Reading | None:
         """The reading at the best or the last epoch."""
         return self.best if epoch == "best" else self.last
-
-
-def _folders(measured: Measured) -> tuple[str, ...]:
-    return tuple(value.run for value in sorted(measured.values, key=lambda value: value.seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +80,7 @@ class Comparison:
 
     table: Table
     rows: tuple[tuple[CellComparison | None, ...], ...]
-    pools: tuple[Pool, ...]
+    unequal_scatter: tuple[str, ...]  # sentences
 
     def cells(self) -> Iterator[CellComparison]:
         """All cells, row by row."""
@@ -102,14 +98,11 @@ def compare(
     table: Table, measured: Mapping[Setting, Measured], assumed: Assumptions = lambda setting: ()
 ) -> Comparison:
     """Every cell of `table` beside what was measured for its setting."""
-    pooled = {epoch: pools(table.settings(), measured, epoch) for epoch in EPOCHS}
     published = {cell.setting: cell.published for cell in table.cells() if cell.is_baseline}
 
     def cell_comparison(cell: Cell) -> CellComparison:
         setting, baseline = cell.setting, cell.setting.baseline()
-        readings = {
-            epoch: _reading(cell, measured, pooled[epoch].get(setting.dataset), epoch) for epoch in EPOCHS
-        }
+        readings = {epoch: _reading(cell, measured, epoch) for epoch in EPOCHS}
         own, under = measured.get(setting, NOTHING), measured.get(baseline, NOTHING)
         return CellComparison(
             cell=cell,
@@ -124,25 +117,23 @@ def compare(
         )
 
     rows = tuple(tuple(cell_comparison(cell) if cell else None for cell in row.cells) for row in table.rows)
-    in_order = (pool for epoch in EPOCHS for pool in pooled[epoch].values())
-    return Comparison(table=table, rows=rows, pools=tuple(in_order))
+    unequal = tuple(text for epoch in EPOCHS for text in unequal_scatter(table.settings(), measured, epoch))
+    return Comparison(table=table, rows=rows, unequal_scatter=unequal)
 
 
-def _reading(
-    cell: Cell, measured: Mapping[Setting, Measured], pool: Pool | None, epoch: Epoch
-) -> Reading | None:
+def _reading(cell: Cell, measured: Mapping[Setting, Measured], epoch: Epoch) -> Reading | None:
     own = measured.get(cell.setting, NOTHING)
-    if pool is None or not own.n:
+    if not own.n:
         return None
     values = list(own.group(epoch).values())
-    gain = None if cell.is_baseline else single_gain((cell.setting, cell.setting.baseline()), measured, pool)
+    pair = cell.setting, cell.setting.baseline()
+    gain = None if cell.is_baseline else mean_gain([pair], measured, epoch)
     return Reading(
         epoch=epoch,
-        mean=mean(values),
+        mean=fmean(values),
         std=deviation(values),
         n=len(values),
-        pool=pool,
-        difference=_minus(mean(values), cell.published.mean),
+        difference=_minus(fmean(values), cell.published.mean),
         gain=gain,
         gain_difference=_minus(gain.mean if gain else None, cell.published.gain),
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from paper_tables.measured import NOTHING, Epoch, Measured
 from paper_tables.spec import Figure, PaperTablesError, Series, Setting
-from paper_tables.statistics import deviation, mean
+from paper_tables.statistics import deviation
 
 NOT_MEASURED = "not measured yet"
 FEWEST_CURVES = 2  # runs that make a band
@@ -224,7 +225,7 @@ def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level
 def _spread(measured: Measured, epoch: Epoch) -> tuple[float, float, float]:
     """mean, mean - std, mean + std over seeds; a single run has no spread to show."""
     values = list(measured.group(epoch).values())
-    centre, std = mean(values), deviation(values) or 0.0
+    centre, std = fmean(values), deviation(values) or 0.0
     return centre, centre - std, centre + std
 
 
@@ -244,7 +245,7 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
     if not epochs:
         return
     values = [[run[epoch] for run in by_epoch] for epoch in epochs]
-    centres = tuple(mean(each) for each in values)
+    centres = tuple(fmean(each) for each in values)
     stds = [deviation(each) or 0.0 for each in values] if len(runs) >= FEWEST_CURVES else []
     yield Line(
         label=f"{label} (mean ± std, n = {len(runs)})" if len(runs) > 1 else label,

@@ -1,153 +1,138 @@
 """Gains: one setting's accuracy over another's, and the mean of several, with what they do not know.
 
-A mean gain is a weighted sum of runs. Writing the weights down is what makes shared runs count right: a
-baseline under four students stands four times in the mean, and its error with it.
+A mean gain is a weighted sum of settings. Within one student it is calculated seed by seed, so that a
+baseline shared by several contrasts, and whatever else the runs of a seed have in common, counts as what
+it is. Each student brings its own variance.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import NamedTuple
 
-from paper_tables.measured import Epoch, Measured, Pool, identity
+from paper_tables.measured import NOTHING, Epoch, Measured
 from paper_tables.spec import Setting
 from paper_tables.statistics import (
     Error,
     Group,
     Interval,
-    Spread,
-    Stratum,
+    Part,
     combine,
-    mean,
     seeds_needed,
     smallest_gain,
     t_interval,
+    two_sided,
 )
 
-LEAST_PAIRS = 2  # with fewer matching seeds there is no pairing
+LEAST_PAIRS = 2  # with fewer common seeds there is no pairing
+ROUNDING = 9  # decimals of a point: sums of floats that agree exactly are left apart by some 1e-14
 
 Pair = tuple[Setting, Setting]
 """The setting that should gain, and the one it is held against."""
 
 
+class _Weighted(NamedTuple):
+    """A setting's weight in a mean gain, and its runs."""
+
+    weight: float
+    group: Group
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """A gain, or the mean of several, in points. `error` and `interval` are None where no spread is known.
+    """A gain, or the mean of several, in points.
 
-    `paired`: from differences of runs with the same seed, `pairs` of them where it is a single gain.
+    `pairs`: how many seeds a single gain is the mean difference of; None for several gains, and where its
+    settings have no two seeds in common. `partial`: it is calculated on common seeds and some runs have
+    others, so that it is not the difference of the means. `parts` are independent; none where a variance
+    is unknown.
     """
 
     mean: float
     paired: bool
     pairs: int | None
-    error: Error | None
-    interval: Interval | None
-    strata: tuple[Stratum, ...]
+    partial: bool
+    parts: tuple[Part, ...]
+
+    @property
+    def error(self) -> Error | None:
+        """Its standard error; None where a setting was run once."""
+        return combine(self.parts) if self.parts else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval; None where a setting was run once."""
+        return t_interval(self.mean, self.error) if self.error else None
+
+    @property
+    def known_error(self) -> Error | None:
+        """Its standard error where a test can use it: differences that are all equal say nothing."""
+        return self.error if self.error and self.error.se else None
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p against 0."""
+        return two_sided(self.mean, self.known_error) if self.known_error else None
 
     @property
     def smallest(self) -> float | None:
         """The smallest true gain these seeds could have shown (80 % power, 5 % two-sided)."""
-        return smallest_gain(self.error) if self.error else None
+        return smallest_gain(self.known_error) if self.known_error else None
 
     def seeds_for(self, gain: float | None) -> int | None:
         """Seeds per setting that would show this gain; None if unknown or too many to name."""
-        return seeds_needed(gain, self.strata) if gain is not None and self.error else None
+        return seeds_needed(gain, self.parts) if gain is not None and self.known_error else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Share:
-    """One data set's part of a mean gain: the weight of each run, and of each setting."""
+class _Share(NamedTuple):
+    """One student's share of a mean gain. `pairs`: the seeds it is calculated on; 0 if not seed by seed."""
 
-    runs: Mapping[tuple[Hashable, int], float]
-    settings: Mapping[Hashable, float]
-    paired: bool
-
-
-def single_gain(pair: Pair, measured: Mapping[Setting, Measured], pool: Pool) -> Gain | None:
-    """The gain of one setting over another; None where either has no run."""
-    return mean_gain([pair], measured, {pool.dataset: pool}, pool.epoch)
+    mean: float
+    parts: tuple[Part, ...]
+    pairs: int
+    partial: bool = False  # whether runs of other seeds are left out
 
 
-def mean_gain(
-    pairs: Sequence[Pair], measured: Mapping[Setting, Measured], pooled: Mapping[str, Pool], epoch: Epoch
-) -> Gain | None:
+def mean_gain(pairs: Sequence[Pair], measured: Mapping[Setting, Measured], epoch: Epoch) -> Gain | None:
     """The mean gain over these pairs, each weighing the same; None where any of them has no run."""
-    if not pairs or any(
-        setting not in measured or not measured[setting].n for pair in pairs for setting in pair
-    ):
+    if not pairs or any(not measured.get(setting, NOTHING).n for pair in pairs for setting in pair):
         return None
-    shares = {
-        dataset: _share(
-            [pair for pair in pairs if pair[0].dataset == dataset], measured, epoch, 1 / len(pairs)
-        )
-        for dataset in dict.fromkeys(pair[0].dataset for pair in pairs)
-    }
-    estimate = mean([_difference(*pair, measured, epoch) for pair in pairs])
-    strata = [_stratum(share, _spread(pooled[dataset], share)) for dataset, share in shares.items()]
-    known = tuple(stratum for stratum in strata if stratum is not None)
-    error = combine(known) if len(known) == len(strata) else None
-    return Gain(
-        mean=estimate,
-        paired=all(share.paired for share in shares.values()),
-        pairs=len(matching(*pairs[0], measured)) if len(pairs) == 1 else None,
-        error=error,
-        interval=t_interval(estimate, error) if error else None,
-        strata=known,
-    )
-
-
-def matching(setting: Setting, against: Setting, measured: Mapping[Setting, Measured]) -> tuple[int, ...]:
-    """The seeds by which two settings are paired: those both have, if the student is one and they are two."""
-    both = measured[setting].group("best").keys() & measured[against].group("best").keys()
-    same_student = (setting.dataset, setting.student) == (against.dataset, against.student)
-    return tuple(sorted(both)) if same_student and len(both) >= LEAST_PAIRS else ()
-
-
-def _difference(
-    setting: Setting, against: Setting, measured: Mapping[Setting, Measured], epoch: Epoch
-) -> float:
-    ours, theirs = _used(setting, against, measured, epoch)
-    return mean(list(ours.values())) - mean(list(theirs.values()))
-
-
-def _used(
-    setting: Setting, against: Setting, measured: Mapping[Setting, Measured], epoch: Epoch
-) -> tuple[Group, Group]:
-    """The runs a gain is computed from: those of the matching seeds, or all where there is no pairing."""
-    ours, theirs = measured[setting].group(epoch), measured[against].group(epoch)
-    seeds = matching(setting, against, measured)
-    if not seeds:
-        return ours, theirs
-    return {seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds}
-
-
-def _share(
-    pairs: Sequence[Pair], measured: Mapping[Setting, Measured], epoch: Epoch, weight: float
-) -> _Share:
-    runs: dict[tuple[Hashable, int], float] = defaultdict(float)
-    settings: dict[Hashable, float] = defaultdict(float)
+    students: dict[Hashable, dict[Hashable, _Weighted]] = defaultdict(dict)
     for pair in pairs:
-        for setting, group, sign in zip(pair, _used(*pair, measured, epoch), (weight, -weight), strict=True):
-            name = identity(setting, measured)
-            settings[name] += sign
-            for seed in group:
-                runs[name, seed] += sign / len(group)
-    paired = all(matching(*pair, measured) for pair in pairs)
-    return _Share(runs=runs, settings=settings, paired=paired)
-
-
-def _spread(pool: Pool, share: _Share) -> Spread:
-    """Seed effects cancel only where every pair is paired."""
-    return pool.paired if share.paired else pool.level
-
-
-def _stratum(share: _Share, spread: Spread) -> Stratum | None:
-    if spread.sigma is None:
-        return None
-    return Stratum(
-        variance=spread.sigma**2 * sum(weight**2 for weight in share.runs.values()),
-        df=spread.df,
-        variance_of_one=spread.sigma**2 * sum(weight**2 for weight in share.settings.values()),
-        df_per_seed=spread.df_per_seed,
+        for setting, sign in zip(pair, (1, -1), strict=True):
+            student, own = students[setting.dataset, setting.student], measured[setting]
+            before = student[own.runs].weight if own.runs in student else 0.0
+            student[own.runs] = _Weighted(before + sign / len(pairs), own.group(epoch))
+    shares = [_share(list(settings.values())) for settings in students.values()]
+    return Gain(
+        mean=math.fsum(share.mean for share in shares),
+        paired=all(share.pairs for share in shares),
+        pairs=shares[0].pairs or None if len(pairs) == len(shares) == 1 else None,
+        partial=any(share.partial for share in shares),
+        parts=tuple(p for share in shares for p in share.parts) if all(s.parts for s in shares) else (),
     )
+
+
+def _share(settings: Sequence[_Weighted]) -> _Share:
+    """The mean and variance of one value per common seed; else each setting's own mean and variance."""
+    seeds = common_seeds(*(each.group for each in settings))
+    if seeds:
+        contrast = [math.fsum(weight * group[seed] for weight, group in settings) for seed in seeds]
+        rounded = [round(each, ROUNDING) for each in contrast]
+        pairs = len(seeds) if len(settings) > 1 else 0
+        partial = any(len(group) > len(seeds) for _, group in settings)
+        return _Share(fmean(rounded), (Part(variance(rounded), len(seeds)),), pairs, partial)
+    values = [(weight, list(group.values())) for weight, group in settings]
+    known = all(len(each) > 1 for _, each in values)
+    parts = tuple(Part(weight**2 * variance(each), len(each)) for weight, each in values) if known else ()
+    return _Share(math.fsum(weight * fmean(each) for weight, each in values), parts, 0)
+
+
+def common_seeds(*groups: Group) -> tuple[int, ...]:
+    """The seeds that all groups have; none where there are too few for pairing."""
+    seeds = set(groups[0]).intersection(*groups[1:])
+    return tuple(sorted(seeds)) if len(seeds) >= LEAST_PAIRS else ()

@@ -16,6 +16,7 @@ Source = Literal["released", "printed", "assumed", "declared"]
 FILE = Path(__file__).with_name("hyperparameters.toml")
 CONDITIONS = ("dataset", "method", "student", "teacher", "form")
 PRETRAINED = "pretrained"  # instead of a student: any whose name ends so
+DISTILLED = ("re-kd", "de-kd")  # directions and teachers of one method: looked up as "kd"
 KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe")
 
 
@@ -113,6 +114,7 @@ def rules(path: Path = FILE) -> tuple[Rule, ...]:
 
 @cache
 def _looked_up(dataset: str, method: str, student: str, teacher: str | None, form: str) -> Hyperparameters:
+    method = "kd" if method in DISTILLED else method
     facts = {"dataset": dataset, "method": method, "student": student, "teacher": teacher, "form": form}
     loss: dict[str, Sourced] = {}
     recipe: dict[str, Sourced] = {}
@@ -138,6 +140,12 @@ def _declared(values: Values) -> dict[str, Sourced]:
 def _rule(entry: Entry) -> Rule:
     entry.only(*KEYS)
     conditions = {key: frozenset(_names(entry, key)) for key in CONDITIONS if key in entry}
+    if conditions.get("method", frozenset()) & set(DISTILLED):
+        raise entry.error(
+            "method",
+            f"names {' or '.join(DISTILLED)}, whose values are those of kd.",
+            expected='Expected "kd": it holds for both.',
+        )
     for form in conditions.get("form", ()):
         if form not in ("released", "printed"):
             raise entry.error("form", f'is "{form}".', expected="Known: released, printed.")

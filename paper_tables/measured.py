@@ -1,19 +1,24 @@
-"""What came out of our runs, by setting and seed, and its spread pooled over settings."""
+"""What came out of our runs, by setting and seed."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from paper_tables.spec import Setting
-from paper_tables.statistics import Group, Spread, paired_spread, pooled_spread
+from paper_tables.statistics import Group, equal_scatter
 
 Epoch = Literal["best", "last"]
 """Which epoch's test accuracy: the best on the test set (as the paper, it seems) or the last."""
 
 EPOCHS: tuple[Epoch, ...] = ("best", "last")
+
+Teaching = Literal["one teacher", "teacher per seed"]
+"""Whether one run taught all seeds of a setting, or a run of its own each."""
+
+REJECTED = 0.05  # equal scatter is, at this p and below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class SeedValue:
     best: float
     last: float
     run: str  # the name of its folder
+    teacher: str = ""  # the run, or the file, that taught it
     precision: str = "fp32"
     code: str = ""  # the commit, and the digest of what differed from it
 
@@ -54,6 +60,11 @@ class Measured:
         """How many runs are finished."""
         return len(self.values)
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The folders of the finished runs, by seed: what tells one setting's runs from another's."""
+        return tuple(value.run for value in sorted(self.values, key=lambda value: value.seed))
+
     def group(self, epoch: Epoch) -> Group:
         """Accuracy by seed."""
         return {value.seed: value.at(epoch) for value in self.values}
@@ -67,41 +78,31 @@ class Measured:
 NOTHING = Measured()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """The spread of the runs of one data set: around their settings, and around setting + seed."""
+def unequal_scatter(
+    settings: Iterable[Setting], measured: Mapping[Setting, Measured], epoch: Epoch
+) -> tuple[str, ...]:
+    """One sentence for each data set on which the settings do not scatter alike.
 
-    dataset: str
-    epoch: Epoch
-    level: Spread
-    paired: Spread
-
-
-def pools(settings: Iterable[Setting], measured: Mapping[Setting, Measured], epoch: Epoch) -> dict[str, Pool]:
-    """One pool per data set, over the distinct runs of these settings."""
-    blocks: dict[str, dict[Hashable, list[Group]]] = defaultdict(lambda: defaultdict(list))
-    for setting in distinct(settings, measured).values():
-        blocks[setting.dataset][setting.student].append(measured[setting].group(epoch))
-    return {dataset: _pool(dataset, students, epoch) for dataset, students in blocks.items()}
-
-
-def distinct(settings: Iterable[Setting], measured: Mapping[Setting, Measured]) -> dict[Hashable, Setting]:
-    """The measured settings by identity: two names for the same runs (`kd`, `re-kd`) count once."""
-    found: dict[Hashable, Setting] = {}
-    for setting in settings:
-        if measured.get(setting, NOTHING).n:
-            found.setdefault(identity(setting, measured), setting)
-    return found
+    Two names for the same runs (`kd`, `re-kd`) count once.
+    """
+    distinct = {each.runs: (setting.dataset, each) for setting in settings if (each := measured.get(setting))}
+    by_dataset: dict[str, list[list[float]]] = defaultdict(list)
+    for dataset, each in distinct.values():
+        by_dataset[dataset].append(list(each.group(epoch).values()))
+    return tuple(
+        f"The runs of these settings do not scatter alike on {dataset}, {epoch} epoch (Brown–Forsythe, p "
+        f"{p:.1g}): read each ± for its own setting. No interval assumes that they do."
+        for dataset, groups in by_dataset.items()
+        if (p := equal_scatter(groups)) is not None and p <= REJECTED
+    )
 
 
-def identity(setting: Setting, measured: Mapping[Setting, Measured]) -> Hashable:
-    """What tells the runs of one setting from those of another: their names."""
-    return tuple(value.run for value in sorted(measured[setting].values, key=lambda value: value.seed))
-
-
-def _pool(dataset: str, students: Mapping[Hashable, Sequence[Group]], epoch: Epoch) -> Pool:
-    every = [group for groups in students.values() for group in groups]
-    return Pool(dataset=dataset, epoch=epoch, level=pooled_spread(every), paired=paired_spread(students))
+def teaching(measured: Iterable[Measured]) -> tuple[Teaching, ...]:
+    """How the seeds of these settings were taught, each way once."""
+    taught = [
+        {value.teacher for value in each.values} for each in measured if each.n > 1 and each.values[0].teacher
+    ]
+    return tuple(dict.fromkeys("one teacher" if len(each) == 1 else "teacher per seed" for each in taught))
 
 
 def _mixture(values: Sequence[SeedValue], name: Literal["precision", "code"]) -> str:

@@ -1,15 +1,16 @@
 """The arithmetic behind every interval and verdict; STATISTICS.md says what each number means and why.
 
-Numbers in, numbers out. A group is one setting's accuracies by seed; a block is one student on one data
-set: its settings share, per seed, the initial weights, the batch order and the augmentation.
+Numbers in, numbers out: accuracies in percent, differences in points.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import stdev, variance
 from typing import NamedTuple
 
 Group = Mapping[int, float]
@@ -17,7 +18,6 @@ Group = Mapping[int, float]
 
 POWER = 0.8
 MOST_SEEDS = 1000  # a search for seeds ends here: nobody trains more
-ROUNDING = 1e-9  # points per run; least squares leaves some 1e-15 of accuracies that agree exactly
 
 
 class Interval(NamedTuple):
@@ -28,15 +28,11 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A pooled standard deviation over runs, its degrees of freedom, and how many each further seed adds.
+class Part:
+    """An independent part of an estimate: the mean of `n` values whose sample variance is `variance`."""
 
-    `sigma` is None where no degree of freedom is left: nothing was run twice.
-    """
-
-    sigma: float | None
-    df: int
-    df_per_seed: int
+    variance: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -47,62 +43,51 @@ class Error:
     df: float
 
 
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return math.fsum(values) / len(values)
-
-
 def deviation(values: Sequence[float]) -> float | None:
     """The sample standard deviation (n - 1), None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    centre = mean(values)
-    return math.sqrt(math.fsum((each - centre) ** 2 for each in values) / (len(values) - 1))
+    return stdev(values) if len(values) > 1 else None
 
 
-def pooled_spread(groups: Sequence[Group]) -> Spread:
-    """Standard deviation of runs within a setting, pooled over settings."""
-    measured = [list(group.values()) for group in groups if group]
-    squares = math.fsum((value - mean(values)) ** 2 for values in measured for value in values)
-    df = sum(len(values) - 1 for values in measured)
-    return Spread(math.sqrt(squares / df) if df else None, df, len(measured))
+def combine(parts: Sequence[Part]) -> Error:
+    """The error of a sum of independent parts, each with its own variance (Welch and Satterthwaite)."""
+    return _satterthwaite([(each.variance / each.n, each.n - 1) for each in parts])
 
 
-def paired_spread(blocks: Mapping[Hashable, Sequence[Group]]) -> Spread:
-    """Standard deviation of runs around setting + seed effects within a block, pooled over blocks.
+def _satterthwaite(parts: Sequence[tuple[float, int]]) -> Error:
+    """From the variance of each part and its degrees of freedom."""
+    total = math.fsum(variance for variance, _ in parts)
+    below_line = math.fsum(variance**2 / df for variance, df in parts)
+    return Error(math.sqrt(total), total**2 / below_line if below_line else sum(df for _, df in parts))
 
-    A difference of two runs with one seed has the variance 2σ². With every seed in every setting this is
-    the residual of a randomised-block analysis of variance: df = Σ (settings - 1)·(seeds - 1).
+
+def prediction_half_width(*sides: tuple[Sequence[float], int]) -> float | None:
+    """How far a sum of our means and that of published means may lie apart by chance (95 %).
+
+    Each side is our n runs of one setting and how many runs (k) are behind the published mean, which are
+    taken to scatter as ours: t·√Σ s²(1/n + 1/k). None where a setting was run once.
     """
-    squares, df, per_seed = 0.0, 0, 0
-    for groups in blocks.values():
-        measured = [group for group in groups if group]
-        block_squares, block_df = _additive_residual(measured)
-        squares, df = squares + block_squares, df + block_df
-        per_seed += max(0, len(measured) - 1)
-    return Spread(math.sqrt(squares / df) if df else None, df, per_seed)
+    if any(len(values) < 2 for values, _ in sides):
+        return None
+    error = _satterthwaite(
+        [(variance(values) * (1 / len(values) + 1 / k), len(values) - 1) for values, k in sides]
+    )
+    return quantile(0.975, error.df) * error.se
 
 
-def _additive_residual(groups: Sequence[Group]) -> tuple[float, int]:
-    """Residual sum of squares and degrees of freedom of accuracy ~ setting + seed, by least squares."""
+def equal_scatter(groups: Iterable[Sequence[float]]) -> float | None:
+    """p of the Brown–Forsythe test that all groups scatter alike; None where it can say nothing.
+
+    Groups of fewer than three values are left out: two lie equally far from their median, always.
+    """
+    compared = [group for group in groups if len(group) > 2]
+    if len(compared) < 2:
+        return None
     import numpy as np
+    from scipy import stats
 
-    seeds = sorted({seed for group in groups for seed in group})
-    cells = [
-        (row, seeds.index(seed), value) for row, group in enumerate(groups) for seed, value in group.items()
-    ]
-    if not cells:
-        return 0.0, 0
-    design = np.zeros((len(cells), len(groups) + len(seeds)))
-    for index, (row, column, _) in enumerate(cells):
-        design[index, row] = design[index, len(groups) + column] = 1
-    values = np.array([value for _, _, value in cells])
-    values = values - values.mean()  # the residual is the same, the rounding smaller
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    df = len(cells) - int(rank)
-    residual = values - design @ solution
-    squares = float(residual @ residual)
-    return (squares if squares > len(cells) * ROUNDING**2 else 0.0, df) if df else (0.0, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # groups that do not scatter at all
+        p = float(stats.levene(*compared, center="median").pvalue)
+    return None if math.isnan(p) else p
 
 
 @cache  # the search for seeds asks for the same few thousand again and again
@@ -120,11 +105,9 @@ def t_interval(estimate: float, error: Error, *, confidence: float = 0.95) -> In
 
 
 def below(estimate: float, error: Error) -> float:
-    """One-sided p: the chance of an estimate this far above 0, or further, if the truth were 0."""
+    """One-sided p: the chance of an estimate this far above 0, or further, if the truth were 0; se > 0."""
     from scipy.special import stdtr
 
-    if error.se == 0:
-        return 0.0 if estimate > 0 else 1.0
     return float(stdtr(error.df, -estimate / error.se))
 
 
@@ -153,38 +136,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def prediction_half_width(spread: Spread, *runs: int, confidence: float = 0.95) -> float | None:
-    """t·s·√(1/n + 1/k + …): how far means of n and k runs may lie apart by chance; None without spread."""
-    if spread.sigma is None:
-        return None
-    return quantile((1 + confidence) / 2, spread.df) * spread.sigma * math.sqrt(sum(1 / n for n in runs))
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """One data set's share in an estimate.
-
-    Its variance now; and, were every setting run with one seed, its variance and how many degrees of
-    freedom each further seed adds.
-    """
-
-    variance: float
-    df: int
-    variance_of_one: float
-    df_per_seed: int
-
-
-def combine(strata: Sequence[Stratum]) -> Error:
-    """The error of a sum of independent parts, with Welch and Satterthwaite's degrees of freedom."""
-    return _satterthwaite([(each.variance, each.df) for each in strata])
-
-
-def _satterthwaite(parts: Sequence[tuple[float, int]]) -> Error:
-    total = math.fsum(variance for variance, _ in parts)
-    below_line = math.fsum(variance**2 / df for variance, df in parts)
-    return Error(math.sqrt(total), total**2 / below_line if below_line else sum(df for _, df in parts))
-
-
 def smallest_gain(error: Error, *, power: float = POWER) -> float:
     """The true gain that a two-sided 5 % test finds with this power: (t_0.975 + t_power)·se."""
     return (quantile(0.975, error.df) + quantile(power, error.df)) * error.se
@@ -196,18 +147,12 @@ def smallest_margin(error: Error, *, power: float = POWER) -> float:
 
 
 def seeds_needed(
-    wanted: float, strata: Sequence[Stratum], *, smallest: Callable[[Error], float] = smallest_gain
+    wanted: float, parts: Sequence[Part], *, smallest: Callable[[Error], float] = smallest_gain
 ) -> int | None:
     """Seeds per setting with which `smallest` is at most |wanted|; None above MOST_SEEDS."""
 
-    def enough(seeds: int) -> bool:
-        parts = [(each.variance_of_one / seeds, each.df_per_seed * (seeds - 1)) for each in strata]
-        return smallest(_satterthwaite(parts)) <= abs(wanted)
+    def minus_smallest(seeds: int) -> float:
+        return -smallest(combine([Part(each.variance, seeds) for each in parts]))  # rises with every seed
 
-    if wanted == 0 or not all(each.df_per_seed for each in strata) or not enough(MOST_SEEDS):
-        return None
-    low, high = 1, MOST_SEEDS  # the smallest gain falls with every seed: not enough(low), enough(high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    seeds = 2 + bisect_left(range(2, MOST_SEEDS + 1), -abs(wanted), key=minus_smallest)
+    return seeds if seeds <= MOST_SEEDS else None

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
-from paper_tables.compare import Assumptions, CellComparison, Reading
-from paper_tables.gains import Gain, mean_gain
-from paper_tables.measured import NOTHING, Epoch, Measured, pools
+from paper_tables.compare import Assumptions, CellComparison
+from paper_tables.gains import Gain, common_seeds, mean_gain
+from paper_tables.measured import NOTHING, Epoch, Measured, Teaching, teaching, unequal_scatter
 from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import (
+    Group,
     Interval,
     beyond,
     holm,
-    mean,
     prediction_half_width,
     seeds_needed,
     smallest_margin,
     t_interval,
     tost,
-    two_sided,
 )
 
 LEAST_RUNS = 3
@@ -41,9 +41,13 @@ CellWord = Literal[
 ]
 ClaimWord = Literal["holds", "contradicted", "not shown", "too few runs", "not comparable", "not measured"]
 
+PARTIAL = "within a student, only the seeds that all its settings here have are counted"
+
 NOTES: Mapping[str, str] = {
     "one teacher": "One teacher per architecture (seed 0) teaches all student seeds, as in the paper: "
     "every interval is conditional on these teachers, and says nothing about other ones.",
+    "teacher per seed": "Each student seed has a teacher of its own, the teacher's run with the same seed: "
+    "these intervals cover what differs between teachers.",
     "shared baseline": "A printed baseline is one number shared by its column: where it is off, every "
     "printed gain of the column is off by as much, so their verdicts are not independent.",
     "many cells": "Cell verdicts are not corrected for their number: of 20 cells that agree in truth, one "
@@ -78,14 +82,13 @@ def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
     """The verdicts on one cell."""
     reading, published = cell.reading(epoch), cell.cell.published
     gain = reading.gain if reading else None
-    pairs = gain.pairs if gain and gain.paired else None
-    used = (cell.n, cell.baseline.n) if pairs is None else (pairs, pairs)
+    ours, theirs = _used(cell.measured.group(epoch), cell.baseline.group(epoch))
     return CellVerdict(
         epoch=epoch,
         level=_judge(
             published.mean,
             reading.difference if reading else None,
-            _allowed(reading, cell.n, published.runs),
+            _allowed((cell.measured.group(epoch), published.runs)),
             own=(cell.measured,),
             runs=(cell.n,),
             assumed=bool(cell.assumed),
@@ -93,9 +96,9 @@ def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
         gain=_judge(
             None if cell.cell.is_baseline else published.gain,
             reading.gain_difference if reading else None,
-            _allowed(reading, *used, published.runs, cell.baseline_published.runs),
+            _allowed((ours, published.runs), (theirs, cell.baseline_published.runs)),
             own=(cell.measured, cell.baseline),
-            runs=used,
+            runs=(len(ours), len(theirs)),
             assumed=bool(cell.assumed or cell.baseline_assumed),
         ),
         smallest_gain=gain.smallest if gain else None,
@@ -103,8 +106,16 @@ def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
     )
 
 
-def _allowed(reading: Reading | None, *runs: int) -> float | None:
-    return prediction_half_width(reading.pool.level, *runs) if reading and all(runs) else None
+def _used(ours: Group, theirs: Group) -> tuple[Group, Group]:
+    """The runs a gain is calculated from: those of the common seeds, or all where there is no pairing."""
+    seeds = common_seeds(ours, theirs)
+    if not seeds:
+        return ours, theirs
+    return {seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds}
+
+
+def _allowed(*sides: tuple[Group, int]) -> float | None:
+    return prediction_half_width(*((list(group.values()), k) for group, k in sides))
 
 
 def _judge(
@@ -123,7 +134,7 @@ def _judge(
     def word() -> CellWord:
         if obstacle := _obstacle(own):
             return obstacle
-        if min(runs) < LEAST_RUNS:
+        if min(runs) < LEAST_RUNS or not allowed:  # runs that agree exactly do not say how they scatter
             return "too few runs"
         if assumed:
             return "setting assumed"
@@ -182,6 +193,7 @@ class ClaimVerdict:
     parts: tuple[Part, ...]
     runs: int
     runs_wanted: int
+    teaching: tuple[Teaching, ...]
     notes: tuple[str, ...]
 
     @property
@@ -206,7 +218,7 @@ class ClaimVerdict:
         """The mean of the printed gains; None unless the paper prints all of them."""
         printed = [each.contrast.published for each in self.contrasts]
         known = [each for each in printed if each is not None]
-        return mean(known) if known and len(known) == len(printed) else None
+        return fmean(known) if known and len(known) == len(printed) else None
 
     @property
     def smallest_gain(self) -> float | None:
@@ -221,16 +233,16 @@ class ClaimVerdict:
     @property
     def smallest_margin(self) -> float | None:
         """For "equal": the smallest margin these seeds could have confirmed were there no difference."""
-        if self.claim.relation != "equal" or self.gain is None or self.gain.error is None:
+        if self.claim.relation != "equal" or self.gain is None or self.gain.known_error is None:
             return None
-        return smallest_margin(self.gain.error)
+        return smallest_margin(self.gain.known_error)
 
     @property
     def seeds_for_margin(self) -> int | None:
         """For "equal": seeds per setting that would confirm the margin were there no difference."""
         if self.smallest_margin is None or self.gain is None:
             return None
-        return seeds_needed(self.claim.margin, self.gain.strata, smallest=smallest_margin)
+        return seeds_needed(self.claim.margin, self.gain.parts, smallest=smallest_margin)
 
 
 def judge_claims(
@@ -255,11 +267,10 @@ def _measure(
     """A claim with its numbers, before Holm: `word` is what stands in the way, or "not shown"."""
     settings = tuple(dict.fromkeys(each for c in claim.contrasts for each in (c.setting, c.against)))
     own = [measured.get(setting, NOTHING) for setting in settings]
-    pooled = pools(settings, measured, epoch)
 
     def gain_of(contrasts: Sequence[Contrast]) -> Gain | None:
         pairs = [(each.setting, each.against) for each in contrasts if all(_counts(each, measured))]
-        return mean_gain(pairs, measured, pooled, epoch)
+        return mean_gain(pairs, measured, epoch)
 
     obstacle, gain = _obstacle(own), gain_of(claim.contrasts)
     contrasts = tuple(
@@ -283,30 +294,29 @@ def _measure(
         parts=tuple(_parts(contrasts, gain_of)),
         runs=sum(each.n for each in own),
         runs_wanted=sum(max(each.n, each.wanted) for each in own),
-        notes=_notes(contrasts, own),
+        teaching=teaching(own),
+        notes=_notes(contrasts, own, gain) + unequal_scatter(settings, measured, epoch),
     )
 
 
 def _decide(verdict: ClaimVerdict, p_holm: float) -> ClaimVerdict:
     """The verdict with Holm's p and, where nothing stood in the way, its word."""
     gain = verdict.gain
-    if verdict.p is None or gain is None or gain.error is None:
+    if verdict.p is None or gain is None or gain.known_error is None:
         return verdict
     word: ClaimWord = "not shown"
     if p_holm <= LEVEL:
         word = "holds" if verdict.claim.relation == "equal" or gain.mean > 0 else "contradicted"
     elif verdict.claim.relation == "equal":
-        outside = beyond(gain.mean, gain.error, margin=verdict.claim.margin)
+        outside = beyond(gain.mean, gain.known_error, margin=verdict.claim.margin)
         word = "contradicted" if verdict.claims * outside <= LEVEL else "not shown"
     return replace(verdict, word=word, p_holm=p_holm)
 
 
 def _p(claim: Claim, gain: Gain | None) -> float | None:
-    if gain is None or gain.error is None:
+    if gain is None or gain.known_error is None:
         return None
-    if claim.relation == "equal":
-        return tost(gain.mean, gain.error, margin=claim.margin)
-    return two_sided(gain.mean, gain.error)
+    return tost(gain.mean, gain.known_error, margin=claim.margin) if claim.relation == "equal" else gain.p
 
 
 def _counts(contrast: Contrast, measured: Mapping[Setting, Measured]) -> tuple[int, int]:
@@ -324,8 +334,11 @@ def _parts(
         )
 
 
-def _notes(contrasts: Sequence[ContrastResult], own: Sequence[Measured]) -> tuple[str, ...]:
+def _notes(
+    contrasts: Sequence[ContrastResult], own: Sequence[Measured], gain: Gain | None
+) -> tuple[str, ...]:
     guessed = sum(each.assumed for each in contrasts)
     notes = [f"{guessed} of {len(contrasts)} cells rest on settings nobody published"] if guessed else []
+    notes += [PARTIAL] if gain and gain.partial else []
     seen = (text for each in own for text in (*each.unlike_paper, *each.warnings, *each.mixtures()))
     return tuple(dict.fromkeys([*notes, *seen]))

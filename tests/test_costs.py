@@ -70,7 +70,7 @@ def test_a_calibration_goes_before_the_model_and_after_measured_runs() -> None:
     assert CostModel("cpu", calibrated=rates)(SPEC).seconds == pytest.approx(50.0)
 
 
-def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
+def test_the_cached_logits_of_a_cifar100_teacher_take_two_gigabytes() -> None:
     fast = replace(SPEC, dataset="cifar100", recipe=Recipe(epochs=200).fast())
     taught = replace(fast, loss=Distillation(), teacher=Teacher(run=fast))
     model = CostModel("cuda")
@@ -79,7 +79,7 @@ def test_the_kept_answers_of_a_cifar100_teacher_take_two_gigabytes() -> None:
     assert model(fast).logits_bytes == 0
 
 
-def test_what_asking_a_teacher_for_an_epoch_at_once_costs_is_known_apart() -> None:
+def test_the_forward_passes_of_a_teacher_that_is_run_by_epoch_are_counted_apart() -> None:
     model = CostModel("cpu")
     fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
     alone, taught = model(replace(fast, loss=SPEC.loss, teacher=None)), model(fast)
@@ -87,16 +87,16 @@ def test_what_asking_a_teacher_for_an_epoch_at_once_costs_is_known_apart() -> No
     assert alone.teacher_seconds == model(TAUGHT).teacher_seconds == 0
 
 
-def test_measured_runs_tell_what_is_not_asking_and_the_model_adds_asking_to_it() -> None:
+def test_to_measured_training_the_model_adds_a_teacher_that_is_run_by_epoch() -> None:
     fast = replace(TAUGHT, recipe=TAUGHT.recipe.fast())
     numerics = {"device": "cpu", "threads": 1}
     found = [
-        (fast, {"seconds": 150.0 + asking, "teacher_seconds": asking, "numerics": numerics})
-        for asking in (0.0, 10.0, 900.0)  # found, waited for, and asked
+        (fast, {"seconds": 150.0 + spent, "teacher_seconds": spent, "numerics": numerics})
+        for spent in (0.0, 10.0, 900.0)  # on logits that were read, waited for, and computed
     ]
     older = [(fast, {"seconds": 5000.0, "numerics": numerics})]
     rates = measured_rates([*found, *older], device="cpu", facts={})
-    asking = CostModel("cpu")(fast).teacher_seconds
+    teacher = CostModel("cpu")(fast).teacher_seconds
     measured = CostModel("cpu", measured=rates)(fast)
     assert measured.source == "measured"
-    assert (measured.seconds, measured.teacher_seconds) == pytest.approx((150.0 + asking, asking))
+    assert (measured.seconds, measured.teacher_seconds) == pytest.approx((150.0 + teacher, teacher))

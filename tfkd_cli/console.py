@@ -53,7 +53,8 @@ def print_json(value: Any) -> None:
     """JSON for scripts, to stdout."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not unicode, allow_nan=False))
 
 
 def first_line(message: str) -> str:
@@ -143,17 +144,18 @@ def cost_sources(counts: Counts) -> str:
 
 
 def logits_lines(plan: Plan, *, cap_gb: float) -> list[str]:
-    """Which teachers' answers are computed once for several runs, and their size, where some are."""
+    """The teacher logits that several runs share, if there are any: for whom, how large, what is cached."""
     shared = plan.teacher_logits
     if not shared:
         return []
     teachers = ", ".join(sorted({each.teacher for each in shared}))
     runs = len({key for each in shared for key in each.students})
     total, seconds = sum(each.disk_bytes for each in shared), sum(each.seconds_left for each in shared)
-    left = f"; to be asked: {duration(seconds)}" if seconds >= 1 else ""
-    capped = f", of which --teacher-cache-gb keeps {cap_gb:g} GB" if total > cap_gb * 1e9 else ""
+    cached, epochs = sum(each.epochs_cached for each in shared), sum(each.epochs for each in shared)
+    capped = f", limited to {cap_gb:g} GB by --teacher-cache-gb" if total > cap_gb * 1e9 else ""
+    left = f", about {duration(seconds)} to compute" if seconds >= 1 else ""
     return [
-        f"Between teachers and students: the answers of {teachers}, each computed once for {runs} runs "
-        f"and kept in answers/ of the results folder, up to {size(total)}{capped}{left}. "
-        "They may be deleted at any time."
+        f"Cached teacher logits: those of {teachers} are computed once for {runs} runs and stored in "
+        f"teacher-logits/ of the results folder, up to {size(total)}{capped}; {cached:,} of {epochs:,} "
+        f"epochs are there{left}. That folder may be deleted at any time."
     ]

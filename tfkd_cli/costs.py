@@ -70,20 +70,20 @@ class CostModel:
         return self._estimate(spec, facts, self._modelled(spec, facts) * images, "estimate")
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
-        """From the seconds an epoch takes one thread; those of a measured run are without its asking."""
-        training = per_epoch * spec.recipe.epochs / self._speed_up
-        asking = training * self._teacher_share(spec, facts)
-        if source == "measured" and spec.teacher_by_epoch:
-            images = facts.train_images or UNKNOWN_IMAGES
-            modelled = self._modelled(spec, facts) * images * spec.recipe.epochs / self._speed_up
-            asking = modelled * self._teacher_share(spec, facts)
-            training += asking
+        """From the seconds of an epoch on one thread, in `measured_rates` without a teacher run by epoch."""
+        epochs = spec.recipe.epochs / self._speed_up
+        seconds, teacher_seconds = per_epoch * epochs, 0.0
+        if spec.teacher_by_epoch:
+            images, measured = facts.train_images or UNKNOWN_IMAGES, source == "measured"
+            whole = self._modelled(spec, facts) * images if measured else per_epoch
+            teacher_seconds = whole * epochs * self._teacher_share(spec, facts)
+            seconds += teacher_seconds if measured else 0.0
         return Estimate(
-            seconds=training + START_UP * (":" in spec.student),
+            seconds=seconds + START_UP * (":" in spec.student),
             source=source,
             disk_bytes=disk_bytes(spec, facts),
             logits_bytes=logits_bytes(spec, facts),
-            teacher_seconds=asking if spec.teacher_by_epoch else 0.0,
+            teacher_seconds=teacher_seconds,
         )
 
     def _teacher_share(self, spec: RunSpec, facts: DataSet) -> float:
@@ -140,7 +140,7 @@ def measured_rates(
 ) -> dict[tuple[Any, ...], float]:
     """Median seconds per image and epoch of the finished runs on this kind of device.
 
-    Asking by epoch is left out: how long that took depends on who else asked.
+    A teacher that is run by epoch is left out: how long that took depends on what was cached.
     """
     seen: dict[tuple[Any, ...], list[float]] = {}
     for spec, result in results:
@@ -181,7 +181,7 @@ def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:
-    """What the answers of its teacher take where they are kept: an fp16 number per class, image and epoch."""
+    """What the logits of its teacher take if they are cached: an fp16 number per class, image and epoch."""
     if spec.teacher is None:
         return 0
     images = round((facts.train_images or UNKNOWN_IMAGES) * (1 - spec.recipe.holdout))

@@ -21,10 +21,12 @@ class Execution:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     threads: int | None = None  # per run; None: cores ÷ slots
     checkpoint_minutes: float = 3.0  # the most work a kill may cost
-    teacher_cache_gb: float = 20.0  # cap on <results>/answers
+    teacher_cache_gb: float = 20.0  # cap on <results>/teacher-logits
     tf32: bool = True  # on GPUs that have it: convolutions and matrix products of fp32 recipes
     tensorboard: bool = False
     verbose: bool = False
+    follow_links: bool = False  # in a folder of images: links are followed wherever they lead
+    nested: bool = False  # in a folder of images: folders inside a class belong to it
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,24 +1,42 @@
-"""Locks that save work; any death frees them. Without them work is done twice, never wrongly."""
+"""Lock files that prevent duplicate work. Correctness never depends on them."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
+
+WAIT_SECONDS = 0.05  # between two attempts to lock
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool | None]:
-    """Try to hold a lock file: True when it is ours, False when another's, None where there are no locks."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mine: bool | None = False
-        except OSError:  # a file system without locks, read-only, full, or the folder is gone
-            mine = None
-        else:
-            mine = True
-        yield mine
+def held(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[bool]:
+    """Hold a lock file; yields False where it cannot be locked.
+
+    While another process holds it, `while_waiting` is called every WAIT_SECONDS; an exception raised there
+    ends the waiting. The kernel releases the lock when its holder ends, however it ends.
+    """
+    try:
+        file = path.open("a")
+    except OSError:  # read-only, full, or no such folder
+        yield False
+        return
+    with file:
+        while (locked := _lock(file)) is None:
+            while_waiting()
+            time.sleep(WAIT_SECONDS)
+        yield locked
+
+
+def _lock(file: IO[Any]) -> bool | None:
+    """Lock until the file is closed: True; None if another process holds the lock, False without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:  # some network file systems have no locks
+        return False
+    return True

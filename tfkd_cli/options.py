@@ -109,7 +109,7 @@ class ExecutionOptions:
     ] = None
     teacher_cache_gb: Annotated[
         float,
-        _option("--teacher-cache-gb", help="Cap on kept teacher answers (with --fast).", panel=RUN, min=0.0),
+        _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
     ] = 20.0
     no_tf32: Annotated[
         bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=RUN)
@@ -125,6 +125,18 @@ class ExecutionOptions:
         object.__setattr__(self, "device", self.device.lower())
         if fold(self.cluster) == "local":
             object.__setattr__(self, "cluster", "local")
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How the images of `folder:PATH` are found; what is found is the data set's identity."""
+
+    follow_links: Annotated[
+        bool, _option("--follow-links", help="folder:PATH: follow links that lead out of it.", panel=STORE)
+    ] = False
+    nested: Annotated[
+        bool, _option("--nested", help="folder:PATH: folders inside a class belong to it.", panel=STORE)
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ class Estimate(NamedTuple):
     seconds: float
     source: str
     disk_bytes: int = 0
-    logits_bytes: int = 0  # of its teacher's answers, where they are kept
-    teacher_seconds: float = 0.0  # the part of `seconds` that goes where another run has asked already
+    logits_bytes: int = 0  # of its teacher's logits for all epochs, if they are cached
+    teacher_seconds: float = 0.0  # of `seconds`: the teacher's forward passes, if they may be cached
 
 
 class Progress(NamedTuple):
@@ -39,7 +39,7 @@ class Item:
     progress: Progress
     cost: Estimate
     wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
-    teacher_left: float | None = None  # seconds of its part in asking what runs share; None: it asks alone
+    seconds_cached: float = 0.0  # of the teacher's forward passes left: read from the cache instead
 
     @property
     def done(self) -> bool:
@@ -47,44 +47,41 @@ class Item:
         return self.progress.status == "done"
 
     @property
+    def left(self) -> float:
+        """The share of it that is still to be trained."""
+        return 0.0 if self.done else 1 - self.progress.share
+
+    @property
     def seconds_left(self) -> float:
         """What is still to be spent on it."""
-        if self.done or self.teacher_left is None:
-            return self.seconds_left_alone
-        return self._left(self.cost.seconds - self.cost.teacher_seconds) + self.teacher_left
+        return self.seconds_left_alone - self.seconds_cached
 
     @property
     def seconds_left_alone(self) -> float:
-        """The same where it has to ask its teacher for everything itself."""
-        return self._left(self.cost.seconds)
-
-    @property
-    def teacher_left_alone(self) -> float:
-        """The part of that which is asking."""
-        return self._left(self.cost.teacher_seconds)
-
-    def _left(self, seconds: float) -> float:
-        return 0.0 if self.done else seconds * (1 - self.progress.share)
+        """The same if it has to run its teacher for every epoch itself."""
+        return self.left * self.cost.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedLogits:
-    """A node between a teacher and the runs that ask it the same: answers, each computed by one of them."""
+class CachedLogits:
+    """Teacher logits that several runs use; the first of them to reach an epoch computes it."""
 
     teacher: str  # its network
     teacher_key: str | None  # of its run; a foreign teacher has none
     students: tuple[str, ...]  # keys of the runs still to be trained
     epochs: int
-    disk_bytes: int
-    seconds_left: float  # of asking, divided among the students
+    epochs_cached: int
+    disk_bytes: int  # of all epochs
+    seconds_left: float  # of forward passes for the epochs that are not cached
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` lists them."""
+        """As `plan --json` lists them (docs/reproduction.md)."""
         return {
             "teacher": self.teacher,
             "teacher_key": self.teacher_key,
             "students": list(self.students),
             "epochs": self.epochs,
+            "epochs_cached": self.epochs_cached,
             "disk_gb": round(self.disk_bytes / 1e9, 4),
             "gpu_hours": round(self.seconds_left / 3600, 4),
         }
@@ -92,7 +89,7 @@ class SharedLogits:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedEpochs:
-    """How many epochs of a teacher's answers are kept already, and how many bytes all of them may take."""
+    """How many epochs of a teacher's logits are cached, and how many bytes the whole cache may take."""
 
     epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0
     limit_bytes: float = float("inf")
@@ -130,7 +127,7 @@ class Plan:
 
     items: Mapping[str, Item]  # by key, in an order that respects parents
     tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
-    teacher_logits: tuple[SharedLogits, ...] = ()  # that runs still to be trained will use
+    teacher_logits: tuple[CachedLogits, ...] = ()  # that runs still to be trained will use
 
     @property
     def missing(self) -> tuple[RunSpec, ...]:
@@ -182,67 +179,70 @@ def make_plan(
     """
     specs: dict[str, RunSpec] = {}
     users: dict[str, dict[str, None]] = {}
-    asked = {spec.key for runs in wanted.values() for spec in runs}
+    requested = {spec.key for runs in wanted.values() for spec in runs}
     for table, runs in wanted.items():
         for spec in runs:
             for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None
     order = _in_order(specs)
-    needed = _needed_teachers(order, asked, progress)
+    needed = _needed_teachers(order, requested, progress)
     items: dict[str, Item] = {}
     for key, spec in order:
         seen = progress.get(key, TODO)
         if seen.status == "done" and key in needed:
             seen = TODO  # its result stands, but weights that must teach are gone
-        if seen.status == "done" or key in asked or key in needed:
+        if seen.status == "done" or key in requested or key in needed:
             items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
-    teacher_logits = _share(items, on_disk or CachedEpochs())
+    teacher_logits = _cached_logits(items, on_disk or CachedEpochs())
     tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
     return Plan(items, tables, tuple(teacher_logits))
 
 
-def _share(items: dict[str, Item], on_disk: CachedEpochs) -> Iterator[SharedLogits]:
-    """The answers that unfinished runs share; each of these runs is replaced by one that asks its part."""
+def _cached_logits(items: dict[str, Item], on_disk: CachedEpochs) -> Iterator[CachedLogits]:
+    """The teacher logits that unfinished runs share; `items` is changed to what these runs then cost.
+
+    The run with most epochs left is taken to compute them. Those beyond the cap are computed by every run.
+    """
     room = on_disk.limit_bytes
     for group in same_teacher_logits([item.spec for item in items.values()]):
         students = [items[spec.key] for spec in group if not items[spec.key].done]
         if not students:
             continue
-        teacher, epochs = group[0].teacher, max(spec.recipe.epochs for spec in group)
+        writer = max(students, key=lambda item: item.left * item.cost.teacher_seconds)
+        teacher, epochs = writer.spec.teacher, max(spec.recipe.epochs for spec in group)
         assert teacher is not None
-        size = max(items[spec.key].cost.logits_bytes for spec in group)
-        fits = min(1.0, room / size) if size else 1.0
-        room -= fits * size
-        passed = min(item.progress.share * item.spec.recipe.epochs for item in students)
-        left = max(0.0, fits - max(passed, on_disk.epochs(teacher)) / epochs)
-        seconds = left * max(item.cost.teacher_seconds for item in students)
+        cached, size = min(on_disk.epochs(teacher), epochs), max(item.cost.logits_bytes for item in students)
+        share = min(1.0, room / size) if size else 1.0  # that fits below the cap
+        room -= share * size
+        computed = max(0.0, share - max(1 - writer.left, cached / epochs)) * writer.cost.teacher_seconds
         for item in students:
-            own = (1 - fits) * item.teacher_left_alone  # of the epochs that cannot be kept
-            items[item.spec.key] = replace(item, teacher_left=seconds / len(students) + own)
-        yield SharedLogits(
+            saved = share * item.left * item.cost.teacher_seconds - (computed if item is writer else 0.0)
+            items[item.spec.key] = replace(item, seconds_cached=saved)
+        yield CachedLogits(
             teacher=teacher.network,
             teacher_key=teacher.run.key if isinstance(teacher, Teacher) else None,
             students=tuple(item.spec.key for item in students),
             epochs=epochs,
+            epochs_cached=cached,
             disk_bytes=size,
-            seconds_left=seconds,
+            seconds_left=computed,
         )
 
 
 def same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
-    """Groups of two runs and more that ask the same teacher about the same views.
+    """Groups of two runs and more whose teacher has the same weights and sees the same views.
 
-    Only with one augmentation stream for all seeds; keeping the answers then saves asking again.
+    Only with one augmentation stream for all seeds (`RunSpec.teacher_by_epoch`).
     """
     groups: dict[tuple[str, ...], list[RunSpec]] = {}
     for spec in specs:
         if spec.teacher_by_epoch:
-            groups.setdefault(_question(spec), []).append(spec)
+            groups.setdefault(_logits_key(spec), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _question(spec: RunSpec) -> tuple[str, ...]:
+def _logits_key(spec: RunSpec) -> tuple[str, ...]:
     teacher = spec.teacher
     assert teacher is not None
     if isinstance(teacher, ForeignTeacher):
@@ -254,12 +254,12 @@ def _question(spec: RunSpec) -> tuple[str, ...]:
 
 
 def _needed_teachers(
-    order: Sequence[tuple[str, RunSpec]], asked: set[str], progress: Mapping[str, Progress]
+    order: Sequence[tuple[str, RunSpec]], requested: set[str], progress: Mapping[str, Progress]
 ) -> set[str]:
     """Keys of the runs to train because an unfinished student needs weights that are not there."""
     needed: set[str] = set()
     for key, spec in reversed(order):  # students first
-        wanted = key in asked and progress.get(key, TODO).status != "done"
+        wanted = key in requested and progress.get(key, TODO).status != "done"
         if (wanted or key in needed) and isinstance(spec.teacher, Teacher):
             teacher = progress.get(spec.teacher.run.key, TODO)
             if teacher.status != "done" or spec.teacher.weights in teacher.missing:

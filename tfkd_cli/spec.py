@@ -128,7 +128,7 @@ class Teacher:
 
     @property
     def mark(self) -> str:
-        """What the names of its kept answers begin with: 12 digits of its run's key."""
+        """What the folders of its cached logits begin with: 12 digits of its run's key."""
         return self.run.key[:12]
 
 
@@ -141,7 +141,7 @@ class ForeignTeacher:
 
     @property
     def mark(self) -> str:
-        """What the names of its kept answers begin with."""
+        """What the folders of its cached logits begin with."""
         return "foreign"
 
 
@@ -202,7 +202,7 @@ class RunSpec:
 
     @property
     def teacher_by_epoch(self) -> bool:
-        """Whether it asks its teacher for an epoch at once, apart from the training: answers can be kept."""
+        """Whether its teacher is run for a whole epoch at once, so that the logits can be cached."""
         return self.teacher is not None and self.recipe.augment_stream == "shared"
 
     @cached_property

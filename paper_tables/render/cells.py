@@ -35,8 +35,9 @@ FOR_VERDICTS = ("could show", "gain, last")  # where nothing is published, a ter
 
 EXPLAINED = (
     "paper: mean±std (gain) as printed. best, last: mean±std over n seeds at the best and the last epoch, "
-    "Δ from the paper. gain: over the same baseline, with its 95 % interval. could show: the smallest gain "
-    "these seeds could have shown (80 % power), and how many seeds the printed gain would need."
+    "Δ from the paper. gain: over the same baseline, with its 95 % interval; (3 pairs): of the 3 seeds that "
+    "both have, so that it is not the difference of the means. could show: the smallest gain these seeds "
+    "could have shown (80 % power), and how many seeds the printed gain would need."
 )
 
 
@@ -155,9 +156,9 @@ def count_text(cell: CellComparison) -> str:
 
 
 def gain_text(gain: Gain) -> str:
-    """`+2.52 [+2.11, +2.93]`; no interval where no spread is known."""
+    """`+2.52 [+2.11, +2.93] (3 pairs)`; pairs only where some runs are without a partner."""
     interval = f" [{gain.interval.low:+.2f}, {gain.interval.high:+.2f}]" if gain.interval else ""
-    return f"{gain.mean:+.2f}{interval}"
+    return f"{gain.mean:+.2f}{interval}" + (f" ({gain.pairs} pairs)" if gain.partial and gain.pairs else "")
 
 
 def could_show_text(verdict: CellVerdict) -> str:

@@ -19,14 +19,13 @@ COLUMNS = ("epoch", "verdict", "mean gain", "p (Holm)", "could show", "cells", "
 def claims_sheet(*by_epoch: Sequence[ClaimVerdict]) -> Sheet:
     """One row per claim and epoch: verdicts at the best epoch, then at the last."""
     rows = [row for verdicts in zip(*by_epoch, strict=True) for row in _rows(verdicts)]
-    used = {verdict.word for verdicts in by_epoch for verdict in verdicts}
     return Sheet(
         name="claims",
         title="The paper's claims",
         heads=("claim",),
         columns=COLUMNS,
         rows=tuple(rows),
-        notes=tuple(_explained(used)),
+        notes=tuple(_explained([verdict for verdicts in by_epoch for verdict in verdicts])),
         head_width=36,
     )
 
@@ -52,7 +51,8 @@ def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
     yield from (Field(lines=(Line(text, style=style, value=value),)) for text, value in texts)
 
 
-def _explained(used: set[ClaimWord]) -> Iterator[str]:
+def _explained(verdicts: Sequence[ClaimVerdict]) -> Iterator[str]:
+    used = {verdict.word for verdict in verdicts}
     yield (
         "A claim is one number: the mean gain over its cells, in points. `better` holds when its 95 % "
         "interval lies above 0, `equal` when its 90 % interval lies inside ±margin, both after Holm's "
@@ -62,7 +62,8 @@ def _explained(used: set[ClaimWord]) -> Iterator[str]:
     if "not shown" in used:
         yield "not shown: these runs neither show the claim nor contradict it."
     if used & set(JUDGED):
-        yield from (NOTES[name] for name in ("one teacher", "fixed cells", "best epoch"))
+        ways = dict.fromkeys(way for verdict in verdicts for way in verdict.teaching)
+        yield from (NOTES[name] for name in (*ways, "fixed cells", "best epoch"))
 
 
 def mean_gain_text(verdict: ClaimVerdict) -> str:
@@ -167,6 +168,7 @@ def _gain_record(gain: Gain | None) -> dict[str, Any]:
         "se": error.se if error else None,
         "df": error.df if error else None,
         "paired": gain.paired if gain else None,
+        "pairs": gain.pairs if gain else None,
     }
 
 

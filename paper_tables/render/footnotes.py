@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from paper_tables.compare import Comparison
-from paper_tables.measured import Pool
+from paper_tables.measured import teaching
 from paper_tables.verdicts import NOTES, CellWord
 
 MARKS: Mapping[CellWord, str] = {
@@ -70,9 +70,10 @@ class Footnotes:
             yield "† rests on what nobody published: " + "; ".join(cells) + "."
         yield from (f"!{number} {note}" for number, note in enumerate(self.warnings, 1))
         yield from (text for word, text in LEGEND.items() if word in self.words)
-        yield from (_spread(pool) for pool in comparison.pools if pool.level.sigma is not None)
+        yield from comparison.unequal_scatter
+        yield from (NOTES[name] for name in teaching(each.measured for each in comparison.cells()))
         if self.words & {"agrees", "differs"}:
-            yield from (NOTES[name] for name in ("many cells", "one teacher", "shared baseline"))
+            yield from (NOTES[name] for name in ("many cells", "shared baseline"))
         yield from (text for text in (comparison.table.caption, comparison.table.note) if text)
 
 
@@ -84,12 +85,3 @@ def _number(known: list[str], text: str, mark: str) -> str:
 
 def _cells(count: int) -> str:
     return "1 cell" if count == 1 else f"{count} cells"
-
-
-def _spread(pool: Pool) -> str:
-    paired = pool.paired
-    pairs = f"; of runs with one seed {paired.sigma:.2f} (df {paired.df})" if paired.sigma is not None else ""
-    return (
-        f"Spread of runs pooled over {pool.dataset}, {pool.epoch} epoch: "
-        f"σ {pool.level.sigma:.2f} (df {pool.level.df}){pairs}."
-    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from paper_tables.compare import CellComparison, Comparison, Reading
-from paper_tables.measured import EPOCHS, Epoch, Pool
+from paper_tables.measured import EPOCHS, Epoch
 from paper_tables.spec import Published, Setting
 from paper_tables.verdicts import judge_cell
 
@@ -26,7 +26,7 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "heads": list(table.heads),
         "columns": [{"name": column.name, "label": column.label} for column in table.columns],
         "cells": [_cell(each, table.rows[each.cell.row].labels) for each in comparison.cells()],
-        "pooled": [_pool(pool) for pool in comparison.pools],
+        "unequal_scatter": list(comparison.unequal_scatter),
     }
 
 
@@ -92,7 +92,7 @@ def _values(cell: CellComparison, reading: Reading) -> Iterator[tuple[str, Any]]
     yield "gain_high", interval.high if interval else None
     yield "gain_se", gain.error.se if gain and gain.error else None
     yield "gain_df", gain.error.df if gain and gain.error else None
-    yield "gain_pairs", gain.pairs if gain and gain.paired else None
+    yield "gain_pairs", gain.pairs if gain else None
     yield "gain_difference", reading.gain_difference
     yield from (("gain_verdict", verdict.gain.word), ("allowed_gain_difference", verdict.gain.allowed))
     yield "smallest_gain", verdict.smallest_gain
@@ -117,17 +117,6 @@ READING = [
     "smallest_gain",
     "seeds_for_printed_gain",
 ]
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    return {
-        "dataset": pool.dataset,
-        "epoch": pool.epoch,
-        "sigma": pool.level.sigma,
-        "df": pool.level.df,
-        "sigma_paired": pool.paired.sigma,
-        "df_paired": pool.paired.df,
-    }
 
 
 def comparison_csv(comparison: Comparison) -> str:

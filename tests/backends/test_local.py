@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli.backends import Event, Outcome, local, nursery, sharing_logits, submit, taught_with
+from tfkd_cli.backends import Event, Outcome, local, sharing_logits, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import left_seconds, run_local, unfinished
-from tfkd_cli.backends.nursery import KILLED, Nursery, Spawned
 from tfkd_cli.backends.slots import slots, width
+from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation, TfReg
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
-from tfkd_cli.store import RunFolder, Store
+from tfkd_cli.store import Store
 from tfkd_cli.training import provenance, runner, worker
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
 
 RECIPE = Recipe(epochs=2, batch_size=8, milestones=(1,), warmup_epochs=0, augment="crop-flip")
-PATIENCE = 120.0  # seconds until a test gives up
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Nursery]:
-    opened = Nursery(threads=1)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def shared_nursery(warm: Nursery, monkeypatch: pytest.MonkeyPatch) -> Nursery:
-    """One nursery for all pools here: loading torch for each would be most of the time."""
-    monkeypatch.setattr(nursery, "launcher", lambda threads: warm)
-    monkeypatch.setattr(warm, "close", lambda: None)
-    return warm
+PATIENCE = 280.0  # seconds until a test gives up; nothing here asserts a time
 
 
 @pytest.fixture
@@ -83,7 +70,6 @@ def do(
     return outcome, events
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_parents_go_first_and_finished_runs_are_not_started_again(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -100,7 +86,6 @@ def test_parents_go_first_and_finished_runs_are_not_started_again(
     assert (set(again.done), events) == (set(outcome.done), [])
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_the_run_that_holds_up_most_work_starts_first(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -116,7 +101,6 @@ def test_the_run_that_holds_up_most_work_starts_first(
     assert started[-1] == short.folder
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -134,7 +118,6 @@ def test_students_of_a_failed_teacher_are_blocked_and_the_rest_goes_on(
     assert not store.run(student).attempts()
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_ctrl_c_stops_the_workers_which_save_and_the_same_call_goes_on(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -154,7 +137,6 @@ def test_ctrl_c_stops_the_workers_which_save_and_the_same_call_goes_on(
     assert "continuing in epoch" in (store.run(long).attempts()[1] / "log").read_text()
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_a_second_ctrl_c_kills_the_workers(
     store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,10 +148,10 @@ def test_a_second_ctrl_c_kills_the_workers(
         if event.kind == "progress" and event.epoch and lease is not None:
             pids.append(lease.pid)
             os.kill(lease.pid, signal.SIGSTOP)  # it will not heed the first one
-            monkeypatch.setattr(time, "sleep", again)
+            monkeypatch.setattr(local, "wait", again)
             raise KeyboardInterrupt
 
-    def again(seconds: float) -> None:
+    def again(*_: object, **__: object) -> None:
         monkeypatch.undo()
         raise KeyboardInterrupt
 
@@ -178,7 +160,6 @@ def test_a_second_ctrl_c_kills_the_workers(
     assert not Path(f"/proc/{pids[0]}").exists()
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_a_killed_worker_is_started_again_and_gives_up_at_the_third_time(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -195,27 +176,54 @@ def test_a_killed_worker_is_started_again_and_gives_up_at_the_third_time(
     assert "killed by SIGKILL, 3 times" in next(e.message for e in events if e.kind == "failed")
 
 
-@pytest.mark.usefixtures("shared_nursery")
-def test_a_run_that_could_not_leave_its_reason_is_told_of_with_a_hint(
+def test_a_run_that_left_neither_result_nor_reason_failed_and_its_exit_code_is_named(
     store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    diverging = replace(teacher, recipe=replace(RECIPE, lr=1e30))
-    monkeypatch.setattr(RunFolder, "failure", lambda run: None)  # as where the disk is full,
-    monkeypatch.setattr(local, "_printed", lambda log: "")  # and its log too
-    outcome, _ = do([diverging], store, tiny_data)
-    assert outcome.reasons == {diverging.folder: f"exit code 1\n{local.UNSAID}"}
+    monkeypatch.setattr(worker, "begin", ends_with_success)
+    outcome, _ = do([teacher], store, tiny_data)
+    [reason] = outcome.reasons.values()
+    assert outcome.failed == (teacher.folder,)
+    assert "ended with exit code 0 and left neither a result nor a reason.\nlast words\nHint:" in reason
 
 
-def test_what_a_process_printed_without_a_hint_gets_one(tmp_path: Path) -> None:
-    log = tmp_path / "0.log"
-    assert local._printed(log) == ""
-    log.write_text("worker: killed\n")
-    assert local._printed(log) == f"worker: killed\n{local.UNSAID}"
-    log.write_text("no.\n  Hint: yes.\n")
-    assert local._printed(log) == "no.\n  Hint: yes."
+def ends_with_success(store: str, submission: str, index: str, environment: object, log: Path) -> None:
+    """A worker whose run is ended by `os._exit(0)` in a student's own code."""
+    log.write_text("last words\n")
+    os._exit(0)
 
 
-@pytest.mark.usefixtures("shared_nursery")
+def test_where_torch_does_not_load_the_command_ends_with_one_error(
+    store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "begin", finds_no_torch)
+    with pytest.raises(RunError, match=r"torch cannot be loaded\n  Hint: ulimit"):
+        do([teacher, replace(teacher, seed=1)], store, tiny_data)
+
+
+def finds_no_torch(store: str, submission: str, index: str, environment: object, log: Path) -> None:
+    log.write_text("torch cannot be loaded\n  Hint: ulimit -v\n")
+    os._exit(worker.UNUSABLE)
+
+
+def test_a_worker_whose_forkserver_is_killed_saves_and_its_run_goes_on(
+    store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ELSEWHERE_SECONDS", 0.05)
+    long = replace(teacher, recipe=replace(RECIPE, epochs=40))
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        lease = store.run(long).lease()
+        if event.kind == "progress" and event.epoch and lease is not None and not killed:
+            stat = Path(f"/proc/{lease.pid}/stat").read_text()
+            killed.append(int(stat.rpartition(")")[2].split()[1]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcome, events = do([long], store, tiny_data, on_event=kill)
+    assert (outcome.done, len(killed)) == ((long.folder,), 1)
+    assert "failed" not in {event.kind for event in events}
+
+
 def test_a_run_another_process_works_on_is_waited_for(
     store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +242,6 @@ def test_a_run_another_process_works_on_is_waited_for(
     assert f"process {os.getpid()} on" in waiting.message
 
 
-@pytest.mark.usefixtures("shared_nursery")
 def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -303,7 +310,7 @@ def test_slots_and_threads_depend_on_all_runs_of_a_request(
     assert chosen(grid, 16) == (16, 1)
 
 
-def test_each_gpu_is_a_slot_and_more_jobs_share_them(
+def test_each_gpu_is_a_slot_and_more_jobs_share_the_gpus(
     teacher: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
@@ -331,87 +338,49 @@ def test_gpus_are_counted_without_torch(tmp_path: Path, monkeypatch: pytest.Monk
     assert slotting._gpus("auto") == ["0", "1"]
 
 
-def test_a_killed_nursery_counts_its_workers_as_killed_and_is_started_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", str(_stand_in(tmp_path)))
-    opened = Nursery(threads=1)
-    arguments = ("STORE", "SUBMISSION", "0")
-    opened.start(1, arguments, environment={}, log=tmp_path / "log")
-    assert opened._process is not None
-    opened._process.kill()
-    opened._process.wait()
-    assert opened.ended() == {1: KILLED}
-    opened.start(2, arguments, environment={}, log=tmp_path / "log")
-    assert opened._process is not None
-    opened.close()
-
-
-def test_a_stop_that_comes_before_a_worker_listens_waits_until_it_does(
-    warm: Nursery, store: Store, teacher: RunSpec, tiny_data: TinyData, tmp_path: Path
-) -> None:
-    store.run(teacher).declare(teacher)
-    submission = submit(
-        [[teacher.folder]], store=store, execution=tiny_data.execution, teacher_logits=(), backend="local"
-    )
-    arguments = (str(store.root), submission, "0")
-    warm.start(900, arguments, environment={}, log=tmp_path / "log")
-    warm.signal(900, signal.SIGTERM)  # read by the nursery right after it has forked
-    deadline, ended = time.monotonic() + PATIENCE, warm.ended()
-    while 900 not in ended and time.monotonic() < deadline:
-        time.sleep(0.02)
-        ended = warm.ended()
-    assert ended == {900: worker.CANCELLED}
-
-
-def _stand_in(folder: Path) -> Path:
-    """A nursery that only reads its orders."""
-    program = folder / "nursery"
-    program.write_text("#!/bin/sh\nexec cat > /dev/null\n")
-    program.chmod(0o755)
-    return program
-
-
-def test_where_there_is_no_safe_fork_each_worker_is_a_fresh_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        worker, "command", lambda *arguments: ["sh", "-c", "echo $GREETING; exit 75", *arguments]
-    )
-    spawned = Spawned()
-    spawned.start(3, ("a", "b", "c"), environment={"GREETING": "hello"}, log=tmp_path / "log")
-    deadline = time.monotonic() + PATIENCE
-    while not (ended := spawned.ended()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert ended == {3: worker.TRY_AGAIN}
-    assert (tmp_path / "log").read_text() == "hello\n"
-    monkeypatch.setattr(worker, "command", lambda *arguments: ["sleep", "1000"])
-    spawned.start(4, ("a", "b", "c"), environment={}, log=tmp_path / "log")
-    spawned.close()
-    assert spawned.ended() == {4: -signal.SIGTERM}
+PROGRAM = """
+import sys
+from pathlib import Path
+from tfkd_cli.backends.local import run_local
+from tfkd_cli.execution import Execution
+from tfkd_cli.store import Store
+store = Store.open(Path(sys.argv[1]), create=True)
+execution = Execution(cache=sys.argv[3], device="cpu", threads=1)
+run_local([store.folder(sys.argv[2]).spec()], store=store, jobs=1, on_event=print, execution=execution)
+"""
 
 
 def test_nothing_is_left_of_a_pool_whose_process_was_killed(
-    store: Store, teacher: RunSpec, tiny_data: TinyData, tmp_path: Path
+    store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
     long = replace(teacher, recipe=replace(RECIPE, epochs=100_000))
     store.run(long).declare(long)
-    program = (
-        "import sys; from pathlib import Path; from tfkd_cli.backends.local import run_local;"
-        "from tfkd_cli.store import Store; from tfkd_cli.execution import Execution;"
-        "store = Store.open(Path(sys.argv[1]), create=True);"
-        "run_local([store.folder(sys.argv[2]).spec()], store=store, jobs=1, on_event=print,"
-        " execution=Execution(cache=sys.argv[3], device='cpu', threads=1))"
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(store.root), long.folder, tiny_data.execution.cache],
+        env=worker.environment(TFKD_TEST_MARK=mark),
+        stdout=subprocess.DEVNULL,
     )
-    arguments = [sys.executable, "-c", program, str(store.root), long.folder, tiny_data.execution.cache]
-    process = subprocess.Popen(arguments, env=worker.environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + PATIENCE
-    while not store.run(long).metrics() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    lease = store.run(long).lease()
-    assert lease is not None
+    until(lambda: store.run(long).metrics())
+    assert len(marked(mark)) == 4  # the command, its forkserver, multiprocessing's resource tracker, a worker
     process.kill()
     process.wait()
-    while Path(f"/proc/{lease.pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: not marked(mark))
     assert store.run(long).state().status == "resumable"
+
+
+def marked(mark: str) -> list[str]:
+    """The processes that have this mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def until(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -35,11 +35,10 @@ def test_unknown_workloads_are_refused_with_the_known_ones(capsys: pytest.Captur
     assert "kd-resnet18-plain-cnn" in capsys.readouterr().err
 
 
-def test_every_workload_has_a_goal_and_a_kept_goal_where_a_teacher_is_asked() -> None:
+def test_every_workload_has_a_teacher_where_its_loss_needs_one() -> None:
     assert len(NAMES) == 11
     for each in WORKLOADS.values():
-        assert each.at_least > 1
-        assert (each.at_least_kept is not None) == (each.teacher is not None)
+        assert each.at_least_cached is None or each.teacher is not None
         assert each.spec(dataset="any", fast=True).loss.needs_teacher == (each.teacher is not None)
 
 
@@ -64,15 +63,15 @@ def test_short_steps_are_judged_together() -> None:
     assert [len(each) for each in windows(steps(*[0.2] * 7))] == [3, 3, 1]
 
 
-def test_a_kept_teacher_costs_the_step_alone() -> None:
+def test_with_cached_teacher_logits_the_step_alone_is_counted() -> None:
     blocks = {
         "conventional": [judge(steps(12, 12), warmup=0)],
-        "fast": [judge([*steps(3, 3), *steps(1, 1, kind="ask")], warmup=0)],
+        "fast": [judge([*steps(3, 3), *steps(1, 1, kind="teacher")], warmup=0)],
     }
     measured = measure.Measured(
         workload=WORKLOADS["kd-resnet18-plain-cnn"], conventional="conventional", blocks=blocks
     )
-    assert (measured.ratio(), measured.ratio(kept=True)) == (3, 4)
+    assert (measured.ratio(), measured.ratio(cached=True)) == (3, 4)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -110,13 +109,13 @@ def test_a_grid_has_its_row() -> None:
     said = printed({GRID: row})
     assert workloads.GRID_AT_LEAST < 3.5
     assert "70→20" in said
-    assert "Disturbed by others: no block." in said
+    assert "Disturbed by other processes: no block." in said
 
 
 def test_no_name_is_cut_in_a_narrow_terminal_and_disturbed_blocks_are_named() -> None:
     row = {
         "ratio": 2.5,
-        "ratio_kept": 25.0,
+        "ratio_cached": 25.0,
         "ratio_fp32": 1.25,
         "images_per_second": {"conventional": 1000.0, "fast": 2500.0, "fp32": 1250.0},
         "disturbed": {"conventional": "0/2", "fast": "1/2"},
@@ -176,6 +175,7 @@ def test_a_part_of_a_folder_has_as_many_images_of_each_class(tmp_path: Path) -> 
         ("--steps", "0", "'0' is not a whole number from 1"),
         ("--data", "nowhere", "'nowhere' has no train/CLASS folders"),
         ("--json", "nowhere/figures.json", "expected a file in a folder that exists"),
+        ("--against", "docs", "holds no benchmarks/side.py"),
         ("--json", ".", "expected a file in a folder that exists"),
     ],
 )

@@ -128,6 +128,22 @@ def test_a_network_that_does_not_fit_is_refused_once_before_anything_is_trained(
     assert not (photos.parent / "results" / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "end", ["sys.exit(0)", "os._exit(0)", "raise GeneratorExit", "raise KeyboardInterrupt"]
+)
+def test_a_network_whose_module_ends_the_process_is_refused(
+    end: str, photos: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"ends_{abs(hash(end))}"
+    (photos.parent / f"{module}.py").write_text(f"import os, sys\n{end}\n")
+    monkeypatch.syspath_prepend(photos.parent)
+    assert main(asked(photos, "--student", f"python:{module}:make")) == 2
+    said = capfd.readouterr().err
+    assert f'"python:{module}:make"' in said
+    assert "Traceback" not in said
+    assert not (photos.parent / "results" / "runs").exists()
+
+
 def _has_tensorboard() -> bool:
     import importlib.util
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends import Outcome, local
+from tfkd_cli.training import provenance, worker
 
 RUN = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
 FAILED = "digits-resnet8-baseline-s0-8d4c1185ab12"
@@ -41,3 +47,48 @@ def test_a_reader_who_has_gone_is_no_failure(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("tfkd_cli.console.print_json", gone)
     monkeypatch.setattr("os.dup2", lambda *files: None)
     assert main(["list", "methods", "--json"]) == 0
+
+
+def test_a_device_that_is_asked_for_and_missing_is_named_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "device_count", lambda kind: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main([*RUN, "--device", "cuda", "--results", str(tmp_path / "results")]) == 2
+    assert "torch sees 0 of its kind: " in (said := capfd.readouterr().err)
+    assert 'CUDA_VISIBLE_DEVICES is ""' in said
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", ">&- 2>&-", "</dev/null >&- 2>&-"])
+def test_output_that_is_closed_or_ascii_is_no_failure(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m tfkd_cli list methods {closed}"
+    environment = worker.environment(PYTHONIOENCODING="ascii")
+    ended = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ("\\u03b1" in ended.stdout) == (not closed)  # α
+
+
+def test_json_is_json_in_any_encoding() -> None:
+    command = [sys.executable, "-m", "tfkd_cli", "list", "methods", "--json"]
+    said = [
+        subprocess.run(
+            command, env=worker.environment(PYTHONIOENCODING=each), capture_output=True, check=True
+        )
+        for each in ("ascii", "utf-8")
+    ]
+    ascii_, utf8 = (json.loads(each.stdout.decode()) for each in said)
+    assert ascii_ == utf8
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.4, 0.8])
+def test_an_early_ctrl_c_ends_without_a_traceback(tmp_path: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "tfkd_cli", *RUN, "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(
+        command, env=worker.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    # Python ends by the signal itself where exec() of a text was interrupted; to a shell, both are 130.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in said

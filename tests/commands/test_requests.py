@@ -149,7 +149,7 @@ def test_a_plan_names_the_device_and_the_runs_at_once_behind_its_hours(
     assert made["wall_hours"] == pytest.approx(made["gpu_hours"], abs=1e-3)
 
 
-def test_a_plan_shows_the_answers_that_students_share_and_their_size(
+def test_a_plan_shows_the_teacher_logits_that_students_share_and_their_size(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shared = ["reproduce", "table1", "--fast", "--teacher-cache-gb", "5"]
@@ -157,8 +157,8 @@ def test_a_plan_shows_the_answers_that_students_share_and_their_size(
     assert made["teacher_logits"]
     assert all(len(each["students"]) > 1 and each["disk_gb"] == 2.0 for each in made["teacher_logits"])
     said = planned(shared, tmp_path, capfd)
-    assert "each computed once for" in said
-    assert "--teacher-cache-gb keeps 5 GB" in said
+    assert "Cached teacher logits: those of" in said
+    assert "limited to 5 GB by --teacher-cache-gb" in said
     alone = json.loads(planned(["reproduce", "table1", "--json"], tmp_path, capfd))
     assert alone["teacher_logits"] == []
 

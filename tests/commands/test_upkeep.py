@@ -28,14 +28,14 @@ def test_a_damaged_request_stops_cleaning(
     main([*RUN, "--json", "--results", str(tmp_path)])
     (request,) = (tmp_path / "requests").glob("*.json")
     request.write_bytes(request.read_bytes()[:200])
-    teacher_logits = tmp_path / "teacher_logits" / "0123456789ab-11111111-22222222"
+    teacher_logits = tmp_path / "teacher-logits" / "0123456789ab-11111111-22222222"
     teacher_logits.mkdir(parents=True)
     assert main(["clean", "--yes", "--results", str(tmp_path)]) == 2
     assert "damaged" in capfd.readouterr().err
     assert teacher_logits.exists()
 
 
-def test_what_an_unfinished_run_asks_for_is_kept_whoever_asked_for_the_run(
+def test_teacher_logits_of_an_unfinished_run_are_not_freed_whoever_started_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = Store.open(tmp_path, create=True)

@@ -7,18 +7,23 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tfkd_cli import data
 from tfkd_cli.data import cache
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DATASETS, DataSet
 from tfkd_cli.data.reader import silent
 from tfkd_cli.errors import RunError
+from tfkd_cli.execution import Execution
 
 FACTS = dataclasses.replace(DATASETS["cifar10"], name="small", train_images=4, test_images=2)
 
@@ -30,7 +35,7 @@ def fill(draft: Draft) -> DataSet:
     return FACTS
 
 
-def never(draft: Draft) -> DataSet:
+def never(anything: object) -> DataSet:
     raise AssertionError("decoded again")
 
 
@@ -51,7 +56,7 @@ def test_what_was_decoded_is_loaded_and_not_decoded_again(tmp_path: Path) -> Non
         lambda folder: (folder / "train_images.npy").write_bytes(b"short"),
         lambda folder: (folder / "test_labels.npy").unlink(),
         lambda folder: (folder / "meta.json").write_text("{"),
-        lambda folder: (folder / "meta.json").write_text('{"schema": 1, "sizes": {}, "facts": {"name": 3}}'),
+        lambda folder: (folder / "meta.json").write_text('{"schema": 2, "files": {}, "facts": {"name": 3}}'),
         lambda folder: (folder / "meta.json").unlink(),
     ],
 )
@@ -62,6 +67,66 @@ def test_a_damaged_data_set_is_decoded_anew(tmp_path: Path, damage: Callable[[Pa
     cache.build(tmp_path, "small", fill, progress=silent)
     assert cache.load(tmp_path, "small") is not None
     assert not list((tmp_path / "data").glob(".draft-*"))
+
+
+@given(
+    st.sampled_from(["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 7),
+)
+def test_a_flipped_bit_anywhere_is_found_named_and_mended(file: str, place: float, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        cache.build(root, "small", fill, progress=silent)
+        assert cache.damaged(root, "small") is None
+        path = cache.place(root, "small") / file
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 1 << bit
+        path.write_bytes(content)
+        assert cache.damaged(root, "small") == path
+        assert cache.ready(root, "small") is None
+        cache.build(root, "small", fill, progress=silent)
+        assert cache.damaged(root, "small") is None
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_flipped_bit_in_the_description_is_never_believed(place: float, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        cache.build(root, "small", fill, progress=silent)
+        path = cache.place(root, "small") / "meta.json"
+        before, content = cache.described(root, "small"), bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 1 << bit
+        path.write_bytes(content)
+        assert cache.described(root, "small") in (None, before)  # the same JSON may be written in two ways
+
+
+def test_a_file_is_hashed_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.build(tmp_path, "small", fill, progress=silent)
+    assert cache.damaged(tmp_path, "small") is None
+    monkeypatch.setattr(cache, "_sha256", never)
+    assert cache.damaged(tmp_path, "small") is None
+    (cache.place(tmp_path, "small") / "test_labels.npy").touch()
+    with pytest.raises(AssertionError):
+        cache.damaged(tmp_path, "small")
+
+
+def test_a_pipe_in_the_place_of_a_description_is_not_waited_for(tmp_path: Path) -> None:
+    cache.build(tmp_path, "small", fill, progress=silent)
+    path = cache.place(tmp_path, "small") / "meta.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert cache.damaged(tmp_path, "small") == path
+
+
+def test_changed_labels_are_decoded_again_before_anything_is_calculated(tmp_path: Path) -> None:
+    execution, said = Execution(cache=str(tmp_path)), list[str]()
+    labels_N = data.load("digits", execution=execution).train_labels_N
+    path = tmp_path / "data" / "digits" / "train_labels.npy"
+    np.save(path, (labels_N + 1) % 10)
+    again = data.load("digits", execution=execution, progress=lambda what, share: said.append(what))
+    assert (again.train_labels_N == labels_N).all()
+    assert f"{path} is damaged" in said[0]
 
 
 def test_a_failed_decoding_leaves_nothing(tmp_path: Path) -> None:

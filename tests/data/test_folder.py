@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,8 @@ from PIL import Image
 from tfkd_cli import data
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.launch import make_ready
 
 MakeFolder = Callable[..., Path]
 ImageFile = Callable[..., bytes]
@@ -231,7 +236,7 @@ def test_an_image_that_is_in_both_parts_is_said(
     image.save(path / "test" / "cat" / "again.jpg", quality=85)
     facts = prepared(path, execution).facts
     (note,) = [note for note in facts.notes if "near-identical" in note]
-    assert "1 of test" in note
+    assert "1 of 4 test images" in note
     assert "test/cat/again.jpg" in note
     assert "train/dog/1.png" in note
 
@@ -244,16 +249,133 @@ def test_class_names_are_text_whatever_they_look_like(make_folder: MakeFolder, e
 
 def test_files_that_are_no_images_are_left_aside(make_folder: MakeFolder, execution: Execution) -> None:
     path = make_folder(SPLIT)
-    for name in ("Thumbs.db", ".DS_Store", "notes.txt"):
-        (path / "train" / "cat" / name).write_text("no image")
-    (path / ".cache").mkdir()
-    assert prepared(path, execution).facts.train_images == 6
+    (path / "train" / "cat" / "notes.txt").write_text("no image")
+    facts = prepared(path, execution).facts
+    assert facts.train_images == 6
+    assert any("left aside, no known image ending: 1 (.txt)" in note for note in facts.notes)
 
 
-def refused(path: Path, execution: Execution, message: str) -> None:
+def test_what_file_managers_leave_behind_is_passed_over(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder(SPLIT)
+    before = prepared(path, execution).facts
+    for where in (path, path / "train", path / "train" / "cat"):
+        for file in ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"):
+            (where / file).write_text("no image")
+        for folder in ("@eaDir", "__MACOSX", ".ipynb_checkpoints"):
+            (where / folder / "cat").mkdir(parents=True)
+            (where / folder / "cat" / "0.png").write_text("no image")
+    assert prepared(path, execution).facts == before
+
+
+def test_images_beside_the_class_folders_and_folders_beside_the_parts_are_said(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({**SPLIT, "unlabelled": 2})
+    shutil.copy(path / "unlabelled" / "0.png", path / "train" / "loose.png")
+    notes = prepared(path, execution).facts.notes
+    assert any("left aside, folders beside the parts: 'unlabelled'" in note for note in notes)
+    assert any("left aside, images beside the class folders: 1" in note for note in notes)
+
+
+def test_a_jfif_file_is_a_jpeg(make_folder: MakeFolder, image_file: ImageFile, execution: Execution) -> None:
+    path = make_folder(SPLIT)
+    (path / "train" / "cat" / "9.JFIF").write_bytes(image_file(9, kind="JPEG"))
+    assert prepared(path, execution).facts.train_images == 7
+
+
+def refused(path: Path, execution: Execution, message: str) -> RequestError:
     with pytest.raises(RequestError, match=message) as caught:
         data.prepare(f"folder:{path}", execution=execution)
     assert caught.value.expected
+    assert caught.value.hint
+    return caught.value
+
+
+def test_all_broken_images_are_named_at_once(
+    make_folder: MakeFolder, image_file: ImageFile, execution: Execution
+) -> None:
+    path = make_folder({"cat": 6, "dog": 6})
+    whole = image_file(1, size=(60, 60), kind="JPEG")
+    (path / "cat" / "cut.jpg").write_bytes(whole[:-100])  # found when its pixels are decoded
+    (path / "cat" / "empty.jpg").write_bytes(b"")
+    (path / "dog" / "page.jpg").write_text("<html>404 Not Found</html>")
+    os.mkfifo(path / "dog" / "pipe.jpg")
+    what = refused(path, execution, "4 images cannot be used").what
+    assert all(name in what for name in ("cat/cut.jpg", "cat/empty.jpg", "dog/page.jpg", "dog/pipe.jpg"))
+    for name in ("cat/empty.jpg", "dog/page.jpg", "dog/pipe.jpg"):
+        (path / name).unlink()
+    shutil.copy(path / "cat" / "cut.jpg", path / "dog" / "cut.jpg")
+    refused(path, execution, "2 images cannot be used")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_named_and_not_waited_for(
+    make_folder: MakeFolder, execution: Execution, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = make_folder({"cat": 4, "dog": 4})
+    image = path / "cat" / "odd.png"
+    if kind == "pipe":
+        os.mkfifo(image)
+    elif kind == "socket":
+        monkeypatch.chdir(image.parent)  # the whole path may be too long for a socket's name
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(image.name)
+    else:
+        image.symlink_to("/dev/zero")
+        execution = dataclasses.replace(execution, follow_links=True)
+    refused(path, execution, "odd.png' cannot be read: it is a folder, a pipe, a socket or a device")
+
+
+def write_drawings(path: Path, *, line: int, ground: tuple[int, ...]) -> None:
+    """Crosses, at another place in each image, as RGB or RGBA."""
+    for label, width in (("thin", 2), ("thick", 9)):
+        for number in range(8):
+            pixels = np.zeros((32, 32, len(ground)), np.uint8) + np.array(ground, np.uint8)
+            pixels[2 * number : 2 * number + width] = (line, line, line, 255)[: len(ground)]
+            (path / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path / label / f"{number}.png")
+
+
+def test_images_in_which_nothing_is_to_be_seen_are_refused(tmp_path: Path, execution: Execution) -> None:
+    write_drawings(tmp_path / "photos", line=255, ground=(0, 0, 0, 0))  # white on what is shown as white
+    refused(tmp_path / "photos", execution, "all 16 images .* nearly of one colour once decoded")
+
+
+def test_a_class_in_which_nothing_is_to_be_seen_is_warned_of(tmp_path: Path, execution: Execution) -> None:
+    path = tmp_path / "photos"
+    write_drawings(path, line=0, ground=(200, 200, 200))
+    for number, image in enumerate(sorted((path / "thin").iterdir())[:6]):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(image)
+    facts = prepared(path, execution).facts
+    (note,) = [note for note in facts.notes if "one colour" in note]
+    assert note.startswith("WARNING: 6 of 8 images of 'thin'")
+    assert "thin/0.png" in note
+
+
+def test_black_drawings_on_nothing_are_black_on_white(tmp_path: Path, execution: Execution) -> None:
+    write_drawings(tmp_path / "photos", line=0, ground=(0, 0, 0, 0))
+    arrays = prepared(tmp_path / "photos", execution)
+    assert any("transparent parts white" in note for note in arrays.facts.notes)
+    assert not any("one colour" in note for note in arrays.facts.notes)
+    assert {0, 255} == set(np.unique(arrays.train_images_NCHW))
+
+
+def test_deep_images_are_scaled_by_the_brightest_of_the_whole_set(
+    tmp_path: Path, execution: Execution
+) -> None:
+    path = tmp_path / "photos"
+    for label, top in (("dark", 900), ("bright", 4000)):
+        for number in range(5):
+            pixels = np.random.RandomState(number + top).randint(0, top, (32, 32)).astype(np.uint16)
+            (path / label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path / label / f"{number}.png")
+    arrays = prepared(path, execution)
+    assert arrays.facts.levels == (("I", 0.0, 4095.0),)
+    bright, dark = (arrays.train_images_NCHW[arrays.train_labels_N == label] for label in (0, 1))
+    assert dark.max() <= 57 < 230 < bright.max()
+    assert data.load(arrays.facts.name, execution=execution).facts == arrays.facts
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n truncated"])
@@ -312,6 +434,17 @@ def test_a_class_that_test_lacks_is_said(make_folder: MakeFolder, execution: Exe
         ({"cat": 2, "dog": 5}, "class 'cat' has 2 different images"),
         ({"train/cat": 2, "train/dog": 2}, "has a train folder and no test folder"),
         ({**SPLIT, "train/cat/deeper": 1}, "'train/cat/deeper' is a folder"),
+        ({"train": 6, "test": 6}, "no class folders: 'test', 'train' are names of parts"),
+        ({"train": 6, "test1": 6}, "no class folders"),
+        ({"Training Set": 6, "validation_images": 6, "dev2": 3}, "no class folders"),
+        ({"train/cat": 3, "train/dog": 3, "test": 3}, "test has no class folders"),
+        ({**SPLIT, "val/cat": 1, "valid/cat": 1}, "2 folders for val: 'val', 'valid'"),
+        ({"Cat": 4, "cat": 4}, "the same name but for letter case"),
+        (
+            {"caf\u00e9": 4, "cafe\u0301": 4, "bar": 4},
+            r"caf\\xe9' and 'cafe\\u0301'|cafe\\u0301' and 'caf\\xe9",
+        ),
+        ({"train/cat": 3, "train/dog": 3, "test/CAT": 3, "test/dog": 3}, "'cat' and 'CAT' in test"),
     ],
 )
 def test_a_folder_in_no_known_layout_is_refused(
@@ -336,10 +469,110 @@ def test_a_link_that_leads_out_is_refused(make_folder: MakeFolder, execution: Ex
     refused(path, execution, "is a link that leads out of the folder")
 
 
+def test_a_link_that_leads_out_is_followed_where_that_is_asked_for(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    copied = make_folder({"cat": 4, "dog": 4})
+    linked = copied.with_name("linked")
+    (linked / "cat").mkdir(parents=True)
+    for image in (copied / "cat").iterdir():
+        (linked / "cat" / image.name).symlink_to(image)
+    (linked / "dog").symlink_to(copied / "dog")
+    following = dataclasses.replace(execution, follow_links=True)
+    facts = prepared(linked, following).facts
+    assert facts.name == prepared(copied, execution).facts.name
+    refused(linked, execution, r"leads out of the folder(.|\n)*--follow-links")
+
+
+def test_folders_inside_a_class_belong_to_it_where_that_is_asked_for(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({**SPLIT, "train/cat/monday": 2, "train/cat/monday/noon": 1})
+    arrays = prepared(path, dataclasses.replace(execution, nested=True))
+    assert arrays.train_labels_N.tolist() == [0] * 6 + [1] * 3
+    assert any("folders inside a class" in note for note in arrays.facts.notes)
+    refused(path, execution, r"'train/cat/monday' is a folder(.|\n)*--nested")
+
+
+@pytest.mark.parametrize("target", [".", "..", "../dog"])
+def test_links_in_a_circle_and_folders_met_twice_are_refused(
+    make_folder: MakeFolder, execution: Execution, target: str
+) -> None:
+    path = make_folder({"cat": 4, "dog": 4})
+    (path / "cat" / "again").symlink_to(target)
+    everything = dataclasses.replace(execution, follow_links=True, nested=True)
+    refused(path, everything, "a link to a folder that is read already")
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("where", ["cat/self.jpg", "self"])
+def test_a_link_to_itself_is_named(
+    make_folder: MakeFolder, execution: Execution, where: str, *, follow: bool
+) -> None:
+    path = make_folder({"cat": 4, "dog": 4})
+    (path / where).symlink_to(Path(where).name)
+    refused(path, dataclasses.replace(execution, follow_links=follow), "self.* cannot be read: .*")
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "photo.jpg", "pipe", "/dev/null"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, execution: Execution, name: str) -> None:
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    elif not name.startswith("/"):
+        path.write_bytes(b"PK")
+    error = refused(path, execution, "is (an archive|a file|a device, a pipe or a socket), not a folder")
+    assert ("unpack" in error.hint) == ("photos" in name)
+
+
+def test_archives_in_the_place_of_class_folders_are_counted(tmp_path: Path, execution: Execution) -> None:
+    for name in ("cat.zip", "dog.zip"):
+        (tmp_path / name).write_bytes(b"PK")
+    refused(tmp_path, execution, r"holds 0 class folders, and 2 archives beside(.|\n)*unpack")
+
+
 def test_a_link_within_the_folder_is_fine(make_folder: MakeFolder, execution: Execution) -> None:
     path = make_folder(SPLIT)
     (path / "train" / "cat" / "9.png").symlink_to(path / "train" / "cat" / "0.png")
     assert prepared(path, execution).facts.train_images == 7
+
+
+def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder(SPLIT)
+    shutil.copy(path / "train" / "dog" / "1.png", path / "test" / "dog" / "again.png")
+    axes = asking.axes_of(dataset=f"folder:{path}", students=["plain-cnn"], methods=["baseline"])
+    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    runs, said = request.wanted["run"], list[str]()
+    make_ready(
+        request,
+        runs,
+        execution=asking.with_sources(execution, request),
+        accept_download=lambda each: False,
+        say=said.append,
+    )
+    (note,) = said
+    assert "WARNING: 1 of 4 test images are near-identical to images of train" in note
+    meta = json.loads((Path(execution.cache) / "data" / runs[0].dataset / "meta.json").read_text())
+    assert note.removeprefix(f"{runs[0].dataset}: ") in meta["notes"]
+
+
+def test_damaged_data_of_a_folder_is_decoded_again_while_the_folder_is_there(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({**SPLIT, "train/cat/deeper": 1})
+    arrays = prepared(path, dataclasses.replace(execution, nested=True))
+    name, said = arrays.facts.name, list[str]()
+    labels = Path(execution.cache) / "data" / name / "train_labels.npy"
+    np.save(labels, 1 - arrays.train_labels_N)
+    again = data.load(name, execution=execution, progress=lambda what, share: said.append(what))
+    assert (again.train_labels_N == arrays.train_labels_N).all()
+    assert any(f"{labels} is damaged" in each for each in said)
+    shutil.rmtree(path)
+    np.save(labels, 1 - arrays.train_labels_N)
+    with pytest.raises(RequestError, match=r"train_labels.npy\), and what it was made of is not at hand"):
+        data.load(name, execution=execution)
 
 
 def test_a_folder_that_is_gone_is_known_by_its_cache(make_folder: MakeFolder, execution: Execution) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,6 @@ import pytest
 
 from tfkd_cli import data
 from tfkd_cli.data import tiny_imagenet
-from tfkd_cli.data.trees import md5
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 
@@ -19,7 +20,8 @@ MakeZip = Callable[..., Path]
 
 
 def make_official(path: Path, monkeypatch: pytest.MonkeyPatch, *, val: int = 2) -> None:
-    monkeypatch.setattr(tiny_imagenet, "MD5", md5(path))
+    monkeypatch.setattr(tiny_imagenet, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(tiny_imagenet, "BYTES", path.stat().st_size)
     monkeypatch.setattr(tiny_imagenet, "OFFICIAL_COUNTS", (2, 3, val))
 
 
@@ -60,6 +62,25 @@ def test_the_official_zip_has_the_official_name(
     make_official(path, monkeypatch)
     resolved = data.prepare("tiny-imagenet", execution=execution, source=path)
     assert (resolved.name, resolved.facts.full, resolved.source) == ("tiny-imagenet", True, str(path))
+
+
+def test_a_full_copy_of_unknown_content_is_called_unchecked(
+    tiny_zip: MakeZip, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_zip()
+    make_official(path, monkeypatch)
+    monkeypatch.setattr(tiny_imagenet, "MD5", "0" * 32)
+    facts = data.prepare("tiny-imagenet", execution=execution, source=path).facts
+    assert facts.name.startswith("tiny-imagenet@")
+    assert facts.label == "Tiny-ImageNet (unchecked full copy)"
+    assert facts.caveat == "an unchecked full copy"
+
+
+def test_a_zip_of_another_size_is_not_hashed(
+    tiny_zip: MakeZip, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("hashed"))
+    data.resolve("tiny-imagenet", execution=dataclasses.replace(execution, data_dir=str(tiny_zip().parent)))
 
 
 def test_the_official_md5_with_other_counts_is_refused(

@@ -27,7 +27,7 @@ from tfkd_cli.store import Store
 
 PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
 FAULTS = Path(__file__).parent / "faults"
-NURSERIES = {"tfkd_cli.backends.nursery", "fake_nursery"}
+FORKSERVER = "from multiprocessing.forkserver import"
 TIMES = ("seconds", "teacher_seconds", "images_per_second", "attempt")
 RECIPE = ("--epochs", "12", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
 GRID = ("run", "--student", "plain-cnn", "--method", "tf-reg,kd", "--teacher", "resnet8", *RECIPE)
@@ -114,14 +114,15 @@ class Drill:
         return found
 
     def workers(self) -> list[int]:
-        """The processes that train: forked by the nursery."""
-        nurseries = set(self.nurseries())
-        return [pid for pid in self.processes() if parent_of(pid) in nurseries]
+        """The processes that train."""
+        forkservers = set(self.forkservers())
+        return [pid for pid in self.processes() if parent_of(pid) in forkservers]
 
-    def nurseries(self) -> list[int]:
-        """The processes that fork them."""
-        found = self.processes()
-        named = {pid for pid, line in found.items() if NURSERIES & set(line)}
+    def forkservers(self) -> list[int]:
+        """The processes that the workers are forked from."""
+        named = {
+            pid for pid, line in self.processes().items() if any(each.startswith(FORKSERVER) for each in line)
+        }
         return [pid for pid in named if parent_of(pid) not in named]
 
     @property

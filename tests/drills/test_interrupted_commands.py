@@ -60,7 +60,7 @@ class Acts:
         self._interrupted(drill, drill.ended(process), lost_seconds=1.0)
 
     def kill_the_command(self, drill: Drill) -> None:
-        """The nursery sees its input end; the workers save and end."""
+        """The workers see the pipe of the command close, save and end."""
         process = self._at_work(drill)
         process.kill()
         assert drill.ended(process).code == -signal.SIGKILL
@@ -71,7 +71,7 @@ class Acts:
     def kill_all_but_workers(self, drill: Drill) -> None:
         """Orphans notice, save and end."""
         process = self._at_work(drill)
-        for pid in drill.nurseries():
+        for pid in drill.forkservers():
             self._play.kill(pid)
         process.kill()
         drill.ended(process)
@@ -87,10 +87,10 @@ class Acts:
         drill.check()
         self._ledger.fault(lost_seconds=time.monotonic() - since + 1.0)
 
-    def kill_the_nursery(self, drill: Drill) -> None:
+    def kill_the_forkserver(self, drill: Drill) -> None:
         """The command starts another one, and ends as if nothing had happened."""
         process = self._at_work(drill)
-        for pid in drill.nurseries():
+        for pid in drill.forkservers():
             self._play.kill(pid)
         ended = drill.ended(process)
         assert ended.code == 0, ended.err
@@ -114,7 +114,7 @@ class Acts:
         wanted = before + self.chance.randint(1, 6)
         self._play.until(lambda: drill.epochs() >= wanted or process.poll() is not None or None, pause=0.005)
         assert process.poll() is None, drill.ended(process)
-        ours = {process.pid, *drill.nurseries()}
+        ours = {process.pid, *drill.forkservers()}
         self._play.until(lambda: not self._play.zombies_of(ours) or None)
         return process
 
@@ -150,7 +150,7 @@ def test_a_command_stopped_at_any_moment_goes_on(
 @pytest.mark.drill
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("repetition", range(10))
-@pytest.mark.parametrize("act", [Acts.kill_the_nursery, Acts.two_at_once])
+@pytest.mark.parametrize("act", [Acts.kill_the_forkserver, Acts.two_at_once])
 def test_a_command_that_is_disturbed_ends_by_itself(
     drill: MakeDrill, acts: Acts, recovers: Recovers, act: Act, repetition: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""A command, its nursery and its workers die at any write; the same command ends the same, bit for bit."""
+"""A command, its forkserver and its workers die at any write; the same command ends the same, bit for bit."""
 
 from __future__ import annotations
 

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tfkd_cli.backends.nursery import Nursery
-from tfkd_cli.errors import RunError
-
 if TYPE_CHECKING:
     from tests.drills.conftest import Drill, Ended
     from tests.drills.ledger import Ledger
@@ -113,16 +110,12 @@ def test_a_limit_on_memory_is_told_and_the_same_command_goes_on_without_it(
     recovers(disturbed)
 
 
-def test_where_torch_does_not_load_one_error_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Any
-) -> None:
+def test_where_torch_does_not_load_one_error_says_so(drill: MakeDrill, tmp_path: Path, play: Any) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('failed to map segment from shared object')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    nursery = Nursery(threads=1)
-    nursery.start(0, ("", "", ""), environment={}, log=tmp_path / "log")
-    with pytest.raises(RunError, match="ImportError: failed to map segment"):
-        play.until(lambda: nursery.ended() or None)
-    nursery.close()
+    disturbed = drill()
+    ended = disturbed(env={"PYTHONPATH": os.pathsep.join((str(tmp_path), str(play.FAULTS)))})
+    refused(ended, code=FAILED, says="torch cannot be loaded: ImportError: failed to map segment")
+    assert ended.err.count("failed to map segment") == 1
 
 
 @pytest.mark.drill

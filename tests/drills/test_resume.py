@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tfkd_cli.backends import submit
-from tfkd_cli.backends.nursery import Nursery
+from tfkd_cli.backends import processes, submit
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
@@ -34,13 +33,6 @@ SOME = (
     ("de-kd", "plain-cnn", "sgd", "bf16", "shared"),
     ("tf-reg", "plain-cnn", "adam", "fp32", "seed"),
 )
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    opened = Nursery(threads=1)
-    yield opened
-    opened.close()
 
 
 def described(
@@ -74,14 +66,12 @@ def described(
 
 
 class Bench:
-    """Workers in one nursery, on one store."""
+    """Workers on one store."""
 
-    numbers = itertools.count()
+    def __init__(self, store: Store, data: TinyData, play: Any) -> None:
+        self.store, self.data, self.play = store, data, play
 
-    def __init__(self, nursery: Nursery, store: Store, data: TinyData, play: Any) -> None:
-        self.nursery, self.store, self.data, self.play = nursery, store, data, play
-
-    def start(self, spec: RunSpec, *, minutes: float) -> int:
+    def start(self, spec: RunSpec, *, minutes: float) -> BaseProcess:
         self.store.run(spec).declare(spec)
         submission = submit(
             [[spec.folder]],
@@ -90,14 +80,12 @@ class Bench:
             teacher_logits=(spec.folder,) if spec.seed else (),
             backend="local",
         )
-        number = next(self.numbers)
         log = self.store.submission_path(submission) / "0.log"
-        self.nursery.start(number, (str(self.store.root), submission, "0"), environment={}, log=log)
-        return number
+        return processes.start(worker.begin, str(self.store.root), submission, "0", {}, log)
 
-    def wait(self, number: int) -> int:
-        code: int = self.play.until(lambda: self.nursery.ended().get(number), pause=0.005)
-        return code
+    def wait(self, process: BaseProcess) -> int:
+        process.join(self.play.PATIENCE)
+        return processes.end(process)
 
     def do(self, spec: RunSpec) -> None:
         for each in (*spec.parents, spec):
@@ -106,20 +94,20 @@ class Bench:
 
     def stop(self, spec: RunSpec, how: signal.Signals, *, after: int) -> int:
         """Its exit code; it is signalled once it has saved (KILL) or trained (TERM) up to step `after`."""
-        number = self.start(spec, minutes=60 if how == signal.SIGTERM else 0)
-        run, ended = self.store.run(spec), None
+        process = self.start(spec, minutes=60 if how == signal.SIGTERM else 0)
+        run = self.store.run(spec)
 
         def is_time() -> bool | None:
-            nonlocal ended
-            ended = self.nursery.ended().get(number, ended)
+            if not process.is_alive():
+                return True
             if how == signal.SIGTERM:
-                return len(run.metrics()) >= after // STEPS or ended is not None or None
+                return len(run.metrics()) >= after // STEPS or None
             steps = [state.name for path in run.attempts()[-1:] for state in path.glob("state-*.json")]
-            return max(steps, default="") >= f"state-{after:06d}" or ended is not None or None
+            return max(steps, default="") >= f"state-{after:06d}" or None
 
         self.play.until(is_time, pause=0.002)
-        self.nursery.signal(number, how)
-        return self.wait(number) if ended is None else ended
+        process.terminate() if how == signal.SIGTERM else process.kill()
+        return self.wait(process)
 
 
 def what_counts(store: Store, spec: RunSpec, times: tuple[str, ...]) -> dict[str, Any]:
@@ -132,12 +120,11 @@ def what_counts(store: Store, spec: RunSpec, times: tuple[str, ...]) -> dict[str
 
 @pytest.mark.parametrize("words", [*SOME, *(pytest.param(each, marks=pytest.mark.drill) for each in WAYS)])
 def test_an_interrupted_run_ends_with_the_same_bits(
-    tmp_path: Path, nursery: Nursery, tiny_data: TinyData, play: Any, ledger: Ledger, words: tuple[str, ...]
+    tmp_path: Path, tiny_data: TinyData, play: Any, ledger: Ledger, words: tuple[str, ...]
 ) -> None:
     spec = described(*words, dataset=tiny_data.name)
     whole, torn = (
-        Bench(nursery, Store.open(tmp_path / name, create=True), tiny_data, play)
-        for name in ("whole", "torn")
+        Bench(Store.open(tmp_path / name, create=True), tiny_data, play) for name in ("whole", "torn")
     )
     whole.do(spec)
     for parent in spec.parents:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RECIPE = ("--epochs", "1", "--batch-size", "64", "--threads", "1", "--jobs", "2", "--json")  # one step
 GROWTH = 1.2  # the parent may hold a little per run, and no more
 PAUSES = (0.2, 1.5)  # seconds between two kills
-FAKE = "fake_nursery"
+FAKE = "fake_preload"
 
 
 def soak(runs: int) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def soak(runs: int) -> tuple[str, ...]:
 
 
 class Watch:
-    """Kills workers now and then, seldom the nursery; looks at the memory and the children of the command."""
+    """Kills workers now and then, seldom the forkserver; looks at the memory and children of the command."""
 
     def __init__(self, drill: Drill, ledger: Ledger, play: Any, *, pauses: tuple[float, float]) -> None:
         self.drill, self.ledger, self.play, self.pauses = drill, ledger, play, pauses
@@ -40,12 +40,12 @@ class Watch:
         """Until the command has ended by itself."""
         while process.poll() is None:
             time.sleep(self.chance.uniform(*self.pauses))
-            workers, nurseries = self.drill.workers(), self.drill.nurseries()
+            workers, forkservers = self.drill.workers(), self.drill.forkservers()
             if workers and process.poll() is None:
-                self.play.kill(self.chance.choice(nurseries if self.chance.random() < 0.05 else workers))
+                self.play.kill(self.chance.choice(forkservers if self.chance.random() < 0.05 else workers))
                 self.ledger.fault(lost_seconds=1.0)
                 self.memory.append(_resident_kb(process.pid))
-            ours = {process.pid, *nurseries}
+            ours = {process.pid, *forkservers}
             self.play.until(lambda: not self.play.zombies_of(ours) or process.poll() is not None or None)  # noqa: B023
 
 
@@ -87,7 +87,7 @@ def soaked(
 def test_a_soak_of_runs_that_only_count_ends_with_each_done_once(
     drill: Callable[..., Drill], ledger: Ledger, play: Any
 ) -> None:
-    memory = soaked(drill("soak", *soak(200)), ledger, play, runs=200, pauses=(0.05, 0.4), DRILL_NURSERY=FAKE)
+    memory = soaked(drill("soak", *soak(200)), ledger, play, runs=200, pauses=(0.05, 0.4), DRILL_PRELOAD=FAKE)
     assert len(memory) > 3
 
 

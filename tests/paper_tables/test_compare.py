@@ -8,7 +8,7 @@ from scipy import stats
 
 from paper_tables.compare import CellComparison, Comparison, Measured, SeedValue, compare
 from paper_tables.gains import Gain, mean_gain
-from paper_tables.measured import pools
+from paper_tables.measured import unequal_scatter
 from paper_tables.spec import Cell, Published, Row, Setting, Table
 
 Make = Callable[..., Measured]
@@ -40,11 +40,13 @@ def test_the_last_epoch_is_read_on_its_own(comparison: Comparison) -> None:
     assert (kd.last.mean, kd.last.difference) == pytest.approx((73.5, 0.5))
 
 
-def test_a_gain_is_paired_by_seed_with_the_spread_of_its_block(comparison: Comparison) -> None:
-    # σ_p² 0.5 with df 4 (test_statistics); se √(0.5 · 2/3) = 0.57735; t(0.975; 4) = 2.77645.
+def test_a_gain_is_paired_by_seed_with_the_spread_of_its_own_differences(comparison: Comparison) -> None:
+    # 4 2 3: se √(1/3) = 0.57735; t(0.975; 2) = 4.30265.
     gain = gain_of(cells(comparison)["kd"])
-    assert (gain.mean, gain.paired, gain.pairs) == (3.0, True, 3)
-    assert gain.interval == pytest.approx((3 - 1.60299, 3 + 1.60299), abs=1e-4)
+    theirs = stats.ttest_rel([74, 73, 75], [70, 71, 72]).confidence_interval(0.95)
+    assert (gain.mean, gain.paired, gain.pairs, gain.partial) == (3.0, True, 3, False)
+    assert gain.interval == pytest.approx((3 - 2.48413, 3 + 2.48413), abs=1e-4)
+    assert gain.interval == pytest.approx((theirs.low, theirs.high))
 
 
 def test_a_baseline_has_no_gain(comparison: Comparison) -> None:
@@ -53,39 +55,43 @@ def test_a_baseline_has_no_gain(comparison: Comparison) -> None:
     assert baseline.gain is None
 
 
-def test_without_matching_seeds_the_gain_is_that_of_the_pooled_t_test(
+def test_without_common_seeds_the_gain_is_that_of_the_welch_test(
     table: Table, runs: dict[Setting, Measured], make_setting: Name
 ) -> None:
-    moved = tuple(replace(value, seed=value.seed + 10) for value in runs[make_setting("kd")].values)
-    two = {
-        make_setting("baseline"): runs[make_setting("baseline")],
-        make_setting("kd"): Measured(values=moved),
-    }
-    gain = gain_of(cells(compare(table, two))["kd"])
-    theirs = stats.ttest_ind([74, 73, 75], [70, 71, 72]).confidence_interval(0.95)
-    assert not gain.paired
+    moved = tuple(replace(value, seed=value.seed + 10) for value in runs[make_setting("lsr")].values)
+    runs[make_setting("lsr")] = Measured(values=moved)
+    gain = gain_of(cells(compare(table, runs))["lsr"])
+    theirs = stats.ttest_ind([69, 69, 72], [70, 71, 72], equal_var=False).confidence_interval(0.95)
+    assert (gain.paired, gain.pairs, gain.partial) == (False, None, False)
     assert gain.interval == pytest.approx((theirs.low, theirs.high))
 
 
-def test_only_matching_seeds_are_paired(
+def test_only_common_seeds_are_paired_and_the_gain_says_so(
     table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
     runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, 99.0, name="baseline")
     gain = gain_of(cells(compare(table, runs))["kd"])
-    assert (gain.mean, gain.pairs) == (3.0, 3)
+    assert (gain.mean, gain.pairs, gain.partial) == (3.0, 3, True)
 
 
-def test_a_single_run_shows_its_gain_with_the_spread_of_the_others(
+def test_a_single_run_shows_its_gain_without_an_interval(
     table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
     runs[make_setting("kd")] = make_measured(74.0, name="kd")
     kd = cells(compare(table, runs))["kd"]
     assert kd.best is not None
     assert kd.best.std is None
-    # unpaired: 74 - 71 over all seeds, level σ² = (2 + 6)/4 with df 4, se √(2 · (1 + 1/3)).
-    assert kd.best.gain is not None
-    assert kd.best.gain.mean == pytest.approx(3.0)
-    assert kd.best.gain.interval == pytest.approx((3 - 4.53393, 3 + 4.53393), abs=1e-4)
+    gain = gain_of(kd)
+    assert (gain.mean, gain.interval, gain.p, gain.smallest) == (3.0, None, None, None)
+
+
+def test_differences_that_are_all_equal_decide_nothing(
+    table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    runs[make_setting("kd")] = make_measured(70.1, 71.1, 72.1, name="kd")
+    gain = gain_of(cells(compare(table, runs))["kd"])
+    assert gain.interval == pytest.approx((0.1, 0.1))
+    assert (gain.p, gain.smallest, gain.seeds_for(0.1)) == (None, None, None)
 
 
 def test_one_run_of_each_gives_a_gain_without_an_interval(
@@ -137,21 +143,25 @@ def test_what_sets_runs_apart_from_the_paper_stands_among_the_warnings(
     assert cells(compare(table, {make_setting("kd"): small}))["kd"].warnings == ("not the full data set",)
 
 
-def test_two_names_for_the_same_runs_count_once_in_the_spread(
-    runs: dict[Setting, Measured], make_setting: Name
-) -> None:
-    kd = make_setting("kd")
-    twice = {**runs, replace(kd, method="re-kd"): runs[kd]}
-    assert pools(twice, twice, "best") == pools(runs, runs, "best")
+QUIET, LOUD = (70.0, 70.1, 70.2, 70.1, 70.3), (60.0, 70.0, 80.0, 75.0, 64.0)
 
 
-def test_each_data_set_has_its_own_spread(
+def test_settings_that_do_not_scatter_alike_are_warned_of_by_data_set(
     runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
-    other = make_setting("kd", dataset="cifar10")
-    found = pools([*runs, other], {**runs, other: make_measured(90.0, 90.2, name="other")}, "best")
-    assert found["cifar100"].level.df == 6
-    assert found["cifar10"].level.sigma == pytest.approx(0.02**0.5)
+    quiet, loud = (make_setting(method, dataset="cifar10") for method in ("lsr", "kd"))
+    found = {**runs, quiet: make_measured(*QUIET, name="quiet"), loud: make_measured(*LOUD, name="loud")}
+    (warning,) = unequal_scatter(found, found, "best")
+    assert "do not scatter alike on cifar10, best epoch (Brown–Forsythe, p 0.01)" in warning
+
+
+def test_two_names_for_the_same_runs_count_once_in_the_test_of_scatter(
+    make_setting: Name, make_measured: Make
+) -> None:
+    kd, lsr = make_setting("kd"), make_setting("lsr")
+    found = {kd: make_measured(*QUIET, name="kd"), lsr: make_measured(*LOUD, name="lsr")}
+    twice = {**found, replace(kd, method="re-kd"): found[kd]}
+    assert unequal_scatter(twice, twice, "best") == unequal_scatter(found, found, "best")
 
 
 def test_a_seed_cannot_count_twice() -> None:
@@ -163,13 +173,45 @@ def test_a_seed_cannot_count_twice() -> None:
 def test_a_shared_baseline_is_not_counted_as_fresh_evidence(
     runs: dict[Setting, Measured], make_setting: Name
 ) -> None:
-    # Gains 3 and -1, mean 1. Weights: each kd and lsr run 1/6, each baseline run -1/3; Σw² = 6/36 + 3/9
-    # = 0.5, V = 0.5 · 0.5. Were the baselines fresh it would be (1/3 + 1/3)/4 = 1/6.
+    # Gains 3 and -1, mean 1; by seed (4 - 1)/2, (2 - 2)/2, (3 + 0)/2 = 1.5 0 1.5: variance 0.75, se 0.5.
+    # Were the baselines fresh it would be (1/3 + 1/3)/4, se 0.41, with df 4.
     pairs = [(make_setting(method), make_setting("baseline")) for method in ("kd", "lsr")]
-    gain = mean_gain(pairs, runs, pools(runs, runs, "best"), "best")
+    gain = mean_gain(pairs, runs, "best")
     assert gain is not None
     assert gain.error is not None
-    assert [gain.mean, gain.error.se, gain.error.df] == pytest.approx([1, 0.5, 4])
+    assert [gain.mean, gain.error.se, gain.error.df] == pytest.approx([1, 0.5, 2])
+
+
+def test_each_student_brings_its_own_variance(
+    runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    # Halves of 4 2 3 (V 1/12, df 2) and of 1.0 1.2 0.9 1.1 (variance 1/60; V 1/960, df 3).
+    other = {
+        make_setting(method, student="resnet18"): make_measured(*values, name=f"other-{method}")
+        for method, values in {"kd": (71, 71.2, 70.9, 71.1), "baseline": (70, 70, 70, 70)}.items()
+    }
+    pairs = [
+        (make_setting("kd", student=student), make_setting("baseline", student=student))
+        for student in ("mobilenetv2", "resnet18")
+    ]
+    gain = mean_gain(pairs, {**runs, **other}, "best")
+    assert gain is not None
+    assert gain.error is not None
+    variance = 1 / 12 + 1 / 960
+    df = variance**2 / ((1 / 12) ** 2 / 2 + (1 / 960) ** 2 / 3)
+    assert [gain.mean, gain.error.se, gain.error.df] == pytest.approx([2.025, variance**0.5, df])
+
+
+def test_a_gain_over_another_student_is_never_paired(
+    runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    other = make_setting("lsr", student="resnet18")
+    runs[other] = make_measured(69.0, 69.0, 72.0, name="other")
+    gain = mean_gain([(make_setting("kd"), other)], runs, "best")
+    theirs = stats.ttest_ind([74, 73, 75], [69, 69, 72], equal_var=False).confidence_interval(0.95)
+    assert gain is not None
+    assert not gain.paired
+    assert gain.interval == pytest.approx((theirs.low, theirs.high))
 
 
 def test_a_cell_may_be_empty(table: Table) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paper_tables.hyperparameters import assumed, lookup, rules
 from paper_tables.reader import Paper
-from paper_tables.spec import Setting
+from paper_tables.spec import PaperTablesError, Setting
+from tfkd_cli.data import DATASETS
 from tfkd_cli.methods import METHODS, Form
+from tfkd_cli.models import NETWORKS
 from tfkd_cli.spec import Recipe
 
+datasets = st.sampled_from([*DATASETS, "folder:/x"])
+networks = st.sampled_from(list(NETWORKS))
+forms = st.sampled_from(["released", "printed"])
 RESNEXT = "torchvision:resnext101_32x8d"
 
 
@@ -95,6 +103,37 @@ def test_a_baseline_on_cifar100_has_the_released_batch_and_no_assumption(student
     each = setting("cifar100", student)
     assert recipe(each) == Recipe(batch_size=batch)
     assert assumed(each, "released") == ()
+
+
+@given(datasets, networks, networks, forms)
+def test_a_pair_is_distilled_alike_in_either_direction_and_from_any_epoch(
+    dataset: str, student: str, teacher: str, form: str
+) -> None:
+    kd = setting(dataset, student, "kd", teacher)
+    for method in ("re-kd", "de-kd"):
+        assert lookup(setting(dataset, student, method, teacher), form=form) == lookup(kd, form=form)
+
+
+def test_resnet18_taught_by_a_larger_network_has_its_released_batch_under_any_name() -> None:
+    """Released resnet18_distill/resnet50_teacher/params.json: 64; a `re-kd` of the pair had 128 once."""
+    for method in ("kd", "re-kd", "de-kd"):
+        assert recipe(setting("cifar100", "resnet18", method, "resnet50")).batch_size == 64
+
+
+@given(networks, networks)
+def test_on_own_images_all_methods_of_a_student_share_one_batch_size(student: str, teacher: str) -> None:
+    batches = {
+        recipe(setting("folder:/x", student, method, teacher)).batch_size
+        for method in ("baseline", "lsr", "tf-self", "tf-reg", "kd")
+    }
+    assert batches == {64}
+
+
+def test_an_entry_for_a_direction_of_distillation_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "hyperparameters.toml"
+    file.write_text('[[entry]]\nmethod = "re-kd"\nfrom = "released"\nloss = { alpha = 0.6 }\n')
+    with pytest.raises(PaperTablesError, match="whose values are those of kd"):
+        rules(file)
 
 
 def test_label_smoothing_uses_the_batch_of_the_baseline_and_the_released_alpha() -> None:

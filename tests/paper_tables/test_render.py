@@ -132,7 +132,7 @@ def test_json(everything: Comparison) -> None:
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(everything: Comparison, width: int) -> None:
     text = shown(render.text(everything, width), width)
     assert all(len(line) <= width for line in text.splitlines())
-    for number in ("73.00±0.20", "(+2.50)", "74.00±1.00", "[+1.67,", "n=2/3"):
+    for number in ("73.00±0.20", "(+2.50)", "74.00±1.00", "[+0.52,", "n=2/3"):
         assert number in text
 
 
@@ -148,6 +148,34 @@ def test_no_colour_is_asked_for_under_no_color(
 def test_text_in_brackets_is_shown_and_not_taken_for_markup(everything: Comparison) -> None:
     strange = replace(everything, table=replace(everything.table, title="[bold]x[/bold]"))
     assert "[bold]x[/bold]" in shown(render.text(strange, 100))
+
+
+def test_a_table_says_whether_one_teacher_or_one_per_seed_taught(
+    table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    one = shown(render.text(compare(table, runs), 200), 200)
+    assert "One teacher per architecture (seed 0) teaches all student seeds" in one
+    runs[make_setting("kd")] = make_measured(74.0, 73.0, 75.0, name="kd", teacher="resnet18-s{seed}")
+    several = shown(render.text(compare(table, runs), 200), 200)
+    assert "Each student seed has a teacher of its own" in several
+    assert "One teacher per architecture" not in several
+
+
+def test_a_gain_of_common_seeds_says_on_how_many_pairs_it_rests(
+    table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    assert "pairs)" not in shown(render.text(compare(table, runs), 200), 200).partition("paper:")[0]
+    runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, 99.0, name="baseline")
+    assert "+3.00 [+0.52, +5.48] (3 pairs)" in shown(render.text(compare(table, runs), 200), 200)
+
+
+def test_settings_that_do_not_scatter_alike_are_noted_below_a_table_and_a_claim(
+    table: Table, claims: list[Claim], runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
+) -> None:
+    runs[make_setting("baseline")] = make_measured(70.0, 70.1, 70.2, 70.1, 70.3, name="baseline")
+    runs[make_setting("kd")] = make_measured(50.0, 70.0, 90.0, 80.0, 58.0, name="kd")
+    assert "do not scatter alike on cifar100" in shown(render.text(compare(table, runs), 200), 200)
+    assert "do not scatter alike on cifar100" in judge_claims(claims, runs)[0].notes[-1]
 
 
 def test_a_table_without_runs_shows_what_is_published_and_n_of_n(table: Table, make_setting: Name) -> None:

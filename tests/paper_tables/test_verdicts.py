@@ -21,26 +21,27 @@ def verdicts(comparison: Comparison) -> dict[str, CellVerdict]:
 
 
 def test_a_published_value_inside_the_prediction_interval_agrees(comparison: Comparison) -> None:
-    # t(0.975; 6) 2.44691 · σ 1.29099 · √(1/3 + 1/3) = 2.5793; measured 74, published 73.
+    # t(0.975; 2) 4.30265 · s 1 · √(1/3 + 1/3) = 3.5131; measured 74, published 73.
     level = verdicts(comparison)["kd"].level
     assert level.word == "agrees"
-    assert level.allowed == pytest.approx(2.5793, abs=1e-4)
+    assert level.allowed == pytest.approx(3.5131, abs=1e-4)
 
 
 def test_level_and_gain_are_judged_separately(comparison: Comparison) -> None:
-    # Level 70 against 75 (k 1): allowed 2.44691 · 1.29099 · √(1/3 + 1) = 3.6476.
-    # Gain -1 against +4, our and the printed baseline: … · √(1/3 + 1/3 + 1 + 1) = 5.1585.
+    # Level 70 against 80 (k 1): allowed 4.30265 · √3 · √(1/3 + 1) = 8.6053.
+    # Gain -1 against +4: 3 · (1/3 + 1) and, for the baseline, 1 · (1/3 + 1) with df 3.2 (test_statistics).
     lsr = verdicts(comparison)["lsr"]
     assert (lsr.level.word, lsr.gain.word) == ("differs", "agrees")
-    assert (lsr.level.allowed, lsr.gain.allowed) == pytest.approx((3.6476, 5.1585), abs=1e-4)
+    assert (lsr.level.allowed, lsr.gain.allowed) == pytest.approx(
+        (8.6053, stats.t.ppf(0.975, 3.2) * math.sqrt(16 / 3)), abs=1e-4
+    )
 
 
 def test_every_verdict_says_what_these_seeds_could_have_shown(comparison: Comparison) -> None:
-    # (t(0.975; 4) 2.77645 + t(0.80; 4) 0.94096) · 0.57735;
-    # with 2 seeds, hence df 2, (4.30265 + 1.06066) · 0.70711 = 3.7925.
+    # 3 seeds: (t(0.975; 2) 4.30265 + t(0.80; 2) 1.06066) · 0.57735; 4: (3.18245 + 0.97847) · 0.5 = 2.0805.
     kd = verdicts(comparison)["kd"]
-    assert kd.smallest_gain == pytest.approx(2.14623, abs=1e-4)
-    assert kd.seeds_for_printed_gain == 3
+    assert kd.smallest_gain == pytest.approx(3.09651, abs=1e-4)
+    assert kd.seeds_for_printed_gain == 4
 
 
 def test_a_baseline_is_judged_by_its_level_alone(comparison: Comparison) -> None:
@@ -77,12 +78,8 @@ def test_a_gain_is_judged_by_the_seeds_it_is_paired_on_and_no_others(
 ) -> None:
     runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, 71.5, 70.5, 71.0, name="baseline")
     paired = verdicts(compare(table, runs))["kd"].gain
-    cell = next(each for each in compare(table, runs).cells() if each.cell.column == "kd")
-    assert cell.best is not None
-    spread = cell.best.pool.level
-    assert spread.sigma is not None
-    allowed = stats.t.ppf(0.975, spread.df) * spread.sigma * math.sqrt(1 / 3 + 1 / 3 + 1 / 3 + 1)
-    assert paired.allowed == pytest.approx(allowed)  # not 1/3 + 1/6 + …
+    # s² 1 and 1, n 3 and 3 (not 6), k 3 and 1: V 2/3 and 4/3, df 4 / (2/9 + 8/9) = 3.6.
+    assert paired.allowed == pytest.approx(stats.t.ppf(0.975, 3.6) * math.sqrt(2))
     two = tuple(replace(value, seed=value.seed + 1) for value in runs[make_setting("kd")].values)
     runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, name="baseline")
     runs[make_setting("kd")] = replace(runs[make_setting("kd")], values=two)
@@ -150,7 +147,7 @@ UNKNOWN = [Setting(dataset="imagenet", student=f"s{index}", method="lsr") for in
 
 
 def test_a_gain_whose_interval_lies_above_0_holds(runs: dict[Setting, Measured], make_setting: Name) -> None:
-    # A claim is its own table: σ_p² 0.5 from baseline and kd alone, df 2. t = 3 / 0.57735 = 5.19615.
+    # By seed 4 2 3: se 0.57735, df 2. t = 3 / 0.57735 = 5.19615.
     verdict = judge(better(*contrasts(make_setting, "kd")), runs)
     assert verdict.word == "holds"
     assert verdict.p_holm == pytest.approx(2 * stats.t.sf(5.19615, 2), rel=1e-4)
@@ -160,14 +157,16 @@ def test_a_gain_whose_interval_lies_above_0_holds(runs: dict[Setting, Measured],
 
 
 def test_the_claim_is_the_mean_over_its_cells(runs: dict[Setting, Measured], make_setting: Name) -> None:
-    # test_compare: mean 1, se 0.5, df 4; interval 1 ± 2.77645 · 0.5 holds 0.
+    # test_compare: mean 1, se 0.5, df 2; interval 1 ± 4.30265 · 0.5 holds 0.
     verdict = judge(better(*contrasts(make_setting, "kd", "lsr")), runs)
     assert verdict.word == "not shown"
-    assert verdict.interval == pytest.approx((1 - 1.38822, 1 + 1.38822), abs=1e-4)
+    assert verdict.interval == pytest.approx((1 - 2.15133, 1 + 2.15133), abs=1e-4)
 
 
-def test_data_sets_are_pooled_apart_and_combined(runs: dict[Setting, Measured], make_setting: Name) -> None:
-    # The same runs on two data sets: Σw² 0.125 and V 0.0625 each, se √0.125, df 0.125² / (2·0.0625²/4) = 8.
+def test_data_sets_are_combined_each_with_its_own_variance(
+    runs: dict[Setting, Measured], make_setting: Name
+) -> None:
+    # The same runs on two data sets: V 0.0625 each, se √0.125, df 0.125² / (2·0.0625²/2) = 4.
     other = {replace(each, dataset="cifar10"): _renamed(value) for each, value in runs.items()}
     claim = better(
         *contrasts(make_setting, "kd", "lsr"), *contrasts(make_setting, "kd", "lsr", dataset="cifar10")
@@ -175,7 +174,7 @@ def test_data_sets_are_pooled_apart_and_combined(runs: dict[Setting, Measured], 
     verdict = judge(claim, {**runs, **other})
     assert verdict.gain is not None
     assert verdict.gain.error is not None
-    assert (verdict.gain.error.se, verdict.gain.error.df) == pytest.approx((0.125**0.5, 8))
+    assert (verdict.gain.error.se, verdict.gain.error.df) == pytest.approx((0.125**0.5, 4))
     assert [(part.dataset, part.measured, part.total) for part in verdict.parts] == [
         ("cifar100", 2, 2),
         ("cifar10", 2, 2),

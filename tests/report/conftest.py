@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from paper_tables import plot
 from paper_tables.figure_data import FigureData
 from tfkd_cli import report
-from tfkd_cli.report import Written, workers
+from tfkd_cli.report import Written, figures
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,13 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pictures become small files at once; gives the names of those that would have been drawn."""
     names: list[str] = []
 
-    def draw(data: FigureData, path: Path, formats: Sequence[str]) -> None:
-        names.append(data.name)
-        for each in formats:
-            path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
+    def draw(tasks: Sequence[tuple[FigureData, Path, Sequence[str]]]) -> None:
+        for data, path, formats in tasks:
+            names.append(data.name)
+            for each in formats:
+                path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
 
-    monkeypatch.setattr(plot, "draw", draw)
-    monkeypatch.setattr(workers, "PROCESSES", 1)  # which knows this stand-in
+    monkeypatch.setattr(figures, "draw", draw)
     return names
 
 
@@ -81,7 +80,7 @@ def demo(stores: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("demo")
     campaign = stores.campaign(root, ["demo"])
     stores.finish_all(campaign)
-    return Made(report.write([campaign], out=root), root)
+    return Made(report.write([campaign], store=campaign.store, out=root), root)
 
 
 @pytest.fixture(scope="session")
@@ -92,4 +91,4 @@ def paper(stores: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Made:
     stores.finish_all(asked, skip=(3,))
     quick = stores.campaign(root, ["table2"], scale="quick")
     stores.finish_all(quick, skip=range(6, 100))
-    return Made(report.write([quick, asked], out=root), root)
+    return Made(report.write([quick, asked], store=asked.store, out=root), root)

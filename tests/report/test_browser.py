@@ -220,14 +220,14 @@ def test_all_columns_of_table_1_are_seen_at_once_on_a_desktop(
 ) -> None:
     campaign = stores.campaign(tmp_path, ["table1"])
     stores.finish_all(campaign)
-    browser.open(report.write([campaign], out=tmp_path).index)
+    browser.open(report.write([campaign], store=campaign.store, out=tmp_path).index)
     assert browser.run("(s => s.scrollWidth - s.clientWidth)(document.querySelector('#table1 .scroll'))") <= 0
 
 
 def test_a_run_of_one_epoch_is_drawn_as_a_point(browser: Browser, stores: ModuleType, tmp_path: Path) -> None:
     campaign = stores.campaign(tmp_path, ["demo"], overrides=stores.Overrides(recipe=(("epochs", 1),)))
     stores.finish_all(campaign)
-    browser.open(report.write([campaign], out=tmp_path).index)
+    browser.open(report.write([campaign], store=campaign.store, out=tmp_path).index)
     lines = browser.run("document.querySelectorAll('#picture-chart li').length")
     assert lines == browser.run("document.querySelectorAll('#picture-chart circle').length") > 0
     forms = browser.run("[...document.querySelectorAll('#picture-files a')].map(a => a.innerText)")
@@ -347,7 +347,7 @@ def test_hostile_text_does_nothing_in_a_browser(browser: Browser, stores: Module
         campaign.store, spec, hardware=hostile, commit=hostile, versions={hostile: hostile}
     )
     (folder.path / "attempts" / "0001" / "log").write_text(hostile)
-    written = report.write([campaign], out=tmp_path)
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
     browser.open(written.index, fragment=f"#run={spec.folder}")
     assert browser.panel.count("<img src=x") >= 3
     assert browser.driver.title == "Tf-KD: published beside measured"

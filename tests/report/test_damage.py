@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tfkd_cli import report
 from tfkd_cli.report import Written
+from tfkd_cli.store import publishing
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -33,13 +35,13 @@ class Grid:
         return self.root / "runs" / str(self.specs[index].folder)
 
     def change(self, index: int, **changes: Any) -> None:
-        """Change a run's result.json."""
+        """Change a run's result.json, its digest too."""
         path = self.path(index) / "result.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        path.write_bytes(publishing.encode_result({**json.loads(path.read_text()), **changes}))
 
     def report(self) -> Written:
         """Its report, beside it."""
-        return report.write([self.campaign], out=self.root)
+        return report.write([self.campaign], store=self.campaign.store, out=self.root)
 
     def record(self) -> dict[str, Any]:
         """report.json."""
@@ -94,17 +96,35 @@ def test_a_result_that_says_other_numbers_than_its_epochs_is_left_out(
     left_out_once(grid, grid.report(), "best accuracy")
 
 
-@pytest.mark.parametrize("name", ["result.json", "spec.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "x"}', b"\xff" * 10, b"[" * 100_000])
-def test_a_broken_record_is_left_out(grid: Grid, name: str, content: bytes) -> None:
-    (grid.path(0) / name).write_bytes(content)
-    left_out_once(grid, grid.report(), name)
+BROKEN = [b"", b"{", b"[]", b'{"key": "x"}', b"\xff" * 10, b"[" * 100_000]
 
 
-def test_a_missing_description_is_not_to_be_moved_away(grid: Grid) -> None:
-    (grid.path(0) / "spec.json").unlink()
-    [line] = grid.report().left_out
-    assert f"mv '{grid.path(0)}' ELSEWHERE" in line
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_result_without_a_sound_copy_is_left_out(grid: Grid, content: bytes) -> None:
+    (grid.path(0) / "attempts" / "winner.json").write_bytes(content)
+    (grid.path(0) / "result.json").write_bytes(content)
+    left_out_once(grid, grid.report(), "result.json")
+
+
+def test_a_broken_result_is_repaired_from_its_attempt_and_counts(grid: Grid) -> None:
+    path = grid.path(0) / "result.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b'"accuracy": ', b'"accuracy": 9', 1))
+    assert grid.report().left_out == ()
+    assert path.read_bytes() == sound
+    assert grid.statuses() == ["done"] * 6
+
+
+@pytest.mark.parametrize("content", [*BROKEN, None])
+def test_a_finished_run_counts_without_its_description_and_that_is_noted(
+    grid: Grid, content: bytes | None
+) -> None:
+    path = grid.path(0) / "spec.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    written = grid.report()
+    assert written.left_out == ()
+    assert grid.statuses() == ["done"] * 6
+    assert any(str(path) in note for note in written.notes)
 
 
 def test_damage_that_comes_after_a_good_report_is_seen(grid: Grid) -> None:
@@ -120,7 +140,7 @@ def test_a_students_teacher_that_is_damaged_is_named(stores: ModuleType, tmp_pat
     teacher = next(spec for spec in stores.wanted(campaign) if spec.seed == 0)
     folder = stores.finish(campaign.store, teacher)
     (folder.path / "metrics.jsonl").write_text("")
-    written = report.write([campaign], out=tmp_path)
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
     assert teacher.folder in written.left_out[0]
     runs = pd.read_csv(tmp_path / "report" / "runs.csv").set_index("run")["status"]
     assert sorted(runs) == ["blocked", "damaged", "todo"]
@@ -135,6 +155,21 @@ def test_mixed_code_in_a_cell_is_warned_about_and_listed(grid: Grid) -> None:
     assert written.left_out == ()
 
 
+def test_code_that_changed_during_a_training_is_warned_about(grid: Grid) -> None:
+    path = grid.path(0) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    later = "".join(json.dumps({**line, "attempt": 1 + (line["epoch"] > 2)}) + "\n" for line in lines)
+    path.write_text(later)
+    digest = {"metrics.jsonl": hashlib.sha256(later.encode()).hexdigest()}
+    grid.change(0, records=digest, commits={"1": "a" * 40, "2": "b" * 40 + "+" + "c" * 8, "3": "d" * 40})
+    written = grid.report()
+    warnings = grid.record()["tables"][0]["cells"][0]["warnings"]
+    assert any(
+        "the code changed during the training" in each and "bbbb+cccccccc" in each for each in warnings
+    )
+    assert f"{'a' * 40}; {'b' * 40}+{'c' * 8}" in written.index.read_text()
+
+
 def test_a_cut_line_of_a_run_under_way_is_a_note_and_no_damage(stores: ModuleType, tmp_path: Path) -> None:
     campaign = stores.grid(tmp_path, seeds=(0,), **AXES)
     spec = stores.wanted(campaign)[0]
@@ -144,11 +179,11 @@ def test_a_cut_line_of_a_run_under_way_is_a_note_and_no_damage(stores: ModuleTyp
     attempt.append_metrics({"epoch": 1, "attempt": 1, "seconds": 3600.0, "test_accuracy": 50.0})
     with (attempt.path / "metrics.jsonl").open("ab") as stream:
         stream.write(b'{"epoch": 2, "att')
-    written = report.write([campaign], out=tmp_path)
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
     assert written.left_out == ()
     assert any("cut off" in note for note in written.notes)
     runs = pd.read_csv(tmp_path / "report" / "runs.csv").set_index("run")
-    assert runs.loc[spec.folder, "hours"] == 1.0
+    assert runs.loc[spec.folder, "seconds"] == 3600
     assert pd.isna(runs.loc[spec.folder, "best_accuracy"])
 
 
@@ -160,7 +195,7 @@ def test_a_failed_run_is_listed_with_its_reason(stores: ModuleType, tmp_path: Pa
     attempt = folder.start_attempt(owner={})
     attempt.log_path.write_text("the log's last words\n")
     attempt.fail({"kind": "RunError", "message": "out of memory: tried to allocate 9 GB", "traceback": "T"})
-    written = report.write([campaign], out=tmp_path)
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
     page = written.index.read_text()
     assert written.left_out == ()
     assert "out of memory: tried to allocate 9 GB" in page
@@ -171,12 +206,12 @@ def test_runs_nobody_asked_for_are_mentioned(grid: Grid, stores: ModuleType) -> 
     other = stores.grid(grid.root, seeds=(9,), **AXES)
     stores.finish_all(other)
     [note] = grid.report().notes
-    assert "2 runs in the store" in note
+    assert "2 runs in the results folder belong to no table" in note
 
 
 def test_a_request_that_could_not_be_read_is_named_on_the_page(grid: Grid) -> None:
     line = "request 20261122-090000-0123456789: it is no JSON."
-    written = report.write([grid.campaign], out=grid.root, unreadable=[line])
+    written = report.write([grid.campaign], store=grid.campaign.store, out=grid.root, unreadable=[line])
     assert written.left_out == (line,)
     assert line in written.index.read_text()
 
@@ -216,7 +251,5 @@ def test_hostile_text_stays_text(grid: Grid) -> None:
 
 
 def test_text_that_is_no_unicode_is_no_obstacle(grid: Grid) -> None:
-    path = grid.path(0) / "result.json"
-    text = json.dumps({**json.loads(path.read_text()), "hardware": "\ud800"})
-    path.write_text(text)
+    grid.change(0, hardware="\ud800")
     assert grid.report().left_out == ()

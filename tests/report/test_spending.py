@@ -30,7 +30,7 @@ def line(epoch: int, attempt: int) -> dict[str, Any]:
 
 def hours(campaign: Any, out: Path) -> dict[str, Any]:
     """The one line of hours in the report."""
-    report.write([campaign], out=out)
+    report.write([campaign], store=campaign.store, out=out)
     [row] = json.loads((out / "report" / "report.json").read_text())["hours"]
     return {"used": row["hours"], "wasted": row["wasted_hours"]}
 
@@ -84,7 +84,7 @@ def test_a_stopped_run_keeps_the_epochs_its_state_has(one_run: Any, tmp_path: Pa
 def test_the_estimate_stands_beside_what_was_measured(stores: ModuleType, tmp_path: Path) -> None:
     campaign = stores.grid(tmp_path, seeds=(0, 1, 2), **AXES)
     specs = stores.finish_all(campaign)
-    report.write([campaign], out=tmp_path)
+    report.write([campaign], store=campaign.store, out=tmp_path)
     [row] = json.loads((tmp_path / "report" / "report.json").read_text())["estimates"]
     assert (row["runs"], row["student"], row["device"]) == (3, "resnet8", "cuda")
     actual = [sum(each["seconds"] for each in stores.metrics(spec)) for spec in specs]

@@ -29,7 +29,7 @@ def one_table(stores: ModuleType, tmp_path: Path) -> Any:
 def test_a_report_into_the_results_folder_touches_no_run(one_table: Any, stores: ModuleType) -> None:
     root = one_table.store.root
     before = stores.contents(root)
-    report.write([one_table], out=root)
+    report.write([one_table], store=one_table.store, out=root)
     after = stores.contents(root)
     made = {name: digest for name, digest in after.items() if name not in before}
     assert {name: after.get(name) for name in before} == before
@@ -37,7 +37,7 @@ def test_a_report_into_the_results_folder_touches_no_run(one_table: Any, stores:
 
 
 def test_it_names_every_file_it_made(one_table: Any, tmp_path: Path, stores: ModuleType) -> None:
-    written = report.write([one_table], out=tmp_path / "out")
+    written = report.write([one_table], store=one_table.store, out=tmp_path / "out")
     made = set(stores.contents(tmp_path / "out"))
     assert made == {"index.html", "report/.files.json", *(f"report/{name}" for name in written.files)}
     assert written.index == tmp_path / "out" / "index.html"
@@ -46,7 +46,7 @@ def test_it_names_every_file_it_made(one_table: Any, tmp_path: Path, stores: Mod
 def test_an_interrupted_report_leaves_the_old_one(
     one_table: Any, tmp_path: Path, stores: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report.write([one_table], out=tmp_path / "out")
+    report.write([one_table], store=one_table.store, out=tmp_path / "out")
     before = stores.contents(tmp_path / "out")
 
     def stop(*_: Any, **__: Any) -> str:
@@ -54,16 +54,16 @@ def test_an_interrupted_report_leaves_the_old_one(
 
     monkeypatch.setattr(page, "render", stop)
     with pytest.raises(KeyboardInterrupt):
-        report.write([one_table], out=tmp_path / "out")
+        report.write([one_table], store=one_table.store, out=tmp_path / "out")
     assert stores.contents(tmp_path / "out") == before
 
 
 def test_a_report_nothing_has_changed_for_draws_nothing_again(
     one_table: Any, tmp_path: Path, undrawn: list[str]
 ) -> None:
-    report.write([one_table], out=tmp_path)
+    report.write([one_table], store=one_table.store, out=tmp_path)
     undrawn.clear()
-    report.write([one_table], out=tmp_path)
+    report.write([one_table], store=one_table.store, out=tmp_path)
     assert undrawn == []
 
 
@@ -74,62 +74,54 @@ def test_a_new_run_changes_the_pictures_it_is_in_and_no_others(
     campaign = stores.grid(tmp_path, seeds=(0, 1), **axes)
     wanted = stores.wanted(campaign)
     stores.finish_all(campaign, skip=(len(wanted) - 1,))
-    report.write([campaign], out=tmp_path)
+    report.write([campaign], store=campaign.store, out=tmp_path)
     undrawn.clear()
     stores.finish(campaign.store, wanted[-1])
-    report.write([campaign], out=tmp_path)
+    report.write([campaign], store=campaign.store, out=tmp_path)
     assert undrawn == [f"digits-{wanted[-1].student}-paper-200-epochs"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"nonsense\n", b'{"version": 2}\n', b"\xff\xfe", None])
-def test_what_was_kept_of_earlier_reports_may_be_damaged_or_gone(
+@pytest.mark.parametrize(
+    "damage", [b"", b"nonsense\n", b'{"files": {"x": 1}}\n', b"\xff\xfe", b"[" * 99999, None]
+)
+def test_what_earlier_reports_noted_may_be_damaged_or_gone(
     one_table: Any, tmp_path: Path, damage: bytes | None
 ) -> None:
-    report.write([one_table], out=tmp_path)
+    report.write([one_table], store=one_table.store, out=tmp_path)
     before = (tmp_path / "report" / "epochs.csv").read_bytes()
-    for name in (".epochs.jsonl", ".drawn.json", ".files.json"):
+    for name in (".drawn.json", ".files.json"):
         path = tmp_path / "report" / name
         path.unlink() if damage is None else path.write_bytes(damage)
-    report.write([one_table], out=tmp_path)
+    report.write([one_table], store=one_table.store, out=tmp_path)
     assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
 
 
-def test_kept_epochs_that_were_tampered_with_are_read_anew(one_table: Any, tmp_path: Path) -> None:
-    report.write([one_table], out=tmp_path)
-    before = (tmp_path / "report" / "epochs.csv").read_bytes()
-    kept = tmp_path / "report" / ".epochs.jsonl"
-    lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    for line in lines[1:]:
-        line[2]["text"] = line[2]["text"].replace("1", "2")
-    kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report.write([one_table], out=tmp_path)
-    assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
+def test_naming_a_table_adds_it_and_loses_nothing(stores: ModuleType, tmp_path: Path) -> None:
+    campaigns = [stores.campaign(tmp_path, [name]) for name in ("table9", "table2", "table4")]
+    store = campaigns[0].store
+    for names in (["table9"], ["table2"]):
+        written = report.write(campaigns, store=store, out=tmp_path, names=names)
+    shown = {name for name in written.files if name.startswith("table") and name.endswith(".md")}
+    assert shown == {"table9.md", "table2.md"}
+    page = written.index.read_text()
+    assert 'id="table9"' in page
+    assert 'id="table4"' not in page
+    files = set(report.write(campaigns, store=store, out=tmp_path).files)
+    assert files >= {*written.files, "table4.md"}
 
 
-def test_what_a_grown_report_keeps_is_what_a_fresh_one_would(stores: ModuleType, tmp_path: Path) -> None:
-    axes = {"dataset": "digits", "students": ["resnet8"], "methods": ["baseline"]}
-    campaign = stores.grid(tmp_path / "store", seeds=(0, 1), **axes)
-    first, second = stores.wanted(campaign)
-    stores.finish(campaign.store, first)
-    report.write([campaign], out=tmp_path / "grown")
-    stores.finish(campaign.store, second)
-    for out in ("grown", "fresh"):
-        report.write([campaign], out=tmp_path / out)
-    kept = [(tmp_path / out / "report" / ".epochs.jsonl").read_text() for out in ("grown", "fresh")]
-    assert sorted(kept[0].splitlines()) == sorted(kept[1].splitlines())
-
-
-def test_files_of_a_table_no_longer_asked_for_go_and_those_of_others_stay(
+def test_files_that_no_report_shows_any_more_stay_until_they_are_cleaned(
     one_table: Any, stores: ModuleType, tmp_path: Path
 ) -> None:
-    report.write([one_table], out=tmp_path)
-    slug = next(path.stem for path in (tmp_path / "report").glob("run-*.md"))
+    written = report.write([one_table], store=one_table.store, out=tmp_path)
+    table = next(name for name in written.files if name.startswith("run-") and name.endswith(".md"))
     (tmp_path / "report" / "mine.txt").write_text("keep me")
     demo = stores.campaign(tmp_path / "other", ["demo"])
-    report.write([demo], out=tmp_path)
-    assert not (tmp_path / "report" / f"{slug}.md").exists()
-    assert (tmp_path / "report" / "demo.md").exists()
-    assert (tmp_path / "report" / "mine.txt").read_text() == "keep me"
+    report.write([demo], store=demo.store, out=tmp_path)
+    assert (tmp_path / "report" / table).exists()
+    found = {path.relative_to(tmp_path / "report").as_posix() for path in report.outdated(tmp_path)}
+    assert table in found
+    assert found.isdisjoint({"mine.txt", "demo.md", "runs.csv"})
 
 
 @pytest.mark.parametrize("name", ["report", "index.html"])
@@ -138,25 +130,25 @@ def test_a_link_where_the_report_goes_is_refused(one_table: Any, tmp_path: Path,
     out.mkdir()
     (out / name).symlink_to(one_table.store.root / "runs")
     with pytest.raises(RequestError, match="is a link"):
-        report.write([one_table], out=out)
+        report.write([one_table], store=one_table.store, out=out)
 
 
-def test_a_list_of_files_with_path_tricks_removes_nothing_outside(one_table: Any, tmp_path: Path) -> None:
-    report.write([one_table], out=tmp_path)
+def test_a_list_of_files_with_path_tricks_names_nothing_outside(one_table: Any, tmp_path: Path) -> None:
+    report.write([one_table], store=one_table.store, out=tmp_path)
     precious = tmp_path / "precious.txt"
     precious.write_text("keep me")
-    tricks = ["../precious.txt", str(precious), "", ".", "curves/../../precious.txt"]
-    (tmp_path / "report" / ".files.json").write_text(json.dumps(tricks))
-    report.write([one_table], out=tmp_path)
-    assert precious.read_text() == "keep me"
+    (tmp_path / "report" / "link.md").symlink_to(precious)
+    tricks = ["../precious.txt", str(precious), "", ".", "curves/../../precious.txt", "link.md"]
+    (tmp_path / "report" / ".files.json").write_text(json.dumps({"older": tricks}))
+    assert report.outdated(tmp_path) == []
 
 
 def test_a_place_that_cannot_be_written_is_a_clear_error(one_table: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="is not a folder"):
-        report.write([one_table], out=tmp_path / "file")
+        report.write([one_table], store=one_table.store, out=tmp_path / "file")
     with pytest.raises(RunError, match="cannot write the report"):
-        report.write([one_table], out=Path("/proc/nowhere"))
+        report.write([one_table], store=one_table.store, out=Path("/proc/nowhere"))
 
 
 def test_an_empty_store_still_gets_a_report(tmp_path: Path) -> None:
@@ -168,6 +160,7 @@ def test_an_empty_store_still_gets_a_report(tmp_path: Path) -> None:
 
 
 def test_a_request_without_a_single_run_gets_a_report(stores: ModuleType, tmp_path: Path) -> None:
-    written = report.write([stores.campaign(tmp_path, ["table1", "fig2a"])], out=tmp_path)
+    campaign = stores.campaign(tmp_path, ["table1", "fig2a"])
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
     assert "0 of " in written.index.read_text()
     assert (tmp_path / "report" / "figures" / "fig2a.svg").exists()

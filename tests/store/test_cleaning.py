@@ -80,38 +80,36 @@ def _age(path: Path) -> None:
     os.utime(path, (past, past))
 
 
-def test_answers_of_teachers_nobody_will_ask_are_freed(store: Store) -> None:
+def test_cached_logits_of_teachers_that_no_unfinished_run_has_are_freed(store: Store) -> None:
     names = ("0123456789ab-11111111-22222222", "ba9876543210-11111111-22222222", "foreign-33333333-44444444")
     for name in (*names, "mine"):
-        (store.teacher_logits_path / name / "epoch-002.blocks").mkdir(parents=True)
+        (store.teacher_logits_path / name).mkdir(parents=True)
         (store.teacher_logits_path / name / "epoch-001.npy").write_bytes(b"123")
-        (store.teacher_logits_path / name / "epoch-002.blocks" / "0000.npy").write_bytes(b"12")
-    found = store.cleanable(needed={}, asking={"ba9876543210"})
-    assert {each.path.name: each.bytes for each in found} == {names[0]: 5, names[2]: 5}
-    assert free(found) == 10
+        (store.teacher_logits_path / name / "epoch-002.lock").touch()
+    found = store.cleanable(needed={}, teachers={"ba9876543210"})
+    assert {each.path.name: each.bytes for each in found} == {names[0]: 3, names[2]: 3}
+    assert free(found) == 6
     assert sorted(path.name for path in store.teacher_logits_path.iterdir()) == [names[1], "mine"]
 
 
-def test_what_a_kill_left_beside_answers_in_use_is_freed(store: Store) -> None:
+def test_what_a_kill_left_beside_cached_logits_in_use_is_freed(store: Store) -> None:
     folder = store.teacher_logits_path / "0123456789ab-11111111-22222222"
-    for name in ("epoch-001.blocks", "epoch-002.blocks"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "0000.npy").write_bytes(b"12")
+    folder.mkdir(parents=True)
     (folder / "epoch-001.npy").write_bytes(b"123")
     _age(folder / ".epoch-003.npy.1.tmp")
-    found = store.cleanable(needed={}, asking={"0123456789ab"})
-    assert {each.path.name for each in found} == {"epoch-001.blocks", ".epoch-003.npy.1.tmp"}
+    found = store.cleanable(needed={}, teachers={"0123456789ab"})
+    assert [each.path.name for each in found] == [".epoch-003.npy.1.tmp"]
     free(found)
-    assert sorted(path.name for path in folder.iterdir()) == ["epoch-001.npy", "epoch-002.blocks"]
+    assert [path.name for path in folder.iterdir()] == ["epoch-001.npy"]
 
 
-def test_how_many_epochs_are_kept_is_known_by_teacher_and_weights(store: Store) -> None:
+def test_how_many_epochs_are_cached_is_known_by_teacher_and_weights(store: Store) -> None:
     for name, epochs in (("22222222", 2), ("33333333", 3)):
         folder = store.teacher_logits_path / f"0123456789ab-11111111-{name}"
         folder.mkdir(parents=True)
         for epoch in range(1, epochs + 1):
             (folder / f"epoch-{epoch:03d}.npy").write_bytes(b"123")
-    assert store.epochs_kept() == {("0123456789ab", "11111111"): 3}
+    assert store.cached_epochs() == {("0123456789ab", "11111111"): 3}
 
 
 def test_where_the_results_lie_decides_nothing(tmp_path: Path, tiny_spec: RunSpec, play: Any) -> None:
@@ -124,7 +122,7 @@ def test_where_the_results_lie_decides_nothing(tmp_path: Path, tiny_spec: RunSpe
         Cleanable(store.run(tiny_spec).path / "weights" / "best.pt", 1, "why")
 
 
-def test_a_link_among_the_answers_is_not_followed(store: Store, tmp_path: Path) -> None:
+def test_a_link_in_the_cache_of_teacher_logits_is_not_followed(store: Store, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     store.teacher_logits_path.mkdir()
     (store.teacher_logits_path / "0123456789ab-11111111-22222222").symlink_to(tmp_path / "elsewhere")

@@ -294,7 +294,7 @@ def test_a_missing_device_is_named(store: Store, baseline: RunSpec, run: Run) ->
         run(baseline, store, execution={"device": "cuda:7"})
 
 
-def test_kept_answers_change_no_number_whoever_asked_them(
+def test_cached_teacher_logits_change_no_number_whoever_computed_them(
     tmp_path: Path, baseline: RunSpec, run: Run
 ) -> None:
     recipe = RECIPE.fast()
@@ -303,16 +303,16 @@ def test_kept_answers_change_no_number_whoever_asked_them(
         replace(baseline, recipe=recipe, loss=Distillation(), teacher=Teacher(run=teacher), seed=seed)
         for seed in (0, 1)
     ]
-    asking, keeping = (Store.open(tmp_path / name, create=True) for name in ("asking", "keeping"))
-    for store in (asking, keeping):
+    computing, caching = (Store.open(tmp_path / name, create=True) for name in ("computing", "caching"))
+    for store in (computing, caching):
         run(teacher, store)
         for student in students:
-            run(student, store, cache_logits=store is keeping)
-    kept = sorted(keeping.teacher_logits_path.rglob("*"))
-    assert [path.name for path in kept if path.is_file()] == [f"epoch-{e:03d}.npy" for e in (1, 2, 3)]
-    assert not asking.teacher_logits_path.exists()
+            run(student, store, cache_logits=store is caching)
+    found = sorted(caching.teacher_logits_path.rglob("*"))
+    assert [path.name for path in found if path.is_file()] == [f"epoch-{e:03d}.npy" for e in (1, 2, 3)]
+    assert not computing.teacher_logits_path.exists()
     for student in students:
-        assert_same(what_counts(asking, student), what_counts(keeping, student))
+        assert_same(what_counts(computing, student), what_counts(caching, student))
 
 
 def test_a_foreign_teacher_is_known_by_its_digest(

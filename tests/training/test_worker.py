@@ -1,6 +1,6 @@
 """What a backend starts: real processes, signals and exit codes.
 
-Workers are forked by a nursery, as the local backend does it; one is started as SLURM starts it.
+Workers are started as the local backend starts them; one is started as SLURM starts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import torch
 
-from tfkd_cli.backends import submit
-from tfkd_cli.backends.nursery import Nursery
+from tfkd_cli.backends import processes, submit
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
@@ -31,14 +30,7 @@ if TYPE_CHECKING:
 
 RECIPE = Recipe(epochs=12, batch_size=6, milestones=(8,), warmup_epochs=1, augment="crop-flip")
 T = TypeVar("T")
-PATIENCE = 120.0  # seconds until a test gives up on a process; nothing here asserts a time
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    opened = Nursery(threads=1)
-    yield opened
-    opened.close()
+PATIENCE = 280.0  # seconds until a test gives up on a process; nothing here asserts a time
 
 
 @pytest.fixture
@@ -52,21 +44,20 @@ def spec(tiny_data: TinyData) -> RunSpec:
 
 
 class Worker:
-    """One worker in the nursery, on a submission of its own."""
+    """One worker, on a submission of its own."""
 
-    numbers = iter(range(10_000))
-
-    def __init__(self, nursery: Nursery, store: Store, submission: str, index: str = "0") -> None:
-        self.nursery, self.number = nursery, next(self.numbers)
+    def __init__(self, store: Store, submission: str, index: str = "0") -> None:
         self.log = store.submission_path(submission) / f"{index}.log"
         arguments = (str(store.root), submission, index)
-        nursery.start(self.number, arguments, environment={}, log=self.log)
+        self.process = processes.start(worker.begin, *arguments, {}, self.log)
 
     def signal(self, number: signal.Signals) -> None:
-        self.nursery.signal(self.number, number)
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
-    def wait(self) -> int:
-        return until(lambda: self.nursery.ended().get(self.number))
+    def wait(self) -> int | None:
+        self.process.join(PATIENCE)
+        return self.process.exitcode
 
 
 def until(found: Callable[[], T | None]) -> T:
@@ -94,18 +85,18 @@ def epochs_done(store: Store, spec: RunSpec, at_least: int) -> bool | None:
 
 
 def test_a_worker_killed_twice_ends_bit_for_bit_as_one_never_killed(
-    tmp_path: Path, nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+    tmp_path: Path, store: Store, spec: RunSpec, tiny_data: TinyData
 ) -> None:
     whole = Store.open(tmp_path / "whole", create=True)
     runner.run(spec, store=whole, execution=tiny_data.execution)
     submission = submitted(store, tiny_data, spec)
     for epoch in (2, 6):
-        process = Worker(nursery, store, submission)
+        process = Worker(store, submission)
         until(lambda: epochs_done(store, spec, epoch))  # noqa: B023 - called at once
         process.signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert store.run(spec).result() is None
-    assert Worker(nursery, store, submission).wait() == worker.DONE
+    assert Worker(store, submission).wait() == worker.DONE
     log = (store.run(spec).attempts()[2] / "log").read_text()
     assert "continuing in epoch" in log
     for name in ("best.pt", "last.pt", "epoch-005.pt"):
@@ -122,10 +113,10 @@ def test_a_worker_killed_twice_ends_bit_for_bit_as_one_never_killed(
     ("number", "code"), [(signal.SIGTERM, worker.CANCELLED), (signal.SIGUSR2, worker.TRY_AGAIN)]
 )
 def test_a_signal_saves_at_the_next_step_and_ends(
-    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData, number: signal.Signals, code: int
+    store: Store, spec: RunSpec, tiny_data: TinyData, number: signal.Signals, code: int
 ) -> None:
     submission = submitted(store, tiny_data, spec, minutes=60)
-    process = Worker(nursery, store, submission)
+    process = Worker(store, submission)
     until(lambda: epochs_done(store, spec, 1))
     process.signal(number)
     assert process.wait() == code
@@ -134,20 +125,18 @@ def test_a_signal_saves_at_the_next_step_and_ends(
 
 
 def test_a_student_without_its_teacher_is_blocked_and_says_by_whom(
-    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
+    store: Store, spec: RunSpec, tiny_data: TinyData
 ) -> None:
     student = replace(spec, loss=Distillation(), teacher=Teacher(run=spec))
     submission = submitted(store, tiny_data, student)
-    assert Worker(nursery, store, submission).wait() == worker.TRY_AGAIN
+    assert Worker(store, submission).wait() == worker.TRY_AGAIN
     noted = json.loads((store.submission_path(submission) / "blocked-0.json").read_text())
     assert (noted["run"], noted["by"]) == (student.folder, spec.folder)
 
 
-def test_a_failed_run_says_so_where_it_is_seen(
-    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
-) -> None:
+def test_a_failed_run_says_so_where_it_is_seen(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
     diverging = replace(spec, recipe=replace(RECIPE, lr=1e30))
-    process = Worker(nursery, store, submitted(store, tiny_data, diverging))
+    process = Worker(store, submitted(store, tiny_data, diverging))
     assert process.wait() == worker.CRASHED
     printed = process.log.read_text()
     assert "the loss became" in printed
@@ -156,31 +145,97 @@ def test_a_failed_run_says_so_where_it_is_seen(
 
 @pytest.mark.parametrize("index", ["7", "-x", "0.9"])
 def test_an_index_that_means_nothing_is_a_bad_request(
-    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData, index: str
+    store: Store, spec: RunSpec, tiny_data: TinyData, index: str
 ) -> None:
     submission = submitted(store, tiny_data, spec)
-    assert Worker(nursery, store, submission, index).wait() == worker.BAD_SPEC
+    assert Worker(store, submission, index).wait() == worker.BAD_SPEC
 
 
-def test_a_broken_spec_is_a_bad_request(
-    nursery: Nursery, store: Store, spec: RunSpec, tiny_data: TinyData
-) -> None:
+def test_a_broken_spec_is_a_bad_request(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
     submission = submitted(store, tiny_data, spec)
     (store.run(spec).path / "spec.json").write_bytes(b'{"schema": 1')
-    assert Worker(nursery, store, submission).wait() == worker.BAD_SPEC
+    assert Worker(store, submission).wait() == worker.BAD_SPEC
 
 
-def test_workers_save_and_end_when_what_started_them_is_killed(
+def test_a_worker_saves_and_ends_when_its_forkserver_is_killed(
     store: Store, spec: RunSpec, tiny_data: TinyData
 ) -> None:
     long = replace(spec, recipe=replace(RECIPE, epochs=4000))
-    short_lived = Nursery(threads=1)
-    Worker(short_lived, store, submitted(store, tiny_data, long, minutes=60))
+    process = Worker(store, submitted(store, tiny_data, long, minutes=60))
     until(lambda: epochs_done(store, long, 1))
-    assert short_lived._process is not None
-    short_lived._process.kill()
+    os.kill(parent_of(process.process.pid), signal.SIGKILL)
+    process.process.join(PATIENCE)
+    assert processes.end(process.process) == processes.KILLED
     until(lambda: store.run(long).state().status == "resumable" or None)
-    assert list(until(lambda: short_lived.ended() or None).values()) == [-signal.SIGKILL]
+
+
+def parent_of(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_stop_that_comes_before_a_worker_listens_waits_until_it_does(
+    store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    process = Worker(store, submitted(store, tiny_data, spec))
+    process.signal(signal.SIGTERM)
+    assert process.wait() == worker.CANCELLED
+    assert not store.run(spec).newest_states()
+
+
+LAST_WORDS = {
+    "sys.exit(0)": "SystemExit: 0",
+    "os._exit(0)": None,
+    "raise GeneratorExit('odd')": "GeneratorExit: odd",
+    "raise KeyboardInterrupt": "raised KeyboardInterrupt",
+}
+NETWORK = """
+import os, sys
+from torch import nn
+class Ending(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, num_classes)
+    def forward(self, images):
+        if self.training:
+            {end}
+        return self.head(images.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("end", LAST_WORDS)
+def test_a_students_own_code_that_ends_the_process_does_not_make_a_run_a_success(
+    tmp_path: Path,
+    store: Store,
+    spec: RunSpec,
+    tiny_data: TinyData,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    name = f"ending_{len(end)}"
+    (tmp_path / f"{name}.py").write_text(NETWORK.format(end=end))
+    monkeypatch.syspath_prepend(tmp_path)
+    own = replace(spec, student=f"python:{name}:Ending")
+    process = Worker(store, submitted(store, tiny_data, own))
+    code, said = process.wait(), LAST_WORDS[end]
+    assert store.run(own).result() is None
+    assert "Traceback" not in process.log.read_text()
+    assert (code == worker.CRASHED and said in process.log.read_text()) if said else code == 0
+
+
+def test_where_torch_does_not_load_a_worker_says_so_and_is_not_tried_again(
+    tmp_path: Path, store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('failed to map segment from shared object')")
+    ended = subprocess.run(
+        worker.command(str(store.root), submitted(store, tiny_data, spec), "0"),
+        env=worker.environment(PYTHONPATH=f"{tmp_path}{os.pathsep}{Path.cwd()}"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == worker.UNUSABLE
+    assert "torch cannot be loaded: ImportError: failed to map segment" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_cancelled_is_final_and_a_time_limit_is_not() -> None:

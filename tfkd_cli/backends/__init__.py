@@ -44,7 +44,7 @@ class Outcome:
 
 
 def sharing_logits(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """The students (folder names) whose teacher's answers are kept: another run of the request uses them."""
+    """The students (folder names) that cache teacher logits: other runs of the request use the same."""
     return tuple(sorted(spec.folder for group in same_teacher_logits(specs) for spec in group))
 
 

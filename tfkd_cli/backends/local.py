@@ -7,17 +7,18 @@ lets the workers save and end; a second one kills them. Should this process be k
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from tfkd_cli.backends import Event, Outcome, nursery, sharing_logits, submit, taught_with
+from tfkd_cli.backends import Event, EventKind, Outcome, processes, sharing_logits, submit, taught_with
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RunError
@@ -28,11 +29,11 @@ from tfkd_cli.training import worker
 
 __all__ = ["Slots", "run_local", "slots", "unfinished"]
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
 ELSEWHERE_SECONDS = 3.0  # between two looks at a run another process works on
 LAUNCHES = 3  # of a run that is killed again and again
-UNSAID = "Hint: it could not leave its reason in the store; is the disk full, or read-only?"
+UNSAID = "Hint: is the disk full, or read-only? A student's own code that calls os._exit ends like this, too."
 
 OnEvent = Callable[[Event], None]
 
@@ -107,6 +108,7 @@ def left_seconds(specs: Sequence[RunSpec]) -> dict[str, float]:
 
 @dataclass(kw_only=True)
 class _Running:
+    process: BaseProcess
     folder: str
     slot: int
     looked_at: float = 0.0
@@ -135,12 +137,10 @@ class _Pool:
                 self._children.setdefault(parent, []).append(spec.folder)
         self._graph.prepare()
         self._left = left_seconds(todo)
-        self._launcher = nursery.launcher(slots.threads)
         self._launches: Counter[str] = Counter()
-        self._numbers = itertools.count()
         self._ready: list[str] = []
-        self._free = list(range(len(slots.environments)))[::-1]
-        self._running: dict[int, _Running] = {}  # number of the launch → run
+        self._free = list(range(len(slots.environments)))
+        self._running: list[_Running] = []
         self._elsewhere: dict[str, float] = {}  # folder → when to look again
 
     def work(self) -> None:
@@ -154,26 +154,24 @@ class _Pool:
                 self._start(self._ready.pop(0))
             if not (self._running or self._elsewhere or self._ready):
                 return
-            time.sleep(POLL_SECONDS)
             self._look()
 
     def interrupt(self) -> None:
         """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
         self._interrupted = True
-        number = int(signal.SIGTERM)
-        while self._running:
-            try:
-                for launch in self._running if number else ():
-                    self._launcher.signal(launch, number)
-                number = 0
-                self._look()
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                number = int(signal.SIGKILL)
+        for end in (BaseProcess.terminate, BaseProcess.kill):
+            with contextlib.suppress(KeyboardInterrupt):
+                for running in self._running:
+                    end(running.process)
+                while self._running:
+                    self._look()
 
     def close(self) -> None:
         """No worker is left behind."""
-        self._launcher.close()
+        for running in self._running:
+            running.process.terminate()
+        for running in self._running:
+            running.process.join()
 
     def outcome(self) -> Outcome:
         """What became of the runs so far."""
@@ -185,26 +183,41 @@ class _Pool:
         )
 
     def _start(self, folder: str) -> None:
-        slot = self._free.pop()
+        slot = min(self._free, key=self._sharing)
+        self._free.remove(slot)
         self._launches[folder] += 1
-        launch = next(self._numbers)
-        self._running[launch] = _Running(folder=folder, slot=slot)
-        index = str(self._index[folder])
-        self._launcher.start(
-            launch,
-            (str(self._store.root.absolute()), self._submission, index),
-            environment=self._slots.environments[slot],
-            log=self._store.submission_path(self._submission) / f"{index}.log",
-        )
         self._tell("started", folder)
+        try:
+            process = processes.start(
+                worker.begin,
+                *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
+                self._slots.environments[slot],
+                self._log(folder),
+            )
+        except (EOFError, ConnectionError):
+            self._free.append(slot)
+            self._ended(folder, processes.KILLED)
+        else:
+            self._running.append(_Running(process=process, folder=folder, slot=slot))
+
+    def _log(self, folder: str) -> Path:
+        return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
+
+    def _sharing(self, slot: int) -> int:
+        """How many runs are on the GPU of this slot."""
+        environments = self._slots.environments
+        return sum(environments[each.slot] == environments[slot] for each in self._running)
 
     def _look(self) -> None:
-        for launch, code in self._launcher.ended().items():
-            running = self._running.pop(launch)
+        """Wait a moment for a worker to end, and report what has happened."""
+        ready = wait([each.process.sentinel for each in self._running], timeout=POLL_SECONDS)
+        for running in [each for each in self._running if each.process.sentinel in ready]:
+            self._running.remove(running)
+            code = processes.end(running.process)
             self._free.append(running.slot)
             self._ended(running.folder, code)
         now = time.monotonic()
-        for running in self._running.values():
+        for running in self._running:
             if now - running.looked_at > LOOK_SECONDS:
                 running.looked_at = now
                 self._report_progress(running)
@@ -215,15 +228,16 @@ class _Pool:
         epoch = progress.get("epoch")
         if isinstance(epoch, int) and epoch != running.epoch:
             running.epoch = epoch
-            event = Event(kind="progress", folder=running.folder, epochs=self._epochs[running.folder])
             accuracy, left = progress.get("accuracy"), progress.get("seconds_left")
-            self._on_event(replace(event, epoch=epoch, accuracy=accuracy, seconds_left=left))
+            self._tell("progress", running.folder, epoch=epoch, accuracy=accuracy, seconds_left=left)
 
     def _ended(self, folder: str, code: int) -> None:
         if code == worker.DONE and (accuracy := self._best_accuracy(folder)) is not None:
             self._finish(folder, accuracy=accuracy)
         elif code == worker.TRY_AGAIN and self._is_elsewhere(folder):
             self._elsewhere[folder] = time.monotonic() + ELSEWHERE_SECONDS
+        elif code == worker.UNUSABLE:
+            raise RunError(self._reason(folder, code))
         elif self._interrupted and code != worker.CRASHED:
             return
         elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
@@ -254,19 +268,8 @@ class _Pool:
                 self._tell("blocked", child, message=f"its teacher {failed} failed")
                 self._block_children(child, failed=failed)
 
-    def _tell(
-        self,
-        kind: Literal["started", "finished", "failed", "blocked", "waiting"],
-        folder: str,
-        *,
-        epoch: int = 0,
-        accuracy: float | None = None,
-        message: str = "",
-    ) -> None:
-        epochs = self._epochs[folder]
-        self._on_event(
-            Event(kind=kind, folder=folder, epoch=epoch, epochs=epochs, accuracy=accuracy, message=message)
-        )
+    def _tell(self, kind: EventKind, folder: str, **more: Any) -> None:
+        self._on_event(Event(kind=kind, folder=folder, epochs=self._epochs[folder], **more))
 
     def _reason(self, folder: str, code: int) -> str:
         """Why a run failed, in the words it left; else the end of what its process printed."""
@@ -275,8 +278,13 @@ class _Pool:
         failure = self._store.folder(folder).failure()
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
-        path = self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
-        return _printed(path) or f"exit code {code}\n{UNSAID}"
+        printed = ""
+        with contextlib.suppress(OSError):
+            printed = self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
+        if "Hint:" in printed:
+            return printed
+        ended = f"its worker ended with exit code {code} and left neither a result nor a reason."
+        return "\n".join(filter(None, (ended, printed, UNSAID)))
 
     def _is_elsewhere(self, folder: str) -> bool:
         lease = self._store.folder(folder).lease()
@@ -300,11 +308,3 @@ class _Pool:
             else:
                 self._launches[folder] -= 1  # it was not its fault
                 self._ready.append(folder)
-
-
-def _printed(log: Path) -> str:
-    """The end of what a process printed, with a hint; empty where it printed nothing."""
-    words = ""
-    with contextlib.suppress(OSError):
-        words = log.read_bytes()[-4000:].decode(errors="replace").strip()
-    return f"{words}\n{UNSAID}" if words and "Hint:" not in words else words

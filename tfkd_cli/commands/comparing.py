@@ -11,12 +11,19 @@ from typing import Annotated
 
 import typer
 
-from tfkd_cli import console, progress
+from tfkd_cli import console, progress, results
 from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, session
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.options import ExecutionOptions, JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.options import (
+    ExecutionOptions,
+    FolderOptions,
+    JsonOption,
+    RunOptions,
+    StoreOptions,
+    with_options,
+)
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction import launch as ready
@@ -28,6 +35,8 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.reproduction.trials import tried
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
+
+Trials = Annotated[int, typer.Option("--trials", help="Validation trials, the same number for every method.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +53,7 @@ def compare(
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
+    folder: FolderOptions,
     output: JsonOption,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
     teacher_checkpoint: Annotated[
@@ -51,9 +61,7 @@ def compare(
         typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
     ] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd run`.")] = "5",
-    trials: Annotated[
-        int, typer.Option("--trials", help="Validation trials, the same number for every method.")
-    ] = 3,
+    trials: Trials = 3,
 ) -> int:
     """Does Tf-KD help here? Trials on a validation part, then every method with every seed: one answer.
 
@@ -68,7 +76,7 @@ def compare(
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
     ask = partial(_ask, axes, session.manner(how, seeds), foreign=foreign, trials=trials)
-    execution = session.execution(store, where)
+    execution = session.execution(store, where, folder)
     if not where.dry_run:
         session.check_writable(store.results)
         launching.check_place(where)
@@ -136,7 +144,11 @@ class _Work:
                 return ended
         facts = self.comparing.asked.data[self.comparing.dataset].facts
         found = answer(
-            self.comparing, self.store.scan(), test_images=facts.test_images, classes=facts.classes
+            self.comparing,
+            self.store.scan(),
+            results.runs_frame(results.read(self.store).values()),
+            test_images=facts.test_images,
+            classes=facts.classes,
         )
         if output.json:
             console.print_json(found.to_json())

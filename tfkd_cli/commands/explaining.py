@@ -14,7 +14,7 @@ from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import method as find_method
-from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.options import FolderOptions, JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
 def explain_setting(
     store: StoreOptions,
     how: RunOptions,
+    folder: FolderOptions,
     output: JsonOption,
     words: Annotated[
         list[str] | None, typer.Argument(help="A table, a network and a method: table9 resnet18 tf-reg.")
@@ -55,7 +56,7 @@ def explain_setting(
 
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution, manner = session.execution(store), session.manner(how, "1")
+    execution, manner = session.execution(store, folder=folder), session.manner(how, "1")
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)

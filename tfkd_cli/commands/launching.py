@@ -193,6 +193,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         execution=campaign.execution,
         accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
+        say=console.say,
     )
     try_networks(campaign.request, now, where)
     show_foreign_teacher(campaign, now)

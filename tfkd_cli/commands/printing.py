@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paper_tables import render
-from paper_tables.spec import Table
+from paper_tables.compare import Comparison
 from tfkd_cli import console
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction import overview
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.store import Store
+
+if TYPE_CHECKING:
+    from tfkd_cli.report import Written
 
 FORMATS = ("text", "md", "csv", "tex", "json")
 TOY = (
@@ -17,23 +26,25 @@ TOY = (
 
 
 def print_results(campaign: Campaign, *, as_json: bool) -> None:
-    """Every table of the request, then where the report lies."""
+    """Every table of the request; then the report of the whole results folder, and where it lies."""
+    runs = campaign.runs()
+    comparisons = [campaign.comparison(table, runs) for table in campaign.request.tables]
     if as_json:
-        states = campaign.states()
-        console.print_json(
-            [render.json(campaign.comparison(table, states)) for table in campaign.request.tables]
-        )
+        console.print_json([render.json(each) for each in comparisons])
         return
-    for table in campaign.request.tables:
-        print_table(campaign, table, form="text")
+    for each in comparisons:
+        print_table(each, form="text")
     if any(table.kind == "demo" for table in campaign.request.tables):
         console.say(TOY)
-    _write_report(campaign)
+    if campaign.store.root.is_dir():
+        written = write_report(
+            campaign.store, campaign.execution, device=campaign.device, out=campaign.store.root
+        )
+        console.say(f"Report: {written.index}")
 
 
-def print_table(campaign: Campaign, table: Table, *, form: str) -> None:
+def print_table(comparison: Comparison, *, form: str) -> None:
     """One table beside what was measured, to stdout: `form` is one of FORMATS but JSON."""
-    comparison = campaign.comparison(table)
     if form == "text":
         target = console.out()
         target.print(render.text(comparison, width=target.width))
@@ -41,9 +52,28 @@ def print_table(campaign: Campaign, table: Table, *, form: str) -> None:
         print({"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison), end="")
 
 
-def _write_report(campaign: Campaign) -> None:
-    from tfkd_cli import report
+def write_report(
+    store: Store, execution: Execution, *, device: str, out: Path, names: Collection[str] = ()
+) -> Written:
+    """The report of everything that was asked of `store`, into `out`.
 
-    if campaign.store.root.is_dir():
-        written = report.write([campaign], out=campaign.store.root)
-        console.say(f"Report: {Path(written.index)}")
+    `names`: only these tables and figures, and what the report in `out` already shows. RequestError when
+    nothing was asked for any of them.
+    """
+    from tfkd_cli import progress, report
+
+    campaigns, notes = overview.campaigns(store, execution, device=device)
+    if names and not any({*names} & {*each.request.names} for each in campaigns):
+        raise nothing_asked(" ".join(names), store.source, names)
+    return report.write(
+        campaigns, store=store, out=out, names=names, unreadable=notes, progress=progress.steps()
+    )
+
+
+def nothing_asked(what: str, results: Path, names: Collection[str]) -> RequestError:
+    """What to say where no request in the store names any of these tables and figures."""
+    return RequestError(
+        f"nothing was asked for {what} in {results} yet.",
+        expected="what an earlier `tfkd reproduce` or `tfkd run` asked for; `tfkd status` shows it.",
+        hint="tfkd run --help" if {*names} == {"run"} else f"tfkd reproduce {' '.join(names)}",
+    )

@@ -12,7 +12,15 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import launching, session
-from tfkd_cli.options import ExecutionOptions, JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.execution import Execution
+from tfkd_cli.options import (
+    ExecutionOptions,
+    FolderOptions,
+    JsonOption,
+    RunOptions,
+    StoreOptions,
+    with_options,
+)
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
@@ -34,6 +42,7 @@ def run(
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
+    folder: FolderOptions,
     output: JsonOption,
     teacher: Annotated[str | None, typer.Option("--teacher", help="For kd, re-kd, de-kd.")] = None,
     teacher_checkpoint: Annotated[
@@ -60,10 +69,11 @@ def run(
         teacher_epochs=(teacher_epoch,) if teacher_epoch is not None else (),
         finetune=how.recipe is not None,
     )
-    execution = session.execution(store, where)
+    execution = session.execution(store, where, folder)
     given = session.foreign_teacher(teacher_checkpoint, axes)
     request = asking.for_axes(axes, session.manner(how, seeds), execution=execution, foreign=given)
-    return _go(request, store, where, output, teacher_file=teacher_checkpoint)
+    execution = asking.with_sources(execution, request, teacher_file=teacher_checkpoint)
+    return _go(request, execution, store, where, output)
 
 
 @with_options
@@ -115,17 +125,18 @@ def _reproduce(
 ) -> int:
     execution = session.execution(store, where)
     request = asking.for_names(items, session.manner(how, seeds), execution=execution)
-    return _go(request, store, where, output, calibrate=calibrate)
+    execution = asking.with_sources(execution, request)
+    return _go(request, execution, store, where, output, calibrate=calibrate)
 
 
 def _go(
     request: Request,
+    execution: Execution,
     store: StoreOptions,
     where: ExecutionOptions,
     output: JsonOption,
     *,
     calibrate: bool = False,
-    teacher_file: Path | None = None,
 ) -> int:
     if where.cluster != "local":
         from tfkd_cli.backends.slurm import profile
@@ -133,7 +144,6 @@ def _go(
         profile.find(where.cluster)  # a wrong one is refused before anything is shown, fetched or written
     if not where.dry_run:
         session.check_writable(store.results)
-    execution = asking.with_sources(session.execution(store, where), request, teacher_file=teacher_file)
     campaign = Campaign(
         request,
         session.open_store(store, write=False),

@@ -7,15 +7,17 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tfkd_cli import grid
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.options import ExecutionOptions, RunOptions, StoreOptions
+from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides
 from tfkd_cli.reproduction.asking import Manner
+from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
@@ -25,6 +27,13 @@ DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 def open_store(options: StoreOptions, *, write: bool) -> Store:
     """The store; an empty one when there is no folder yet and nothing is to be written."""
     return Store.open(options.results, create=write, writable=write)
+
+
+def names_of(items: Iterable[str]) -> set[str]:
+    """The tables and figures that these words mean; `run` stands for the grids of `tfkd run`."""
+    words = list(items)
+    named = {each.name for each in paper().expand([each for each in words if each != "run"])}
+    return named | {each for each in words if each == "run"}
 
 
 def check_writable(results: Path) -> None:
@@ -38,9 +47,11 @@ def check_writable(results: Path) -> None:
         )
 
 
-def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Execution:
+def execution(
+    options: StoreOptions, run: ExecutionOptions | None = None, folder: FolderOptions | None = None
+) -> Execution:
     """How runs execute, from the options and the environment."""
-    run = run or ExecutionOptions()
+    run, folder = run or ExecutionOptions(), folder or FolderOptions()
     if not re.fullmatch(DEVICES, run.device):
         raise RequestError(
             f'unknown device "{run.device}".',
@@ -68,6 +79,8 @@ def execution(options: StoreOptions, run: ExecutionOptions | None = None) -> Exe
         tf32=not run.no_tf32,
         tensorboard=run.tensorboard,
         verbose=run.verbose,
+        follow_links=folder.follow_links,
+        nested=folder.nested,
     )
 
 

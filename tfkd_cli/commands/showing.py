@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Figure, PaperTablesError, Table
-from tfkd_cli import console
+from tfkd_cli import console, results
 from tfkd_cli.commands import printing
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import judging
+from tfkd_cli.reproduction import judging, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
@@ -32,7 +32,9 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
 
     if form == "csv":
         raise RequestError("claims have no CSV.", expected="text, md, tex or json.")
-    verdicts = judging.verdicts(store, execution)
+    campaigns, _ = overview.campaigns(store, execution)
+    judged = judging.judge(campaigns, results.runs_frame(results.read(store).values()))[0]
+    verdicts = (judged.best, judged.last)
     if form == "json":
         console.print_json(render.claims_json(*verdicts))
     elif form in ("md", "tex"):
@@ -71,7 +73,7 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
         from paper_tables import render
 
         records = [
-            render.json(campaign.comparison(each))
+            render.json(campaign.comparison(each, campaign.runs()))
             if isinstance(each, Table)
             else asdict(_figure_data(campaign, each))
             for campaign, each in items
@@ -79,7 +81,7 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
         return console.print_json(records[0] if len(records) == 1 else records)
     for campaign, each in items:
         if isinstance(each, Table):
-            printing.print_table(campaign, each, form=form)
+            printing.print_table(campaign.comparison(each, campaign.runs()), form=form)
         else:
             _show_figure(campaign, each, form=form)
     return None
@@ -87,12 +89,10 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
 
 def _figure_data(campaign: Campaign, figure: Figure) -> FigureData:
     """The numbers behind a figure."""
-    from tfkd_cli.report.contents import gather
-    from tfkd_cli.report.epochs import Kept
+    from tfkd_cli.report.figures import data_of
 
-    only = campaign.only(figure.name)
-    contents = gather([only], store=only.store, kept=Kept(), progress=lambda what, share: None)
-    return next(iter(contents.figures.values()))
+    found = results.read(campaign.store, campaign.lineages)
+    return data_of(figure, campaign.request, found, results.runs_frame(found.values()))
 
 
 def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:

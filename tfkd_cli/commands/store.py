@@ -74,16 +74,8 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
-        raise _nothing_asked(str(item), options.results, names)
+        raise printing.nothing_asked(str(item), options.results, names)
     return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
-
-
-def _nothing_asked(item: str, results: Path, names: list[str]) -> RequestError:
-    return RequestError(
-        f"nothing was asked for {item} in {results} yet.",
-        expected="what an earlier `tfkd reproduce` or `tfkd run` asked for; `tfkd status` shows it.",
-        hint="tfkd run --help" if names == ["run"] else f"tfkd reproduce {' '.join(names)}",
-    )
 
 
 def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
@@ -187,25 +179,22 @@ def report(
 
     Example: tfkd report --out results/
     """
-    from tfkd_cli import progress
-    from tfkd_cli import report as reporting
-
     opened = session.open_store(store, write=False)
-    made, notes = overview.campaigns(opened, session.execution(store), device=device_kind("auto"))
-    if items:
-        wanted = {each.name for each in paper().expand(items)}
-        made = [each.only(*wanted) for each in made if wanted & set(each.request.names)]
-        if not made:  # an empty page would replace a full one
-            raise _nothing_asked(" ".join(items), store.results, sorted(wanted))
     where = to or (store.results if store.results.is_dir() or not store.results.exists() else Path("report"))
-    written = reporting.write(made, store=opened, out=where, progress=progress.steps())
-    for line in (*notes, *written.left_out):
+    written = printing.write_report(
+        opened,
+        session.execution(store),
+        device=device_kind("auto"),
+        out=where,
+        names=sorted(session.names_of(items or [])),
+    )
+    for line in written.left_out:
         console.say(f"Left out: {line}")
     if output.json:
-        console.print_json({"index": str(written.index), "left_out": [*notes, *written.left_out]})
+        console.print_json({"index": str(written.index), "left_out": list(written.left_out)})
     else:
         print(written.index)
-    return 1 if notes or written.left_out else 0
+    return 1 if written.left_out else 0
 
 
 @with_options

@@ -13,7 +13,7 @@ from tfkd_cli import console, data, models, progress
 from tfkd_cli.commands import session
 from tfkd_cli.errors import canonical
 from tfkd_cli.methods import METHODS
-from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
+from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import Recipe
 
@@ -138,6 +138,7 @@ LISTS: Mapping[str, Callable[[], Rows]] = {
 def fetch_data(
     name: Annotated[str, typer.Argument(help="A data set: `tfkd list datasets`.")],
     store: StoreOptions,
+    folder: FolderOptions,
     output: JsonOption,
     source: Annotated[
         Path | None, typer.Option("--from", help="Official files, a zip or a folder you already have.")
@@ -149,7 +150,7 @@ def fetch_data(
     """
     made = data.prepare(
         name,
-        execution=session.execution(store, ExecutionOptions()),
+        execution=session.execution(store, folder=folder),
         source=source,
         allow_download=source is None,
         progress=progress.steps(),
@@ -158,7 +159,7 @@ def fetch_data(
     if output.json:
         console.print_json({**facts.to_json(), "ready": made.ready})
     else:
-        whole = "" if facts.full else " (not the full data set)"
+        whole = f" ({facts.caveat})" if facts.caveat else ""
         print(
             f"{facts.name}{whole}: {facts.train_images:,} training and {facts.test_images:,} test images, "
             f"{facts.classes} classes, {facts.size}×{facts.size} pixels; ready."

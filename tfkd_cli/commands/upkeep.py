@@ -15,7 +15,6 @@ from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction import health, overview
-from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
 
@@ -35,7 +34,7 @@ def clean(
     output: JsonOption,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
 ) -> int:
-    """What is safe to delete: snapshots and teachers' answers no run needs, old states; never a result.
+    """What is safe to delete: snapshots and teacher logits no run needs, old states; never a result.
 
     Example: tfkd clean --yes
     """
@@ -48,8 +47,8 @@ def clean(
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
     missing = [spec for each in made for spec in each.plan(states).missing]
-    asking = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
-    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), asking=asking)
+    teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
+    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
@@ -99,7 +98,7 @@ def pack(
     opened = session.open_store(store, write=False)
     keys = None
     if items:
-        names = _names(items)
+        names = session.names_of(items)
         made, _ = overview.campaigns(opened, session.execution(store))
         keys = [
             key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
@@ -107,13 +106,6 @@ def pack(
     size = opened.pack(keys, out)
     print(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0
-
-
-def _names(items: list[str]) -> set[str]:
-    """The tables and figures these words mean; `run` is the grids of `tfkd run`."""
-    return {each.name for each in paper().expand([each for each in items if each != "run"])} | {"run"} & set(
-        items
-    )
 
 
 @with_options

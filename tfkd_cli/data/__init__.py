@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
@@ -32,6 +32,7 @@ __all__ = [
     "Progress",
     "ResolvedData",
     "at_size",
+    "damaged",
     "dataset",
     "load",
     "prepare",
@@ -54,7 +55,7 @@ def dataset(name: str) -> DataSet:
 
 def resolve(name: str, *, execution: Execution) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
-    asked = _asked(name)
+    asked = _asked(name, execution)
     if asked.path is None and caches.ready(execution.cache_path, asked.name):
         return _resolved(
             replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
@@ -67,7 +68,7 @@ def resolve(name: str, *, execution: Execution) -> ResolvedData:
     if pointed is not None and caches.ready(execution.cache_path, pointed):
         return resolve(pointed, execution=execution)
     if found is None:
-        return _missing(asked, reader)
+        return _missing(asked, reader, execution)
     identified = reader.identify(found, asked.facts, cache=execution.cache_path)
     if asked.name not in (asked.facts.name, identified.name):
         raise _other_content(asked, identified, found)
@@ -84,37 +85,48 @@ def prepare(
 ) -> ResolvedData:
     """Have `name` decoded in the cache, from `source` or wherever it is; safe when many ask at once.
 
+    What is decoded already is compared with its digests, and decoded again where it is damaged.
     RequestError when it is nowhere and may not be (or cannot be) downloaded, or is not what it should be.
     """
-    report = progress or silent
-    if source is not None:
-        resolved = _resolve_given(_asked(name), source, execution)
-    else:
-        resolved = resolve(name, execution=execution)
+    report, asked = progress or silent, _asked(name, execution)
+
+    def find() -> ResolvedData:
+        if source is not None:
+            return _resolve_given(asked, source, execution)
+        return resolve(name, execution=execution)
+
+    resolved = find()
+    damaged = caches.damaged(execution.cache_path, resolved.name)
+    if damaged is not None:
+        report(f"{damaged} is damaged or of an older version; {resolved.name} is decoded again", 0.0)
+        resolved = find()  # now its source, where that is at hand
     if not resolved.available:
-        _fetch(resolved, execution, allow_download=allow_download, progress=report)
-        resolved = resolve(name, execution=execution)
+        _fetch(resolved, execution, damaged, allow_download=allow_download, progress=report)
+        resolved = find()
     if not resolved.ready:
         _decode(resolved, execution, progress=report)
-    built_in = _asked(name).facts.name
-    if source is not None and built_in in DATASETS and resolved.name != built_in:
-        caches.point(execution.cache_path, built_in, to=resolved.name)
+    if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
+        caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
     ready = caches.ready(execution.cache_path, resolved.name)
     return replace(resolved, facts=ready or resolved.facts, ready=True, available=True)
 
 
-def load(name: str, *, execution: Execution) -> Arrays:
-    """The decoded data set of a resolved name; decoded first when that needs no network."""
+def load(name: str, *, execution: Execution, progress: Progress | None = None) -> Arrays:
+    """The decoded data set of a resolved name, every file checked; decoded first if it needs no network."""
+    prepare(name, execution=execution, progress=progress)
     arrays = caches.load(execution.cache_path, name)
     if arrays is None:
-        prepared = prepare(name, execution=execution)
-        arrays = caches.load(execution.cache_path, prepared.name)
-    if arrays is None or arrays.facts.name != name:
         raise RunError(
             f"data set {name!r} is not in the cache {execution.cache}.",
+            expected="a resolved name, as it stands in a run's spec.json.",
             hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
         )
     return arrays
+
+
+def damaged(name: str, *, execution: Execution) -> Path | None:
+    """The first file of a decoded data set that is not what was decoded; every file is hashed."""
+    return caches.damaged(execution.cache_path, name)
 
 
 def at_size(name: str, pixels: int) -> str:
@@ -134,7 +146,7 @@ class Asked:
     path: Path | None = None
 
 
-def _asked(name: str) -> Asked:
+def _asked(name: str, execution: Execution) -> Asked:
     kind, size, split, separator, rest = _parsed(name)
     if kind == "torchvision":
         from tfkd_cli.data import torchvision_names
@@ -145,16 +157,35 @@ def _asked(name: str) -> Asked:
         )
         facts = dataset(built_in) if built_in else torchvision_names.named(rest, size=size)
         return Asked(facts, facts.name)
-    facts = _folder(size, split) if kind == "folder" else dataset(kind)
+    facts = _folder(size, split, execution) if kind == "folder" else dataset(kind)
     if separator == "@":
-        return Asked(facts, f"{facts.name}@{rest}")
-    return Asked(facts, facts.name, Path(rest).expanduser() if rest else None)
+        asked = Asked(facts, f"{facts.name}@{rest}")
+        known = caches.described(execution.cache_path, asked.name)
+        return asked if known is None else replace(asked, facts=_as_read(facts, known["facts"]))
+    return Asked(facts, facts.name, _expanded(rest) if rest else None)
 
 
-def _folder(size: int, split: int) -> DataSet:
+def _folder(size: int, split: int, execution: Execution) -> DataSet:
     from tfkd_cli.data.folder import template
 
-    return template(size, split=split)
+    facts = template(size, split=split)
+    return replace(facts, follow_links=execution.follow_links, nested=execution.nested)
+
+
+def _as_read(facts: DataSet, before: Mapping[str, Any]) -> DataSet:
+    """The facts, to be read from the same folder in the same way as the content in the cache was."""
+    return replace(facts, follow_links=before["follow_links"], nested=before["nested"])
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RequestError(
+            f"{path[:80]!r} names a user whose home folder is not known.",
+            expected="a path.",
+            hint="write the whole path.",
+        ) from error
 
 
 def _parsed(name: str) -> tuple[str, int, int, str, str]:
@@ -185,22 +216,34 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
     """Where to look, first to last; a place that was named must be there."""
     if asked.path is not None:
         return [_existing(asked.path)]
-    data_dir = Path(execution.data_dir).expanduser() if execution.data_dir else None
-    if data_dir is not None and not data_dir.is_dir():
-        raise RequestError(
-            f"the data folder {str(data_dir)!r} is not a folder.", hint="check --data-dir or TFKD_DATA."
-        )
-    places = (_source(asked.name, execution), data_dir, execution.cache_path / "downloads")
+    known = caches.described(execution.cache_path, asked.name) or {}
+    places = [_source(asked.name, execution), Path(known["origin"]) if known.get("origin") else None]
+    if not asked.facts.name.startswith("folder"):
+        places += [_data_dir(execution), execution.cache_path / "downloads"]
     return [place for place in places if place is not None and place.exists()]
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
+def _data_dir(execution: Execution) -> Path | None:
+    data_dir = _expanded(execution.data_dir) if execution.data_dir else None
+    if data_dir is not None and not data_dir.is_dir():
         raise RequestError(
-            f"{str(path)!r} does not exist.",
+            f"the data folder {str(data_dir)!r} is not a folder.",
+            expected="a folder with official files.",
+            hint="check --data-dir or TFKD_DATA.",
+        )
+    return data_dir
+
+
+def _existing(path: Path) -> Path:
+    try:
+        path.stat()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"is no path: {error.strerror}"
+        raise RequestError(
+            f"{str(path)[:200]!r} {reason}.",
             expected="a file or a folder.",
             hint="a path is taken from the folder the command is given in; write the whole of it.",
-        )
+        ) from error
     return path
 
 
@@ -232,14 +275,16 @@ def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedD
     return _resolved(identified, execution, path=found)
 
 
-def _missing(asked: Asked, reader: Reader) -> ResolvedData:
-    if asked.name != asked.facts.name or asked.facts.name.startswith("folder"):
-        raise RequestError(
-            f"{asked.name} is not in the cache, and where it came from is not known.",
-            expected="the folder or file it was made of.",
-            hint="name it once more: --dataset folder:PATH, or `tfkd data NAME --from PATH`.",
-        )
-    return ResolvedData(facts=asked.facts, download=reader.DOWNLOAD)
+def _missing(asked: Asked, reader: Reader, execution: Execution) -> ResolvedData:
+    if asked.name == asked.facts.name and not asked.facts.name.startswith("folder"):
+        return ResolvedData(facts=asked.facts, download=reader.DOWNLOAD)
+    damaged = caches.damaged(execution.cache_path, asked.name)
+    state = "is not in the cache" if damaged is None else f"is damaged in the cache ({damaged})"
+    raise RequestError(
+        f"{asked.name} {state}, and what it was made of is not at hand.",
+        expected="the folder or file it was made of.",
+        hint="name it once more: --dataset folder:PATH, or `tfkd data NAME --from PATH`.",
+    )
 
 
 def _other_content(asked: Asked, identified: DataSet, path: Path) -> RequestError:
@@ -251,7 +296,14 @@ def _other_content(asked: Asked, identified: DataSet, path: Path) -> RequestErro
     )
 
 
-def _fetch(resolved: ResolvedData, execution: Execution, *, allow_download: bool, progress: Progress) -> None:
+def _fetch(
+    resolved: ResolvedData,
+    execution: Execution,
+    damaged: Path | None,
+    *,
+    allow_download: bool,
+    progress: Progress,
+) -> None:
     facts = resolved.facts
     if not facts.module:
         raise RequestError(
@@ -265,7 +317,8 @@ def _fetch(resolved: ResolvedData, execution: Execution, *, allow_download: bool
         f"`tfkd data {facts.name} --from PATH` takes the official files; --dataset digits needs no network."
     )
     if not allow_download:
-        raise RequestError(f"{facts.label} is not on this machine.", expected=facts.source + ".", hint=hint)
+        what = "is not on this machine" if damaged is None else f"is damaged in the cache ({damaged})"
+        raise RequestError(f"{facts.label} {what}.", expected=facts.source + ".", hint=hint)
     progress(f"downloading {facts.label}", 0.0)
     try:
         _reader(facts).fetch(facts, execution.cache_path / "downloads")

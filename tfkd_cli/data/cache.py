@@ -3,6 +3,9 @@
 Decoded once, memory-mapped by all runs of a machine. A data set is written into a folder of its own and
 renamed when complete, so what stands under its name is whole. A lock saves ten processes from decoding ten
 times; where locks do not work the rename still lets exactly one win. Loading needs numpy only.
+
+meta.json holds the size and the sha256 of every file, and its own. `damaged` compares them before a number
+is calculated from the data.
 """
 
 from __future__ import annotations
@@ -16,19 +19,23 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkd_cli import locks
 from tfkd_cli.data.facts import Arrays, DataSet
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.regular_files import open_regular
 
 if TYPE_CHECKING:
     from numpy import int64, uint8
     from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2  # 2: a digest of every file
 STALE_SECONDS = 24 * 3600  # a draft of another host this old has no owner any more
+
+_checked: dict[Path, tuple[tuple[int, int, int], bool]] = {}
+"""File → its size, time and inode when it was last hashed in this process, and whether the digest matched."""
 
 
 class Draft:
@@ -39,7 +46,7 @@ class Draft:
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
-        self.digests: dict[str, str] = {}
+        self.parts: list[str] = []
 
     def write(
         self, part: str, images: Iterable[NDArray[uint8]], labels: Sequence[int] | NDArray[int64]
@@ -50,23 +57,18 @@ class Draft:
         """
         import numpy as np
 
-        digest, written = hashlib.sha256(), 0
-        with (self.folder / f"{part}_images.npy").open("wb") as file:
+        written = 0
+        with _durable(self.folder / f"{part}_images.npy") as file:
             for chunk_NCHW in images:
                 if written == 0:
                     _write_header(file, (len(labels), *chunk_NCHW.shape[1:]))
-                data = np.ascontiguousarray(chunk_NCHW, dtype=np.uint8)
-                file.write(data.data)
-                digest.update(data.data)
-                written += len(data)
-            file.flush()
-            os.fsync(file.fileno())
+                file.write(np.ascontiguousarray(chunk_NCHW, dtype=np.uint8).data)
+                written += len(chunk_NCHW)
         if written != len(labels):
             raise RunError(f"{part} has {written} images and {len(labels)} labels.")
-        labels_N = np.asarray(labels, dtype=np.int64)
-        np.save(self.folder / f"{part}_labels.npy", labels_N)
-        digest.update(labels_N.data)
-        self.digests[part] = digest.hexdigest()
+        with _durable(self.folder / f"{part}_labels.npy") as file:
+            np.save(file, np.asarray(labels, dtype=np.int64))
+        self.parts.append(part)
 
     def images(self, part: str) -> NDArray[uint8]:
         """The images written so far, mapped."""
@@ -76,18 +78,35 @@ class Draft:
         return images_NCHW
 
     def finish(self, facts: DataSet) -> None:
-        """meta.json, last: what is here, and how large each file must be."""
-        sizes = {each.name: each.stat().st_size for each in sorted(self.folder.glob("*.npy"))}
+        """meta.json, last: what is here, and what each file must be."""
+        files = {
+            each.name: {"size": each.stat().st_size, "sha256": _sha256(each)}
+            for each in sorted(self.folder.glob("*.npy"))
+        }
         meta = {
             "schema": SCHEMA,
             "facts": facts.to_json(),
+            "notes": list(facts.notes),  # for the reader of its numbers
             "class_names": list(self.class_names),
             "origin": self.origin,
-            "sizes": sizes,
-            "digests": self.digests,
+            "files": files,
             "report": self.report,
         }
-        write_json(self.folder / "meta.json", meta)
+        write_record(self.folder / "meta.json", meta)
+
+
+@contextlib.contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """A new file, on the disk when the block ends."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
@@ -104,17 +123,54 @@ def place(cache: Path, name: str) -> Path:
 
 
 def read_meta(cache: Path, name: str) -> Mapping[str, Any] | None:
-    """meta.json of a decoded data set whose files are all there in full; None otherwise."""
-    folder = place(cache, name)
-    meta = read_json(folder / "meta.json")
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+    """meta.json of a decoded data set whose files are all there, none known to be damaged; None otherwise."""
+    folder, meta = place(cache, name), described(cache, name)
+    if meta is None or any(not _sound(folder / file, known) for file, known in meta["files"].items()):
         return None
+    return meta
+
+
+def described(cache: Path, name: str) -> Mapping[str, Any] | None:
+    """meta.json of a decoded data set, whatever became of its files; None when it cannot be trusted."""
+    meta = read_record(place(cache, name) / "meta.json")
     try:
-        if any((folder / file).stat().st_size != size for file, size in meta["sizes"].items()):
-            return None
-        return meta if DataSet.from_json(meta["facts"]).name == name else None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        trusted = meta is not None and meta["schema"] == SCHEMA and meta["facts"]["name"] == name
+    except (KeyError, TypeError):
         return None
+    return meta if trusted else None
+
+
+def damaged(cache: Path, name: str) -> Path | None:
+    """The first file of a decoded data set that is not what was written; None: all are, or it is not here.
+
+    Every file is hashed, once in a process and again when its size, time or inode has changed.
+    """
+    folder, meta = place(cache, name), described(cache, name)
+    if meta is None:
+        return folder / "meta.json" if folder.exists() else None
+    for file, known in meta["files"].items():
+        path: Path = folder / file
+        with contextlib.suppress(OSError):
+            signature = _signature(path)
+            if _checked.get(path, (None, False))[0] != signature:
+                _checked[path] = signature, _sha256(path) == known["sha256"]
+        if not _sound(path, known):
+            return path
+    return None
+
+
+def _sound(path: Path, known: Mapping[str, Any]) -> bool:
+    """Whether a file is there in full, and was not found to be damaged before."""
+    try:
+        signature = _signature(path)
+    except OSError:
+        return False
+    return signature[0] == known["size"] and _checked.get(path) != (signature, False)
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def ready(cache: Path, name: str) -> DataSet | None:
@@ -131,7 +187,7 @@ def load(cache: Path, name: str) -> Arrays | None:
     if meta is None:
         return None
     folder, mapped = place(cache, name), {}
-    for file in meta["sizes"]:
+    for file in meta["files"]:
         kind = "images_NCHW" if file.endswith("_images.npy") else "labels_N"
         array = np.load(folder / file, mmap_mode="r" if kind == "images_NCHW" else None, allow_pickle=False)
         mapped[f"{file.split('_')[0]}_{kind}"] = array
@@ -144,7 +200,7 @@ def build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{folder.name}", progress=progress) as alone:
-            if ready(cache, name) is None:
+            if damaged(cache, name) is not None or ready(cache, name) is None:
                 _build(folder, fill, sweep=alone)
     except OSError as error:
         raise RunError(
@@ -164,7 +220,7 @@ def _build(folder: Path, fill: Callable[[Draft], DataSet], *, sweep: bool) -> No
     draft.folder.mkdir()
     try:
         draft.finish(fill(draft))
-        if folder.exists():  # not whole, or `ready` would have said so
+        if folder.exists():  # damaged, or nothing would be decoded
             folder.rename(draft.folder / "damaged")
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             _rename(draft.folder, folder)
@@ -205,56 +261,53 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, progress: Progress) -> Iterator[bool]:
+def locked(path: Path, *, progress: Progress) -> contextlib.AbstractContextManager[bool]:
     """Hold the lock file, which the kernel frees on any death; yields False where there are no locks."""
-    while True:
-        with locks.held(path) as mine:
-            if mine is not False:
-                yield mine is True
-                return
-        progress("another process is at it, waiting", 0.0)
-        time.sleep(0.1)
+    return locks.held(path, while_waiting=lambda: progress("another process is at it, waiting", 0.0))
 
 
 def remembered(cache: Path, path: Path, stamp: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `compute` gave for this path when its stamp (names, sizes, times) was the same."""
     record = cache / "fingerprints" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:24]}.json"
-    known = read_json(record)
-    if isinstance(known, dict) and known.get("stamp") == stamp and isinstance(known.get("value"), dict):
-        value: dict[str, Any] = known["value"]
-        return value
+    known = read_record(record)
+    if known is not None and known["stamp"] == stamp:
+        remembered_value: dict[str, Any] = known["value"]
+        return remembered_value
     value = compute()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
         record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"path": str(path), "stamp": stamp, "value": value})
+        write_record(record, {"path": str(path), "stamp": stamp, "value": value})
     return value
 
 
 def point(cache: Path, name: str, *, to: str) -> None:
     """Remember which content a built-in name was last prepared with (a sample of it, say)."""
-    write_json(place(cache, name).with_suffix(".json"), {"name": to})
+    write_record(place(cache, name).with_suffix(".json"), {"name": to})
 
 
 def pointed(cache: Path, name: str) -> str | None:
     """The name that `point` wrote."""
-    value = read_json(place(cache, name).with_suffix(".json"))
-    return str(value["name"]) if isinstance(value, dict) and "name" in value else None
+    record = read_record(place(cache, name).with_suffix(".json"))
+    return None if record is None else str(record["name"])
 
 
-def read_json(path: Path) -> Any:
-    """The JSON at `path`; None when there is none, or nothing that can be read."""
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The JSON object that `write_record` left at `path`; None when there is none, or it was changed."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        with open_regular(path) as file:
+            record = json.load(file)
+        return record if record.pop("sha256") == _digest(record) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """JSON under `path`, whole or not at all."""
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """A JSON object with its own digest under `path`, whole or not at all."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=True)
-        file.flush()
-        os.fsync(file.fileno())
+    with _durable(temporary) as file:
+        file.write(json.dumps({**record, "sha256": _digest(record)}).encode())
     temporary.replace(path)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Channels = tuple[float, ...]  # one value per channel, for pixels in [0, 1]
+Levels = tuple[tuple[str, float, float], ...]  # "I" (integers) or "F" (floats), black, white
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """The facts of a data set; `full` is False when the content is not the official one."""
+    """The facts of a data set; `full` is False when the content is not known to be the official one."""
 
     name: str  # goes into RunSpec.dataset: "cifar100", "folder@<12 hex>", "tiny-imagenet@<12 hex>"
     label: str  # as the paper prints it
@@ -35,7 +36,18 @@ class DataSet:
     module: str = ""  # its reader; "" where training is not built yet
     source: str = ""  # where the content comes from
     full: bool = True
+    unchecked: bool = False  # as many images as the official content, which nothing here can compare
+    follow_links: bool = False  # of a folder: how its files were found
+    nested: bool = False
+    levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
+
+    @property
+    def caveat(self) -> str:
+        """What must stand wherever the data set is named; empty for the official content."""
+        if self.unchecked:
+            return "an unchecked full copy"
+        return "" if self.full else "not the full data set"
 
     def to_json(self) -> dict[str, Any]:
         """All values as JSON types."""
@@ -45,16 +57,16 @@ class DataSet:
     def from_json(cls, data: Mapping[str, Any]) -> DataSet:
         """The facts that `to_json` wrote; ValueError or TypeError on anything else."""
         known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in data.items()
-            if key in known
-        }
+        values: dict[str, Any] = {key: _frozen(value) for key, value in data.items() if key in known}
         facts = cls(**values)
         counts = (facts.classes, facts.channels, facts.size, facts.train_images, facts.test_images)
         if not all(isinstance(each, int) and each > 0 for each in counts):
             raise ValueError(f"impossible counts {counts}")
         return facts
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True)

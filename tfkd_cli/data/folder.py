@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
-from tfkd_cli.data.images import Header, Look, decode_all, parallel, read_header
+from tfkd_cli.data.images import Header, Look, decode_all, levels_of, naming_all, parallel, read_header
 from tfkd_cli.data.images import decode as decode_image
 from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
-from tfkd_cli.data.layout import Layout, survey
+from tfkd_cli.data.layout import Layout, no_folder, survey
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
 from tfkd_cli.data.trees import read_file
@@ -37,7 +37,7 @@ FINETUNE_SIZE = 128  # from here on, networks are finetuned: resized crops, and 
 SPLIT_NOTE = "split 70/15/15 by class and content, the same every time"
 OTHER_SPLIT = "; folder.split1:PATH asks for another split"
 SPLIT_MARK = ".split"
-FORMAT = "folder 1"  # raised when the same files would become other arrays
+FORMAT = "folder 2"  # raised when the same files would become other arrays
 
 
 def template(size: int, *, split: int = 0) -> DataSet:
@@ -59,34 +59,41 @@ def template(size: int, *, split: int = 0) -> DataSet:
 
 
 def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
-    """The first place that is a folder."""
+    """The first place that is a folder; RequestError when there is something else at each of them."""
+    if places and not any(place.is_dir() for place in places):
+        raise no_folder(places[0])
     return next((place.resolve() for place in places if place.is_dir()), None)
 
 
 def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
     """The facts of this folder; images are read unless names, sizes and times are as remembered."""
-    layout = survey(path)
+    layout = _survey(path, facts)
     stamp = f"{FORMAT}:{facts.name}:{layout.stamp()}"
     known = caches.remembered(cache, path / facts.name, stamp, lambda: _identify(layout, facts).to_json())
     return DataSet.from_json(known)
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """All parts, decoded; the facts with notes on near-identical images."""
-    layout = survey(path)
-    parts = layout.parts or _split(layout, [mark for mark, _ in _examine(layout)], seed=_seed(facts))
-    look = Look(size=facts.size, channels=facts.channels)
+    """All parts, decoded; the facts with notes on near-identical and nearly constant images."""
+    layout = _survey(path, facts)
+    parts = layout.parts or _split(layout, _examine(layout)[0], seed=_seed(facts))
+    look = Look(facts.size, facts.channels, facts.levels)
 
     def one(position: int) -> NDArray[uint8]:
         file = layout.files[position]
         return decode_image(read_file(path / file), look, name=file)
 
-    for part, positions in parts.items():
-        images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
-        draft.write(part, images, [layout.labels[position] for position in positions])
+    with naming_all(range(len(layout.files)), one):
+        for part, positions in parts.items():
+            images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
+            draft.write(part, images, [layout.labels[position] for position in positions])
     draft.class_names = layout.classes
-    if survey(path).stamp() != layout.stamp():
-        raise RequestError(f"{path} was changed while it was read.", hint="run the command again.")
+    if _survey(path, facts).stamp() != layout.stamp():
+        raise RequestError(
+            f"{path} was changed while it was read.",
+            expected="a folder that stays as it is until its images are decoded.",
+            hint="run the command again.",
+        )
     draft.report = inspect(draft, layout, parts)
     return replace(facts, notes=facts.notes + notes_of(draft.report))
 
@@ -96,9 +103,12 @@ def fetch(facts: DataSet, folder: Path) -> Path:
     raise RequestError("a folder of images cannot be downloaded.", hint="give its path: folder:PATH.")
 
 
+def _survey(path: Path, facts: DataSet) -> Layout:
+    return survey(path, follow_links=facts.follow_links, nested=facts.nested)
+
+
 def _identify(layout: Layout, facts: DataSet) -> DataSet:
-    examined = _examine(layout)
-    marks, headers = [mark for mark, _ in examined], [header for _, header in examined]
+    marks, headers = _examine(layout)
     look = _look(headers, asked=facts.size)
     if layout.parts and _seed(facts):
         raise RequestError(
@@ -118,6 +128,7 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         classes=len(layout.classes),
         channels=look.channels,
         size=look.size,
+        levels=look.levels,
         train_images=len(parts["train"]),
         val_images=len(parts.get("val", ())),
         test_images=len(parts["test"]),
@@ -148,14 +159,19 @@ def _split_note(facts: DataSet) -> str:
     return SPLIT_NOTE + (f"; split {seed}" if seed else OTHER_SPLIT)
 
 
-def _examine(layout: Layout) -> list[tuple[bytes, Header]]:
-    """The sha256 of each file, and what its header says."""
+def _examine(layout: Layout) -> tuple[list[bytes], list[Header]]:
+    """The sha256 of each file, and what its header says; RequestError naming all that cannot be decoded."""
 
     def one(file: str) -> tuple[bytes, Header]:
         data = read_file(layout.root / file)
         return hashlib.sha256(data).digest(), read_header(data, name=file)
 
-    return [each for block in parallel(one, layout.files) for each in block]
+    def whole(file: str) -> NDArray[uint8]:
+        return decode_image(read_file(layout.root / file), Look(SIZE, 3), name=file)
+
+    with naming_all(layout.files, whole):
+        examined = [each for block in parallel(one, layout.files) for each in block]
+    return [mark for mark, _ in examined], [header for _, header in examined]
 
 
 def _look(headers: Sequence[Header], *, asked: int) -> Look:
@@ -170,4 +186,4 @@ def _look(headers: Sequence[Header], *, asked: int) -> Look:
     else:
         size = side if sizes == {(side, side)} and side <= SIZE else SIZE
     grey = all(header.grey for header in headers) and size < FINETUNE_SIZE
-    return Look(size=size, channels=1 if grey else 3)
+    return Look(size, 1 if grey else 3, levels_of(headers))

@@ -1,10 +1,11 @@
 """Image files as uint8 arrays: one declared way to look at them, many at once, nothing read twice.
 
-Threads decode: Pillow lets go of the interpreter while it does, and no process has to be started.
+Threads decode: Pillow releases the interpreter's lock while it does, and no process has to be started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
@@ -13,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from tfkd_cli.data.facts import Levels
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.errors import RequestError
 
@@ -23,10 +25,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+SUFFIXES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    )
+)
 MAX_PIXELS = 80_000_000  # below Pillow's own warning; a larger picture is a mistake or an attack
 MAX_BYTES = 300_000_000
 CHUNK = 1024  # images decoded between two writes
+NAMED = 20  # unreadable images whose names are printed
+# Pillow's modes with more than eight bits a value begin with I (integers) or F (floats). What is white in
+# them, no file says: the first of these levels that no value of the set exceeds, 1, 8, 10, 12, 14 or 16 bits.
+DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 65535)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,35 +58,67 @@ Result = TypeVar("Result")
 class Look:
     """How image files become arrays; part of the identity of own data.
 
-    Turned upright (EXIF), the centre square taken, resized (bilinear, antialiased; an image of the right
-    size keeps its pixels). Colours as RGB, or grey with one channel; transparency is dropped.
+    Turned upright (EXIF, XMP), laid on white where transparent, the centre square taken, resized (bilinear,
+    antialiased; an image of the right size keeps its pixels). Colours as RGB, or grey with one channel.
     """
 
     size: int
     channels: int
+    levels: Levels = ()
 
     @property
     def text(self) -> str:
         """The recipe in words, for the fingerprint and for the reader."""
         colours = "RGB" if self.channels == 3 else "grey"
-        return (
-            f"{colours}, upright, centre square, resized to {self.size}×{self.size} (bilinear, antialiased)"
+        words = (
+            f"{colours}, upright, transparent parts white, centre square, "
+            f"resized to {self.size}×{self.size} (bilinear, antialiased)"
         )
+        for mode, black, white in self.levels:
+            values = {"I": "integers of more than 8 bits", "F": "floats"}[mode]
+            words += f"; {values} from {black:g} (black) to {white:g} (white)"
+        return words
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself, before its pixels are decoded."""
+    """What an image file says of itself; of one with more than eight bits a value, also their range."""
 
     width: int
     height: int
-    grey: bool
+    mode: str  # Pillow's
+    lowest: float = 0.0
+    highest: float = 0.0
+
+    @property
+    def grey(self) -> bool:
+        """Whether it has no colours, whatever its values."""
+        return self.mode in ("1", "L", "LA") or self.mode[0] in DEEP
 
 
 def read_header(data: bytes, *, name: str) -> Header:
     """Width, height and kind; RequestError when it is no image or an absurdly large one."""
     with _opened(data, name=name) as image:
-        return Header(image.width, image.height, image.mode in ("1", "L", "LA") or image.mode[0] == "I")
+        if image.mode[0] not in DEEP:
+            return Header(image.width, image.height, image.mode)
+        values_HW = _decoded(image, _values, name=name)
+        return Header(*image.size, image.mode, float(values_HW.min()), float(values_HW.max()))
+
+
+def levels_of(headers: Sequence[Header]) -> Levels:
+    """The black and the white of a set's deep images, per kind of value.
+
+    Black is 0 and white one of `WHITES`; where values are negative or larger, their own minimum and maximum.
+    """
+    levels = []
+    for mode in DEEP:
+        deep = [header for header in headers if header.mode[0] == mode]
+        if deep:
+            lowest, highest = min(each.lowest for each in deep), max(each.highest for each in deep)
+            white = next((level for level in WHITES if highest <= level), None)
+            stretched = lowest < 0 or white is None
+            levels.append((mode, lowest, highest) if stretched else (mode, 0.0, float(white or 1)))
+    return tuple(levels)
 
 
 def decode(data: bytes, look: Look, *, name: str) -> NDArray[uint8]:
@@ -77,45 +131,84 @@ def see(image: Image.Image, look: Look, *, name: str) -> NDArray[uint8]:
     """The same for an image that is open already."""
     import numpy as np
 
-    try:
-        array = np.asarray(_seen(image, look))
-    except Exception as error:  # Pillow's plugins raise nearly anything on broken files
-        raise unreadable(name, error) from error
+    array = _decoded(image, lambda opened: np.asarray(_seen(opened, look)), name=name)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _seen(image: Image.Image, look: Look) -> Image.Image:
-    from PIL import Image, ImageOps
+def _decoded(image: Image.Image, work: Callable[[Image.Image], Result], *, name: str) -> Result:
+    try:
+        return work(image)
+    except Exception as error:  # Pillow's plugins raise nearly anything on broken files
+        raise unreadable(name, error) from error
 
-    mode = "RGB" if look.channels == 3 else "L"
+
+def _seen(image: Image.Image, look: Look) -> Image.Image:
+    from PIL import Image
+
     if min(image.size) >= 4 * look.size:  # a large JPEG is decoded at a fraction of its size
         image.draft(None, (2 * look.size, 2 * look.size))
-    if image.mode[0] == "I":
-        image = _eight_bits(image)
-    if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
+    image = _upright(image)
+    if image.mode[0] in DEEP:
+        image = _eight_bits(image, look.levels)
+    if image.has_transparency_data:
+        image = _on_white(image)
+    image = image.convert("RGB" if look.channels == 3 else "L")
     if image.size == (look.size, look.size):
-        return image.convert(mode)
+        return image
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return image.convert(mode).resize((look.size, look.size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((look.size, look.size), Image.Resampling.BILINEAR, box=box)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image by its high bytes; Pillow would cut values off at 255."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its orientation says, be it in EXIF, a raw profile or XMP; a broken one is left aside."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are whole: `load` has read them
+        return image
+
+
+def _values(image: Image.Image) -> NDArray[Any]:
+    """The values of a deep image (H, W) as float64; what is no number is 0."""
+    import numpy as np
+
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+
+
+def _eight_bits(image: Image.Image, levels: Levels) -> Image.Image:
+    """A deep image in grey levels 0 to 255; Pillow would cut values off at 255."""
     import numpy as np
     from PIL import Image
 
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    values_HW = _values(image)
+    known = {mode: (black, white) for mode, black, white in levels}
+    black, white = known.get(image.mode[0], (0.0, 65535.0))
+    grey_HW = ((values_HW - black) * (255 / max(white - black, 1e-300))).round().clip(0, 255)
+    grey_HW[values_HW == image.info.get("transparency")] = 255
+    return Image.fromarray(grey_HW.astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, of which Pillow keeps the upper eight
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 @cache
 def _without_warnings() -> None:
-    """Large pictures are refused here with a message; Pillow's own warning would only come before it."""
+    """Large pictures are refused here with a message; warnings of Pillow's name no file."""
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _opened(data: bytes, *, name: str) -> Image.Image:
@@ -146,6 +239,32 @@ def unreadable(name: str, error: Exception) -> RequestError:
         expected="an image file that is whole.",
         hint="replace it or take it out of the folder; nothing was trained.",
     )
+
+
+@contextlib.contextmanager
+def naming_all(items: Sequence[Item], read: Callable[[Item], object]) -> Iterator[None]:
+    """When something in the block cannot be read: `read` all items, and one RequestError that names each."""
+    try:
+        yield
+    except RequestError as error:
+
+        def failure(item: Item) -> RequestError | None:
+            try:
+                read(item)
+            except RequestError as broken:
+                return broken
+            return None
+
+        broken = [each for block in parallel(failure, items) for each in block if each is not None]
+        if len(broken) < 2:
+            raise
+        lines = [f"  {each.what}" for each in broken[:NAMED]]
+        lines += [f"  … and {len(broken) - NAMED:,} more"] * (len(broken) > NAMED)
+        raise RequestError(
+            "\n".join([f"{len(broken):,} images cannot be used:", *lines]),
+            expected="image files that are whole.",
+            hint="replace them or take them out of the folder; nothing was trained.",
+        ) from error
 
 
 def workers() -> int:

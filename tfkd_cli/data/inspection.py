@@ -1,22 +1,32 @@
-"""What a user should know of own images before believing a number: imbalance, images seen before."""
+"""What a user should know of own images before believing a number: imbalance, leaks, blank images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.near import near_identical
+from tfkd_cli.errors import RequestError
 
-SHOWN = 20  # pairs of near-identical images that are named
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+SHOWN = 20  # pairs of near-identical images, or nearly constant ones, that are named
+FLAT_RANGE, FLAT_STD = 16, 2.0  # grey levels of 255: an image below one of them, in each channel, is blank
+BLOCK = 256  # images looked at together
 IMBALANCED = 1.5  # largest class over smallest
 
 
 def inspect(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Training images of each class, and near-identical images across parts, as JSON types."""
+    """Training images of each class, near-identical images across parts, blank ones; as JSON types.
+
+    RequestError when every image is blank: nothing can be learnt from them.
+    """
     counts = Counter(layout.labels[position] for position in parts["train"])
     near = {}
     # a part of fewer images is looked up in the larger one: test in train, val in train, test in val
@@ -25,6 +35,7 @@ def inspect(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) ->
         if found:
             near[f"{asked} in {known}"] = {
                 "count": len(found),
+                "of": len(parts[asked]),
                 "images": [
                     [layout.files[parts[asked][here]], layout.files[parts[known][there]]]
                     for here, there in sorted(found.items())[:SHOWN]
@@ -33,18 +44,63 @@ def inspect(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) ->
     return {
         "train_images": {name: counts[label] for label, name in enumerate(layout.classes)},
         "near_identical": near,
+        "blank": _blank(draft, layout, parts),
     }
 
 
+def _blank(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The nearly constant images of each class that has some."""
+    blank = [
+        positions[here] for part, positions in parts.items() for here in nearly_constant(draft.images(part))
+    ]
+    if len(blank) == len(layout.files):
+        raise RequestError(
+            f"all {len(blank):,} images of {str(layout.root)!r} are nearly of one colour once decoded.",
+            expected="images with something to see in them.",
+            hint=f"look at {layout.files[0]!r}. Colours of more than 8 bits, values 0 and 1 where white is "
+            "255, and white drawings on a transparent ground must be converted first.",
+        )
+    of_class = Counter(layout.labels)
+    found: dict[str, Any] = {}
+    for position in sorted(blank):
+        label = layout.labels[position]
+        of = {"count": 0, "of": of_class[label], "images": []}
+        known = found.setdefault(layout.classes[label], of)
+        known["count"] += 1
+        known["images"] = [*known["images"], layout.files[position]][:SHOWN]
+    return found
+
+
+def nearly_constant(images_NCHW: NDArray[uint8]) -> list[int]:
+    """Positions of images in which no channel varies: nothing is to be seen in them."""
+    import numpy as np
+
+    found: list[int] = []
+    for start in range(0, len(images_NCHW), BLOCK):
+        block_NCHW = images_NCHW[start : start + BLOCK]
+        pixels_NCP = block_NCHW.reshape(*block_NCHW.shape[:2], -1)
+        flat_N = (np.ptp(pixels_NCP, axis=2).max(axis=1) < FLAT_RANGE) | (
+            pixels_NCP.std(axis=2, dtype=np.float32).max(axis=1) < FLAT_STD
+        )
+        found += (np.flatnonzero(flat_N) + start).tolist()
+    return found
+
+
 def notes_of(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Near-identical images in sentences, where there are some."""
+    """Near-identical and blank images in sentences, where there are some."""
     notes = []
     for where, near in report["near_identical"].items():
         asked, known = where.split(" in ")
         first, other = near["images"][0]
         notes.append(
-            f"near-identical to an image of {known}: {near['count']:,} of {asked} "
-            f"(the first: {first!r}, {other!r})"
+            f"WARNING: {near['count']:,} of {near['of']:,} {asked} images are near-identical to images of "
+            f"{known} (the first: {first!r}, {other!r})"
+        )
+    for name, blank in sorted(report["blank"].items()):
+        examples = ", ".join(map(repr, blank["images"][:3]))
+        notes.append(
+            f"WARNING: {blank['count']:,} of {blank['of']:,} images of {name!r} are nearly of one colour "
+            f"once decoded ({examples}): look at them"
         )
     return tuple(notes)
 

@@ -1,19 +1,38 @@
-"""What lies where in a folder of images: classes, files, parts; nothing is opened yet."""
+"""What lies where in a folder of images: classes, files, parts; no file is opened yet."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfkd_cli.data.images import SUFFIXES
 from tfkd_cli.errors import RequestError
 
 # the parts, and the folder names they go by
-TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# what else a part may be called: test1, training_set, dev-images. Never the names of all classes.
+LIKE_A_PART = re.compile(
+    r"(train|training|trn|val|valid|validation|dev|eval|evaluation|test|testing|tst|unlabell?ed|holdout)"
+    r"([ _.-]*(set|data|images?|imgs?|pics|photos|part|split|\d+))*"
+)
 EXPECTED = "train/CLASS/* and test/CLASS/*, or CLASS/* alone, with images and at least two classes."
+SKIPPED = frozenset(  # what file managers, network drives and archivers leave behind, beside hidden entries
+    (
+        *("@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle"),
+        *("@recycle", "system volume information", "lost+found", "icon\r"),
+    )
+)
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
 
 
 @dataclass(frozen=True)
@@ -33,89 +52,257 @@ class Layout:
         for file in self.files:
             try:
                 found = os.stat(os.path.join(self.root, file))  # noqa: PTH116, PTH118  five times faster
-            except OSError as error:
-                raise _closed(self.root / file, error) from error
-            digest.update(os.fsencode(file) + b"\0%d:%d;" % (found.st_size, found.st_mtime_ns))
+                stamp = b"%d:%d" % (found.st_size, found.st_mtime_ns)
+            except OSError:  # named with all others that cannot be read, when it is opened
+                stamp = b"unreadable"
+            digest.update(os.fsencode(file) + b"\0" + stamp + b";")
         return digest.hexdigest()
 
 
-def survey(root: Path) -> Layout:
-    """The layout of `root`; RequestError when it is none, or a link leads out of it."""
+def survey(root: Path, *, follow_links: bool = False, nested: bool = False) -> Layout:
+    """The layout of `root`; RequestError when it is none.
+
+    A link that leads out of `root` is refused unless `follow_links`, a folder in a class unless `nested`.
+    """
     if not root.is_dir():
-        raise RequestError(f"{str(root)!r} is not a folder.", expected=EXPECTED)
-    folders = {folder.name.lower(): folder for folder in _folders(root, root)}
-    named = {
-        part: next((folders[name] for name in names if name in folders), None)
-        for part, names in (("train", TRAIN), ("val", VAL), ("test", TEST))
-    }
-    train = named["train"]
-    if train is None or not _folders(train, root):  # "train" may be a class, beside "bus" and "car"
-        return _unsplit(root)
-    return _with_parts(root, {part: folder for part, folder in named.items() if folder is not None})
+        raise no_folder(root)
+    return _Survey(root, follow_links=follow_links, nested=nested).layout()
 
 
-def _unsplit(root: Path) -> Layout:
-    images = _images(root, root)
-    classes = tuple(sorted(images))
-    if len(classes) < 2:
-        raise _too_few(root, classes)
-    files = [file for name in classes for file in images[name]]
-    labels = [label for label, name in enumerate(classes) for _ in images[name]]
-    return Layout(root, classes, files, labels, None, _aside(root, classes))
-
-
-def _too_few(root: Path, classes: Sequence[str]) -> RequestError:
-    loose = sum(_suffix(entry) in SUFFIXES for entry in _entries(root))
+def no_folder(path: Path) -> RequestError:
+    """What was given as a folder of images is an archive, another file or no file at all."""
+    archive = path.suffix.lower() in ARCHIVES
+    kind = "an archive" if archive else "a file" if path.is_file() else "a device, a pipe or a socket"
     return RequestError(
-        f"{str(root)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}"
-        + (f", and {loose:,} images beside." if loose else "."),
+        f"{str(path)!r} is {kind}, not a folder.",
         expected=EXPECTED,
-        hint="give each class a folder of its own, named as the class, and move its images there.",
+        hint="unpack it, then name the folder it unpacks to."
+        if archive
+        else "name the folder of the images.",
     )
 
 
-def _aside(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
-    """A note on files in class folders that are no images by their ending, as .heic and .mp4."""
-    files = [entry for name in folders for entry in _entries(root / name) if _suffix(entry) not in SUFFIXES]
-    if not files:
-        return ()
-    endings = sorted({_suffix(entry) or "none" for entry in files})
-    return (f"left aside, no known image ending: {len(files):,} ({', '.join(endings[:5])})",)
+@dataclass
+class _Survey:
+    """One walk through a folder: every folder is entered once, whatever links lead to it."""
 
+    root: Path
+    follow_links: bool
+    nested: bool
+    aside: Counter[str] = field(default_factory=Counter)  # suffix → files that are no images
+    entered: set[tuple[int, int]] = field(default_factory=set)  # device and inode
 
-def _with_parts(root: Path, folders: Mapping[str, Path]) -> Layout:
-    images = {part: _images(folder, root) for part, folder in folders.items()}
-    notes: list[str] = []
-    if "test" not in images:
-        if "val" not in images:
+    def layout(self) -> Layout:
+        """The parts where there is a train folder with classes in it, else one body of classes."""
+        folders = self._folders(self.root)
+        named = {
+            part: [each for each in folders if each.name.lower() in names] for part, names in PARTS.items()
+        }
+        # "train" may be a class, beside "bus" and "car"
+        if not any(self._folders(each) for each in named["train"]):
+            return self._unsplit([each.name for each in folders])
+        for part, found in named.items():
+            if len(found) > 1:
+                raise RequestError(
+                    f"{str(self.root)!r} has {len(found)} folders for {part}: "
+                    f"{_some(each.name for each in found)}.",
+                    expected=EXPECTED,
+                    hint="keep one of them, or put their images together.",
+                )
+        return self._with_parts({part: found[0] for part, found in named.items() if found})
+
+    def _unsplit(self, names: Sequence[str]) -> Layout:
+        if names and all(LIKE_A_PART.fullmatch(name.lower()) for name in names):
             raise RequestError(
-                f"{str(root)!r} has a train folder and no test folder.",
+                f"{str(self.root)!r} has no class folders: {_some(names)} are names of parts of a data set.",
                 expected=EXPECTED,
-                hint=f"folder:{folders['train']} has it split 70/15/15.",
+                hint="sort the images into one folder per class (train/cat/1.jpg); names that begin with "
+                "the class, and tables of labels, are not read.",
             )
-        images["test"] = images.pop("val")
-        notes.append(f"tested on {folders['val'].name}/, there is no test folder")
-    classes = tuple(sorted(images["train"]))
-    if len(classes) < 2:
-        raise RequestError(f"{str(root)!r} has {len(classes)} class folders in train.", expected=EXPECTED)
+        _refuse_alike({"": names})
+        images = self._images(self.root)
+        classes = tuple(sorted(images))
+        if len(classes) < 2:
+            raise self._too_few(classes)
+        files = [file for name in classes for file in images[name]]
+        labels = [label for label, name in enumerate(classes) for _ in images[name]]
+        return Layout(self.root, classes, files, labels, None, self._notes([self.root]))
+
+    def _too_few(self, classes: Sequence[str]) -> RequestError:
+        suffixes = Counter(_suffix(entry.name) for entry in self._entries(self.root))
+        beside = {
+            "images": sum(suffixes[each] for each in SUFFIXES),
+            "archives": sum(suffixes[each] for each in ARCHIVES),
+        }
+        found = "".join(f", and {count:,} {kind} beside" for kind, count in beside.items() if count)
+        unpack = "unpack the archives; " * (beside["archives"] > 0)
+        return RequestError(
+            f"{str(self.root)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}{found}.",
+            expected=EXPECTED,
+            hint=f"{unpack}give each class a folder of its own, named as the class, with its images in it.",
+        )
+
+    def _with_parts(self, folders: Mapping[str, Path]) -> Layout:
+        _refuse_alike({part: [each.name for each in self._folders(at)] for part, at in folders.items()})
+        images = {part: self._images(folder) for part, folder in folders.items()}
+        notes: list[str] = []
+        if "test" not in images:
+            if "val" not in images:
+                raise _without_test(self.root, folders["train"])
+            images["test"] = images.pop("val")
+            notes.append(f"tested on {folders['val'].name}/, there is no test folder")
+        classes = tuple(sorted(images["train"]))
+        if len(classes) < 2:
+            raise RequestError(
+                f"{str(self.root)!r} has {len(classes)} class folders in train.",
+                expected=EXPECTED,
+                hint="give each class a folder of its own in train, named as the class.",
+            )
+        for part, of_class in images.items():
+            _check_classes(part, of_class, classes, folders["train"])
+            absent = sorted(set(classes) - set(of_class))
+            if absent:
+                notes.append(
+                    f"{part} has no images of {len(absent)} of {len(classes)} classes: {_some(absent)}"
+                )
+        beside = [each.name for each in self._folders(self.root) if each not in folders.values()]
+        if beside:
+            notes.append(f"left aside, folders beside the parts: {_some(beside)}")
+        notes += self._notes([self.root, *folders.values()])
+        return _joined(self.root, classes, images, tuple(notes))
+
+    def _notes(self, above: Sequence[Path]) -> tuple[str, ...]:
+        """What was not read as an image of a class, and the ways in which more was read than usually."""
+        notes = []
+        if self.aside:
+            endings = ", ".join(sorted(self.aside)[:5])
+            notes.append(f"left aside, no known image ending: {self.aside.total():,} ({endings})")
+        loose = sum(_suffix(entry.name) in SUFFIXES for folder in above for entry in self._entries(folder))
+        if loose:
+            notes.append(f"left aside, images beside the class folders: {loose:,}")
+        notes += ["links were followed"] * self.follow_links
+        notes += ["folders inside a class were read as part of it"] * self.nested
+        return tuple(notes)
+
+    def _images(self, folder: Path) -> dict[str, list[str]]:
+        """Relative names of the images of each class folder, sorted; an empty class is an error."""
+        images = {}
+        for each in self._folders(folder):
+            name = str(each.relative_to(self.root))
+            images[each.name] = sorted(self._files(each, name))
+            if not images[each.name]:
+                raise RequestError(
+                    f"class folder {name!r} holds no images.",
+                    expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
+                    hint="remove the folder if it is no class.",
+                )
+        return images
+
+    def _files(self, folder: Path, name: str) -> list[str]:
+        """The images of one class, relative to the root; whatever else it holds is counted."""
+        found, waiting = [], [(folder, name)]
+        while waiting:
+            folder, name = waiting.pop()
+            self._enter(folder)
+            for entry in self._entries(folder):
+                inside = f"{name}/{entry.name}"
+                if self._is_folder(entry):
+                    if not self.nested:
+                        raise RequestError(
+                            f"class folders hold images only: {inside!r} is a folder.",
+                            expected="images directly inside class folders.",
+                            hint="--nested reads it as part of its class; else move the images up, or the "
+                            "folder away.",
+                        )
+                    waiting.append((Path(entry.path), inside))
+                elif _suffix(entry.name) in SUFFIXES:
+                    found.append(inside)
+                else:
+                    self.aside[_suffix(entry.name) or "none"] += 1
+        return found
+
+    def _enter(self, folder: Path) -> None:
+        try:
+            status = folder.stat()
+        except OSError as error:
+            raise _closed(folder, error) from error
+        inode = status.st_dev, status.st_ino
+        if inode in self.entered:
+            raise RequestError(
+                f"{str(folder)!r} is a link to a folder that is read already.",
+                expected="links that lead to each folder once, and never back to where they lie.",
+                hint="remove the link.",
+            )
+        self.entered.add(inode)
+
+    def _folders(self, folder: Path) -> list[Path]:
+        """The folders directly inside, sorted by name."""
+        return sorted(Path(entry.path) for entry in self._entries(folder) if self._is_folder(entry))
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What lies directly inside, without hidden and skipped entries."""
+        try:
+            with os.scandir(folder) as entries:
+                return [each for each in entries if each.name[0] != "." and each.name.lower() not in SKIPPED]
+        except OSError as error:
+            raise _closed(folder, error) from error
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            folder = entry.is_dir()
+            if entry.is_symlink() and not self.follow_links:
+                _refuse_outside(Path(entry.path), self.root)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # before Python 3.13, `resolve` calls a circle a RuntimeError
+            raise _closed(Path(entry.path), error) from error
+        return folder
+
+
+def _joined(
+    root: Path,
+    classes: tuple[str, ...],
+    images: Mapping[str, Mapping[str, list[str]]],
+    notes: tuple[str, ...],
+) -> Layout:
+    """The layout of the images of each part and class."""
     files: list[str] = []
     labels: list[int] = []
     parts = {}
     for part, of_class in images.items():
-        _check_classes(part, of_class, classes)
         start = len(files)
         for name in sorted(of_class):
             files += of_class[name]
             labels += [classes.index(name)] * len(of_class[name])
         parts[part] = range(start, len(files))
-        absent = sorted(set(classes) - set(of_class))
-        if absent:
-            notes.append(f"{part} has no images of {len(absent)} of {len(classes)} classes: {_some(absent)}")
-        notes += _aside(folders.get(part, root), sorted(of_class)) if part in folders else ()
-    return Layout(root, classes, files, labels, parts, tuple(notes))
+    return Layout(root, classes, files, labels, parts, notes)
 
 
-def _check_classes(part: str, of_class: Mapping[str, list[str]], classes: Sequence[str]) -> None:
+def _without_test(root: Path, train: Path) -> RequestError:
+    return RequestError(
+        f"{str(root)!r} has a train folder and no test folder.",
+        expected=EXPECTED,
+        hint=f"folder:{train} has it split 70/15/15.",
+    )
+
+
+def _refuse_alike(names: Mapping[str, Sequence[str]]) -> None:
+    """Class names of all parts that a person, or another file system, would read as one are refused."""
+    first: dict[str, str] = {}
+    for part, of_part in names.items():
+        for name in of_part:
+            other = first.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), name)
+            if other != name:
+                raise RequestError(
+                    "two class folders have the same name but for letter case, spaces or Unicode form: "
+                    f"{other!a} and {name!a}{f' in {part}' if part else ''}.",
+                    expected="one spelling of each class, the same in all parts.",
+                    hint="rename one of them (they are one class), or give it a name of its own.",
+                )
+
+
+def _check_classes(part: str, of_class: Mapping[str, list[str]], classes: Sequence[str], train: Path) -> None:
     unknown = sorted(set(of_class) - set(classes))
     if unknown:
         raise RequestError(
@@ -124,68 +311,26 @@ def _check_classes(part: str, of_class: Mapping[str, list[str]], classes: Sequen
             hint="add training images of it, or take it out.",
         )
     if not of_class:
-        raise RequestError(f"{part} has no class folders.", expected=EXPECTED)
+        raise RequestError(
+            f"{part} has no class folders.",
+            expected=EXPECTED,
+            hint=f"images without labels test nothing; folder:{train} splits the training images 70/15/15.",
+        )
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
     return ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _images(folder: Path, root: Path) -> dict[str, list[str]]:
-    """Relative names of the images of each class folder, sorted; an empty class is an error."""
-    images = {}
-    for each in _folders(folder, root):
-        prefix = str(each.relative_to(root))
-        files = sorted(f"{prefix}/{entry.name}" for entry in _entries(each) if _is_image(entry, root))
-        if not files:
-            raise RequestError(
-                f"class folder {prefix!r} holds no images.",
-                expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
-                hint="remove the folder if it is no class.",
-            )
-        images[each.name] = files
-    return images
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  ten times faster
 
 
-def _is_image(entry: os.DirEntry[str], root: Path) -> bool:
-    if entry.is_symlink():
-        _refuse_outside(Path(entry.path), root)
-    if entry.is_dir():
-        raise RequestError(
-            f"class folders hold images only: {str(Path(entry.path).relative_to(root))!r} is a folder.",
-            expected="images directly inside class folders.",
-            hint="move the images up, or the folder away.",
-        )
-    return _suffix(entry) in SUFFIXES
-
-
-def _suffix(entry: os.DirEntry[str]) -> str:
-    return os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  ten times faster
-
-
-def _folders(folder: Path, root: Path) -> list[Path]:
-    """The folders directly inside, hidden ones aside, sorted by name."""
-    found = []
-    for entry in _entries(folder):
-        if entry.is_symlink():
-            _refuse_outside(Path(entry.path), root)
-        if entry.is_dir():
-            found.append(Path(entry.path))
-    return sorted(found)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies directly inside, hidden entries aside."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise _closed(folder, error) from error
-
-
-def _closed(path: Path, error: OSError) -> RequestError:
+def _closed(path: Path, error: Exception) -> RequestError:
+    reason = error.strerror if isinstance(error, OSError) else "it is a link that leads in a circle"
     return RequestError(
-        f"{str(path)!r} cannot be read: {error.strerror}.",
+        f"{str(path)!r} cannot be read: {reason}.",
         expected="folders and images this user may read.",
         hint="check its permissions, or take it out of the folder.",
     )
@@ -196,5 +341,5 @@ def _refuse_outside(link: Path, root: Path) -> None:
         raise RequestError(
             f"{str(link)!r} is a link that leads out of the folder.",
             expected="files inside the folder, so that its content is its own.",
-            hint="copy what it points to.",
+            hint="--follow-links takes what it points to; else copy that.",
         )

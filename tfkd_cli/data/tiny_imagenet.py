@@ -19,10 +19,10 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.download import load_file
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.images import SUFFIXES, Look, decode_all, parallel
+from tfkd_cli.data.images import SUFFIXES, Look, decode_all, naming_all, parallel
 from tfkd_cli.data.images import decode as decode_image
 from tfkd_cli.data.reader import Progress
-from tfkd_cli.data.trees import FolderTree, Tree, ZipTree, md5, stamp
+from tfkd_cli.data.trees import FolderTree, Tree, ZipTree, has_md5, stamp
 from tfkd_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # 248,100,043 bytes
+MD5, BYTES = "90528d7ca1a48142e341f4ef8d21d0de", 248_100_043
 ZIP, FOLDER = "tiny-imagenet-200.zip", "tiny-imagenet-200"
 OFFICIAL_COUNTS = (200, 500, 50)  # classes, training and validation images of each
 LOOK = Look(size=64, channels=3)  # grey-scale JPEGs become RGB
@@ -74,9 +74,10 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     def one(item: Item) -> NDArray[uint8]:
         return decode_image(contents.tree.read(item[0]), LOOK, name=item[0])
 
-    for part, items in (("train", contents.train), ("test", contents.val)):
-        images = decode_all(items, one, what=f"decoding {part}", progress=progress)
-        draft.write(part, images, [label for _, label in items])
+    with naming_all([*contents.train, *contents.val], one):
+        for part, items in (("train", contents.train), ("test", contents.val)):
+            images = decode_all(items, one, what=f"decoding {part}", progress=progress)
+            draft.write(part, images, [label for _, label in items])
     draft.class_names = _class_names(contents)
     return facts
 
@@ -130,25 +131,33 @@ def _validation(tree: Tree, names: Sequence[str], labels: Mapping[str, int]) -> 
 def _identify(path: Path, facts: DataSet) -> DataSet:
     contents = read_contents(path)
     counts = _counts(contents)
-    if path.is_file() and md5(path) == MD5:
+    if path.is_file() and has_md5(path, MD5, size=BYTES):
         if counts != OFFICIAL_COUNTS:
             raise _wrong_layout(path, f"the official md5, but {counts} classes and images of each")
         return facts
-    kind = "unchecked copy" if counts == OFFICIAL_COUNTS else "sample"
+    unchecked = counts == OFFICIAL_COUNTS
     return replace(
         facts,
         name=f"{facts.name}@{_fingerprint(contents)[:12]}",
-        label=f"{facts.label} ({kind})",
+        label=f"{facts.label} ({'unchecked full copy' if unchecked else 'sample'})",
         classes=len(contents.wnids),
         train_images=len(contents.train),
         test_images=len(contents.val),
         source=f"{path.name}, in the layout of {ZIP}",
         full=False,
-        notes=(
-            f"not the official {ZIP} (md5): {len(contents.train):,} training and "
-            f"{len(contents.val):,} validation images of {len(contents.wnids)} classes",
-        ),
+        unchecked=unchecked,
+        notes=(_origin_note(contents, unchecked=unchecked),),
     )
+
+
+def _origin_note(contents: Contents, *, unchecked: bool) -> str:
+    counts = (
+        f"{len(contents.train):,} training and {len(contents.val):,} validation images of "
+        f"{len(contents.wnids)} classes"
+    )
+    if unchecked:
+        return f"an unchecked full copy: {counts} as in {ZIP}, but only that file's md5 is known to us"
+    return f"not the official {ZIP} (md5): {counts}"
 
 
 def _counts(contents: Contents) -> tuple[int, int, int]:

@@ -94,7 +94,7 @@ def _open(facts: DataSet, root: Path, arguments: Arguments, *, download: bool) -
 
 def _counted(facts: DataSet, draft: Draft) -> DataSet:
     """The facts with the number of images there really are."""
-    counts = {part: len(draft.images(part)) for part in draft.digests}
+    counts = {part: len(draft.images(part)) for part in draft.parts}
     return replace(
         facts,
         train_images=counts["train"],

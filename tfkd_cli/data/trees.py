@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 from typing import Protocol
 
 from tfkd_cli.data.images import MAX_BYTES
 from tfkd_cli.errors import RequestError
+from tfkd_cli.regular_files import open_regular
 
 
 class Tree(Protocol):
@@ -77,20 +79,31 @@ class FolderTree:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of one file; RequestError when they cannot be had."""
+    """The bytes of one regular file; RequestError when they cannot be read, or are too many."""
+    expected = f"a regular file of at most {MAX_BYTES:,} bytes that you may read."
+    hint = "replace it, or take it out of the folder."
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RequestError(f"{str(path)!r} has {path.stat().st_size:,} bytes.")
-        return path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise RequestError(f"{str(path)!r} has {size:,} bytes.", expected=expected, hint=hint)
+            return file.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise RequestError(f"{str(path)!r} cannot be read: {reason}.") from error
+        raise RequestError(
+            f"{str(path)!r} cannot be read: {reason}.", expected=expected, hint=hint
+        ) from error
 
 
-def md5(path: Path) -> str:
-    """The md5 the publishers of the data sets give; no protection, a check of the right file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def has_md5(path: Path, md5: str, *, size: int) -> bool:
+    """Whether a file is the one of this md5, which its publisher names; hashed only at the right size.
+
+    No protection against an attacker: a check that it is the right file.
+    """
+    if path.stat().st_size != size:
+        return False
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
 
 
 def stamp(path: Path) -> str:

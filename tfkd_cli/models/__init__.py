@@ -1,4 +1,4 @@
-"""The networks: what they are (no torch needed), and how one is built.
+"""The networks: their facts, which need no torch, and how one is built.
 
 A new network is a file here, with a function `factory(*, classes, channels)`, and its entry in `NETWORKS`.
 Besides these, a student or teacher may be `torchvision:NAME[:pretrained]`, `timm:NAME[:pretrained]` or
@@ -155,7 +155,7 @@ def network(name: str) -> Network:
 
 
 def resolve(name: str) -> str:
-    """The one spelling of `name` that is hashed; RequestError when it cannot be built here."""
+    """The canonical spelling of `name`, which is hashed; RequestError when it cannot be built here."""
     return own.resolve(name) if ":" in name else network(name).name
 
 
@@ -190,7 +190,7 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
 
 
 def weights_to_fetch(name: str) -> str | None:
-    """What building `name` would download, in words; None when nothing. Imports torch if it is pretrained."""
+    """A description of what building `name` would download, or None. Imports torch if it is pretrained."""
     facts = network(name)
     if not facts.pretrained:
         return None

@@ -1,4 +1,4 @@
-"""Builds networks of torchvision, timm or the user's, and makes them fit: classes, input channels, output."""
+"""Builds networks from torchvision, timm or user code, with the required classes and input channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # t
 
 
 def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
-    """The network, with `classes` outputs, tried on blank images; RequestError when it does not fit."""
+    """The network, with `classes` outputs, tested on blank images; RequestError when shapes do not match."""
     parsed = parse(name)
     makers = {"torchvision": _from_torchvision, "timm": _from_timm, "python": _from_python}
     built = makers[parsed.library](parsed, classes=classes, channels=channels)
@@ -28,7 +28,7 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
 
 
 def weights_to_fetch(name: str) -> str | None:
-    """What building `name` would download, in words; None when nothing, or when only timm knows."""
+    """A description of what building `name` would download; None when nothing, or when only timm knows."""
     parsed = parse(name)
     if parsed.library != "torchvision" or not parsed.pretrained:
         return None
@@ -70,12 +70,14 @@ def _from_timm(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
 def _from_python(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
     module_name, _, factory_name = parsed.rest.partition(":")
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; kept, for imports made later
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; it stays for later imports
     expected = f"{factory_name}(num_classes={classes}) in {module_name} that gives a torch.nn.Module."
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
         built = factory(num_classes=classes)
-    except Exception as error:  # the user's own code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's own code may raise anything, or call sys.exit
         raise RequestError(
             f'"{parsed}" failed: {type(error).__name__}: {error}.',
             expected=expected,
@@ -87,7 +89,7 @@ def _from_python(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
 
 
 def _replace_head(built: nn.Module, parsed: OwnName, *, classes: int) -> None:
-    """The last fully connected layer or convolution with 1000 outputs makes way for one with `classes`."""
+    """Replace the last fully connected layer or convolution with 1000 outputs by one with `classes`."""
     found: tuple[str, nn.Module] | None = None
     for name, module in built.named_modules():
         outputs = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}.get(type(module))
@@ -106,7 +108,7 @@ def _like(head: nn.Module, *, classes: int) -> nn.Module:
 
 
 def _adapt_stem(built: nn.Module, parsed: OwnName, *, channels: int) -> None:
-    """One channel, seen as three equal ones: the stem's weights summed over its inputs gives just that."""
+    """Let the stem take one channel: the sum of its weights over the inputs equals three equal channels."""
     convs = (m for m in built.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
     stem = next(convs, None)
     if stem is None or channels != 1:
@@ -123,7 +125,9 @@ def _try(built: nn.Module, parsed: OwnName, *, classes: int, shape: tuple[int, i
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             out = built(torch.zeros(shape))
-    except Exception as error:  # whatever a foreign network may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # user code may raise anything, SystemExit too
         raise RequestError(
             f'"{parsed}" cannot take images of shape {shape}: {type(error).__name__}: {error}',
             expected=expected,

@@ -1,4 +1,4 @@
-"""What is known of a network without building it: where it comes from, what it costs. No torch here."""
+"""The facts of a network that need neither torch nor building it: its source and its cost."""
 
 from __future__ import annotations
 

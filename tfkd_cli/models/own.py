@@ -1,4 +1,4 @@
-"""Names of networks that are not ours: of torchvision, of timm, or a function of the user's.
+"""Names of networks from outside tfkd: from torchvision, from timm, or made by a function in user code.
 
 A name is `torchvision:NAME[:pretrained]`, `timm:NAME[:pretrained]` or `python:module.path:factory`. Reading
 one needs no torch; `borrowed.py` builds it.
@@ -109,9 +109,9 @@ def network(name: str) -> Network:
 
 
 def resolve(name: str) -> str:
-    """The one spelling that is hashed; RequestError when the library is absent or knows no such network.
+    """The canonical spelling, which is hashed; RequestError when the library or the network is missing.
 
-    Names of timm and functions of the user's are tried when they are built: that needs torch.
+    Names from timm and functions in user code are checked when they are built, since that needs torch.
     """
     parsed = parse(name)
     if parsed.library == "timm":

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import FigureData
 from paper_tables.reader import Erratum
 from paper_tables.spec import Figure, Table
+from tfkd_cli import results
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
-from tfkd_cli.errors import RunError
-from tfkd_cli.report import curves, figures, spending
-from tfkd_cli.report.asked import Item, items
-from tfkd_cli.report.epochs import Kept
-from tfkd_cli.report.judged import Judged, judged
-from tfkd_cli.report.runs import Run, wishes
-from tfkd_cli.report.sound import parse_ahead, read_runs, sound_states
-from tfkd_cli.report.spending import Estimated, Spent
-from tfkd_cli.report.workers import Workers
+from tfkd_cli.data import cache as caches
+from tfkd_cli.report import spending
+from tfkd_cli.report.figures import Picture, data_of, pictures
+from tfkd_cli.report.items import Item
+from tfkd_cli.report.runs import AskedRun, asked_runs, wishes
+from tfkd_cli.report.spending import Estimated
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.judging import Judged, judge
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.store import RunState, Store, reading
+from tfkd_cli.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +57,27 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What there is to show. `runs` are by folder, teachers first; tables and figures by slug."""
+    """What there is to show. `runs` are by folder, teachers first; tables and figures by slug.
+
+    `frame` and `epochs` are the frames of these runs (see `tfkd_cli.results`), with the report's columns.
+    """
 
     items: Sequence[Item]
-    runs: Mapping[str, Run]
+    runs: Mapping[str, AskedRun]
+    frame: pd.DataFrame
+    epochs: pd.DataFrame
     comparisons: Mapping[str, Comparison]
     figures: Mapping[str, FigureData]
-    claims: Sequence[Judged] = ()
-    pictures: Sequence[curves.Picture] = ()
-    errata: Sequence[Erratum] = ()
-    missing: Sequence[Missing] = ()
-    spent: Mapping[str, Spent] = field(default_factory=dict)
-    estimates: Sequence[Estimated] = ()
-    left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    store: Store | None = None
-    made_at: str = ""
-    version: str = ""
-
-    @cached_property
-    def hours(self) -> dict[str, float]:
-        """Hours by run, of those that took any."""
-        return {name: each.seconds / 3600 for name, each in self.spent.items() if each.seconds}
+    claims: Sequence[Judged]
+    pictures: Sequence[Picture]
+    errata: Sequence[Erratum]
+    missing: Sequence[Missing]
+    estimates: Sequence[Estimated]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+    store: Store
+    made_at: str
+    version: str
 
     @property
     def tables(self) -> list[Item]:
@@ -88,65 +89,78 @@ class Contents:
         """Whether any of it was trained on a toy data set."""
         return any(run.spec.dataset == "digits" for run in self.runs.values())
 
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many runs have each status."""
+        return Counter(run.status for run in self.runs.values())
+
 
 def gather(
+    items: Sequence[Item],
     campaigns: Sequence[Campaign],
+    store: Store,
     *,
-    store: Store | None,
-    kept: Kept,
-    unreadable: Sequence[str] = (),
+    unreadable: Collection[str] = (),
     progress: Callable[[str, float], None],
-    workers: Workers | None = None,
-    on_read: Callable[[Sequence[Run], Mapping[str, FigureData]], None] = lambda runs, drawn: None,
+    draw: Callable[[Mapping[str, FigureData], Sequence[Picture]], None],
 ) -> Contents:
-    """Read and compare all that these campaigns ask for; `on_read` gets first what pictures are made of."""
-    asked = items(campaigns)
-    store = store or (campaigns[0].store if campaigns else None)
-    if store is None:
-        return _compared((), {}, {}, {})
-    states = store.scan()
-    wanted = wishes(asked)
-    parse_ahead(wanted, store, states=states, kept=kept, workers=workers or Workers(), progress=progress)
-    runs = read_runs(wanted, store, states=states, kept=kept, progress=progress)
-    sound = sound_states(states, runs)
-    drawn = {each.slug: figures.data_of(each, runs, sound) for each in asked if isinstance(each.what, Figure)}
-    on_read(list(runs.values()), drawn)
+    """Read and compare all that these items ask for; the claims are judged over all `campaigns`.
+
+    `draw` is called as soon as is known what is to be drawn.
+    """
+    found = results.read(store, progress=progress)
+    everything = results.runs_frame(found.values())
+    runs, frame = asked_runs(wishes(items), found, store)
+    drawn = {
+        item.slug: data_of(item.what, item.campaign.request, found, everything)
+        for item in items
+        if isinstance(item.what, Figure)
+    }
+    curves = pictures(runs.values())
+    draw(drawn, curves)
     progress("comparing with the paper", 0.0)
     facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
-    return replace(
-        _compared(asked, runs, sound, drawn),
-        claims=judged(campaigns, sound),
-        missing=_missing(asked, runs.values(), facts),
-        spent={name: spending.spent(run, store) for name, run in runs.items()},
-        estimates=spending.estimates(runs.values(), facts),
-        left_out=(*unreadable, *_broken_requests(store), *_damaged(runs.values())),
-        notes=tuple(_notes(runs, states)),
-        store=store,
-    )
-
-
-def _compared(
-    asked: Sequence[Item],
-    runs: Mapping[str, Run],
-    sound: Mapping[str, RunState],
-    drawn: Mapping[str, FigureData],
-) -> Contents:
-    """The items with their runs; `sound`: the states that may count."""
-    tables = {item.slug: (item, item.what) for item in asked if isinstance(item.what, Table)}
+    damaged = [f"{run.name}: {run.found.state.damage}" for run in runs.values() if run.status == "damaged"]
     return Contents(
-        items=asked,
+        items=items,
         runs=runs,
-        comparisons={slug: item.campaign.comparison(table, sound) for slug, (item, table) in tables.items()},
+        frame=frame,
+        epochs=_epochs(runs.values(), frame),
+        comparisons={
+            item.slug: item.campaign.comparison(item.what, everything)
+            for item in items
+            if isinstance(item.what, Table)
+        },
         figures=drawn,
-        pictures=curves.pictures(runs.values()),
+        claims=judge(campaigns, everything),
+        pictures=curves,
         errata=paper().errata(),
-        made_at=_now(),
+        missing=_missing(items, runs.values(), facts),
+        estimates=spending.estimates(runs.values(), facts),
+        left_out=(
+            *unreadable,
+            *_damaged_requests(store),
+            *damaged,
+        ),
+        notes=tuple(_notes(runs, found, campaigns)),
+        store=store,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=_version(),
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _damaged_requests(store: Store) -> list[str]:
+    names = store.unreadable_requests()
+    return [f"requests/{name}.json is damaged: what it asked for is not known." for name in names]
+
+
+def _epochs(runs: Iterable[AskedRun], frame: pd.DataFrame) -> pd.DataFrame:
+    """The epochs of the finished runs, which have the names that the report gives them."""
+    epochs = results.epochs_frame(run.found for run in runs)
+    for name in ("method", "form"):
+        names = frame.set_index("run")[name].astype("category")
+        epochs[name] = names.reindex(epochs["run"]).array
+    return epochs
 
 
 def _version() -> str:
@@ -156,42 +170,38 @@ def _version() -> str:
         return ""
 
 
-def _missing(asked: Sequence[Item], runs: Iterable[Run], facts: Mapping[str, DataSet]) -> list[Missing]:
-    runs = list(runs)
-    results = [(run.spec, run.result) for run in runs if run.done]
+def _missing(
+    items: Sequence[Item], runs: Collection[AskedRun], facts: Mapping[str, DataSet]
+) -> list[Missing]:
+    done = [(run.spec, run.result) for run in runs if run.found.done]
     models = {
-        device: CostModel(device, facts=facts, measured=measured_rates(results, device=device, facts=facts))
-        for device in {item.campaign.device for item in asked}
+        device: CostModel(device, facts=facts, measured=measured_rates(done, device=device, facts=facts))
+        for device in {item.campaign.device for item in items}
     }
     found = []
-    for item in asked:
-        own = [run for run in runs if item.slug in run.wish.items]
+    for item in items:
+        own = [run for run in runs if item.slug in run.items]
         model = models[item.campaign.device]
-        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.done)
+        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.found.done)
         found.append(Missing(item=item, counts=Counter(run.status for run in own), seconds=seconds))
     return found
 
 
-def _share(run: Run) -> float:
-    return min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs) if run.status != "damaged" else 0.0
+def _share(run: AskedRun) -> float:
+    """How much of an unfinished run is done."""
+    return min(0.99, (run.found.state.epoch or 0) / run.spec.recipe.epochs)
 
 
-def _broken_requests(store: Store) -> Iterable[str]:
-    """Requests that are no JSON: what they asked for is not known, and must not be missed in silence."""
-    for path in sorted((store.root / "requests").glob("*.json")):
-        try:
-            reading.read_object(path)
-        except RunError as error:
-            yield error.what
-
-
-def _damaged(runs: Iterable[Run]) -> Iterable[str]:
-    yield from (f"{run.name}: {run.state.damage}" for run in runs if run.status == "damaged")
-
-
-def _notes(runs: Mapping[str, Run], states: Mapping[str, RunState]) -> Iterable[str]:
-    yield from (run.note for run in runs.values() if run.note)
-    others = [state.name for state in states.values() if state.name not in runs]
+def _notes(
+    runs: Mapping[str, AskedRun], found: Mapping[str, results.Run], campaigns: Sequence[Campaign]
+) -> Iterator[str]:
+    for name, path in dict.fromkeys(
+        (run.spec.dataset, campaign.execution.cache_path) for run in runs.values() for campaign in campaigns
+    ):
+        meta = caches.read_meta(path, name) or {}
+        yield from (f"{name}: {note}" for note in meta.get("notes") or ())
+    yield from (run.found.note for run in runs.values() if run.found.note)
+    others = sorted(found.keys() - runs.keys())
     if others:
-        named = ", ".join(sorted(others)[:3]) + (", …" if len(others) > 3 else "")
-        yield f"{len(others)} runs in the store belong to nothing this report was asked for: {named}"
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        yield f"{len(others)} runs in the results folder belong to no table or figure shown here: {named}"

@@ -3,184 +3,169 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison
-from paper_tables.spec import Setting
-from tfkd_cli.report import curves
-from tfkd_cli.report.asked import Item
-from tfkd_cli.report.runs import Run
-from tfkd_cli.report.sound import log_tail
+from tfkd_cli.report import figures
+from tfkd_cli.report.items import Item
+from tfkd_cli.report.runs import AskedRun
 from tfkd_cli.spec import Teacher
+from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents
 
 LOG_BUDGET = 400_000  # characters of logs in the page
-LOG_LEAST, LOG_MOST, LOG_FAILED = 200, 4000, 4000  # of one run
-CURVE_BUDGET = 450_000  # epochs drawn in the page, two characters for each of two curves
-TRACEBACK = 3000
-
-
-class Index:
-    """Equal values are kept once: value → its place in a list."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._places: dict[Hashable, int] = {}
-
-    def place(self, value: Any) -> int:
-        """Where `value` (JSON types) stands."""
-        mark = json.dumps(value, sort_keys=True)
-        if mark not in self._places:
-            self._places[mark] = len(self.values)
-            self.values.append(value)
-        return self._places[mark]
+LOG_LEAST, LOG_MOST = 200, 4000  # of one run
+CURVE_BUDGET = 200_000  # points drawn in the page, of two curves a run
+CONFUSION_BUDGET = 600_000  # characters of confusion matrices in the page
+TRACEBACK = 3000  # characters
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
-    """The page's JSON: `runs` (a list each, fields as in RUN), `specs`, `places`, `cells`, `pictures`."""
-    specs, places = Index(), Index()
-    numbers = {name: number for number, name in enumerate(contents.runs)}
-    step = _step(contents.runs)
-    runs = [
-        [
-            *_what(run, specs, places, numbers),
-            *_outcome(run, contents),
-            *_curves(run, step),
-            *_logs(run, contents),
-        ]
-        for run in contents.runs.values()
-    ]
+    """The page's JSON: `runs` (objects), `specs` and `places` that runs share, `cells`, `pictures`."""
+    runs = list(contents.runs.values())
+    numbers = {run.name: number for number, run in enumerate(runs)}
+    specs, places, epochs, class_names = Shared(), Shared(), Shared(), Shared()
+    step = 1 + 2 * sum(len(run.found.lines) for run in runs) // CURVE_BUDGET
+    log_share = min(LOG_MOST, max(LOG_LEAST, LOG_BUDGET // max(1, len(runs))))
+    matrices = [_confusion(run) for run in runs]
+    drawn = sum(len(row) for matrix in matrices for row in matrix) <= CONFUSION_BUDGET
     return {
-        "fields": list(RUN),
-        "runs": runs,
+        "runs": [
+            {
+                "spec": specs.place(spec_of(run, numbers)),
+                "place": places.place(place_of(run)),
+                **_outcome(run),
+                **_curves(run, step, epochs),
+                **_log(run, contents.store, limit=LOG_MOST if run.status == "failed" else log_share),
+                "classes": class_names.place(run.result.get("class_names")) if matrix else None,
+                "confusion": matrix if drawn else [],
+            }
+            for run, matrix in zip(runs, matrices, strict=True)
+        ],
         "specs": specs.values,
         "places": places.values,
+        "epochs": epochs.values,
+        "classNames": class_names.values,
         "items": {item.slug: item.title for item in contents.items},
         "cells": dict(_cells(contents, numbers)),
         "pictures": [_picture(each, numbers) for each in contents.pictures],
-        "step": step,
     }
 
 
-RUN = (
-    *("name", "status", "spec", "place", "seed", "items"),
-    *("best", "bestEpoch", "last", "hours", "wasted", "attempts", "finished", "why", "scores"),
-    *("epochs", "test", "train", "logPath", "log"),
-)
+class Shared:
+    """Values (JSON types) that many runs have: each stands once in `values`."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._places: dict[str, int] = {}
+
+    def place(self, value: Any) -> int:
+        """Where `value` stands."""
+        text = json.dumps(value, sort_keys=True)
+        if text not in self._places:
+            self._places[text] = len(self.values)
+            self.values.append(value)
+        return self._places[text]
 
 
-def _what(run: Run, specs: Index, places: Index, numbers: Mapping[str, int]) -> list[Any]:
-    items = sorted(run.wish.items)
-    return [
-        run.name,
-        run.status,
-        specs.place(spec_of(run, numbers)),
-        places.place(place_of(run)),
-        run.spec.seed,
-        items,
-    ]
-
-
-def spec_of(run: Run, numbers: Mapping[str, int]) -> dict[str, Any]:
+def spec_of(run: AskedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
     """What the run is, seed apart; `teacherRun` is the teacher's place among the runs."""
-    spec = run.described
-    teacher = run.spec.teacher
+    described, teacher = run.spec.to_json(), run.spec.teacher
+    names = ("dataset", "student", "method", "form", "scale", "teacher", "checkpoint")
     return {
-        "label": curves.label(run),
-        "dataset": run.spec.dataset,
-        "student": run.spec.student,
-        "method": run.method,
-        "form": run.form,
-        "scale": run.scale,
-        "fast": run.fast,
-        "teacher": teacher.network if teacher else "",
-        "checkpoint": run.checkpoint,
+        "label": figures.label(run),
+        **{name: run.row[name] for name in names},
         "teacherRun": numbers.get(teacher.run.folder) if isinstance(teacher, Teacher) else None,
-        "loss": spec["loss"],
-        "recipe": spec["recipe"],
+        "loss": described["loss"],
+        "recipe": described["recipe"],
     }
 
 
-def place_of(run: Run) -> dict[str, Any]:
+def place_of(run: AskedRun) -> dict[str, Any]:
     """Where and with which code it ran."""
-    versions = (run.result or run.began).get("versions")
+    found = {name: run.source.get(name) for name in ("numerics", "versions")}
     return {
-        "hardware": run.hardware,
-        "commit": run.commit,
-        "numerics": dict(run.numerics),
-        "versions": versions if isinstance(versions, Mapping) else {},
+        "hardware": str(run.row["hardware"] or ""),
+        "commit": run.row["commit"] or "",
+        **{name: value if isinstance(value, Mapping) else {} for name, value in found.items()},
     }
 
 
-def _outcome(run: Run, contents: Contents) -> list[Any]:
-    epochs, spent = run.epochs, contents.spent.get(run.name)
-    accuracies: list[Any] = [None, None, None]
-    if epochs is not None:
-        accuracies = [epochs.best_accuracy, epochs.best_epoch, epochs.last_accuracy]
-    hours = [round(each / 3600, 5) for each in ((spent.seconds, spent.wasted) if spent else (0, 0))]
-    return [
-        *accuracies,
-        *hours,
-        run.state.attempts,
-        str(run.result.get("finished_at") or ""),
-        why(run),
-        scores(run),
-    ]
+def _outcome(run: AskedRun) -> dict[str, Any]:
+    row = run.row
+    return {
+        "name": run.name,
+        "status": run.status,
+        "seed": run.spec.seed,
+        "items": list(run.items),
+        "best": row["best_accuracy"],
+        "bestEpoch": row["best_epoch"],
+        "last": row["last_accuracy"],
+        "hours": round(row["spent_seconds"] / 3600, 5),
+        "wasted": round(row["wasted_seconds"] / 3600, 5),
+        "attempts": row["attempts"],
+        "finished": str(row["finished_at"] or ""),
+        "why": why(run),
+        "scores": scores(run),
+    }
 
 
-def scores(run: Run) -> dict[str, Any]:
+def scores(run: AskedRun) -> dict[str, Any]:
     """What else was measured at the best epoch, and what chose it where that was not the test set."""
     best = run.result.get("best") or {}
-    found = {name: value for name, value in best.items() if name not in ("epoch", "accuracy")}
+    found = {name: value for name, value in best.items() if name not in ("epoch", "accuracy", "confusion")}
     chosen = run.result.get("chosen_on")
     return {**found, "chosen on": chosen} if chosen not in (None, "test") else found
 
 
-def why(run: Run) -> str:
+def why(run: AskedRun) -> str:
     """What stands in the way of this run, in words; empty where nothing does."""
     if run.status == "blocked":
         return f"its teacher {run.blocked_by} has not finished"
-    if run.status == "damaged":
-        return run.state.damage
-    if run.status == "failed":
-        message = str(run.failure.get("message") or "failed")
-        return "\n\n".join(filter(None, [message, str(run.failure.get("traceback") or "")[-TRACEBACK:]]))
-    return run.note
+    trace = str((run.found.state.failure or {}).get("traceback") or "")[-TRACEBACK:]
+    return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.found.note
 
 
-def _step(runs: Mapping[str, Run]) -> int:
-    """Every how many epochs a point of a curve is kept."""
-    epochs = sum(len(run.epochs.test) // 2 for run in runs.values() if run.epochs is not None)
-    return 1 + epochs // CURVE_BUDGET
+def _curves(run: AskedRun, step: int, epochs: Shared) -> dict[str, Any]:
+    """Both curves in percent, at every `step`-th epoch back from the last; `epochs`: where those stand."""
+    kept = run.found.lines[::-1][::step][::-1]
+    values = {
+        curve: [None if line.get(name) is None else round(line[name], 2) for line in kept]
+        for curve, name in (("test", "test_accuracy"), ("train", "train_accuracy"))
+    }
+    return {"epochs": epochs.place([line.get("epoch") for line in kept]), **values}
 
 
-def _curves(run: Run, step: int) -> list[Any]:
-    """How many epochs, and both curves: every `step`-th point back from the last."""
-    if run.epochs is None:
-        return [0, "", ""]
-    count = len(run.epochs.test) // 2
-    if step == 1:
-        return [count, run.epochs.test, run.epochs.train]
-    kept = range(count - 1, -1, -step)
-    thin = [
-        "".join(text[2 * at : 2 * at + 2] for at in reversed(kept))
-        for text in (run.epochs.test, run.epochs.train)
-    ]
-    return [count, *thin]
+def _confusion(run: AskedRun) -> list[str]:
+    """The confusion matrix, of each row what is not 0: `0:97 4:3`, 97 images taken for class 0, 3 for 4."""
+    rows = (run.result.get("best") or {}).get("confusion") or []
+    return [" ".join(f"{at}:{n}" for at, n in enumerate(row.split(" ")) if n != "0") for row in rows]
 
 
-def _logs(run: Run, contents: Contents) -> tuple[str, str]:
-    share = min(LOG_MOST, max(LOG_LEAST, LOG_BUDGET // len(contents.runs)))
-    if contents.store is None:
-        return "", ""
-    return log_tail(run, contents.store, limit=LOG_FAILED if run.status == "failed" else share)
+def _log(run: AskedRun, store: Store, *, limit: int) -> dict[str, str]:
+    """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
+    path = store.folder(run.name).log_path() if run.found.state.attempts else None
+    try:
+        if path is None or path.is_symlink():
+            raise FileNotFoundError(path)
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - limit))
+            text = stream.read(limit).decode("utf-8", errors="replace")
+    except OSError:
+        return {"logPath": "", "log": ""}
+    whole = len(text) < limit
+    return {
+        "logPath": path.relative_to(store.root).as_posix(),
+        "log": text if whole else text.partition("\n")[2],
+    }
 
 
-def _picture(picture: curves.Picture, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _picture(picture: figures.Picture, numbers: Mapping[str, int]) -> dict[str, Any]:
     lines = {label: [numbers[run.name] for run in runs] for label, runs in picture.runs.items()}
     return {"name": picture.name, "title": picture.title, "lines": lines}
 
@@ -188,8 +173,10 @@ def _picture(picture: curves.Picture, numbers: Mapping[str, int]) -> dict[str, A
 def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
     for item in contents.tables:
         comparison = contents.comparisons[item.slug]
-        runs = runs_by_setting(item, numbers)
+        by_setting = item.campaign.request.runs_by_setting(item.what)
+        runs = {setting: [numbers[spec.folder] for spec in specs] for setting, specs in by_setting.items()}
         for cell in comparison.cells():
+            setting = cell.cell.setting
             yield (
                 cell_name(item, cell),
                 {
@@ -198,8 +185,8 @@ def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str
                     "note": cell.cell.note,
                     "assumed": list(cell.assumed) if item.of_the_paper else [],
                     "warnings": list(cell.warnings),
-                    "runs": runs.get(cell.cell.setting, []),
-                    "baseline": [] if cell.cell.is_baseline else runs.get(cell.cell.setting.baseline(), []),
+                    "runs": runs.get(setting, []),
+                    "baseline": [] if cell.cell.is_baseline else runs.get(setting.baseline(), []),
                 },
             )
     yield from _claims(contents, numbers)
@@ -214,24 +201,12 @@ def _claims(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[st
                 names = [[value.run for value in side.values] if side else [] for side in sides]
                 own, against = ([numbers[name] for name in each if name in numbers] for each in names)
                 published = "" if contrast.published is None else f"{contrast.published:+.2f} points"
+                title = f"{verdict.claim.statement} {contrast.label}"
+                shown = {"title": title, "published": published, "note": "", "assumed": [], "warnings": []}
                 yield (
                     contrast_name(number, verdict.claim.name, index),
-                    {
-                        "title": f"{verdict.claim.statement} {contrast.label}",
-                        "published": published,
-                        "note": "",
-                        "assumed": [],
-                        "warnings": [],
-                        "runs": own,
-                        "baseline": against,
-                    },
+                    {**shown, "runs": own, "baseline": against},
                 )
-
-
-def runs_by_setting(item: Item, numbers: Mapping[str, int]) -> dict[Setting, list[int]]:
-    """Setting → the places of its runs, finished or not."""
-    by_setting = item.campaign.request.runs_by_setting(item.what)
-    return {setting: [numbers[spec.folder] for spec in specs] for setting, specs in by_setting.items()}
 
 
 def cell_name(item: Item, cell: CellComparison) -> str:

@@ -4,52 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import chain
+from functools import cache
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from paper_tables import plot
-from paper_tables.figure_data import Curve, FigureData, figure_data
+from paper_tables.figure_data import Curve, FigureData, figure_data, training_curves
 from paper_tables.spec import Figure, Setting
-from tfkd_cli.report import curves
-from tfkd_cli.report.asked import Item
-from tfkd_cli.report.runs import Run
+from tfkd_cli import results
+from tfkd_cli.errors import RunError
+from tfkd_cli.report.runs import AskedRun
 from tfkd_cli.report.staging import Staging
-from tfkd_cli.report.workers import Workers
 from tfkd_cli.reproduction.measure import measure
-from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import RunState
+from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec, Teacher, slug
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
-MANY = 1  # pictures: even one is drawn, and matplotlib imported, beside other work
+MOST_LINES = 12  # in one picture: more could not be told apart
+DRAW = """
+import pickle, sys
+from paper_tables import plot
+for task in pickle.load(sys.stdin.buffer):
+    plot.draw(*task)
+"""
 
 
-def data_of(item: Item, runs: Mapping[str, Run], states: Mapping[str, RunState]) -> FigureData:
-    """What one of the paper's figures shows: published, and what was measured."""
-    figure, request = item.what, item.campaign.request
-    assert isinstance(figure, Figure)
+def data_of(
+    figure: Figure, request: Request, found: Mapping[str, results.Run], runs: pd.DataFrame
+) -> FigureData:
+    """What one of the paper's figures shows: published, and what was measured.
+
+    `found`: runs of the store by folder, teachers included; `runs`: the frame of the same runs.
+    """
     by_setting = request.runs_by_setting(figure)
     done = {
-        setting: [spec for spec in specs if runs[spec.folder].done] for setting, specs in by_setting.items()
+        setting: [found[spec.folder] for spec in specs if spec.folder in found and found[spec.folder].done]
+        for setting, specs in by_setting.items()
     }
-    by_epoch: dict[Setting, Sequence[Curve]] = {
-        setting: [curves.curve(runs[spec.folder]) for spec in specs] for setting, specs in done.items()
-    }
-    taught = {setting: _teacher_accuracy(specs[0], runs) for setting, specs in by_setting.items()}
+    curves: dict[Setting, Sequence[Curve]] = {key: [curve(run) for run in each] for key, each in done.items()}
+    taught = {setting: _teacher_accuracy(specs[0], found) for setting, specs in by_setting.items()}
     return figure_data(
         figure,
-        measured=measure(request, figure, states).by_setting,
+        measured=measure(request, figure, runs).by_setting,
         teacher_accuracy={setting: value for setting, value in taught.items() if value is not None},
-        curves=by_epoch if figure.kind == "curves" else None,
-        soft_targets=_soft_targets([runs[spec.folder] for specs in done.values() for spec in specs]),
+        curves=curves if figure.kind == "curves" else None,
+        soft_targets=_soft_targets([run for each in done.values() for run in each]),
     )
 
 
-def _soft_targets(runs: Sequence[Run]) -> dict[float, Sequence[float]]:
+def _soft_targets(runs: Sequence[results.Run]) -> dict[float, Sequence[float]]:
     """Temperature → what the first of these runs would teach (probabilities, most probable first)."""
     kept: Mapping[str, Sequence[float]] = next(
         (found for run in runs if (found := run.result.get("soft_targets"))), {}
@@ -57,101 +74,144 @@ def _soft_targets(runs: Sequence[Run]) -> dict[float, Sequence[float]]:
     return {float(temperature): values for temperature, values in kept.items()}
 
 
-def _teacher_accuracy(spec: RunSpec, runs: Mapping[str, Run]) -> float | None:
+def _teacher_accuracy(spec: RunSpec, found: Mapping[str, results.Run]) -> float | None:
     """Test accuracy (percent) of the checkpoint that taught."""
-    if not isinstance(spec.teacher, Teacher):
-        return None
-    teacher = runs.get(spec.teacher.run.folder)
-    if teacher is None or teacher.epochs is None:
+    teacher = found.get(spec.teacher.run.folder) if isinstance(spec.teacher, Teacher) else None
+    if teacher is None or not teacher.done or not isinstance(spec.teacher, Teacher):
         return None
     if isinstance(spec.teacher.checkpoint, int):
-        return teacher.epochs.by_epoch("test_accuracy").get(spec.teacher.checkpoint)
-    best = spec.teacher.checkpoint == "best"
-    return teacher.epochs.best_accuracy if best else teacher.epochs.last_accuracy
+        by_epoch = {line["epoch"]: line["test_accuracy"] for line in teacher.lines}
+        return by_epoch.get(spec.teacher.checkpoint)
+    return float(teacher.result[spec.teacher.checkpoint]["accuracy"])
+
+
+def curve(run: results.Run) -> Curve:
+    """A run's test accuracy by epoch."""
+    seed = run.spec.seed if run.spec else 0
+    known = [
+        (line["epoch"], line["test_accuracy"]) for line in run.lines if line.get("test_accuracy") is not None
+    ]
+    return Curve(seed=seed, epochs=tuple(x for x, _ in known), accuracy=tuple(y for _, y in known))
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A picture to draw: its name in the report's folder, its formats, a mark of all it depends on."""
+class Picture:
+    """Training curves of one student: file name, title, and by label the finished runs it shows."""
 
     name: str
-    formats: Sequence[str]
-    mark: str
-    data: Callable[[], FigureData]
+    title: str
+    runs: Mapping[str, Sequence[AskedRun]]
 
-    @property
-    def files(self) -> list[str]:
-        """One for each format."""
-        return [f"{self.name}.{each}" for each in self.formats]
+    def data(self) -> FigureData:
+        """Its lines."""
+        curves = {each: [curve(run.found) for run in runs] for each, runs in self.runs.items()}
+        return training_curves(self.name, self.title, curves)
+
+
+def pictures(runs: Iterable[AskedRun]) -> list[Picture]:
+    """One for each data set, student, scale and number of epochs; more where there are many lines."""
+    groups: dict[tuple[str, ...], dict[str, list[AskedRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.found.done:
+            where = (run.spec.dataset, run.spec.student, run.row["scale"], str(run.spec.recipe.epochs))
+            groups[where][label(run)].append(run)
+    return [picture for where, by_label in groups.items() for picture in _parts(where, by_label)]
+
+
+def _parts(where: tuple[str, ...], by_label: Mapping[str, list[AskedRun]]) -> Iterator[Picture]:
+    dataset, student, scale, epochs = where
+    labels = list(by_label)
+    for start in range(0, len(labels), MOST_LINES):
+        part = [str(start // MOST_LINES + 1)] if start else []
+        name = slug("-".join([dataset, student, scale, f"{epochs}-epochs", *part]).replace("@", "-"))
+        length = "1 epoch" if epochs == "1" else f"{epochs} epochs"
+        title = f"{student} on {dataset}, {length}" + (f" ({scale})" if scale != "paper" else "")
+        yield Picture(name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]})
+
+
+def label(run: AskedRun) -> str:
+    """What a line is called: the method, its teacher, and what the loss sets."""
+    row, method = run.row, str(run.row["method"])
+    parts = [method]
+    if row["teacher"] and method != "tf-self":
+        parts.append(f"from {row['teacher']}")
+    if row["checkpoint"] not in (None, "best"):
+        parts.append(
+            f"(epoch {row['checkpoint']})" if row["checkpoint"].isdigit() else f"({row['checkpoint']})"
+        )
+    if row["form"] == "printed" and method != "baseline":
+        parts.append("printed")
+    signs = {"alpha": "α", "temperature": "τ", "loss_scale": "×"}
+    parts += [f"{sign}={row[name]:g}" for name, sign in signs.items() if row[name] not in (None, 1)]
+    fast = row["scale"] == "paper" and (row["precision"], row["augment_stream"]) != ("fp32", "seed")
+    return " ".join([*parts, *(["fast"] if fast else [])])
 
 
 class Drawing:
-    """The pictures of a report, drawn while other work goes on; those whose mark is as before are kept."""
+    """The pictures of a report, drawn by another process while the rest is written.
 
-    def __init__(self, staging: Staging, workers: Workers) -> None:
-        self._staging, self._workers = staging, workers
-        self._before = _before(staging.old(DRAWN))
-        self._marks: dict[str, str] = {}
-        self._started: list[tuple[int, Iterator[object]]] = []
+    A picture is kept from the report before where its data and the code that draws are the same.
+    """
 
-    def start_all(self, runs: Sequence[Run], figures: Mapping[str, FigureData]) -> None:
-        """The paper's figures and these runs' training curves."""
-        self.start(chain(wanted_figures(figures), wanted_curves(curves.pictures(runs))))
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, wanted: Iterable[Wanted]) -> None:
-        """Begin with those that have changed."""
-        tasks = []
-        for each in wanted:
-            self._marks[each.name] = each.mark
-            same = self._before.get(each.name) == each.mark
-            if not (same and all(map(self._staging.keep, each.files))):
-                tasks.append((each.data(), self._staging.path(each.name), each.formats))
-        self._started.append((len(tasks), self._workers.start(_draw, tasks, many=MANY)))
+    def start(self, figures: Mapping[str, FigureData], curves: Iterable[Picture]) -> None:
+        """Begin with what has changed: figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
+        before, digests = self._staging.old_json(DRAWN), {}
+        wanted: list[tuple[str, FigureData, Sequence[str]]]
+        wanted = [(f"figures/{name}", data, FORMATS) for name, data in figures.items()]
+        wanted += [(f"curves/{each.name}", each.data(), CURVE_FORMATS) for each in curves]
+        tasks: list[tuple[FigureData, Path, Sequence[str]]] = []
+        for name, data, formats in wanted:
+            digests[name] = hashlib.sha256(_code() + repr(data).encode()).hexdigest()
+            files = [f"{name}.{each}" for each in formats]
+            if before.get(name) != digests[name] or not self._staging.keep(files):
+                tasks.append((data, self._staging.path(name), formats))
+        self._staging.write(DRAWN, json.dumps(digests, indent=1) + "\n")
+        if tasks:
+            self._process = draw(tasks)
 
-    def finish(self, progress: Callable[[str, float], None]) -> None:
-        """Wait for all of them."""
-        total, done = sum(count for count, _ in self._started), 0
-        for _, drawn in self._started:
-            for _ in drawn:
-                progress("drawing figures", done / total)
-                done += 1
-        self._staging.write(DRAWN, json.dumps(self._marks, indent=1) + "\n")
+    def finish(self) -> None:
+        """Wait until all pictures are there; RunError when the process that draws has failed."""
+        if self._process is None:
+            return
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            last = (said.decode(errors="replace").strip().splitlines() or ["it was ended"])[-1]
+            raise RunError(
+                f"the figures could not be drawn: {last}.",
+                expected="room on the disk, and some hundred MB of free memory.",
+                hint="the report before stands; give the same command again.",
+            )
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
-def _draw(task: tuple[FigureData, Path, Sequence[str]]) -> None:
-    plot.draw(*task)
-
-
-def wanted_figures(figures: Mapping[str, FigureData]) -> Iterator[Wanted]:
-    """figures/NAME.{png,svg,pdf}: the paper's."""
-    for name, data in figures.items():
-        yield Wanted(f"figures/{name}", FORMATS, _mark(data), partial(_itself, data))
-
-
-def _itself(data: FigureData) -> FigureData:
-    return data
-
-
-def wanted_curves(pictures: Iterable[curves.Picture]) -> Iterator[Wanted]:
-    """curves/NAME.{png,svg}: all finished runs."""
-    for picture in pictures:
-        digests = {label: [run.digest for run in runs] for label, runs in picture.runs.items()}
-        yield Wanted(f"curves/{picture.name}", CURVE_FORMATS, _mark((picture.title, digests)), picture.data)
+def draw(tasks: Sequence[tuple[FigureData, Path, Sequence[str]]]) -> subprocess.Popen[bytes] | None:
+    """Start to draw in a process of its own, which Ctrl-C does not reach and which ends with its work."""
+    with tempfile.TemporaryFile() as stream:
+        pickle.dump(tasks, stream)
+        stream.seek(0)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", DRAW],
+            stdin=stream,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
 
 
 @cache
 def _code() -> bytes:
     return Path(plot.__file__).read_bytes()
-
-
-def _mark(data: object) -> str:
-    """What a drawing depends on: its data, and the code that draws."""
-    return hashlib.sha256(_code() + repr(data).encode()).hexdigest()
-
-
-def _before(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paper_tables.render.claims import JUDGED
 from paper_tables.render.footnotes import LEGEND
 from paper_tables.spec import Figure
 from paper_tables.verdicts import NOTES
+from tfkd_cli import console
 from tfkd_cli.report import view
 from tfkd_cli.report.details import page_data
 from tfkd_cli.report.spending import by_hardware
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(contents: Contents, staging: Staging, *, files: Sequence[str]) -> str:
-    """The text of index.html; its links lead to `files` within `report/`, made or still to be made."""
+def render(contents: Contents, staging: Staging) -> str:
+    """The text of index.html; its links lead to the files of `staging`."""
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    claims = [(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)]
+    words = [verdict.word for verdict in contents.claims[0].best]
     return (
         _environment()
         .get_template("page.html")
@@ -37,12 +39,12 @@ def render(contents: Contents, staging: Staging, *, files: Sequence[str]) -> str
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            claims=claims,
+            claims=[(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)],
+            judged=[word for word in words if word in JUDGED],
             tables=view.table_views(contents),
             figures=list(_figures(contents, staging)),
-            hours=by_hardware(contents.runs.values(), contents.spent),
-            statuses=_statuses(contents),
-            files=[name for name in files if not name.startswith(".")],
+            hours=by_hardware(contents.frame),
+            files=[name for name in staging.names if not name.startswith(".")],
             legend=LEGEND.values(),
             explained=NOTES.values(),
         )
@@ -60,22 +62,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
-    environment.filters["duration"] = view.duration
+    environment.filters["duration"] = console.duration
     environment.globals.update(signs=view.SIGNS, tones=view.TONES)
     return environment
 
 
-def _figures(contents: Contents, staging: Staging) -> Any:
+def _figures(contents: Contents, staging: Staging) -> Iterator[tuple[Any, ...]]:
     """Each figure with its picture as a data URI: an image of its own, whose names cannot collide."""
     for item in contents.items:
         if isinstance(item.what, Figure):
             name = f"figures/{item.slug}"
             encoded = base64.b64encode(staging.read(f"{name}.svg")).decode()
             yield item, contents.figures[item.slug], f"data:image/svg+xml;base64,{encoded}", name
-
-
-def _statuses(contents: Contents) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for run in contents.runs.values():
-        found[run.status] = found.get(run.status, 0) + 1
-    return found

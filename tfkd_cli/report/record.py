@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import render
 from paper_tables.verdicts import NOTES
-from tfkd_cli.report.columns import RUNS, names
 from tfkd_cli.report.details import place_of, why
-from tfkd_cli.report.runs import Run
+from tfkd_cli.report.runs import AskedRun
 from tfkd_cli.report.spending import by_hardware
-from tfkd_cli.report.tidy import run_row
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents, Missing
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def record(contents: Contents) -> dict[str, Any]:
@@ -28,13 +25,13 @@ def record(contents: Contents) -> dict[str, Any]:
         "tfkd": contents.version,
         "toy": contents.toy,
         "claims": [
-            {"manner": list(each.manner), "verdicts": render.claims_json(each.best, each.last)}
+            {"departures": list(each.departures), "verdicts": render.claims_json(each.best, each.last)}
             for each in contents.claims
         ],
         "tables": [
             {
                 "slug": item.slug,
-                "manner": list(item.manner),
+                "departures": list(item.departures),
                 "scale": item.scale,
                 "seeds": list(item.campaign.request.seeds),
                 **render.json(contents.comparisons[item.slug]),
@@ -42,8 +39,8 @@ def record(contents: Contents) -> dict[str, Any]:
             for item in contents.tables
         ],
         "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
-        "runs": [_run(run, contents) for run in contents.runs.values()],
-        "hours": by_hardware(contents.runs.values(), contents.spent),
+        "runs": [_run(run) for run in contents.runs.values()],
+        "hours": by_hardware(contents.frame),
         "estimates": [asdict(each) for each in contents.estimates],
         "missing": [_missing(each) for each in contents.missing],
         "errata": [asdict(each) for each in contents.errata],
@@ -53,25 +50,14 @@ def record(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _run(run: Run, contents: Contents) -> dict[str, Any]:
-    spec = run.described
+def _run(run: AskedRun) -> dict[str, Any]:
     return {
-        **dict(zip(names(RUNS), run_row(run, contents.hours), strict=True)),
-        "key": run.spec.key,
-        "fast": run.fast,
-        "loss": spec["loss"],
-        "recipe": spec["recipe"],
-        "wanted_by": sorted(run.wish.items),
+        **run.row,
+        "wanted_by": list(run.items),
         **place_of(run),
-        "attempts": run.state.attempts,
-        "wasted_hours": round(contents.spent[run.name].wasted / 3600, 6),
         "why": why(run),
-        "failure": _plain(run.failure),
+        "failure": run.found.state.failure,
     }
-
-
-def _plain(failure: Mapping[str, Any]) -> dict[str, Any] | None:
-    return dict(failure) or None
 
 
 def _missing(each: Missing) -> dict[str, Any]:

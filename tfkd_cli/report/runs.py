@@ -1,19 +1,39 @@
-"""The runs behind a report: what each is, who asked for it, what became of it."""
+"""The runs that a report's tables and figures ask for, and what became of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.report.asked import Item
-from tfkd_cli.report.epochs import Epochs
-from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
-from tfkd_cli.store import RunState
+from tfkd_cli import results
+from tfkd_cli.errors import RunError
+from tfkd_cli.report.items import Item
+from tfkd_cli.results import columns
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import RunState, Store, reading
 from tfkd_cli.store.records import METRICS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SCALES = ("paper", "quick", "demo", "custom")
+STOPPED = ("failed", "damaged", "blocked")
+
+COLUMNS: columns.Columns = {
+    "scale": (
+        "paper, quick, demo, custom",
+        "the recipe: the paper's; `--scale quick`; the demo's; or changed by `--set` and its shorthands",
+    ),
+    "wanted_by": ("text", "the tables and figures that need this run, a teacher's students included"),
+    "spent_seconds": ("seconds", "time in all epochs of all attempts"),
+    "wasted_seconds": (
+        "seconds",
+        "of these, in epochs that a later attempt trained again, or that were lost",
+    ),
+}
+"""What runs.csv adds to the columns of `tfkd_cli.results`."""
 
 
 @dataclass
@@ -21,140 +41,47 @@ class Wish:
     """Everything that asks for one run."""
 
     spec: RunSpec
-    name: str  # its folder
     methods: dict[str, None] = field(default_factory=dict)
     forms: dict[str, None] = field(default_factory=dict)
     scales: dict[str, None] = field(default_factory=dict)
     items: dict[str, None] = field(default_factory=dict)  # slugs; a teacher's are those of its students
 
-    @cached_property
-    def described(self) -> dict[str, Any]:
-        """The spec as JSON types."""
-        return self.spec.to_json()
+    @property
+    def method(self) -> str:
+        """The run's method; a kd run that was asked for as re-kd or de-kd only has that name."""
+        asked = [name for name in self.methods if name in ("kd", "re-kd", "de-kd")]
+        return asked[0] if self.spec.method == "kd" and asked and "kd" not in asked else self.spec.method
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run that was asked for, teachers included.
+class AskedRun:
+    """One run that was asked for, teachers included. `row`: its values in runs.csv, None for empty ones."""
 
-    `epochs` is there for finished runs whose records are sound, and for no others. `began` holds what an
-    attempt noted when it began (env.json); a finished run's result says it all.
-    """
-
-    wish: Wish
-    state: RunState
-    epochs: Epochs | None = None
-    began: Mapping[str, Any] = field(default_factory=dict)
-    blocked_by: str = ""
-    note: str = ""  # what could not be read of an unfinished run
-
-    @property
-    def spec(self) -> RunSpec:
-        """What the run is."""
-        return self.wish.spec
+    spec: RunSpec
+    found: results.Run
+    row: Mapping[str, Any]
+    items: Sequence[str]  # slugs
+    blocked_by: str = ""  # the teacher that failed
 
     @property
     def name(self) -> str:
         """Its folder."""
-        return self.wish.name
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """Its spec as JSON types."""
-        return self.wish.described
-
-    @property
-    def done(self) -> bool:
-        """Whether it counts."""
-        return self.epochs is not None
+        return self.found.name
 
     @property
     def status(self) -> str:
         """`done`, `running`, `resumable`, `blocked`, `failed`, `damaged`, `todo`."""
-        if self.blocked_by and self.state.status in ("todo", "resumable"):
-            return "blocked"
-        return self.state.status
+        return str(self.row["status"])
 
     @property
     def result(self) -> Mapping[str, Any]:
         """Its result.json; empty unless done."""
-        return (self.state.result or {}) if self.done else {}
+        return self.found.result
 
     @property
-    def digest(self) -> str:
-        """Of its metrics file; empty unless done."""
-        return str(self.result["records"][METRICS]) if self.done else ""
-
-    @property
-    def method(self) -> str:
-        """The method's name: derived from loss and teacher, but a kd run asked for as re-kd is one."""
-        asked = [name for name in self.wish.methods if name in ("kd", "re-kd", "de-kd")]
-        if self.spec.method == "kd" and asked and "kd" not in asked:
-            return asked[0]
-        return self.spec.method
-
-    @property
-    def form(self) -> str:
-        """`released` or `printed`."""
-        if len(self.wish.forms) == 1:
-            return next(iter(self.wish.forms))
-        forms = self.spec.loss.FORMS.items()
-        own = (
-            form for form, values in forms if all(getattr(self.spec.loss, k) == v for k, v in values.items())
-        )
-        return next(own, "released")
-
-    @property
-    def scale(self) -> str:
-        """The most binding of the scales it was asked for at."""
-        return next(scale for scale in SCALES if scale in self.wish.scales)
-
-    @property
-    def fast(self) -> bool:
-        """Whether its recipe is not the paper's way of computing."""
-        return self.spec.recipe.precision != "fp32" or self.spec.recipe.augment_stream != "seed"
-
-    @property
-    def checkpoint(self) -> str:
-        """Which weights of its teacher taught it."""
-        if isinstance(self.spec.teacher, Teacher):
-            return str(self.spec.teacher.checkpoint)
-        return (
-            f"file:{self.spec.teacher.digest[:12]}" if isinstance(self.spec.teacher, ForeignTeacher) else ""
-        )
-
-    @property
-    def commit(self) -> str:
-        """Commit of the code, and the digest of what was changed on top of it."""
-        source = self.result or self.began
-        commit, diff = str(source.get("commit") or ""), str(source.get("diff") or "")
-        return f"{commit}+{diff[:8]}" if diff else commit
-
-    @property
-    def numerics(self) -> Mapping[str, Any]:
-        """Device, threads, torch."""
-        found = (self.result or self.began).get("numerics")
-        return found if isinstance(found, Mapping) else {}
-
-    @property
-    def hardware(self) -> str:
-        """The device's name."""
-        return str(
-            self.result.get("hardware") or self.numerics.get("device_name") or self.began.get("cpu") or ""
-        )
-
-    @cached_property
-    def failure(self) -> Mapping[str, Any]:
-        """Why it failed; empty where it did not."""
-        return self.state.failure or {}
-
-    def identity(self) -> list[Any]:
-        """Values of the identity columns."""
-        spec = self.spec
-        teacher = spec.teacher.network if spec.teacher else ""
-        fast = "true" if self.fast else "false"
-        who = [self.name, spec.dataset, spec.student, self.method, self.form, teacher, self.checkpoint]
-        return [*who, spec.seed, self.scale, fast]
+    def source(self) -> Mapping[str, Any]:
+        """What tells where it ran: its result, or what its newest attempt noted at its start."""
+        return self.result or self.found.began
 
 
 def wishes(items: Iterable[Item]) -> dict[str, Wish]:
@@ -164,18 +91,101 @@ def wishes(items: Iterable[Item]) -> dict[str, Wish]:
         request = item.campaign.request
         for setting, specs in request.runs_by_setting(item.what).items():
             for spec in specs:
-                for each in lineage(spec):
-                    name = each.folder
-                    wish = found.get(name) or found.setdefault(name, Wish(each, name))
+                for each in spec.lineage:
+                    wish = found.setdefault(each.folder, Wish(each))
                     wish.forms[setting.form or request.form] = None
                     wish.scales[item.scale] = None
                     wish.items[item.slug] = None
-                found[name].methods[setting.method] = None  # the last of its lineage is the run itself
+                wish.methods[setting.method] = None  # the last of its lineage is the run itself
     return found
 
 
-def lineage(spec: RunSpec) -> Iterator[RunSpec]:
-    """Its teacher's teacher, its teacher, itself."""
-    for parent in spec.parents:
-        yield from lineage(parent)
-    yield spec
+def asked_runs(
+    wanted: Mapping[str, Wish], found: Mapping[str, results.Run], store: Store
+) -> tuple[dict[str, AskedRun], pd.DataFrame]:
+    """Folder → run, teachers first, and the frame that becomes runs.csv; `found`: all runs of the store."""
+    import pandas as pd
+
+    runs = {name: _run(name, wish, found) for name, wish in wanted.items()}
+    blocked = _blocked(runs)
+    frame = results.runs_frame(runs.values())
+    rows = [_added(wish, runs[name], store) for name, wish in wanted.items()]
+    added = pd.DataFrame(rows, columns=["method", "form", *COLUMNS])
+    frame["status"] = frame["status"].where(~frame["run"].isin(list(blocked)), "blocked")
+    frame["form"] = added.pop("form").fillna(frame["form"])
+    frame = frame.assign(**added)
+    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return {
+        name: AskedRun(
+            spec=wanted[name].spec,
+            found=run,
+            row={str(column): value for column, value in row.items()},
+            items=sorted(wanted[name].items),
+            blocked_by=blocked.get(name, ""),
+        )
+        for (name, run), row in zip(runs.items(), values, strict=True)
+    }, frame
+
+
+def _run(name: str, wish: Wish, found: Mapping[str, results.Run]) -> results.Run:
+    if name in found:
+        return replace(found[name], spec=wish.spec)  # that of a damaged run is not in its folder
+    return results.Run(name=name, spec=wish.spec, state=RunState(key=wish.spec.key, name=name, status="todo"))
+
+
+def _blocked(runs: Mapping[str, results.Run]) -> dict[str, str]:
+    """Folder → the teacher without which this run cannot go on."""
+    blocked: dict[str, str] = {}
+    for name, run in runs.items():
+        for parent in run.spec.parents if run.spec else ():
+            stopped = parent.folder in blocked or runs[parent.folder].state.status in STOPPED
+            if stopped and run.state.status in ("todo", "resumable"):
+                blocked[name] = parent.folder
+    return blocked
+
+
+def _added(wish: Wish, run: results.Run, store: Store) -> dict[str, Any]:
+    """What runs.csv says of a run besides its own columns, and the names it was asked for by."""
+    spent, wasted = _spent(run, store)
+    return {
+        "method": wish.method,
+        "form": next(iter(wish.forms)) if len(wish.forms) == 1 else None,
+        "scale": next(scale for scale in SCALES if scale in wish.scales),
+        "wanted_by": " ".join(sorted(wish.items)),
+        "spent_seconds": spent,
+        "wasted_seconds": wasted,
+    }
+
+
+def _spent(run: results.Run, store: Store) -> tuple[float, float]:
+    """Seconds in the epochs of all attempts, and of them in epochs that no longer count.
+
+    They are what the attempts noted; a pack holds none of that.
+    """
+    own = sum(line.get("seconds") or 0.0 for line in run.lines)
+    if run.state.attempts <= 1 and run.state.status in ("done", "running"):
+        return own, 0.0
+    noted: dict[tuple[int, int], float] = {}
+    for attempt in store.folder(run.name).attempts() if run.state.attempts else ():
+        with contextlib.suppress(RunError, ValueError):
+            lines = reading.read_lines(attempt / METRICS)
+            noted.update(_own_epochs(lines.lines if lines else (), attempt=int(attempt.name)))
+    total = sum(noted.values())
+    if run.state.status == "running":
+        return total, 0.0
+    if not run.done:
+        saved = run.state.epoch or 0
+        own = sum(
+            {epoch: seconds for (_, epoch), seconds in sorted(noted.items()) if epoch <= saved}.values()
+        )
+    return max(total, own), max(0.0, total - own)
+
+
+def _own_epochs(
+    lines: Iterable[Mapping[str, Any]], *, attempt: int
+) -> Iterator[tuple[tuple[int, int], float]]:
+    """(attempt, epoch) → seconds, of the epochs this attempt trained itself."""
+    for line in lines:
+        epoch, seconds = line.get("epoch"), line.get("seconds")
+        if line.get("attempt") == attempt and isinstance(epoch, int) and isinstance(seconds, int | float):
+            yield (attempt, epoch), float(seconds)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli import costs
 from tfkd_cli.costs import DEVICE_MODELS, CostModel
 from tfkd_cli.data import DataSet
-from tfkd_cli.errors import RunError
-from tfkd_cli.report.runs import Run
-from tfkd_cli.store import Store, reading
-from tfkd_cli.store.records import METRICS
+from tfkd_cli.report.runs import AskedRun
 
-
-@dataclass(frozen=True)
-class Spent:
-    """Seconds of training and testing in one run: all of them, and those whose epochs were thrown away."""
-
-    seconds: float = 0.0
-    wasted: float = 0.0
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,88 +34,50 @@ class Estimated:
     like_error: float | None
 
 
-def spent(run: Run, store: Store) -> Spent:
-    """What one run took, from the epochs its attempts noted; a pack holds those of the result only."""
-    if run.epochs is not None and (run.result.get("attempts") or 1) == 1:
-        return Spent(run.epochs.seconds)
-    noted: dict[tuple[int, int], float] = {}
-    for attempt in store.folder(run.name).attempts() if run.state.attempts else ():
-        with contextlib.suppress(RunError, ValueError):
-            lines = reading.read_lines(attempt / METRICS)
-            noted.update(_seconds(lines.lines if lines else (), attempt=int(attempt.name)))
-    total = sum(noted.values())
-    if run.epochs is not None:
-        return Spent(max(total, run.epochs.seconds), max(0.0, total - run.epochs.seconds))
-    kept = run.state.epoch or 0
-    if run.status == "running":
-        return Spent(total)
-    last = {epoch: seconds for (_, epoch), seconds in sorted(noted.items()) if epoch <= kept}
-    return Spent(total, total - sum(last.values()))
-
-
-def _seconds(lines: Iterable[Mapping[str, Any]], *, attempt: int) -> Iterator[tuple[tuple[int, int], float]]:
-    """(attempt, epoch) → seconds, of the epochs this attempt trained itself."""
-    for line in lines:
-        epoch, seconds = line.get("epoch"), line.get("seconds")
-        if line.get("attempt") == attempt and isinstance(epoch, int) and isinstance(seconds, int | float):
-            yield (attempt, epoch), float(seconds)
-
-
-def by_hardware(runs: Iterable[Run], found: Mapping[str, Spent]) -> list[dict[str, Any]]:
+def by_hardware(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """Device, runs that took any time there, hours used and hours wasted; the most used first."""
-    groups: dict[str, list[Spent]] = defaultdict(list)
-    for run in runs:
-        if found[run.name].seconds:
-            groups[run.hardware or "unknown"].append(found[run.name])
-    rows = [
-        {
-            "hardware": hardware,
-            "runs": len(group),
-            "hours": sum(each.seconds for each in group) / 3600,
-            "wasted_hours": sum(each.wasted for each in group) / 3600,
-        }
-        for hardware, group in groups.items()
-    ]
-    return sorted(rows, key=lambda row: -float(str(row["hours"])))
+    used = runs[runs["spent_seconds"] > 0]
+    rows = used.assign(
+        hardware=used["hardware"].fillna("unknown"),
+        hours=used["spent_seconds"] / 3600,
+        wasted_hours=used["wasted_seconds"] / 3600,
+    ).groupby("hardware", as_index=False)
+    summed = rows.agg(runs=("run", "size"), hours=("hours", "sum"), wasted_hours=("wasted_hours", "sum"))
+    ordered = summed.sort_values("hours", ascending=False)
+    return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
 
 
-def estimates(runs: Iterable[Run], facts: Mapping[str, DataSet]) -> list[Estimated]:
+def estimates(runs: Iterable[AskedRun], facts: Mapping[str, DataSet]) -> list[Estimated]:
     """Estimate beside actual, by networks, data set and device; slowest first."""
-    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[AskedRun]] = defaultdict(list)
     for run in runs:
-        device = str(run.numerics.get("device", "")).partition(":")[0]
-        if run.done and device in DEVICE_MODELS and run.result.get("seconds"):
+        device = run.row["device"]
+        if run.found.done and device in DEVICE_MODELS and run.row["seconds"]:
             groups[(*costs.rate_key(run.spec), device)].append(run)
-    found = [_estimated(group, device=key[-1], facts=facts) for key, group in groups.items()]
+    found = [_estimated(group, facts=facts) for group in groups.values()]
     return sorted(found, key=lambda each: -each.actual)
 
 
-def _estimated(group: list[Run], *, device: str, facts: Mapping[str, DataSet]) -> Estimated:
-    spec = group[0].spec
+def _estimated(group: list[AskedRun], *, facts: Mapping[str, DataSet]) -> Estimated:
+    first = group[0].row
+    threads = [int((run.result.get("numerics") or {}).get("threads") or 1) for run in group]
+    models = (CostModel(first["device"], each, facts=facts) for each in threads)
     return Estimated(
-        dataset=spec.dataset,
-        student=spec.student,
-        teacher=spec.teacher.network if spec.teacher else "",
-        device=device,
+        dataset=first["dataset"],
+        student=first["student"],
+        teacher=first["teacher"] or "",
+        device=first["device"],
         runs=len(group),
-        estimated=sum(_estimate(run, device=device, facts=facts) for run in group),
-        actual=sum(run.result["seconds"] for run in group),
-        like_error=_like_error(group),
+        estimated=sum(model(run.spec).seconds for model, run in zip(models, group, strict=True)),
+        actual=sum(run.row["seconds"] for run in group),
+        like_error=_like_error([run.row["seconds"] / run.row["epochs"] for run in group]),
     )
 
 
-def _estimate(run: Run, *, device: str, facts: Mapping[str, DataSet]) -> float:
-    """Seconds, by the multiply-add model, with the threads it had."""
-    return CostModel(device, int(run.numerics.get("threads") or 1), facts=facts)(run.spec).seconds
-
-
-def _like_error(group: list[Run]) -> float | None:
-    """Each run estimated from the median of the others' seconds per epoch."""
-    if len(group) < 2:
+def _like_error(rates: list[float]) -> float | None:
+    """Each rate (seconds per epoch) estimated from the median of the others."""
+    if len(rates) < 2:
         return None
-    rates: list[float] = [run.result["seconds"] / run.spec.recipe.epochs for run in group]
-    errors = [
-        abs(statistics.median(rates[:index] + rates[index + 1 :]) / rate - 1)
-        for index, rate in enumerate(rates)
-    ]
+    others = (rates[:index] + rates[index + 1 :] for index in range(len(rates)))
+    errors = [abs(statistics.median(each) / rate - 1) for each, rate in zip(others, rates, strict=True)]
     return statistics.median(errors)

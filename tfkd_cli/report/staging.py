@@ -7,14 +7,16 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 
 FOLDER, INDEX = "report", "index.html"
-FILES = ".files.json"  # what the last report wrote: files that are no longer made are removed
+FILES = ".files.json"
+"""What reports wrote here: `files` and `items` (slugs) of the last one, `older` files of earlier ones."""
 OLD_SECONDS = 3600.0  # no report takes longer: what is older was left by a crash
 
 
@@ -25,7 +27,7 @@ class Staging:
         self.out = out
         self.folder = out / FOLDER
         self._new = self.folder / f".new-{uuid.uuid4().hex[:12]}"
-        self._unchanged: list[str] = []
+        self._kept: list[str] = []
 
     def __enter__(self) -> Staging:
         if self.out.exists() and not self.out.is_dir():
@@ -37,7 +39,7 @@ class Staging:
                     expected="a place of its own.",
                     hint="remove it, or choose --out DIR.",
                 )
-        with _reported(self.out):
+        with reported(self.out):
             self._new.mkdir(parents=True)
             self._remove_left_over()
         return self
@@ -53,9 +55,14 @@ class Staging:
                 if path != self._new and time.time() - path.stat().st_mtime > OLD_SECONDS:
                     shutil.rmtree(path)
 
+    @property
+    def items(self) -> set[str]:
+        """The slugs of the tables and figures that the last report here showed."""
+        return set(_texts(self.old_json(FILES).get("items")))
+
     def path(self, name: str) -> Path:
         """Where to write the new `name` ("table1.md", "curves/…"); its folder exists."""
-        with _reported(self.out):
+        with reported(self.out):
             path = self._new / name
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -63,43 +70,43 @@ class Staging:
     def write(self, name: str, text: str) -> None:
         """Make a text file."""
         path = self.path(name)
-        with _reported(self.out):
+        with reported(self.out):
             path.write_text(text, encoding="utf-8", errors="replace", newline="")
 
-    def keep(self, name: str) -> bool:
-        """Keep the file of the last report; False when there is none."""
-        if (self.folder / name).is_file():
-            self._unchanged.append(name)
-            return True
-        return False
+    def keep(self, names: Sequence[str]) -> bool:
+        """Keep these files of the last report; False where one of them is not there."""
+        if not all((self.folder / name).is_file() for name in names):
+            return False
+        self._kept += names
+        return True
 
     def read(self, name: str) -> bytes:
         """The bytes of a file of the new report, made now or kept."""
         made = self._new / name
         return (made if made.exists() else self.folder / name).read_bytes()
 
-    def old(self, name: str) -> Path:
-        """The file of the last report."""
-        return self.folder / name
+    def old_json(self, name: str) -> Mapping[str, Any]:
+        """The JSON object in a file of the last report; empty where there is none that can be read."""
+        return _json_object(self.folder / name)
 
     @property
     def names(self) -> list[str]:
         """All files of the new report."""
         made = (path for path in self._new.rglob("*") if path.is_file())
-        return sorted({*(path.relative_to(self._new).as_posix() for path in made), *self._unchanged})
+        return sorted({*(path.relative_to(self._new).as_posix() for path in made), *self._kept})
 
-    def publish(self, index: str) -> Path:
-        """Put everything in place, the page last; gives the page's path."""
-        names, before = self.names, self._before()
-        self.write(FILES, json.dumps(names, indent=1) + "\n")
+    def publish(self, index: str, *, items: Sequence[str]) -> Path:
+        """Put everything in place, the page last; gives the page's path. Nothing is removed."""
+        names, before = self.names, self.old_json(FILES)
+        older = {*_texts(before.get("files")), *_texts(before.get("older"))} - {*names}
+        record = {"files": names, "items": list(items), "older": sorted(older)}
+        self.write(FILES, json.dumps(record, indent=1) + "\n")
         self.write(INDEX, index)
-        with _reported(self.out):
+        with reported(self.out):
             for name in [*names, FILES]:
                 if (self._new / name).exists():
                     self._place(name)
             (self._new / INDEX).replace(self.out / INDEX)
-            for name in sorted(set(before) - set(names)):
-                self._remove(name)
         return self.out / INDEX
 
     def _place(self, name: str) -> None:
@@ -109,23 +116,30 @@ class Staging:
             raise RequestError(f"{target.parent} is a link.", expected="a folder.", hint="remove it.")
         (self._new / name).replace(target)
 
-    def _before(self) -> list[str]:
-        """The files of the last report, those only that lie in the folder."""
-        try:
-            names = json.loads((self.folder / FILES).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return []
-        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
-    def _remove(self, name: str) -> None:
-        path = self.folder / name
-        inside = path.parent.resolve().is_relative_to(self.folder.resolve())
-        if inside and ".." not in path.parts and not path.is_dir():
-            path.unlink(missing_ok=True)
+def outdated(out: Path) -> list[Path]:
+    """Files in `out/report/` that an earlier report wrote and the last one did not."""
+    folder = out / FOLDER
+    paths = [folder / name for name in _texts(_json_object(folder / FILES).get("older"))]
+    inside = (path for path in paths if path.parent.resolve().is_relative_to(folder.resolve()))
+    return [path for path in inside if ".." not in path.parts and path.is_file() and not path.is_symlink()]
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 @contextlib.contextmanager
-def _reported(out: Path) -> Iterator[None]:
+def reported(out: Path) -> Iterator[None]:
+    """An OSError while the report is written becomes a RunError."""
     try:
         yield
     except OSError as error:

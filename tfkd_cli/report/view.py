@@ -13,9 +13,9 @@ from paper_tables.render.claims import sentence
 from paper_tables.render.sheet import Line, Sheet
 from paper_tables.statistics import Interval
 from paper_tables.verdicts import ClaimVerdict, ContrastResult
-from tfkd_cli.report.asked import Item
 from tfkd_cli.report.details import cell_name, contrast_name
-from tfkd_cli.report.judged import Judged
+from tfkd_cli.report.items import Item
+from tfkd_cli.reproduction.judging import Judged
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents
@@ -175,10 +175,3 @@ def _mark(verdict: ClaimVerdict, place: Place) -> Mark:
         high=place(interval.high) if interval else None,
         text=f"{verdict.gain.mean:+.2f}",
     )
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `4 min`, `3.2 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

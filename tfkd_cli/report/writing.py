@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
+from typing import Any
 
-from tfkd_cli.report import page, tables, tidy
-from tfkd_cli.report.columns import columns_markdown
+from paper_tables import render
+from paper_tables.compare import CellComparison, Comparison
+from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, gather
-from tfkd_cli.report.epochs import read_kept, write_kept
 from tfkd_cli.report.figures import Drawing
+from tfkd_cli.report.items import items
 from tfkd_cli.report.record import record
-from tfkd_cli.report.staging import Staging
-from tfkd_cli.report.workers import Workers
+from tfkd_cli.report.runs import COLUMNS
+from tfkd_cli.report.staging import Staging, reported
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.results import columns
 from tfkd_cli.store import Store
 
-Progress = Callable[[str, float], None]
-KEPT = ".epochs.jsonl"
-EPOCHS = "epochs.csv"
+COLUMNS_TEXT = f"""# What the columns mean
+
+UTF-8, comma-separated, one header line, `.` as decimal point; empty means unknown or not there. Floats are
+written with all their digits. `tfkd_cli.results.load` gives the same as pandas frames.
+
+## runs.csv
+
+One line per run that was asked for, teachers included.
+
+{columns.markdown({**columns.RUNS, **COLUMNS})}
+## epochs.csv
+
+One line per epoch of every finished run whose records are sound: the tables are computed from these runs and
+no others. Join with runs.csv on `run`.
+
+{columns.markdown(columns.EPOCHS)}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,56 +56,103 @@ class Written:
 def write(
     campaigns: Sequence[Campaign],
     *,
+    store: Store,
     out: Path,
-    store: Store | None = None,
-    unreadable: Sequence[str] = (),
-    progress: Progress | None = None,
+    names: Collection[str] = (),
+    unreadable: Collection[str] = (),
+    progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Written:
-    """The report of these campaigns: `out/index.html`, `out/report/…`, and nothing else.
+    """The report of these campaigns over `store`: `out/index.html`, `out/report/…`, and nothing else.
 
-    `store` is theirs; to be given where there may be no campaign. `unreadable`: requests in it that could
-    not be read; the page and `Written.left_out` name them too. An interrupted report leaves the old one.
-    RunError when `out` cannot be written; damaged runs are no error, see `Written.left_out`.
+    `names`: only these tables and figures, and what the report that is already in `out` shows. `unreadable`:
+    requests in the store that could not be read; the page and `Written.left_out` name them too. An
+    interrupted report leaves the old one. RunError when `out` cannot be written; damaged runs are no error,
+    see `Written.left_out`.
     """
-    tell = progress or (lambda what, share: None)
-    with Staging(out) as staging, Workers() as workers:
-        kept = read_kept(staging.old(KEPT))
-        drawing = Drawing(staging, workers)
+    with Staging(out) as staging, Drawing(staging) as drawing:
+        shown = [
+            item
+            for item in items(campaigns)
+            if not names or item.what.name in names or item.slug in staging.items
+        ]
         contents = gather(
-            campaigns,
-            store=store,
-            unreadable=unreadable,
-            kept=kept,
-            progress=tell,
-            workers=workers,
-            on_read=drawing.start_all,
+            shown, campaigns, store, unreadable=unreadable, progress=progress, draw=drawing.start
         )
-        tell("writing tables", 0.0)
-        texts = _texts(contents)
-        written = workers.apart(partial(_write_data, contents, texts, staging))
-        if kept.changed or not staging.keep(KEPT):
-            write_kept(staging.path(KEPT), kept)
-        drawing.finish(tell)
-        tell("writing the page", 0.0)
-        index = page.render(contents, staging, files=sorted({*staging.names, *texts, EPOCHS}))
-        written()
-        files = tuple(staging.names)
+        progress("writing tables", 0.0)
+        for name, text in _texts(contents).items():
+            staging.write(name, text())
+        with reported(out):
+            for name, frame in (("runs.csv", contents.frame), ("epochs.csv", contents.epochs)):
+                frame.to_csv(staging.path(name), index=False, errors="replace")
+        progress("drawing figures", 0.0)
+        drawing.finish()
+        progress("writing the page", 0.0)
+        index, files = page.render(contents, staging), tuple(staging.names)
         return Written(
-            index=staging.publish(index), left_out=contents.left_out, notes=contents.notes, files=files
+            index=staging.publish(index, items=[item.slug for item in shown]),
+            left_out=contents.left_out,
+            notes=contents.notes,
+            files=files,
         )
 
 
-def _texts(contents: Contents) -> dict[str, Callable[[], str]]:
+def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
     """The name of each text file, and what gives its text."""
-    return {
-        **tables.files(contents),
-        "runs.csv": lambda: tidy.runs_csv(contents.runs.values(), contents.hours),
-        "COLUMNS.md": columns_markdown,
+    found: dict[str, Callable[[], str]] = {
+        "COLUMNS.md": lambda: COLUMNS_TEXT,
         "report.json": lambda: json.dumps(record(contents)) + "\n",
     }
+    for slug, comparison in contents.comparisons.items():
+        found[f"{slug}.md"] = partial(render.markdown, comparison)
+        found[f"{slug}.csv"] = partial(render.csv, comparison)
+        found[f"{slug}.tex"] = partial(render.latex, comparison)
+        found[f"{slug}.html"] = partial(_document, slug, comparison)
+    judged = contents.claims[0]  # the paper's own scale
+    found["claims.md"] = partial(render.claims_markdown, judged.best, judged.last)
+    found["claims.tex"] = partial(render.claims_latex, judged.best, judged.last)
+    for run in contents.runs.values():
+        if rows := (run.result.get("best") or {}).get("confusion"):
+            found[f"confusion/{run.name}.csv"] = partial(_confusion, rows, run.result.get("class_names"))
+    return found
 
 
-def _write_data(contents: Contents, texts: Mapping[str, Callable[[], str]], staging: Staging) -> None:
-    for name, text in texts.items():
-        staging.write(name, text())
-    tidy.write_epochs(staging.path(EPOCHS), contents.runs.values())
+def _confusion(rows: Sequence[str], class_names: Sequence[str] | None) -> str:
+    """A confusion matrix as CSV: a line for each true class, its accuracy (percent) in the last column."""
+    names = class_names or [str(number) for number in range(len(rows))]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(_confusion_rows(rows, names))
+    return out.getvalue()
+
+
+def _confusion_rows(rows: Sequence[str], names: Sequence[str]) -> Iterator[list[Any]]:
+    yield ["true class \\ predicted", *names, "accuracy"]
+    for number, (name, text) in enumerate(zip(names, rows, strict=True)):
+        counts = text.split(" ")
+        images = sum(map(int, counts))
+        yield [name, *counts, f"{100 * int(counts[number]) / images:.2f}" if images else ""]
+
+
+DOCUMENT = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }}
+figure {{ margin: 0; }} figcaption {{ font-weight: 600; margin-bottom: .6rem; }}
+.scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; }}
+th, td {{ padding: .35rem .7rem; border-bottom: 1px solid #8886; text-align: left; vertical-align: top; }}
+.label, .notes {{ color: #777; font-size: .85em; }} .paper {{ font-style: italic; }}
+</style>
+{body}</html>
+"""
+
+
+def _document(slug: str, comparison: Comparison) -> str:
+    """A table as a small page of its own; a measured value leads to its runs on the large one."""
+
+    def link(cell: CellComparison) -> str:
+        return f"../index.html#cell={slug}/{cell.cell.row}/{cell.cell.column}"
+
+    return DOCUMENT.format(title=escape(comparison.table.title), body=render.html(comparison, link=link))

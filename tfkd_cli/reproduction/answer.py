@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-from paper_tables.gains import Gain, single_gain
-from paper_tables.measured import Measured, pools
+from paper_tables.gains import Gain, mean_gain
+from paper_tables.measured import Measured
 from paper_tables.spec import Setting
-from paper_tables.statistics import deviation, holm, mean, two_sided
+from paper_tables.statistics import deviation, holm
 from tfkd_cli.reproduction.comparing import Comparing, States
 from tfkd_cli.reproduction.measure import measure
 from tfkd_cli.reproduction.trials import score
+from tfkd_cli.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WORTH = 0.3  # points: the gain one would want to see, as in the paper's tables
 CHANCE_MARGIN = 0.05  # of chance: 52.5 % of two classes is no better than a coin
-QUALITIES = ("accuracy", "balanced_accuracy", "loss", "ece")
+QUALITIES = {
+    "accuracy": "best_accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "loss": "test_loss",
+    "ece": "ece",
+}
+"""What a line shows → the column of the runs frame."""
 PAIRS = (
     ("tf-reg", "lsr"),
     ("tf-reg", "baseline"),
@@ -120,13 +131,15 @@ class Answer:
         }
 
 
-def answer(comparing: Comparing, states: States, *, test_images: int, classes: int) -> Answer:
-    """What the finished runs say."""
+def answer(
+    comparing: Comparing, states: States, runs: pd.DataFrame, *, test_images: int, classes: int
+) -> Answer:
+    """What the finished runs say; `runs` is the frame of the store (see `tfkd_cli.results`)."""
     settings = comparing.final_settings(states)
     request = comparing.stages(states)[-1].request
-    measurements = measure(request, request.tables[0], states)
-    lines = [_line(method, setting, request.runs_by_setting(request.tables[0])[setting], states)
-             for method, setting in settings.items()]  # fmt: skip
+    measurements = measure(request, request.tables[0], runs)
+    specs = request.runs_by_setting(request.tables[0])
+    lines = [_line(method, setting, specs[setting], runs) for method, setting in settings.items()]
     learnt = tuple(line for line in lines if line is not None)
     return Answer(
         lines=learnt,
@@ -138,26 +151,22 @@ def answer(comparing: Comparing, states: States, *, test_images: int, classes: i
     )
 
 
-def _line(method: str, setting: Setting, specs: Sequence[Any], states: States) -> Line | None:
-    results = [
-        states[spec.key].result or {}
-        for spec in specs
-        if spec.key in states and states[spec.key].status == "done"
-    ]
-    if not results:
+def _line(method: str, setting: Setting, specs: Sequence[RunSpec], runs: pd.DataFrame) -> Line | None:
+    done = runs[runs["status"] == "done"]
+    own = done[done["run"].isin([spec.folder for spec in specs])]
+    if own.empty:
         return None
-    values = {name: [float(each["best"][name]) for each in results] for name in QUALITIES}
-    parents = {parent.key for spec in specs for parent in spec.parents}
-    taught = [(states[key].result or {}).get("seconds", 0.0) for key in parents if key in states]
+    teachers = done[done["run"].isin([parent.folder for spec in specs for parent in spec.parents])]
+    values = {name: [float(each) for each in own[column]] for name, column in QUALITIES.items()}
     return Line(
         method=method,
         chosen={name: float(value) for name, value in (*setting.recipe, *setting.loss)},
-        n=len(results),
-        mean={name: mean(each) for name, each in values.items()},
+        n=len(own),
+        mean={name: fmean(each) for name, each in values.items()},
         std={name: deviation(each) for name, each in values.items()},
-        seconds=mean([float(each["seconds"]) for each in results]),
-        teacher_seconds=float(sum(taught)),
-        runs=tuple(states[spec.key].name for spec in specs if spec.key in states),
+        seconds=float(own["seconds"].mean()),
+        teacher_seconds=float(teachers["seconds"].sum()),
+        runs=tuple(own["run"]),
     )
 
 
@@ -178,16 +187,13 @@ def _notes(lines: Sequence[Line], classes: int) -> tuple[str, ...]:
 def _differences(
     settings: Mapping[str, Setting], measured: Mapping[Setting, Measured]
 ) -> tuple[Difference, ...]:
-    pool = pools(settings.values(), measured, "best")
     found: list[tuple[str, str, Gain]] = []
     for method, against in PAIRS:
         if method in settings:
-            dataset = settings[method].dataset
-            pair = settings[method], settings[against]
-            gain = single_gain(pair, measured, pool[dataset]) if dataset in pool else None
+            gain = mean_gain([(settings[method], settings[against])], measured, "best")
             if gain is not None:
                 found.append((method, against, gain))
-    known = [_p(gain) for *_, gain in found]
+    known = [gain.p for *_, gain in found]
     adjusted = iter(holm([p for p in known if p is not None]))
     return tuple(
         Difference(
@@ -203,11 +209,6 @@ def _differences(
         )
         for (method, against, gain), p in zip(found, known, strict=True)
     )
-
-
-def _p(gain: Gain) -> float | None:
-    """None where no spread is known, or there is none: a t test of equal differences says nothing."""
-    return two_sided(gain.mean, gain.error) if gain.error and gain.error.se else None
 
 
 def _trials(comparing: Comparing, states: States) -> tuple[Mapping[str, Any], ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
+from tfkd_cli import results
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.execution import Execution
@@ -18,6 +19,8 @@ from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from paper_tables.compare import Comparison
 
 
@@ -66,8 +69,8 @@ class Campaign:
         return make_plan(self.wanted, progress=progress, cost=self.cost_model(states), on_disk=on_disk)
 
     def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
-        """How many epochs of each teacher's answers lie in the store."""
-        kept = self.store.epochs_kept()
+        """How many epochs of each teacher's logits the store has cached."""
+        cached = self.store.cached_epochs()
 
         def epochs(teacher: Teacher | ForeignTeacher) -> int:
             if isinstance(teacher, ForeignTeacher):
@@ -76,7 +79,7 @@ class Campaign:
                 state = states.get(teacher.run.key)
                 result = (state.result if state else None) or {}
                 digest = result.get("weights", {}).get(teacher.weights, "")
-            return kept.get((teacher.mark, digest[:8]), 0)
+            return cached.get((teacher.mark, digest[:8]), 0)
 
         return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
 
@@ -101,15 +104,24 @@ class Campaign:
             }
         )
 
-    def measurements(self, table: Table, states: Mapping[str, RunState] | None = None) -> Measurements:
-        """The finished runs behind one table."""
-        return measure(self.request, table, self.states() if states is None else states)
+    @property
+    def lineages(self) -> list[RunSpec]:
+        """Its runs, each after its teachers."""
+        return [spec for runs in self.wanted.values() for run in runs for spec in run.lineage]
 
-    def comparison(self, table: Table, states: Mapping[str, RunState] | None = None) -> Comparison:
-        """One table, published beside measured."""
+    def runs(self) -> pd.DataFrame:
+        """The runs of this campaign, their records checked, as a frame (see `tfkd_cli.results`)."""
+        return results.runs_frame(results.read(self.store, self.lineages).values())
+
+    def measurements(self, table: Table, runs: pd.DataFrame) -> Measurements:
+        """The finished runs behind one table."""
+        return measure(self.request, table, runs)
+
+    def comparison(self, table: Table, runs: pd.DataFrame) -> Comparison:
+        """One table, published beside measured, from a frame that holds its runs."""
         from paper_tables.compare import compare  # the statistics; a plan needs none
 
-        values = self.measurements(table, states).by_setting
+        values = self.measurements(table, runs).by_setting
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 

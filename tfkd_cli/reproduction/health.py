@@ -118,7 +118,10 @@ def _data_sets(execution: Execution) -> Iterator[Check]:
         if not facts.module:
             continue
         found = data.resolve(name, execution=execution)
-        if found.ready:
+        damaged = data.damaged(found.name, execution=execution)
+        if damaged is not None:
+            yield Check(name, "warn", f"{damaged} is damaged", f"tfkd data {name} decodes it again")
+        elif found.ready:
             yield Check(name, "ok", f"decoded as {found.name}")
         elif found.available:
             yield Check(name, "ok", "found, decoded at its first use")

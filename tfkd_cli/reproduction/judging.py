@@ -1,59 +1,99 @@
-"""The paper's claims over a store, and the numbers behind its figures."""
+"""The paper's claims over a store: at the paper's own scale, and for orientation at other scales."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from paper_tables.measured import EPOCHS, Measured
-from paper_tables.spec import Claim, Setting
+from paper_tables.spec import Claim, Setting, Table
 from paper_tables.verdicts import ClaimVerdict, judge_claims
-from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed, measure
-from tfkd_cli.reproduction.overview import campaigns
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.store import RunState, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEEDS = (0, 1, 2)  # of the paper's own scale, where nothing was asked for yet
 
 
-def verdicts(store: Store, execution: Execution) -> tuple[tuple[ClaimVerdict, ...], ...]:
-    """A verdict for each claim of the paper: on the best epoch (as the paper), then on the last.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The verdicts on all claims, on the best and on the last epoch.
 
-    Claims are about the paper's own scale: runs of `--scale quick`, `--fast` or changed recipes do not count.
+    `departures` says what sets these runs apart from the paper's; it is empty for the paper's own scale.
     """
-    made, _ = campaigns(store, execution)
-    seeds = sorted({seed for each in made if _at_paper_scale(each.request) for seed in each.request.seeds})
-    return judge(paper_request(tuple(seeds) or (0, 1, 2), execution), store.scan())
+
+    departures: tuple[str, ...]
+    best: Sequence[ClaimVerdict]
+    last: Sequence[ClaimVerdict]
+    measured: Mapping[Setting, Measured]
+
+    @property
+    def runs(self) -> int:
+        """How many finished runs count."""
+        return sum(verdict.runs for verdict in self.best)
 
 
-def paper_request(seeds: tuple[int, ...], execution: Execution) -> Request:
-    """The whole paper and our controls, at paper scale in the released form."""
-    return asking.for_names(["all"], asking.Manner(seeds=seeds), execution=execution)
+def departures(request: Request) -> tuple[str, ...]:
+    """What sets a request apart from the paper's recipe, in words: `quick`, `recipe.lr=0.05`."""
+    words: list[str] = [request.scale] if request.scale != "paper" else []
+    words += ["fast"] if request.fast and request.scale == "paper" else []
+    words += ["printed form"] if request.form == "printed" else []
+    words += [f"{name}={as_text(value)}" for name, value in request.overrides.to_json().items()]
+    words += ["a teacher from a file"] if request.foreign_teacher else []
+    words += [each.name for each in request.data.values() if "@" in each.name]
+    return tuple(words)
 
 
-def judge(request: Request, states: Mapping[str, RunState]) -> tuple[tuple[ClaimVerdict, ...], ...]:
-    """The verdicts on all claims, on the best and on the last epoch."""
+def as_text(value: object) -> str:
+    """A value as `--set` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def judge(campaigns: Sequence[Campaign], runs: pd.DataFrame) -> list[Judged]:
+    """The paper's own scale first, always; then every other one in which something was measured.
+
+    `runs`: the frame of all runs of the store (see `tfkd_cli.results`).
+    """
+    requests: dict[tuple[str, ...], Request] = {(): Request(seeds=())}
+    for campaign in campaigns:
+        request = campaign.request
+        if request.axes is None and any(_of_the_paper(table) for table in request.tables):
+            words = departures(replace(request, data={}))
+            known = requests.get(words, replace(request, seeds=()))
+            seeds = tuple(sorted({*known.seeds, *request.seeds}))
+            requests[words] = replace(known, seeds=seeds, data={**known.data, **request.data})
+    found = [
+        _judge(words, replace(request, tables=(), figures=(), seeds=request.seeds or SEEDS), runs)
+        for words, request in requests.items()
+    ]
+    return [each for each in found if not each.departures or each.runs]
+
+
+def _judge(words: tuple[str, ...], request: Request, runs: pd.DataFrame) -> Judged:
     claims = tuple(paper().claims.values())
-    measured = claim_measurements(request, claims, states)
-    return tuple(
-        judge_claims(claims, measured, assumed=lambda setting: assumed(request, setting), epoch=epoch)
+    measured: dict[Setting, Measured] = {}
+    for table in _tables(claims):
+        measured.update(measure(replace(request, tables=(table,)), table, runs).by_setting)
+    best, last = (
+        judge_claims(claims, measured, assumed=lambda each: assumed(request, each), epoch=epoch)
         for epoch in EPOCHS
     )
+    return Judged(departures=words, best=best, last=last, measured=measured)
 
 
-def claim_measurements(
-    request: Request, claims: Iterable[Claim], states: Mapping[str, RunState]
-) -> dict[Setting, Measured]:
-    """What was measured for the settings of the claims."""
-    wanted = {each for claim in claims for c in claim.contrasts for each in (c.setting, c.against)}
-    found: dict[Setting, Measured] = {}
-    for table in request.tables:
-        if wanted & set(table.settings()):
-            by_setting = measure(request, table, states).by_setting
-            found.update({setting: each for setting, each in by_setting.items() if setting in wanted})
-    return found
+def _tables(claims: Sequence[Claim]) -> list[Table]:
+    """The tables of the paper, and our controls, that hold a setting of these claims."""
+    wanted = {
+        setting for claim in claims for each in claim.contrasts for setting in (each.setting, each.against)
+    }
+    tables = (table for table in paper().tables.values() if _of_the_paper(table))
+    return [table for table in tables if wanted & set(table.settings())]
 
 
-def _at_paper_scale(request: Request) -> bool:
-    changed = request.fast or request.overrides.recipe or request.overrides.loss
-    return request.scale == "paper" and request.form == "released" and not changed
+def _of_the_paper(table: Table) -> bool:
+    return table.kind in ("paper", "control")

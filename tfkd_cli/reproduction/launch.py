@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import shutil
+import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 
 from tfkd_cli import data, models
+from tfkd_cli.backends import processes
 from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.training import provenance
 
 NOT_TRAINED_YET = ("imagenet",)
@@ -35,8 +39,9 @@ def check_device(device: str) -> None:
         return
     there = provenance.device_count(kind)
     if int(number or 0) >= there:
+        cause = f": {provenance.why_no_gpu()}" if kind == "cuda" and not there else ""
         raise RequestError(
-            f'the device "{device}" is not on this machine: torch sees {there} of its kind.',
+            f'the device "{device}" is not on this machine: torch sees {there} of its kind{cause}.',
             expected="auto, cpu, cuda, cuda:1 or mps.",
             hint="--device auto takes what there is; --cluster sends the runs to other machines.",
         )
@@ -62,9 +67,14 @@ def make_ready(
     execution: Execution,
     accept_download: Callable[[ResolvedData], bool],
     progress: Callable[[str, float], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started."""
-    for each in unready(request, runs):
+    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started.
+
+    What is decoded already is checked. `say` is given what was found while images were decoded.
+    """
+    used = {spec.dataset for spec in runs}
+    for each in (found for found in request.data.values() if found.name in used):
         allowed = each.available or accept_download(each)
         made = data.prepare(
             each.name,
@@ -79,6 +89,9 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
+        for note in made.facts.notes:
+            if note not in each.facts.notes:  # those were shown with the plan
+                say(f"{each.name}: {note}")
 
 
 def make_networks_ready(
@@ -89,7 +102,11 @@ def make_networks_ready(
     Pretrained weights that are not here are fetched where accepted, else a RequestError.
     """
     facts = {each.name: each.facts for each in request.data.values()}
-    for name, dataset in dict.fromkeys((spec.student, spec.dataset) for spec in runs):
+    used = [(spec.student, spec.dataset) for spec in runs]
+    used += [
+        (spec.teacher.network, spec.dataset) for spec in runs if isinstance(spec.teacher, ForeignTeacher)
+    ]
+    for name, dataset in dict.fromkeys(used):
         if ":" not in name or dataset not in facts:
             continue
         words = models.weights_to_fetch(name)
@@ -100,5 +117,41 @@ def make_networks_ready(
                 hint="--yes fetches them; without `:pretrained` the network is trained from scratch.",
             )
         say(f"Fetching {words} …" if words else f"Trying {name} …")
+        build = _build_apart if name.startswith("python:") else models.build
         shape = facts[dataset]
-        models.build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
+        build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
+
+
+def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:
+    """Build a network in a process of its own, which the user's code may end (os._exit) without harm here."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    try:
+        process = processes.start(_build, sender, name, classes, channels, size)
+        sender.close()
+        try:
+            error = receiver.recv()
+        finally:
+            process.kill()
+    except (EOFError, ConnectionError):
+        raise RequestError(
+            f'"{name}" ended the process that built it.',
+            expected="code that returns a network, or raises an exception.",
+            hint="look for os._exit in its module, and for a lack of memory.",
+        ) from None
+    if error is not None:
+        raise error
+
+
+def _build(sender: Connection, name: str, classes: int, channels: int, size: int) -> None:
+    from tfkd_cli.training import preload
+
+    error: TfkdError | None = preload.failure
+    try:
+        if error is None:
+            models.build(name, classes=classes, channels=channels, size=size)
+    except TfkdError as raised:
+        raised.add_note(traceback.format_exc())  # for --debug: the traceback itself stays here
+        error = raised
+    except KeyboardInterrupt:  # raised by the network's own code
+        return
+    sender.send(error)

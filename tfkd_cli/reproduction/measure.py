@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import RunState
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEEDED = ["status", "best_accuracy", "last_accuracy", "commit", "problem"]  # columns of the runs frame
 SET_BY_SCALE = ("epochs", "milestones", "warmup_epochs")  # what `--scale quick` decides
 
 
@@ -24,47 +27,45 @@ class Measurements:
     left_out: tuple[str, ...]  # damaged or failed runs, one sentence each
 
 
-def measure(request: Request, item: Table | Figure, states: Mapping[str, RunState]) -> Measurements:
-    """What the store holds for the settings of `item`; only valid results count."""
+def measure(request: Request, item: Table | Figure, runs: pd.DataFrame) -> Measurements:
+    """What the frame `runs` (see `tfkd_cli.results`) holds for the settings of `item`: finished runs only."""
+    rows: dict[Any, dict[str, Any]] = runs.set_index("run")[NEEDED].to_dict("index")  # type: ignore[assignment]
     by_setting: dict[Setting, Measured] = {}
     left_out: dict[str, None] = {}
     for setting, specs in request.runs_by_setting(item).items():
         values = []
         for spec in specs:
-            state = states.get(spec.key)
-            if state is not None and state.status == "done" and state.result is not None:
-                values.append(seed_value(spec, state))
-            elif state is not None and state.status in ("damaged", "failed"):
-                left_out[f"{spec.folder}: {why(state)}"] = None
+            row = rows.get(spec.folder, {})
+            if row.get("status") == "done":
+                values.append(seed_value(spec, row))
+            elif row.get("status") in ("damaged", "failed"):
+                left_out[f"{spec.folder}: {row['problem']}"] = None
         by_setting[setting] = Measured(
             values=tuple(values),
             wanted=len(specs),
-            warnings=cut_down(request, item, specs[0]),
+            warnings=(*cut_down(request, item, specs[0]), *changed_code(values)),
             unlike_paper=unlike_paper(request, item, setting, specs[0]),
         )
     return Measurements(by_setting, tuple(left_out))
 
 
-def seed_value(spec: RunSpec, state: RunState) -> SeedValue:
+def seed_value(spec: RunSpec, row: Mapping[str, Any]) -> SeedValue:
     """One finished run as a value of its seed."""
-    result = state.result or {}
-    commit, diff = str(result.get("commit") or "")[:12], str(result.get("diff") or "")[:8]
+    versions = [commit.partition("+") for commit in str(row["commit"]).split("; ")]
     return SeedValue(
         seed=spec.seed,
-        best=float(result["best"]["accuracy"]),
-        last=float(result["last"]["accuracy"]),
-        run=state.name,
+        best=float(row["best_accuracy"]),
+        last=float(row["last_accuracy"]),
+        run=spec.folder,
         precision=spec.recipe.precision,
-        code=f"{commit}+{diff}" if diff else commit,
+        code=", then ".join(f"{commit[:12]}{plus}{diff}" for commit, plus, diff in versions),
     )
 
 
-def why(state: RunState) -> str:
-    """Why a run has no result that counts: what is damaged, or what its newest failure says."""
-    if state.damage:
-        return state.damage
-    failure: Mapping[str, Any] = state.failure or {}
-    return str(failure.get("message") or failure.get("cause") or "failed")
+def changed_code(values: Iterable[SeedValue]) -> tuple[str, ...]:
+    """A sentence for each run whose attempts had different versions of the code."""
+    changed = (value for value in values if ", then " in value.code)
+    return tuple(f"the code changed during the training: {each.code} (seed {each.seed})" for each in changed)
 
 
 def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec: RunSpec) -> tuple[str, ...]:
@@ -79,8 +80,8 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
     ]
     if spec.loss != theirs.loss:
         found.append("another loss setting")
-    if "@" in spec.dataset:
-        found.append("not the full data set")
+    if caveat := _caveat(request, spec.dataset):
+        found.append(caveat)
     return tuple(found)
 
 
@@ -93,9 +94,17 @@ def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str
         found.append("quick scale: few epochs, fast, for trying things out")
     elif spec.recipe.precision != "fp32" or spec.recipe.augment_stream != "seed":
         found.append(f"fast: {spec.recipe.precision}, {spec.recipe.augment_stream} augmentation stream")
-    if "@" in spec.dataset and not spec.dataset.startswith("folder"):
-        found.append(f"{spec.dataset}: not the full data set")
+    if not spec.dataset.startswith("folder") and (caveat := _caveat(request, spec.dataset)):
+        found.append(f"{spec.dataset}: {caveat}")
     return tuple(found)
+
+
+def _caveat(request: Request, dataset: str) -> str:
+    """What sets a data set apart from the official content; empty for that."""
+    facts = {each.name: each.facts for each in request.data.values()}
+    if dataset in facts:
+        return facts[dataset].caveat
+    return "not the full data set" if "@" in dataset else ""
 
 
 def _text(value: object) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tfkd_cli.errors import RunError
-from tfkd_cli.store import attempts, files, lease, publishing, reading
+from tfkd_cli.store import attempts, files, lease, publishing
 from tfkd_cli.store.attempts import FAILURE, STAGED, State, encode_lines
 from tfkd_cli.store.lease import Clock
-from tfkd_cli.store.records import METRICS, SCHEMA, check_result
+from tfkd_cli.store.records import METRICS, SCHEMA
 
 
 class Attempt:
@@ -125,20 +125,15 @@ class Attempt:
         """
         publishing.finish(self._run)
         records, digests = publishing.stage(self.path, metrics=metrics, weights=weights)
-        standing = self._standing()
+        standing = publishing.read_result(self._run)
         if standing is None:
             own = {"schema": SCHEMA, "attempt": self.number, "folder": self._run.name}
             publishing.decide(self._run, {**result, **own, "records": records, "weights": digests})
-            won = (self._standing() or {}).get("attempt") == self.number
+            won = (publishing.read_result(self._run) or {}).get("attempt") == self.number
         else:
             won = publishing.give_back(self._run, standing, attempt=self.number, staged=digests)
         self._tidy(weights.values())
         return won
-
-    def _standing(self) -> dict[str, Any] | None:
-        path = self._run / publishing.RESULT
-        data = reading.read_object(path)
-        return None if data is None else check_result(data, path=path, key=self._run.name[-12:])
 
     def _tidy(self, sources: Iterable[Path]) -> None:
         """A finished run needs no training states and no second names of its weights.

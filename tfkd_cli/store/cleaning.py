@@ -50,24 +50,17 @@ def cleanable(
     return found
 
 
-def unasked(root: Path, *, asking: Collection[str], clock: Clock) -> list[Cleanable]:
-    """Kept answers nobody will ask for, and what was left beside others.
+def unused_logits(root: Path, *, teachers: Collection[str], clock: Clock) -> Iterator[Cleanable]:
+    """Cached logits of all but these teachers, and temporary files beside those of these.
 
-    `asking`: marks of the teachers that unfinished runs have.
+    `teachers`: marks of the teachers of unfinished runs.
     """
-    found = []
     for path, name in teacher_logits.folders(root):
-        if name["teacher"] not in asking:
+        if name["teacher"] in teachers:
+            yield from _temporary(path, clock=clock)
+        else:
             size = teacher_logits.bytes_below(path)
-            found.append(Cleanable(path, size, "a teacher's answers no unfinished run asks for"))
-            continue
-        for blocks in sorted(path.glob(f"*{teacher_logits.BLOCKS}")):
-            if blocks.with_suffix(".npy").exists():
-                found.append(
-                    Cleanable(blocks, teacher_logits.bytes_below(blocks), "blocks of an epoch that is whole")
-                )
-        found += _temporary(path, clock=clock)
-    return found
+            yield Cleanable(path, size, "cached teacher logits no unfinished run uses")
 
 
 def free(found: Iterable[Cleanable]) -> int:
@@ -81,9 +74,7 @@ def free(found: Iterable[Cleanable]) -> int:
 
 
 def _may_go(path: Path) -> bool:
-    if teacher_logits.NAME.fullmatch(path.name) and path.parent.name == teacher_logits.TEACHER_LOGITS:
-        return True
-    if teacher_logits.NAME.fullmatch(path.parent.name) and path.suffix == teacher_logits.BLOCKS:
+    if teacher_logits.FOLDER.fullmatch(path.name) and path.parent.name == teacher_logits.TEACHER_LOGITS:
         return True
     inside = _inside_a_run(path)
     if is_temporary(path.name) or ATTEMPTS in inside:

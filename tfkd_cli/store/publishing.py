@@ -13,12 +13,15 @@ return to their place; others are vouched for by `attempts/retrained-1.json`, an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfkd_cli.errors import RunError
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
@@ -27,6 +30,9 @@ from tfkd_cli.store.records import METRICS, SCHEMA, check_result
 RESULT = "result.json"
 WEIGHTS = "weights"
 WINNER = "winner.json"
+NO_DIGEST = b"0" * 64  # stands in the place of a result's own digest while that is computed
+
+log = logging.getLogger("tfkd")
 
 
 def stage(
@@ -50,9 +56,61 @@ def stage(
 
 def decide(run: Path, result: Mapping[str, Any]) -> None:
     """Make this the run's result, unless there is one; then finish whichever it is."""
-    check_result(dict(result), path=run / RESULT, key=result["key"])
-    files.create_once(run / ATTEMPTS / WINNER, files.encode_json(result))
+    data = encode_result(result)
+    parse_result(data, path=run / RESULT, key=result["key"])
+    files.create_once(run / ATTEMPTS / WINNER, data)
     finish(run)
+
+
+def encode_result(result: Mapping[str, Any]) -> bytes:
+    """The bytes of result.json, with the sha256 of all of them (its own 64 digits as zeros) as `digest`."""
+    blank = files.encode_json({**result, "digest": NO_DIGEST.decode()})
+    return blank.replace(NO_DIGEST, hashlib.sha256(blank).hexdigest().encode())
+
+
+def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
+    """The result in these bytes, of the run whose key begins with `key`; DamagedFile for any other bytes."""
+    result = check_result(reading.parse_json(data, path=path), path=path, key=key)
+    blank = data.replace(result["digest"].encode(), NO_DIGEST)
+    if hashlib.sha256(blank).hexdigest() != result["digest"]:
+        raise DamagedFile(
+            path,
+            "does not hold what was written (wrong digest).",
+            expected="the bytes whose digest stands in it.",
+            hint=f"bring it back, or move the run away (mv '{path.parent}' ELSEWHERE) to train it again.",
+        )
+    return result
+
+
+def read_result(run: Path) -> dict[str, Any] | None:
+    """The run's result, its digest and that of its records checked; None while there is none.
+
+    What is damaged is repaired from the copy of the attempt, and that is logged; DamagedFile where that
+    copy is missing or damaged too.
+    """
+    path, key = run / RESULT, run.name[-12:]
+    data = reading.read_bytes(path)
+    if data is None:
+        return None
+    try:
+        result = parse_result(data, path=path, key=key)
+    except DamagedFile as damage:
+        copy = run / ATTEMPTS / WINNER
+        try:
+            data = reading.read_bytes(copy) or b""
+            result = parse_result(data, path=copy, key=key)
+        except RunError:
+            raise damage from None
+        _repair(path, data, source=copy)
+    check_records(run, result)
+    return result
+
+
+def _repair(path: Path, data: bytes, *, source: Path) -> None:
+    """Put back what was damaged, where the folder may be written; the sound bytes are used in any case."""
+    log.warning("%s was damaged; the copy in %s is sound and is used.", path, source)
+    with contextlib.suppress(RunError):
+        files.write_atomic(path, data)
 
 
 def finish(run: Path) -> None:
@@ -71,7 +129,7 @@ def finish(run: Path) -> None:
 def read_winner(run: Path, data: bytes) -> dict[str, Any]:
     """The decided result; DamagedFile when it is none."""
     path = run / ATTEMPTS / WINNER
-    return check_result(reading.parse_json(data, path=path), path=path, key=run.name[-12:])
+    return parse_result(data, path=path, key=run.name[-12:])
 
 
 def _move_weights(run: Path, decision: Mapping[str, Any]) -> None:
@@ -100,17 +158,26 @@ def _check_moved(run: Path, result: Mapping[str, Any]) -> None:
 
 
 def check_records(run: Path, result: Mapping[str, Any]) -> None:
-    """DamagedFile unless the records are there and hold what the result says."""
+    """DamagedFile unless the records hold what the result says, or an attempt's copy of them does."""
     for name, expected in result["records"].items():
-        data = reading.read_bytes(run / name, limit=LINES_LIMIT)
-        if data is None:
-            raise DamagedFile(run / name, "is missing.", expected="the record its result.json names.")
-        if hashlib.sha256(data).hexdigest() != expected:
+        if _digest_of(run / name) == expected:
+            continue
+        copy = attempt_path(run, result.get("attempt") or 1) / name
+        if _digest_of(copy) != expected:
+            there = os.path.lexists(run / name)
             raise DamagedFile(
                 run / name,
-                "is not what its result.json vouches for (wrong digest).",
+                "is not what its result.json vouches for (wrong digest)." if there else "is missing.",
+                expected="the record whose digest stands in its result.json.",
                 hint=f"bring the file back, or move the run away (mv '{run}' ELSEWHERE) to train it again.",
             )
+        _repair(run / name, copy.read_bytes(), source=copy)
+
+
+def _digest_of(path: Path) -> str:
+    """The sha256 of a record; empty where there is none. DamagedFile for a link or a device."""
+    data = reading.read_bytes(path, limit=LINES_LIMIT)
+    return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
 def _refuse_link(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tfkd_cli.store.reading import DamagedFile, is_digest, is_safe_name
 
-SCHEMA = 1
+SCHEMA = 2  # of a result: 2 carries its own digest
 METRICS = "metrics.jsonl"
 
 Status = Literal["done", "running", "resumable", "todo", "failed", "damaged"]
@@ -76,8 +76,13 @@ def _scores(value: Any) -> bool:
         isinstance(value, dict)
         and _count(value.get("epoch"))
         and "accuracy" in value
-        and all(_number(each) for each in value.values())
+        and all(_number(each) for name, each in value.items() if name != "confusion")
+        and _texts(value.get("confusion", ()))
     )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
 def _digests(value: Any) -> bool:
@@ -95,6 +100,7 @@ def _optional(kind: type) -> Any:
 _FIELDS: Mapping[str, Any] = {
     "schema": lambda value: value == SCHEMA and not isinstance(value, bool),
     "key": is_digest,
+    "digest": is_digest,
     "attempt": lambda value: value is None or (_count(value) and value > 0),
     "epochs": _count,
     "best": _scores,
@@ -110,6 +116,8 @@ _FIELDS: Mapping[str, Any] = {
     "versions": _optional(dict),
     "hardware": lambda value: value is None or isinstance(value, str | dict),
     "commit": _optional(str),
+    "commits": _optional(dict),
+    "class_names": lambda value: value is None or _texts(value),
     "diff": _optional(str),
     "finished_at": lambda value: value is None or isinstance(value, str | int | float),
 }

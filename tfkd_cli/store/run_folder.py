@@ -14,7 +14,7 @@ from tfkd_cli.store import attempts, files, lease, publishing, reading, scan
 from tfkd_cli.store.attempt import Attempt
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.records import METRICS, RunState, check_result
+from tfkd_cli.store.records import METRICS, RunState
 
 SPEC = "spec.json"
 NUMERICS = "numerics.json"
@@ -72,17 +72,11 @@ class RunFolder:
         return lease.read(self.path / lease.LEASE, clock=self._clock)
 
     def result(self) -> dict[str, Any] | None:
-        """The validated result, its records' digests checked; None while there is none.
+        """The result, its own digest and those of its records checked; None while there is none.
 
-        DamagedFile when it, or a record it names, cannot be believed.
+        DamagedFile when it, or a record it names, cannot be believed and cannot be repaired.
         """
-        path = self.path / publishing.RESULT
-        data = reading.read_object(path)
-        if data is None:
-            return None
-        result = check_result(data, path=path, key=self.short_key)
-        publishing.check_records(self.path, result)
-        return result
+        return publishing.read_result(self.path)
 
     def metrics(self) -> list[dict[str, Any]]:
         """A line per epoch: the published ones, or those of the newest attempt."""
@@ -139,7 +133,7 @@ class RunFolder:
         return Attempt(self.path, number=number, owner=mine, clock=self._clock)
 
     def numerics(self) -> dict[str, Any] | None:
-        """The numerics fixed at the first attempt: device, threads, torch."""
+        """The numerics of the first saved training state: device, threads, torch, if there is one."""
         return reading.read_object(self.path / NUMERICS)
 
     def fix_numerics(self, numerics: Mapping[str, Any]) -> dict[str, Any]:

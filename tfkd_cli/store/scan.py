@@ -10,18 +10,18 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.store import attempts, lease, publishing, reading
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile
-from tfkd_cli.store.records import RunState, Status, check_result
+from tfkd_cli.store.records import RunState, Status
 
 
 def run_state(run: Path, *, clock: Clock, deep: bool = False) -> RunState:
-    """The state of one run; `deep` checks the digests of records and weights too, and reads all of them."""
+    """The state of one run; `deep` checks the digests of its weights too, and reads all of them."""
     try:
-        data = reading.read_object(run / publishing.RESULT)
-        if data is None:
+        result = publishing.read_result(run)
+        if result is None:
             return _unfinished(run, clock=clock)
-        state = _done(run, check_result(data, path=run / publishing.RESULT, key=run.name[-12:]))
+        state = _done(run, result)
         if deep:
-            _check_deeply(run, state.result or {})
+            _check_weights(run, result)
     except RunError as error:
         return RunState(
             key=_key(run), name=run.name, status="damaged", damage=str(error), attempts=_attempts(run)
@@ -44,8 +44,7 @@ def _done(run: Path, result: dict[str, Any]) -> RunState:
     )
 
 
-def _check_deeply(run: Path, result: dict[str, Any]) -> None:
-    publishing.check_records(run, result)
+def _check_weights(run: Path, result: dict[str, Any]) -> None:
     for name, expected in publishing.vouched_weights(run, result).items():
         path = run / publishing.WEIGHTS / name
         if path.is_symlink() or (path.exists() and reading.digest(path) != expected):

@@ -84,12 +84,12 @@ class Store:
 
     @property
     def teacher_logits_path(self) -> Path:
-        """`answers/`: the teachers' kept answers."""
+        """`teacher-logits/`: the cache of teacher logits."""
         return self.root / teacher_logits.TEACHER_LOGITS
 
-    def epochs_kept(self) -> dict[tuple[str, str], int]:
-        """(Teacher's mark, 8 digits of its weights' digest) → epochs whose answers are kept."""
-        return teacher_logits.epochs_kept(self.teacher_logits_path)
+    def cached_epochs(self) -> dict[tuple[str, str], int]:
+        """(Teacher's mark, 8 digits of its weights' digest) → epochs whose teacher logits are cached."""
+        return teacher_logits.cached_epochs(self.teacher_logits_path)
 
     @property
     def code_path(self) -> Path:
@@ -163,14 +163,15 @@ class Store:
         return packing.pack(runs, out, requests=self.root / "requests")
 
     def cleanable(
-        self, *, needed: Mapping[str, Collection[str]], asking: Collection[str] = ()
+        self, *, needed: Mapping[str, Collection[str]], teachers: Collection[str] = ()
     ) -> list[Cleanable]:
         """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
 
-        `asking`: marks of the teachers whose kept answers unfinished runs will ask for.
+        `teachers`: marks of those whose cached logits unfinished runs may use.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
-        return found + cleaning.unasked(self.teacher_logits_path, asking=asking, clock=self._clock)
+        unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers, clock=self._clock)
+        return [*found, *unused]
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""

@@ -21,6 +21,9 @@ PIXELS, GPU_PIXELS = 256 * 32 * 32, 1024 * 32 * 32
 On a CPU its maps stay in reach of the caches; on a GPU they take less memory than those of a training step.
 """
 
+MOST_CLASSES = 200
+"""Classes up to which a confusion matrix is counted."""
+
 BINS = 15
 """Bins of equal width over the confidence, for the calibration error (Guo et al. 2017)."""
 
@@ -48,6 +51,7 @@ class Scores:
 
     `balanced_accuracy`: the mean over classes of the accuracy within a class (classes without an image
     do not count). `ece`: expected calibration error, mean |confidence - accuracy| over BINS bins.
+    `confusion`: images by true class (rows, as text "97 0 3") and predicted class; empty above MOST_CLASSES.
     """
 
     loss: float
@@ -55,6 +59,7 @@ class Scores:
     top5: float
     balanced_accuracy: float
     ece: float
+    confusion: tuple[str, ...] = ()
 
 
 def images_at_once(device: torch.device, size: int) -> int:
@@ -78,23 +83,31 @@ def evaluate(
         with torch.inference_mode():
             scored.append(score(network(normalise(images_NCHW)).float(), labels_N))
         at_step()
-    ce_N, right_N, right5_N, confidence_N, label_N = torch.cat(scored, 1).cpu().double()
+    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = torch.cat(scored, 1).cpu().double()
     return Scores(
         loss=float(ce_N.mean()),
         accuracy=100 * float(right_N.mean()),
         top5=100 * float(right5_N.mean()),
         balanced_accuracy=_balanced(right_N.bool(), label_N.long(), classes=facts.classes),
         ece=_calibration_error(right_N.bool(), confidence_N),
+        confusion=_confusion(label_N.long(), predicted_N.long(), classes=facts.classes),
     )
 
 
 def score(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
-    """Per image: cross-entropy, right at first, right within five, confidence, label; float32, (5, N)."""
+    """Per image: cross-entropy, right at first, right within five, confidence, label, prediction; (6, N)."""
     ranked_NR = logits_NK.topk(min(5, logits_NK.shape[1]), 1).indices
     right_NR = ranked_NR == labels_N[:, None]
     ce_N = nn.functional.cross_entropy(logits_NK, labels_N, reduction="none")
     confidence_N = logits_NK.softmax(1).amax(1)
-    return torch.stack([ce_N, right_NR[:, 0], right_NR.any(1), confidence_N, labels_N])
+    return torch.stack([ce_N, right_NR[:, 0], right_NR.any(1), confidence_N, labels_N, ranked_NR[:, 0]])
+
+
+def _confusion(labels_N: Tensor, predicted_N: Tensor, *, classes: int) -> tuple[str, ...]:
+    if classes > MOST_CLASSES:
+        return ()
+    counts_KK = torch.bincount(labels_N * classes + predicted_N, minlength=classes**2).view(classes, classes)
+    return tuple(" ".join(map(str, row)) for row in counts_KK.tolist())
 
 
 def _balanced(right_N: Tensor, labels_N: Tensor, *, classes: int) -> float:

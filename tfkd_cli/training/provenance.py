@@ -32,6 +32,9 @@ STAGED = "staged.json"
 FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 """Newest first. Virtual machines give processors of several generations one name."""
 
+DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
+"""One of these exists where a driver is loaded: of NVIDIA, of AMD, and of Windows under WSL."""
+
 NUMERICS = ("device", "device_name", "threads", "torch")
 """What two computations must share to be promised equal bit for bit (on the CPU)."""
 
@@ -139,10 +142,20 @@ def environment(numerics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def asked_device(wanted: str) -> str:
+    """The device that is asked for: "auto" is "cuda" within a SLURM job that was given GPUs."""
+    return "cuda" if wanted == "auto" and _given_gpus() else wanted
+
+
+def _given_gpus() -> bool:
+    return os.environ.get("SLURM_GPUS_ON_NODE", "") not in ("", "0")  # set in job scripts and srun's steps
+
+
 def choose_device(wanted: str) -> torch.device:
     """The device of this name; "auto" is cuda, then mps, then cpu. RunError when it is not here."""
     import torch
 
+    wanted = asked_device(wanted)
     if wanted == "auto":
         wanted = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -151,12 +164,29 @@ def choose_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        missing = wanted.startswith("cuda") and not device_count("cuda")
+        cause = f"{why_no_gpu()}." if missing else str(error).splitlines()[0][:160]
+        given = " in this SLURM job, which was given GPUs" if missing and _given_gpus() else ""
         raise RunError(
-            f'the device "{wanted}" cannot be used: {str(error).splitlines()[0][:160]}',
+            f'the device "{wanted}" cannot be used{given}: {cause}',
             expected="auto, cpu, cuda, cuda:1 or mps.",
-            hint="--device auto takes what there is.",
+            hint="mend that, or train on the processor with --device cpu.",
         ) from error
     return device
+
+
+def why_no_gpu() -> str:
+    """Why torch sees no GPU on this machine: its build, the driver, or CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    causes = []
+    if torch.version.cuda is None and torch.version.hip is None:
+        causes.append(f"torch {torch.__version__} is built without CUDA")
+    elif not any(Path(each).exists() for each in DRIVERS):
+        causes.append("no driver for GPUs is loaded on this machine (see nvidia-smi)")
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        causes.append(f'CUDA_VISIBLE_DEVICES is "{visible}", which names no GPU of this machine')
+    return " and ".join(causes or ["the driver may be too old for this build of torch (see nvidia-smi)"])
 
 
 def device_count(kind: str) -> int:

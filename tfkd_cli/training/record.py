@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files
+from tfkd_cli.store import files, reading
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
@@ -36,9 +37,15 @@ class Record:
     """The record of one attempt at a run, continued from the attempt before where there was one."""
 
     def __init__(
-        self, spec: RunSpec, *, attempt: Attempt, numerics: Mapping[str, Any], checkpoint_minutes: float
+        self,
+        spec: RunSpec,
+        *,
+        folder: RunFolder,
+        attempt: Attempt,
+        numerics: Mapping[str, Any],
+        checkpoint_minutes: float,
     ) -> None:
-        self.spec, self.attempt = spec, attempt
+        self.spec, self.attempt, self._folder = spec, attempt, folder
         self.numerics = dict(numerics)
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
@@ -54,9 +61,9 @@ class Record:
             files.write_hint(self.attempt.path / "code.diff", patch.encode())
         self.beat()
 
-    def resume(self, training: Training, folder: RunFolder) -> None:
+    def resume(self, training: Training) -> None:
         """Bring `training` to the furthest sound state there is; metrics beyond it are left behind."""
-        for path in folder.newest_states():
+        for path in self._folder.newest_states():
             try:
                 self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
             except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -121,6 +128,7 @@ class Record:
         self.attempt.save_state(
             lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
         )
+        self._folder.fix_numerics(self.numerics)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -142,11 +150,16 @@ class Record:
         self._write("best.pt", training.best_weights)
         self._write("last.pt", checkpoints.weights_of(training.network))
         self._write("student.pt", self._student(training, arrays))
+        self._folder.fix_numerics(self.numerics)
         names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
         return self.attempt.publish(
             metrics=self.lines,
             weights={name: self.attempt.path / name for name in names},
-            result={**self._result(training), **self._soft_targets(training, arrays)},
+            result={
+                **self._result(training),
+                "class_names": self._class_names(training, arrays),
+                **self._soft_targets(training, arrays),
+            },
         )
 
     def _soft_targets(self, training: Training, arrays: Arrays) -> dict[str, Any]:
@@ -191,13 +204,28 @@ class Record:
             "weights": training.best_weights,
         }
 
+    def _class_names(self, training: Training, arrays: Arrays) -> list[str] | None:
+        """The names that go with the confusion matrix in `best`, which is of the best weights."""
+        return [str(name) for name in arrays.class_names] if training.best_scores.get("confusion") else None
+
+    def _commits(self) -> dict[str, str]:
+        """Attempt → the commit it ran, with the digest of what was changed on top of it."""
+        found = {}
+        for path in sorted(self.attempt.path.parent.glob("[0-9]*/env.json")):
+            with contextlib.suppress(RunError):
+                began = reading.read_object(path) or {}
+                commit, diff = str(began.get("commit") or ""), str(began.get("diff") or "")
+                found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
+        return found
+
     def _result(self, training: Training) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()
+        last_scores = {name: value for name, value in training.last_scores.items() if name != "confusion"}
         return {
             "key": self.spec.key,
             "chosen_on": training.chosen_on,
             "best": {"epoch": training.best_epoch, **training.best_scores},
-            "last": {"epoch": last["epoch"], **training.last_scores},
+            "last": {"epoch": last["epoch"], **last_scores},
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
@@ -207,6 +235,7 @@ class Record:
             "hardware": self.numerics["device_name"],
             "commit": code.commit,
             "diff": code.diff,
+            "commits": self._commits(),
             "versions": provenance.versions(),
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import socket
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,6 +26,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files
 from tfkd_cli.training import checkpoints, precision, provenance, teacher_logits
+from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.record import Record
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training
@@ -66,8 +66,8 @@ def run(
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
 
-    `stop` is asked at each step boundary for a reason to stop. `keep_answers`: others will ask this
-    teacher the same. `weights`: files that a finished run must still have, or it is trained again.
+    `stop` is called at each step boundary for a reason to stop. `cache_logits`: other runs use the same
+    teacher logits. `weights`: files that a finished run must still have, or it is trained again.
     Raises Interrupted, Blocked, or RunError (the failure is then in the store).
     """
     folder = store.run(spec)
@@ -85,11 +85,11 @@ def run(
             log.info("stopped: %s", stopped.reason)
             attempt.release()
             raise
-        except Exception as error:
-            raise _recorded(error, attempt) from error
-        except BaseException:
+        except KeyboardInterrupt:
             attempt.release()
             raise
+        except BaseException as error:  # a student's own code may even call sys.exit
+            raise _recorded(error, attempt) from error
 
 
 def check_parents(spec: RunSpec, store: Store) -> None:
@@ -126,9 +126,10 @@ class _Work:
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, attempt: Attempt) -> None:
         self._spec, self._store, self._execution = spec, store, execution
         self._folder = store.run(spec)
-        self._device, self._numerics = _fix_numerics(spec, self._folder, execution)
+        self._device, self._numerics = _numerics(spec, self._folder, execution)
         self._record = Record(
             spec,
+            folder=self._folder,
             attempt=attempt,
             numerics=self._numerics,
             checkpoint_minutes=execution.checkpoint_minutes,
@@ -141,10 +142,9 @@ class _Work:
         """Train from the furthest state to the end, and publish; the result that stands."""
         record = self._record
         record.begin()
-        arrays = data.load(self._spec.dataset, execution=self._execution)
-        arrays = hold_out(arrays, self._spec.recipe.holdout)
+        arrays = hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
-        asked = self._teacher_logits(teacher, arrays, shared=cache_logits)
+        by_epoch = self._teacher_logits(teacher, arrays, cache=cache_logits)
 
         def at_step() -> None:
             reason = stop() or record.keep_up(training)
@@ -157,18 +157,16 @@ class _Work:
             data=arrays,
             device=self._device,
             teacher=teacher,
-            teacher_logits=asked,
+            teacher_logits=by_epoch,
             at_step=at_step,
         )
-        record.resume(training, self._folder)
+        record.resume(training)
         scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
             scalars(epoch)
             _log_epoch(epoch, self._spec.recipe.epochs)
             on_epoch(epoch)
-        if asked is not None:
-            asked.end(self._spec.recipe.epochs)
         won = record.publish(training, arrays)
         log.info("done" if won else "done, but another attempt was first: its result stands")
         result = self._folder.result()
@@ -218,39 +216,51 @@ class _Work:
         return self._store.run(teacher.run).weights(teacher.weights)
 
     def _teacher_logits(
-        self, teacher: FrozenTeacher | None, arrays: Arrays, *, shared: bool
+        self, teacher: FrozenTeacher | None, arrays: Arrays, *, cache: bool
     ) -> TeacherLogits | None:
-        """Its answers by epoch, where all seeds see the same views; None: it is asked at each step."""
+        """Its logits by epoch, where all seeds see the same views; None: it is run at each step.
+
+        `cache`: files are written for other students; without it they are only read.
+        """
         if teacher is None or not self._spec.teacher_by_epoch:
             return None
-        kept = teacher_logits.kept_in(
+        batch = images_at_once(self._device, arrays.facts.size)
+        folder = teacher_logits.cache_folder(
             self._store.teacher_logits_path,
             spec=self._spec,
             weights_digest=files.digest(self._teacher_path()),
             numerics=self._numerics,
-            limit_gb=self._execution.teacher_cache_gb,
+            batch=batch,
         )
         return TeacherLogits(
             teacher=teacher,
             images=len(arrays.train_labels_N),
             classes=arrays.facts.classes,
             device=self._device,
-            kept=kept,
-            shared=shared,
-            order=random.Random(self._spec.key),
+            batch=batch,
+            folder=folder,
+            limit_bytes=1e9 * self._execution.teacher_cache_gb if cache else 0.0,
         )
 
 
-def _fix_numerics(
-    spec: RunSpec, folder: RunFolder, execution: Execution
-) -> tuple[torch.device, dict[str, Any]]:
-    """What the first attempt had, where it can be had; an explicit --device is obeyed."""
+def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
+    """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+    return data.load(
+        spec.dataset, execution=execution, progress=lambda what, share: None if share else log.info(what)
+    )
+
+
+def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:
+    """Those of the saved training states, where they can be had here.
+
+    A device that is asked for by name, or by a SLURM job with GPUs, is used in any case.
+    """
     fixed = folder.numerics() or {}
-    wanted = execution.device
+    wanted = provenance.asked_device(execution.device)
     if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
         with contextlib.suppress(RunError):
             wanted = provenance.choose_device(fixed["device"]).type
-    device = provenance.choose_device(wanted)
+    device = provenance.choose_device(execution.device if wanted == "cuda" else wanted)
     threads = fixed.get("threads") or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
     precision.configure(device, tf32=execution.tf32)
@@ -259,13 +269,12 @@ def _fix_numerics(
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     here = provenance.numerics_of(device, threads=threads)
     here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
-    in_force = folder.fix_numerics(here)
     if device.type == "cuda" and spec.recipe.precision == "bf16" and here["arithmetic"] != "bf16":
         log.warning(
             "%s has no bf16 units: this run is computed in %s", here["device_name"], here["arithmetic"]
         )
-    if in_force != here:
-        log.warning("the first attempt had %s; this one has %s", in_force, here)
+    if fixed and fixed != here:
+        log.warning("the saved states were made with %s; this attempt has %s", fixed, here)
     return device, here
 
 
@@ -314,7 +323,7 @@ def _logged(path: Path, *, verbose: bool) -> Iterator[None]:
         handler.close()
 
 
-def _recorded(error: Exception, attempt: Attempt) -> RunError:
+def _recorded(error: BaseException, attempt: Attempt) -> RunError:
     """The error as the user will see it, written into the attempt with its traceback."""
     shown = error if isinstance(error, RunError) else _explained(error)
     trace = "".join(traceback.format_exception(error))
@@ -332,7 +341,7 @@ def _recorded(error: Exception, attempt: Attempt) -> RunError:
     return shown
 
 
-def _explained(error: Exception) -> RunError:
+def _explained(error: BaseException) -> RunError:
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return RunError(

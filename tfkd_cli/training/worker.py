@@ -10,23 +10,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.errors import RequestError, RunError, TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, files
 from tfkd_cli.training import provenance
 
-DONE, CRASHED, BAD_SPEC, TRY_AGAIN, CANCELLED = 0, 1, 65, 75, 143
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+DONE, CRASHED, BAD_SPEC, UNUSABLE, TRY_AGAIN, CANCELLED = 0, 1, 65, 69, 75, 143
+URGENCY = (DONE, CANCELLED, TRY_AGAIN, BAD_SPEC, UNUSABLE, CRASHED)  # of the runs of a pack, the last counts
 
 ASKED = "USR2"
 TERMINATED = "TERM"
@@ -41,8 +48,8 @@ LARGEST_INT = (1 << 31) - 1
 log = logging.getLogger("tfkd")
 
 
-class Leave(BaseException):
-    """Asked to stop before there is anything to save."""
+class Leave(KeyboardInterrupt):
+    """Asked to stop before there is anything to save; like Ctrl-C, it passes through all other code."""
 
 
 class Stop:
@@ -71,7 +78,9 @@ class Stop:
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGALRM, self._again)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # a nursery blocks them until here
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # blocked until here by `backends.processes`
+        if (parent := multiprocessing.parent_process()) is not None:
+            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -100,6 +109,12 @@ class Stop:
     def _again(self, number: int, frame: FrameType | None) -> None:
         if self._at_once:
             raise Leave
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """Terminate this process once the one that started it has ended, even by SIGKILL, or lets go of it."""
+    parent.join()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def exit_code(reason: str) -> int:
@@ -173,17 +188,38 @@ def main(
     return _do_run(job, spec, stop=stop, on_stop=on_stop)
 
 
+def begin(store: str, submission: str, index: str, environment: Mapping[str, str], log: Path) -> NoReturn:
+    """`main` in a process of its own session that prints to the end of `log`; its exit code ends it."""
+    os.setsid()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    os.environ.update(environment)
+    sys.exit(main(store, submission, index))
+
+
 def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    _prepare_process(job)
     try:
         with stop.at_once():
+            _prepare_process(job)
             return _train(job, spec, stop=stop, on_stop=on_stop)
     except Leave:
         return on_stop(stop.reason or TERMINATED)
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        why = RunError("the student's own code raised KeyboardInterrupt.", hint="look into its module.")
+        print(why, file=sys.stderr)
+    return CRASHED
 
 
 def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    from tfkd_cli.training import runner  # torch: only now, with its threads set
+    from tfkd_cli.training import preload  # torch: only now, with its threads set
+
+    if preload.failure is not None:
+        print(preload.failure, file=sys.stderr)
+        return UNUSABLE
+    from tfkd_cli.training import runner
 
     try:
         runner.run(
@@ -196,9 +232,6 @@ def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]
         print(blocked, file=sys.stderr)
         _note_blocked(job, by=blocked.by, why=blocked.what)
         return TRY_AGAIN
-    except TfkdError as error:
-        print(error, file=sys.stderr)
-        return CRASHED
     return DONE
 
 
@@ -234,10 +267,13 @@ def _do_pack(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
         if stop.reason is not None:
             break
     codes = [child.wait() for child in stop.children]
-    if stop.reason is not None and any(codes):
+    done = all(job.store.folder(name).result() is not None for name in job.folders)
+    if stop.reason is not None and not done:
         return on_stop(stop.reason)
-    bad = [code for code in codes if code]
-    return max(bad, key=(DONE, CANCELLED, TRY_AGAIN, BAD_SPEC, CRASHED).index) if bad else DONE
+    if not done:  # even if all ended with 0, as a student's own os._exit(0) does
+        codes = [code if code in URGENCY else CRASHED for code in codes]
+        return max(codes, key=URGENCY.index) or CRASHED
+    return DONE
 
 
 def command(store: str, submission: str, index: str) -> list[str]:

@@ -2,28 +2,23 @@
 
 DRILL_KILL_WORKERS=N  workers, and not the command itself, die at their N-th write
 DRILL_NO_LINKS=1      a file system without hard links
-DRILL_NURSERY=NAME    a module here instead of the nursery
+DRILL_PRELOAD=NAME    workers are forked with a module here loaded, instead of torch
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import subprocess
 import sys
 from typing import Any
 
-if "tfkd_cli.backends.nursery" in sys.orig_argv and "DRILL_KILL_WORKERS" in os.environ:
+FORKSERVER = any("multiprocessing.forkserver" in each for each in sys.orig_argv)
+
+if FORKSERVER and "DRILL_KILL_WORKERS" in os.environ:
     os.environ["TFKD_KILL_AT_WRITE"] = os.environ["DRILL_KILL_WORKERS"]
 
-if "DRILL_NURSERY" in os.environ:
-
-    class _Swapping(subprocess.Popen[Any]):
-        def __init__(self, arguments: Any, *rest: Any, **more: Any) -> None:
-            name = os.environ["DRILL_NURSERY"]
-            swapped = [name if each == "tfkd_cli.backends.nursery" else each for each in arguments]
-            super().__init__(swapped, *rest, **more)
-
-    subprocess.Popen = _Swapping  # type: ignore[misc, assignment]
+if FORKSERVER and "DRILL_PRELOAD" in os.environ:
+    sys.modules["tfkd_cli.training.preload"] = importlib.import_module(os.environ["DRILL_PRELOAD"])
 
 if "DRILL_NO_LINKS" in os.environ:
 

@@ -2,7 +2,7 @@
 // Sorting, the panel with the runs behind a number, the list of runs, the curves. Text goes in as text only.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const runs = data.runs.map((row) => Object.fromEntries(data.fields.map((name, at) => [name, row[at]])));
+  const runs = data.runs;
   const byName = new Map(runs.map((run, at) => [run.name, at]));
   const FEW = 50; // rows shown before "Show all"
 
@@ -29,7 +29,7 @@
   const runLink = (run, text) => link(text || run.name, "run=" + run.name);
   const percent = (value) => (value === null ? "–" : value.toFixed(2));
   const time = (hours) => (!hours ? "–" : hours < 0.025 ? Math.round(hours * 3600) + " s" : hours < 1.5 ? Math.round(hours * 60) + " min" : hours.toFixed(1) + " h");
-  const shortCommit = (commit) => (/^[0-9a-f]{40}/.test(commit) ? commit.slice(0, 10) + commit.slice(40) : commit || "–");
+  const shortCommit = (commit) => commit.split("; ").map((each) => (/^[0-9a-f]{40}/.test(each) ? each.slice(0, 10) + each.slice(40) : each || "–")).join(", then ");
   const status = (run) => make("span", { class: "status-" + run.status }, run.status);
 
   // ---- sorting
@@ -68,19 +68,9 @@
 
   // ---- curves
 
-  const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const DASHES = ["", "7 3", "7 3 2 3", "2 2.5", "11 3 3 3"];
 
-  function unpack(text, epochs) {
-    const points = [];
-    const count = text.length / 2;
-    for (let at = 0; at < count; at++) {
-      const high = LETTERS.indexOf(text[2 * at]);
-      if (high < 0) continue;
-      points.push([epochs - (count - 1 - at) * data.step, ((64 * high + LETTERS.indexOf(text[2 * at + 1])) / 4095) * 100]);
-    }
-    return points;
-  }
+  const points = (run, name) => data.epochs[run.epochs].map((epoch, at) => [epoch, run[name][at]]).filter((pair) => pair[1] !== null);
 
   function average(curves) {
     const sums = new Map();
@@ -141,8 +131,65 @@
   }
 
   function mean(places, name) {
-    const curves = places.map((at) => runs[at]).filter((run) => run[name]).map((run) => unpack(run[name], run.epochs));
+    const curves = places.map((at) => runs[at]).filter((run) => run.status === "done").map((run) => points(run, name));
     return curves.length ? average(curves) : [];
+  }
+
+  // ---- the classes of a run
+
+  const TABLE_CLASSES = 20; // with more classes the matrix is a picture
+
+  function confusion(run) {
+    if (run.classes === null) return [];
+    const file = make("p", { class: "links" }, make("a", { href: `report/confusion/${run.name}.csv` }, "confusion matrix as CSV"));
+    const head = make("h3", {}, "Test images by class, at the best epoch");
+    if (!run.confusion.length) return [head, file];
+    const counts = run.confusion.map((row) => new Map(row.split(" ").filter(Boolean).map((pair) => pair.split(":").map(Number))));
+    const names = data.classNames[run.classes] || counts.map((_, at) => String(at));
+    return [head, matrix(counts, names), classTable(counts, names), file];
+  }
+
+  function matrix(counts, names) {
+    const note = make("p", { class: "faint" }, "Rows are true classes, columns predictions.");
+    if (names.length > TABLE_CLASSES) return make("div", {}, note, heatmap(counts, names));
+    const rows = counts.map((row, at) => {
+      const images = [...row.values()].reduce((a, b) => a + b, 0) || 1;
+      const cells = names.map((_, to) => make("td", { style: `background:color-mix(in srgb, var(--c${to === at ? 2 : 1}) ${Math.round((70 * (row.get(to) || 0)) / images)}%, transparent)` }, String(row.get(to) || 0)));
+      return make("tr", {}, make("th", { scope: "row" }, names[at]), ...cells);
+    });
+    const heads = ["true \\ predicted", ...names].map((name) => make("th", { scope: "col" }, name));
+    return make("div", {}, note, make("div", { class: "scroll matrix", tabindex: "0" }, make("table", { class: "fixed" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))));
+  }
+
+  function heatmap(counts, names) {
+    const size = names.length;
+    const canvas = make("canvas", { width: size, height: size, class: "heatmap", role: "img", "aria-label": "Confusion matrix" });
+    const under = make("p", { class: "faint" }, "Point at a place for its classes.");
+    const context = canvas.getContext("2d");
+    counts.forEach((row, at) => {
+      const images = [...row.values()].reduce((a, b) => a + b, 0) || 1;
+      for (const [to, count] of row) {
+        context.fillStyle = `rgba(${to === at ? "0,158,115" : "213,94,0"},${Math.sqrt(count / images).toFixed(3)})`;
+        context.fillRect(to, at, 1, 1);
+      }
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const [to, at] = [event.offsetX / canvas.clientWidth, event.offsetY / canvas.clientHeight].map((each) => Math.min(size - 1, Math.max(0, Math.floor(each * size))));
+      under.textContent = `${names[at]} taken for ${names[to]}: ${counts[at].get(to) || 0} images`;
+    });
+    return make("div", {}, canvas, under);
+  }
+
+  function classTable(counts, names) {
+    const rows = counts.map((row, at) => {
+      const images = [...row.values()].reduce((a, b) => a + b, 0);
+      const [to, most] = [...row].filter(([each]) => each !== at).sort((a, b) => b[1] - a[1])[0] || [null, 0];
+      const accuracy = images ? (100 * (row.get(at) || 0)) / images : null;
+      const often = to === null ? "–" : `${names[to]} (${most})`;
+      return make("tr", {}, make("th", { scope: "row" }, names[at]), make("td", { "data-value": images }, String(images)), make("td", { "data-value": accuracy ?? "" }, percent(accuracy)), make("td", { "data-value": most }, often));
+    });
+    const heads = ["class", "images", "accuracy %", "most often taken for"].map((text) => make("th", { scope: "col" }, text));
+    return make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
   }
 
   // ---- the panel
@@ -154,7 +201,7 @@
   function show(title, ...body) {
     panelTitle.textContent = title;
     panelBody.replaceChildren(...body.filter(Boolean));
-    panelBody.querySelectorAll("table").forEach(makeSortable);
+    panelBody.querySelectorAll("table:not(.fixed)").forEach(makeSortable);
     if (!panel.open) panel.showModal();
     panel.scrollTop = 0;
     panelTitle.focus({ preventScroll: true });
@@ -183,7 +230,7 @@
     const text = (values) => Object.entries(values).map(([name, value]) => `${name} ${Array.isArray(value) ? value.join("/") : value}`).join(", ");
     return pairs([
       ["data set", spec.dataset], ["student", spec.student], ["method", `${spec.method} (${spec.form} form)`], ["teacher", teacher],
-      ["loss", text(spec.loss)], ["recipe", text(spec.recipe)], ["scale", spec.scale + (spec.fast ? ", fast" : "")],
+      ["loss", text(spec.loss)], ["recipe", text(spec.recipe)], ["scale", spec.scale],
     ]);
   }
 
@@ -217,8 +264,9 @@
       ]),
       run.why && make("pre", { class: "why" }, run.why),
       make("h3", {}, "Recipe"), specList(spec),
-      run.test && make("h3", {}, "Accuracy by epoch"),
-      run.test && chart([{ label: "test", points: unpack(run.test, run.epochs) }, { label: "training (augmented)", points: unpack(run.train, run.epochs) }], "Accuracy by epoch"),
+      run.test.length > 0 && make("h3", {}, "Accuracy by epoch"),
+      run.test.length > 0 && chart([{ label: "test", points: points(run, "test") }, { label: "training (augmented)", points: points(run, "train") }], "Accuracy by epoch"),
+      ...confusion(run),
       run.logPath && make("h3", {}, "Log"), run.logPath && make("p", { class: "faint" }, "The end of ", make("code", {}, run.logPath)), run.log && make("pre", {}, run.log));
   }
 

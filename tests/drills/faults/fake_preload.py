@@ -1,14 +1,12 @@
-"""The real nursery with a trainer that only counts: for the soak's cut-down size."""
+"""What forked workers find loaded in the soak's cut-down size: a trainer that only counts, and no torch."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from tfkd_cli.backends import nursery
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Attempt, files
 from tfkd_cli.training import worker
@@ -45,8 +43,5 @@ def _result(spec: RunSpec) -> dict[str, Any]:
     return {"key": spec.key, "epochs": 1, "best": scores, "last": scores, "seconds": 1.0, "attempts": 1}
 
 
-if __name__ == "__main__":
-    os.fsync = lambda handle: None  # type: ignore[assignment]
-    nursery._load = lambda: None
-    worker._do_run = train
-    sys.exit(nursery.serve())
+os.fsync = lambda handle: None  # type: ignore[assignment]
+worker._do_run = train

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import asking, comparing
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.judging import as_text, departures
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import slug
+from tfkd_cli.spec import canonical_json, slug
 
 LONGEST_SLUG = 80
 KINDS = ("paper", "control", "demo", "grid")
@@ -22,17 +23,17 @@ KINDS = ("paper", "control", "demo", "grid")
 class Item:
     """One table or figure, as one request wants it."""
 
-    slug: str  # unique in a report: names its files and its place on the page
+    slug: str  # names its files and its place on the page; the same in every report
     what: Table | Figure
     campaign: Campaign
-    manner: tuple[str, ...]  # what sets the request apart from the paper's: "quick", "recipe.lr=0.05"
+    departures: tuple[str, ...]  # what sets the request apart from the paper's: "quick", "recipe.lr=0.05"
 
     @property
     def title(self) -> str:
         """`CVPR 2020, Table 1: …`, with what sets it apart."""
         printed = isinstance(self.what, Figure) or self.what.kind == "paper"
         source = f"{self.what.source}: " if printed and self.what.source else ""
-        return source + self.what.title + (f" [{', '.join(self.manner)}]" if self.manner else "")
+        return source + self.what.title + (f" [{', '.join(self.departures)}]" if self.departures else "")
 
     @property
     def of_the_paper(self) -> bool:
@@ -62,7 +63,7 @@ class Item:
         words += ["--form", request.form] if request.form != "released" else []
         words += ["--fast"] if request.fast else []
         changes = request.overrides.to_json().items()
-        words += [word for name, value in changes for word in ("--set", f"{name}={_text(value)}")]
+        words += [word for name, value in changes for word in ("--set", f"{name}={as_text(value)}")]
         return shlex.join([*words, "--seeds", _seeds(request.seeds)])
 
 
@@ -77,15 +78,13 @@ def items(campaigns: Iterable[Campaign]) -> list[Item]:
     """The tables and figures of these campaigns; those that differ in their seeds only are one."""
     found: dict[str, tuple[Table | Figure, Campaign]] = {}
     for campaign in campaigns:
-        whats: tuple[Table | Figure, ...] = (*campaign.request.tables, *campaign.request.figures)
-        for what in whats:
-            mark = _mark(campaign.request, what)
-            known = found[mark][1].with_seeds(campaign.request.seeds) if mark in found else campaign
-            found[mark] = (what, known.only(what.name))
-    slugs = _slugs(found)
+        for what in campaign.request.items:
+            name = slug_of(what, campaign.request)
+            known = found[name][1].with_seeds(campaign.request.seeds) if name in found else campaign
+            found[name] = (what, known.only(what.name))
     made = [
-        Item(slug=slugs[mark], what=what, campaign=campaign, manner=manner(campaign.request))
-        for mark, (what, campaign) in found.items()
+        Item(slug=name, what=what, campaign=campaign, departures=departures(campaign.request))
+        for name, (what, campaign) in found.items()
     ]
     return sorted(made, key=_place)
 
@@ -95,44 +94,25 @@ def _place(item: Item) -> tuple[int, bool, int]:
     kind = item.what.kind if isinstance(item.what, Table) else "paper"
     order = [*paper().tables, *paper().figures]
     place = order.index(item.what.name) if item.what.name in order else 0
-    return KINDS.index(kind), bool(item.manner), place
+    return KINDS.index(kind), bool(item.departures), place
 
 
-def manner(request: Request) -> tuple[str, ...]:
-    """What sets a request apart from the paper's recipe, in words."""
-    words: list[str] = [request.scale] if request.scale != "paper" else []
-    words += ["fast"] if request.fast and request.scale == "paper" else []
-    words += ["printed form"] if request.form == "printed" else []
-    words += [f"{name}={_text(value)}" for name, value in request.overrides.to_json().items()]
-    words += ["a teacher from a file"] if request.foreign_teacher else []
-    words += [each.name for each in request.data.values() if "@" in each.name]
-    return tuple(words)
+def slug_of(what: Table | Figure, request: Request) -> str:
+    """A name for one way of asking for `what`, whatever else is asked for: `table1`, `table1-quick`.
 
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _mark(request: Request, what: Table | Figure) -> str:
-    """One text for one way of asking for `what`, whatever else was asked for with it."""
+    It ends in a digest of the request where the words do not say everything.
+    """
     used = {setting.dataset for setting in what.settings()}
     data = {name: each for name, each in request.data.items() if name in used}
     alone = replace(request, tables=(), figures=(), data=data)
-    return f"{what.name} {asking.identity(alone)}"
-
-
-def _slugs(found: dict[str, tuple[Table | Figure, Campaign]]) -> dict[str, str]:
-    plain = {mark: _slug(what, campaign.request) for mark, (what, campaign) in found.items()}
-    taken: Sequence[str] = list(plain.values())
-    return {
-        mark: name if taken.count(name) == 1 else f"{name}-{hashlib.sha256(mark.encode()).hexdigest()[:6]}"
-        for mark, name in plain.items()
-    }
-
-
-def _slug(what: Table | Figure, request: Request) -> str:
-    parts = [what.name, *manner(request)]
+    parts = [what.name, *departures(alone)]
+    said_in_full = request.axes is None and request.foreign_teacher is None and what.name != comparing.NAME
+    if said_in_full and len("-".join(parts)) <= LONGEST_SLUG:
+        return slug("-".join(parts).replace("@", "-"))
     if request.axes is not None:
         axes = request.axes
         parts[1:1] = [axes.dataset.partition(":")[0], *axes.students, *axes.methods, *axes.teachers]
-    return slug("-".join(parts).replace("@", "-"))[:LONGEST_SLUG].rstrip("-.")
+    settings = [asdict(setting) for setting in what.settings()] if request.axes is None else []
+    whole = canonical_json([asking.identity(alone), settings])
+    words = slug("-".join(parts).replace("@", "-"))[:LONGEST_SLUG].rstrip("-.")
+    return f"{words}-{hashlib.sha256(whole).hexdigest()[:6]}"

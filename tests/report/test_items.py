@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from tfkd_cli.report.asked import items
+from tfkd_cli.report.items import items
 
 
 def test_requests_that_differ_in_seeds_or_in_company_are_one_table(

@@ -1,0 +1,124 @@
+"""The columns of the frames, and what each of them means: name → (unit or values, meaning)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+Columns = Mapping[str, tuple[str, str]]
+
+IDENTITY: Columns = {
+    "run": ("text", "name of the run's folder in `runs/`; unique"),
+    "dataset": ("text", "data set; `NAME@<12 hex>` is a content other than the official one"),
+    "student": ("text", "the network that was trained"),
+    "method": (
+        "text",
+        "baseline, lsr, kd, de-kd, tf-self, tf-reg or scaled-ce, from loss and teacher. In a report's "
+        "files a kd run that was asked for as re-kd (de-kd) only has that name",
+    ),
+    "form": ("released, printed", "the loss as in the released code, or as in the paper's equation"),
+    "teacher": ("text", "network of the teacher; empty without one"),
+    "checkpoint": (
+        "best, last, a number, file:…",
+        "which weights of the teacher's run taught: a number is an epoch, from 1; `file:<12 hex>` are "
+        "weights from a file",
+    ),
+    "seed": ("whole number", "of weights, batch order and augmentation"),
+}
+
+RECIPE: Columns = {
+    "epochs": ("whole number", "length of the training"),
+    "batch_size": ("images", "images in a batch"),
+    "lr": ("", "learning rate at a batch of 128 images; it is scaled linearly with the batch size"),
+    "momentum": ("", "of SGD"),
+    "weight_decay": ("", "L2 penalty on all parameters"),
+    "optimizer": ("sgd, adam", "the optimiser"),
+    "milestones": ("epochs, as 60/120/160", "epochs done before each drop of the learning rate"),
+    "lr_factor": ("", "what a drop multiplies the learning rate by"),
+    "warmup_epochs": ("epochs", "length of the linear warm-up"),
+    "augment": ("text", "augmentation of the training images"),
+    "augment_stream": ("seed, shared", "`shared`: all seeds see the same views"),
+    "precision": ("fp32, bf16", "arithmetic of the recipe"),
+    "trainer": ("whole number", "trainer version: raised by a change of the code that changes numbers"),
+    "holdout": ("share", "training images held out for validation; empty: none"),
+}
+
+LOSS: Columns = {
+    "alpha": ("0 to 1", "weight of the soft targets (the ε of label smoothing)"),
+    "temperature": ("", "τ"),
+    "multiplier": ("", "factor on the KL term"),
+    "reduction": ("elements, batchmean", "whether the KL term is a mean over classes or their sum"),
+    "t_squared": ("true, false", "whether the KL term is multiplied by τ²"),
+    "correct_prob": ("probability", "of the label in Tf-KD_reg's virtual teacher"),
+    "soften_student": ("true, false", "whether Tf-KD_reg divides the student's logits by τ"),
+    "softening": ("softmax, power", "how Tf-KD_reg softens its virtual teacher"),
+    "spread": ("others, all", "the classes that label smoothing spreads α over"),
+    "loss_scale": ("", "factor on the whole loss (the field `scale`)"),
+}
+
+OUTCOME: Columns = {
+    "status": ("done, running, resumable, blocked, failed, damaged, todo", "see `tfkd status`"),
+    "best_accuracy": (
+        "percent",
+        "test accuracy of the best epoch: the best on the validation part where the data set has one, "
+        "else on the test part, as in the paper. Empty unless done",
+    ),
+    "best_epoch": ("whole number, from 1", "that epoch"),
+    "last_accuracy": ("percent", "test accuracy of the last epoch; empty unless done"),
+    "test_loss": ("nats", "cross-entropy on the test part at the best epoch"),
+    "test_top5": ("percent", "top-5 test accuracy at the best epoch"),
+    "balanced_accuracy": (
+        "percent",
+        "mean of the test accuracies within each class, best epoch",
+    ),
+    "ece": ("percent", "expected calibration error on the test part at the best epoch"),
+    "val_accuracy": (
+        "percent",
+        "accuracy on the validation part at the best epoch; empty without such a part",
+    ),
+    "val_loss": ("nats", "cross-entropy on the validation part at the best epoch"),
+    "seconds": ("seconds", "time in the epochs of this run, testing included; so far, unless done"),
+    "teacher_seconds": ("seconds", "of these, until a teacher's logits for an epoch were there"),
+    "attempts": ("whole number", "how often the run was started"),
+    "device": ("cpu, cuda, mps", "kind of the device that trained it"),
+    "hardware": ("text", "name of the device"),
+    "commit": (
+        "text",
+        "commit of the code, `+<8 hex>`: digest of changes on top of it; several, joined by `; `, where "
+        "attempts with different code trained this run",
+    ),
+    "finished_at": ("date and time, UTC", "when the result was written"),
+    "problem": ("text", "why the run failed or is damaged; empty otherwise"),
+    "key": ("64 hex digits", "the run's key: sha256 of everything that decides its numbers"),
+}
+
+RUNS: Columns = {**IDENTITY, **RECIPE, **LOSS, **OUTCOME}
+
+EPOCH: Columns = {
+    "epoch": ("whole number, from 1", "the epoch"),
+    "attempt": ("whole number, from 1", "the attempt that trained it; above 1 after an interruption"),
+    "lr": ("", "learning rate at the end of the epoch"),
+    "train_loss": ("nats", "mean over the epoch of the loss that was minimised"),
+    "train_accuracy": ("percent", "on augmented training images, during the epoch"),
+    "test_loss": ("nats", "cross-entropy on the test part"),
+    "test_accuracy": ("percent", "top-1 on the test part"),
+    "test_top5": ("percent", "top-5 on the test part"),
+    "val_loss": ("nats", "cross-entropy on the validation part; empty without such a part"),
+    "val_accuracy": ("percent", "top-1 on the validation part"),
+    "loss_ce": ("nats", "cross-entropy part of the loss, not weighted"),
+    "loss_kl": ("nats", "KL part of the loss, summed over classes, not weighted; empty without one"),
+    "seconds": ("seconds", "the epoch, testing included"),
+    "teacher_seconds": ("seconds", "of these, until a teacher's logits were there"),
+    "images_per_second": ("images/s", "training images"),
+}
+
+EPOCHS: Columns = {**IDENTITY, **EPOCH}
+
+
+def markdown(columns: Columns) -> str:
+    """The columns as a Markdown table."""
+    return "\n".join(_lines(columns)) + "\n"
+
+
+def _lines(columns: Columns) -> Iterator[str]:
+    yield from ("| column | unit or values | meaning |", "|---|---|---|")
+    yield from (f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in columns.items())

@@ -1,0 +1,121 @@
+"""Runs as they lie in a results folder, every record checked where it is read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, reading
+from tfkd_cli.store.records import METRICS
+
+SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run.
+
+    `spec` is None where spec.json cannot be read. `lines` are the lines of metrics.jsonl, so far for an
+    unfinished run and none for a damaged one. `began` is the env.json of the newest attempt of an unfinished
+    run; a finished one has all of it in its result. `note`: what could not be read, where the rest can be.
+    """
+
+    name: str
+    spec: RunSpec | None
+    state: RunState
+    lines: Sequence[Mapping[str, Any]] = ()
+    began: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether it counts: finished, and its records are sound."""
+        return self.state.status == "done"
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Its result.json; empty unless done."""
+        return self.state.result or {}
+
+
+def read(
+    store: Store,
+    specs: Iterable[RunSpec] | None = None,
+    *,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> dict[str, Run]:
+    """Folder → run: all runs of the store, or of these specs (one that has no folder yet is `todo`).
+
+    A run whose records are damaged beyond repair has the status `damaged`; `state.damage` says why.
+    """
+    if specs is None:
+        states = store.scan()
+        known: dict[str, RunSpec | None] = dict.fromkeys(states)
+    else:
+        known = {spec.key: spec for spec in specs}
+        states = store.scan(known)
+    found = {}
+    for number, (key, spec) in enumerate(known.items()):
+        if number % 100 == 0:
+            progress("reading runs", number / len(known))
+        run = _run(store, spec, states[key])
+        found[run.name] = run
+    return found
+
+
+def _run(store: Store, spec: RunSpec | None, state: RunState) -> Run:
+    if not state.name:
+        assert spec is not None
+        return Run(name=spec.folder, spec=spec, state=replace(state, name=spec.folder))
+    folder, note = store.folder(state.name), ""
+    try:
+        spec = spec or folder.spec()
+    except RunError as error:  # the key in its result and in its name still says which run it is
+        note = str(error)
+    run = Run(name=state.name, spec=spec, state=state, note=note)
+    if state.status == "damaged":
+        return run
+    try:
+        if state.result is not None:
+            return replace(run, lines=_checked(folder, state.result))
+        metrics = folder.read_metrics()
+    except RunError as error:
+        return replace(run, state=replace(state, status="damaged", result=None, damage=str(error)))
+    began = _began(folder) if state.attempts else {}
+    return replace(run, lines=metrics.lines, began=began, note=metrics.damage or note)
+
+
+def _began(folder: RunFolder) -> Mapping[str, Any]:
+    """env.json of the newest attempt that has one."""
+    for attempt in reversed(folder.attempts()):
+        with contextlib.suppress(RunError):
+            if began := reading.read_object(attempt / "env.json"):
+                return began
+    return {}
+
+
+def _checked(folder: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The epochs of a finished run; DamagedFile unless they say what its result says."""
+    lines = folder.metrics()
+    for wrong in _contradictions(lines, result):
+        raise DamagedFile(
+            folder.path / METRICS,
+            f"and the result.json beside it contradict each other: {wrong}.",
+            expected="the numbers of one training.",
+            hint=f"move the run away (mv '{folder.path}' ELSEWHERE) to train it again.",
+        )
+    return lines
+
+
+def _contradictions(lines: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> Iterator[str]:
+    by_epoch = {line.get("epoch"): line.get("test_accuracy") for line in lines}
+    if not lines or lines[-1].get("epoch") != result["last"]["epoch"]:
+        yield f"{len(lines)} epochs, and {result['last']['epoch']} in the result"
+    for name in ("best", "last"):
+        ours, theirs = by_epoch.get(result[name]["epoch"]), result[name]["accuracy"]
+        if not isinstance(ours, int | float) or theirs is None or abs(ours - theirs) > SAME:
+            yield f"{ours} % as its {name} accuracy, and {theirs} % in the result"
