@@ -185,16 +185,17 @@ def test_an_evaluation_batch_copies_nothing_to_a_gpu_and_reads_nothing_from_it(
     monkeypatch.setattr(evaluation, "GPU_PIXELS", 2 * 32 * 32)  # two batches of two images
     training = training_of(network, device=fake_cuda, cached=True)
     watch, batches = Watch(), 0
-    with contextlib.ExitStack() as watching, pytest.raises(DataDependentOutputException):  # read at the end
+    watching = contextlib.ExitStack()
 
-        def at_step() -> None:
-            nonlocal batches
-            batches += 1
-            if batches == 1:
-                watching.enter_context(watch)
-            else:
-                watching.close()
+    def at_step() -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 1:
+            watching.enter_context(watch)
+        else:
+            watching.close()
 
+    with pytest.raises(DataDependentOutputException):  # the one read at the end
         evaluation.evaluate(training.network, training._test, training._facts, at_step=at_step)
     assert (batches, watch.copies, watch.on_cpu) == (2, [], [])
 
