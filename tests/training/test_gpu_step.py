@@ -143,21 +143,20 @@ def forward_pass(training: Training) -> Callable[[Batch], None]:
 
 
 def watched(training: Training, step: Callable[[Batch], None]) -> Watch:
-    """What an epoch of the trainer's own loop does with tensors of the CPU, from its second step on."""
-    training._run_step = step
-    watch, started = Watch(), []
+    """What the second step of the trainer's loop does with tensors of the CPU; the first starts the epoch."""
+    training._run_step = lambda batch: None
+    watch, boundaries = Watch(), 0
+    with contextlib.ExitStack() as watching:
 
-    def at_step() -> None:
-        if not started:
-            watch.__enter__()
-        started.append(training.step)
+        def at_step() -> None:
+            nonlocal boundaries
+            boundaries += 1
+            if boundaries == 1:
+                training._run_step = step
+                watching.enter_context(watch)
 
-    try:
         training._train(training._teacher_of_epoch(lambda: None), at_step)
-    finally:
-        if started:
-            watch.__exit__(None, None, None)
-    assert started == [1, 2]
+    assert boundaries == 2
     return watch
 
 
@@ -186,11 +185,15 @@ def test_an_evaluation_batch_copies_nothing_to_a_gpu_and_reads_nothing_from_it(
     monkeypatch.setattr(evaluation, "GPU_PIXELS", 2 * 32 * 32)  # two batches of two images
     training = training_of(network, device=fake_cuda, cached=True)
     watch, batches = Watch(), 0
+    watching = contextlib.ExitStack()
 
     def at_step() -> None:
         nonlocal batches
         batches += 1
-        (watch.__enter__ if batches == 1 else watch.__exit__)(*[None] * (3 * (batches - 1)))
+        if batches == 1:
+            watching.enter_context(watch)
+        else:
+            watching.close()
 
     with pytest.raises(DataDependentOutputException):  # the one read at the end
         evaluation.evaluate(training.network, training._test, training._facts, at_step=at_step)

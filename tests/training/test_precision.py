@@ -56,6 +56,26 @@ def test_a_gpu_computes_in_bf16_from_compute_capability_8_on(
         precision._has_bf16_units.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("capability", "allowed", "used"),
+    [((7, 5), True, "fp32"), ((8, 0), True, "tf32"), ((9, 0), False, "fp32")],
+)
+def test_fp32_on_a_gpu_is_tf32_where_it_has_that_unless_it_is_refused(
+    capability: tuple[int, int], allowed: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # these restore what was set
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        precision.configure(torch.device("cuda"), tf32=allowed)
+        assert precision.arithmetic("fp32", torch.device("cuda")) == used
+        assert precision.arithmetic("fp32", CPU) == "fp32"
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == (used == "tf32", True)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.usefixtures("bf16_units")
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_autocast_is_on_for_bf16_alone(name: str, dtype: torch.dtype) -> None:

@@ -255,16 +255,37 @@ def test_a_failure_is_kept_with_its_words_and_its_traceback(
     assert store.run(spec).state().status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("error", "what", "hint"),
+    [
+        (MemoryError("cannot allocate memory"), "out of memory", "--batch-size"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. GPU 0 has …"),
+            r"out of memory: .* GPU 0 has",
+            "--jobs 1",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when …"), "out of memory", "--jobs 1"),
+        (torch.AcceleratorError("unspecified launch failure"), "the computation failed", "continues from"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "the computation failed", "nvidia-smi"),
+        (KeyError("conv1"), "KeyError: 'conv1'", "tfkd logs"),
+    ],
+)
 def test_an_unforeseen_error_becomes_one_a_user_can_read(
-    store: Store, baseline: RunSpec, run: Run, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    what: str,
+    hint: str,
+    store: Store,
+    baseline: RunSpec,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise MemoryError("cannot allocate memory")
+        raise error
 
     monkeypatch.setattr(runner.models, "build", fail)  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match="out of memory") as caught:
+    with pytest.raises(RunError, match=what) as caught:
         run(baseline, store)
-    assert "--jobs" in caught.value.hint
+    assert hint in caught.value.hint
     monkeypatch.undo()
     run(baseline, store)
 

@@ -343,7 +343,8 @@ def _recorded(error: BaseException, attempt: Attempt) -> RunError:
 
 def _explained(error: BaseException) -> RunError:
     text = next(iter(str(error).strip().splitlines()), "")[:300]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+    of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
+    if isinstance(error, MemoryError) or any(words in text for words in of_memory):
         return RunError(
             f"out of memory{_on_gpu(error)}: {text}",
             expected="a batch, its activations and the weights in memory.",
@@ -359,7 +360,7 @@ def _explained(error: BaseException) -> RunError:
     return RunError(f"{type(error).__name__}: {text}", hint="tfkd logs shows the traceback.")
 
 
-def _on_gpu(error: Exception) -> str:
+def _on_gpu(error: BaseException) -> str:
     """Which GPU of which host it was, as far as that can still be found out."""
     if isinstance(error, MemoryError) or not torch.cuda.is_initialized():
         return ""
