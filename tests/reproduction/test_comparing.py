@@ -17,6 +17,8 @@ from tfkd_cli.reproduction.answer import Difference, answer
 from tfkd_cli.reproduction.comparing import Comparing
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.reproduction.trials import chosen
+from tfkd_cli.results import frames
+from tfkd_cli.results.reading import Run
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState
 
@@ -131,7 +133,12 @@ def test_alpha_and_temperature_are_not_taken_from_the_command_line() -> None:
 
 def test_a_clear_gain_is_called_one() -> None:
     compared = comparing()
-    found = answer(compared, everything_done(compared, tf_reg=85.0), test_images=300, classes=2)
+    states = everything_done(compared, tf_reg=85.0)
+    specs = {spec.key: spec for stage in compared.stages(states) for spec in stage.runs}
+    runs = frames.runs_frame(
+        Run(name=state.name, spec=specs.get(key), state=state) for key, state in states.items()
+    )
+    found = answer(compared, states, runs, test_images=300, classes=2)
     assert found.differences[0].points == pytest.approx(5.0)
     assert "tf-reg is better" in found.sentence or "nothing can be said" in found.sentence
 

@@ -10,6 +10,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.measure import cut_down, measure
+from tfkd_cli.results import frames
 
 EXECUTION = Execution(cache="no-such-cache")
 AXES = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
@@ -19,7 +20,7 @@ def said(**manner: object) -> str:
     """The warnings beside the one number of a grid."""
     asked = asking.Manner(seeds=(0,), **manner)  # type: ignore[arg-type]
     request = asking.for_axes(AXES, asked, execution=EXECUTION)
-    (measured,) = measure(request, request.tables[0], {}).by_setting.values()
+    (measured,) = measure(request, request.tables[0], frames.runs_frame([])).by_setting.values()
     return "; ".join(measured.warnings)
 
 
