@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
-CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
+CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
+MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
 MOST_LINES = 12  # in one picture: more could not be told apart
 DRAW = """
 import pickle, sys
@@ -131,6 +132,11 @@ def _parts(where: tuple[str, ...], by_label: Mapping[str, list[AskedRun]]) -> It
         yield Picture(name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]})
 
 
+def curve_formats(curves: Sequence[Picture]) -> Sequence[str]:
+    """The formats that these training curves are drawn in."""
+    return CURVE_FORMATS if len(curves) < MANY else ("svg",)
+
+
 def label(run: AskedRun) -> str:
     """What a line is called: the method, its teacher, and what the loss sets."""
     row, method = run.row, str(run.row["method"])
@@ -159,12 +165,12 @@ class Drawing:
         self._staging = staging
         self._process = drawing_process()
 
-    def start(self, figures: Mapping[str, FigureData], curves: Iterable[Picture]) -> None:
+    def start(self, figures: Mapping[str, FigureData], curves: Sequence[Picture]) -> None:
         """Begin with what has changed: figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
         before, digests = self._staging.old_json(DRAWN), {}
         wanted: list[tuple[str, FigureData, Sequence[str]]]
         wanted = [(f"figures/{name}", data, FORMATS) for name, data in figures.items()]
-        wanted += [(f"curves/{each.name}", each.data(), CURVE_FORMATS) for each in curves]
+        wanted += [(f"curves/{each.name}", each.data(), curve_formats(curves)) for each in curves]
         tasks: list[tuple[FigureData, Path, Sequence[str]]] = []
         for name, data, formats in wanted:
             digests[name] = hashlib.sha256(_code() + repr(data).encode()).hexdigest()

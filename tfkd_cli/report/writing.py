@@ -36,12 +36,14 @@ written with all their digits. `tfkd_cli.results.load` gives the same as pandas 
 One line per run that was asked for, teachers included.
 
 {columns.markdown({**columns.RUNS, **COLUMNS})}
+
 ## epochs.csv
 
 One line per epoch of every finished run whose records are sound: the tables are computed from these runs and
 no others. Join with runs.csv on `run`.
 
-{columns.markdown(columns.EPOCHS)}"""
+{columns.markdown(columns.EPOCHS)}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
