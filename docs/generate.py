@@ -20,6 +20,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
+from tfkd_cli.results import columns
 from tfkd_cli.store import Store
 
 DOCS = Path(__file__).parent
@@ -80,7 +81,12 @@ def differences() -> str:
     return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in DIFFERENCES.items()])
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"costs": costs, "differences": differences}
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "costs": costs,
+    "differences": differences,
+    "runs_columns": lambda: columns.markdown(columns.RUNS),
+    "epochs_columns": lambda: columns.markdown(columns.EPOCH),
+}
 
 
 def filled(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from paper_tables.figure_data import FigureData
 from tfkd_cli import report
 from tfkd_cli.report import Written, figures
 
@@ -48,18 +47,35 @@ class Made:
         return found
 
 
+class DrawsAtOnce:
+    """Stands in for the process that draws: its pictures are small files, made when the tasks arrive."""
+
+    returncode = 0
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.stdin = names, self
+
+    def write(self, tasks: bytes) -> None:
+        for data, path, formats in pickle.loads(tasks):
+            self.names.append(data.name)
+            for each in formats:
+                path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
+
+    def flush(self) -> None:
+        pass
+
+    def communicate(self) -> tuple[bytes, bytes]:
+        return b"", b""
+
+    def poll(self) -> int:
+        return 0
+
+
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Pictures become small files at once; gives the names of those that would have been drawn."""
     names: list[str] = []
-
-    def draw(tasks: Sequence[tuple[FigureData, Path, Sequence[str]]]) -> None:
-        for data, path, formats in tasks:
-            names.append(data.name)
-            for each in formats:
-                path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
-
-    monkeypatch.setattr(figures, "draw", draw)
+    monkeypatch.setattr(figures, "drawing_process", lambda: DrawsAtOnce(names))
     return names
 
 

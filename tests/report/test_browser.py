@@ -208,11 +208,13 @@ def test_the_way_back_leads_back(browser: Browser, demo: Made) -> None:
 
 
 def test_a_link_to_a_cell_can_be_sent_to_somebody(browser: Browser, paper: Made) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
     browser.open(paper.written.index, fragment="#cell=table9/0/tf-reg")
     assert browser.shows("published")
     browser.click("#close")
     assert browser.shows("")
-    assert browser.run("location.hash") == ""
+    WebDriverWait(browser.driver, 10).until(lambda _: browser.run("location.hash") == "")
 
 
 def test_all_columns_of_table_1_are_seen_at_once_on_a_desktop(
@@ -232,6 +234,34 @@ def test_a_run_of_one_epoch_is_drawn_as_a_point(browser: Browser, stores: Module
     assert lines == browser.run("document.querySelectorAll('#picture-chart circle').length") > 0
     forms = browser.run("[...document.querySelectorAll('#picture-files a')].map(a => a.innerText)")
     assert forms == ["png", "svg"]
+
+
+@pytest.mark.parametrize("classes", [10, 30])
+def test_a_run_shows_its_confusion_matrix_and_its_accuracy_per_class(
+    browser: Browser, stores: ModuleType, tmp_path: Path, classes: int
+) -> None:
+    axes = {"dataset": "digits", "students": ["resnet8"], "methods": ["baseline"]}
+    campaign = stores.grid(tmp_path, seeds=(0,), **axes)
+    [spec] = stores.wanted(campaign)
+    best = stores.result(spec, stores.metrics(spec))["best"]
+    rows = [[0] * classes for _ in range(classes)]
+    for number, row in enumerate(rows):
+        row[number], row[(number + 1) % classes] = 3, 1
+    best["confusion"] = [" ".join(map(str, row)) for row in rows]
+    names = [f"class{number}" for number in range(classes)]
+    stores.finish(campaign.store, spec, best=best, class_names=names)
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
+    browser.open(written.index, fragment=f"#run={spec.folder}")
+    assert browser.shows("75.00")
+    assert "class1 (1)" in browser.panel
+    drawn = "table.fixed tbody tr" if classes <= 20 else "canvas"
+    assert browser.run(f"document.querySelectorAll('#panel {drawn}').length") == (
+        classes if classes <= 20 else 1
+    )
+    assert browser.run("document.getElementById('panel').scrollWidth") <= DESKTOP[0]
+    lines = (tmp_path / "report" / "confusion" / f"{spec.folder}.csv").read_text().splitlines()
+    assert lines[1].endswith(",75.00")
+    assert len(lines) == classes + 1
 
 
 def test_an_unknown_fragment_is_no_error(browser: Browser, demo: Made) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tfkd_cli import report
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.report import page
-from tfkd_cli.store import Store
+from tfkd_cli.store import Store, free
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -119,9 +119,13 @@ def test_files_that_no_report_shows_any_more_stay_until_they_are_cleaned(
     demo = stores.campaign(tmp_path / "other", ["demo"])
     report.write([demo], store=demo.store, out=tmp_path)
     assert (tmp_path / "report" / table).exists()
-    found = {path.relative_to(tmp_path / "report").as_posix() for path in report.outdated(tmp_path)}
+    outdated = report.outdated(tmp_path)
+    found = {each.path.relative_to(tmp_path / "report").as_posix() for each in outdated}
     assert table in found
     assert found.isdisjoint({"mine.txt", "demo.md", "runs.csv"})
+    free(outdated)
+    assert report.outdated(tmp_path) == []
+    assert (tmp_path / "report" / "demo.md").exists()
 
 
 @pytest.mark.parametrize("name", ["report", "index.html"])

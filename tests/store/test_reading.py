@@ -103,7 +103,8 @@ def test_a_safe_name_is_one_plain_component(name: str) -> None:
 
 
 VALID = {
-    "schema": 1,
+    "schema": 2,
+    "digest": "0" * 64,
     "key": "8d4c1185ab12" + "0" * 52,
     "attempt": 1,
     "epochs": 2,
@@ -127,7 +128,8 @@ def test_a_result_of_ours_is_accepted() -> None:
 @example("records", {})
 @example("best", {"epoch": 1})
 @example("best", {"epoch": True, "accuracy": 1})
-@example("schema", 2)
+@example("schema", 1)
+@example("digest", None)
 @example("epochs", 10**400)
 @example("key", "8D" * 32)
 def test_a_result_with_any_field_changed_is_a_result_or_damage(name: str, value: object) -> None:
@@ -154,4 +156,4 @@ def test_a_result_of_another_run_is_refused() -> None:
 
 def test_a_result_of_a_newer_tfkd_is_left_alone() -> None:
     with pytest.raises(DamagedFile, match="a newer tfkd wrote it"):
-        check_result({**VALID, "schema": 2}, path=PATH, key="8d4c1185ab12")
+        check_result({**VALID, "schema": 3}, path=PATH, key="8d4c1185ab12")

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.store import Attempt, DamagedFile, RunFolder, Store, lease
+from tfkd_cli.store import Attempt, DamagedFile, RunFolder, Store, files, lease, publishing
 
 
 @pytest.fixture
@@ -256,13 +258,29 @@ def test_weights_behind_a_link_are_refused(finished: RunFolder, tmp_path: Path) 
         finished.weights("best.pt")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"schema": 1}', b"[" * 99999, b"\xff\0"])
-def test_a_result_that_is_not_valid_is_damage_and_is_made_again_when_moved_away(
-    finished: RunFolder, store: Store, tiny_spec: RunSpec, play: Any, data: bytes
+DAMAGED = [b"", b"{", b"[]", b"{}", b'{"schema": 1}', b"[" * 99999, b"\xff\0"]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_result_that_is_not_valid_is_repaired_from_the_copy_of_its_attempt(
+    finished: RunFolder, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = finished.path / "result.json"
     before = path.read_bytes()
     path.write_bytes(data)
+    assert finished.state().status == "done"
+    assert path.read_bytes() == before
+    assert f"{path} was damaged" in caplog.text
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_result_without_a_sound_copy_is_damage_and_is_made_again_when_both_come_back(
+    finished: RunFolder, store: Store, tiny_spec: RunSpec, play: Any, data: bytes
+) -> None:
+    path, copy = finished.path / "result.json", finished.path / "attempts" / "winner.json"
+    before = path.read_bytes()
+    path.write_bytes(data)
+    copy.write_bytes(data)
     state = finished.state()
     assert state.status == "damaged"
     assert state.key == tiny_spec.key
@@ -270,18 +288,55 @@ def test_a_result_that_is_not_valid_is_damage_and_is_made_again_when_moved_away(
     with pytest.raises(DamagedFile):
         finished.result()
     path.rename(path.with_suffix(".bad"))
+    copy.write_bytes(before)
     finished.declare(tiny_spec)
     assert path.read_bytes() == before
     play.outcome(store.root, tiny_spec)
 
 
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+def test_no_flipped_bit_of_a_result_changes_what_is_read(finished: RunFolder, data: st.DataObject) -> None:
+    """With the attempt's copy the result is repaired; in a pack, which has none, it is refused."""
+    path = finished.path / "result.json"
+    sound, result = path.read_bytes(), finished.result()
+    bit = data.draw(st.integers(0, 8 * len(sound) - 1))
+    flipped = bytearray(sound)
+    flipped[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(DamagedFile):
+        publishing.parse_result(bytes(flipped), path=path, key=finished.short_key)
+    path.write_bytes(flipped)
+    assert finished.result() == result
+    assert path.read_bytes() == sound
+
+
+def test_a_damaged_result_is_read_from_its_copy_where_it_cannot_be_repaired(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, result = finished.path / "result.json", finished.result()
+    path.write_bytes(b"{}")
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise RunError(f"cannot write {path}.")
+
+    monkeypatch.setattr(files, "write_atomic", refuse)
+    assert finished.result() == result
+    assert path.read_bytes() == b"{}"
+
+
 @pytest.mark.parametrize("change", ["truncated", "missing", "other"])
-def test_records_that_are_not_what_the_result_says_are_damage(finished: RunFolder, change: str) -> None:
-    path = finished.path / "metrics.jsonl"
-    if change == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-3] + (b"!!!" if change == "other" else b""))
+def test_records_that_are_not_what_the_result_says_are_repaired_or_damage(
+    finished: RunFolder, change: str
+) -> None:
+    path, copy = finished.path / "metrics.jsonl", finished.path / "attempts" / "0001" / "metrics.jsonl"
+    sound = path.read_bytes()
+    changed = sound[:-3] + (b"!!!" if change == "other" else b"")
+    path.unlink() if change == "missing" else path.write_bytes(changed)
+    assert finished.state().status == "done"
+    assert path.read_bytes() == sound
+    path.unlink() if change == "missing" else path.write_bytes(changed)
+    copy.unlink()
+    assert finished.state().status == "damaged"
     with pytest.raises(DamagedFile, match=r"metrics\.jsonl"):
         finished.result()
 

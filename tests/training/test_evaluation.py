@@ -42,6 +42,11 @@ def test_balanced_accuracy_weighs_classes_alike() -> None:
     assert found.balanced_accuracy == pytest.approx(50.0)
 
 
+def test_a_confusion_matrix_counts_images_by_true_and_by_predicted_class() -> None:
+    found = scores([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [5.0, 0.0]], [0, 0, 0, 1])
+    assert found.confusion == ("2 1", "1 0")
+
+
 def test_calibration_error_is_confidence_against_accuracy() -> None:
     logit = float(np.log(0.9 / 0.1))
     found = scores([[logit, 0.0]] * 10, [0] * 7 + [1] * 3)  # 90 % sure, 70 % right

@@ -101,6 +101,11 @@ def test_a_run_leaves_its_result_metrics_and_weights(store: Store, baseline: Run
     }  # fmt: skip
     assert result["seconds"] > 0
     assert result["versions"]["torch"]
+    right = sum(int(row.split(" ")[at]) for at, row in enumerate(result["best"]["confusion"]))
+    images = sum(int(count) for row in result["best"]["confusion"] for count in row.split(" "))
+    assert 100 * right / images == pytest.approx(result["best"]["accuracy"])
+    assert len(result["class_names"]) == len(result["best"]["confusion"])
+    assert "confusion" not in result["last"]
     assert "epoch 3 of 3" in log_of(store, baseline, 1)
     assert json.loads((folder.attempts()[0] / "env.json").read_text())["cores"] >= 1
     assert folder.state().status == "done"
@@ -160,7 +165,9 @@ def test_a_run_stopped_twice_ends_in_the_same_store_bit_for_bit(
         with pytest.raises(Interrupted, match="asked by the test"):
             run(spec, halves, stop=stop_after(chosen.randint(1, 6)))
         assert halves.run(spec).state().status == "resumable"
-    assert run(spec, halves)["attempts"] == 3
+    result = run(spec, halves)
+    assert result["attempts"] == 3
+    assert set(result["commits"]) == {"1", "2", "3"}
     assert all("continuing in epoch" in log_of(halves, spec, attempt) for attempt in (2, 3))
     assert_same(what_counts(whole, spec), what_counts(halves, spec))
 

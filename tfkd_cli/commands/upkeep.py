@@ -34,10 +34,12 @@ def clean(
     output: JsonOption,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
 ) -> int:
-    """What is safe to delete: snapshots and teacher logits no run needs, old states; never a result.
+    """What is safe to delete: snapshots, teacher logits and report files nothing needs; never a result.
 
     Example: tfkd clean --yes
     """
+    from tfkd_cli.report.staging import outdated
+
     opened = session.open_store(store, write=yes)
     made, notes = overview.campaigns(opened, session.execution(store))
     notes += [f"request {each}: it is damaged." for each in opened.unreadable_requests()]
@@ -49,6 +51,7 @@ def clean(
     missing = [spec for each in made for spec in each.plan(states).missing]
     teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
     found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
+    found += outdated(opened.root)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]

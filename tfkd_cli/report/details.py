@@ -54,6 +54,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "items": {item.slug: item.title for item in contents.items},
         "cells": dict(_cells(contents, numbers)),
         "pictures": [_picture(each, numbers) for each in contents.pictures],
+        "pictureFormats": figures.curve_formats(contents.pictures),
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paper_tables import plot
 from paper_tables.figure_data import Curve, FigureData, figure_data, training_curves
@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 
 DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
-CURVE_FORMATS = FORMATS[:2]  # there are many of them, and a PDF takes longer than both
+CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
+MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
 MOST_LINES = 12  # in one picture: more could not be told apart
 DRAW = """
 import pickle, sys
+import matplotlib.figure
+from matplotlib.backends import backend_agg, backend_pdf, backend_svg
 from paper_tables import plot
 for task in pickle.load(sys.stdin.buffer):
     plot.draw(*task)
@@ -134,6 +137,11 @@ def _parts(where: tuple[str, ...], by_label: Mapping[str, list[AskedRun]]) -> It
         yield Picture(name, title, {each: by_label[each] for each in labels[start : start + MOST_LINES]})
 
 
+def curve_formats(curves: Sequence[Picture]) -> Sequence[str]:
+    """The formats that these training curves are drawn in."""
+    return CURVE_FORMATS if len(curves) < MANY else ("svg",)
+
+
 def label(run: AskedRun) -> str:
     """What a line is called: the method, its teacher, and what the loss sets."""
     row, method = run.row, str(run.row["method"])
@@ -160,14 +168,14 @@ class Drawing:
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = drawing_process()
 
-    def start(self, figures: Mapping[str, FigureData], curves: Iterable[Picture]) -> None:
+    def start(self, figures: Mapping[str, FigureData], curves: Sequence[Picture]) -> None:
         """Begin with what has changed: figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
         before, digests = self._staging.old_json(DRAWN), {}
         wanted: list[tuple[str, FigureData, Sequence[str]]]
         wanted = [(f"figures/{name}", data, FORMATS) for name, data in figures.items()]
-        wanted += [(f"curves/{each.name}", each.data(), CURVE_FORMATS) for each in curves]
+        wanted += [(f"curves/{each.name}", each.data(), curve_formats(curves)) for each in curves]
         tasks: list[tuple[FigureData, Path, Sequence[str]]] = []
         for name, data, formats in wanted:
             digests[name] = hashlib.sha256(_code() + repr(data).encode()).hexdigest()
@@ -175,13 +183,12 @@ class Drawing:
             if before.get(name) != digests[name] or not self._staging.keep(files):
                 tasks.append((data, self._staging.path(name), formats))
         self._staging.write(DRAWN, json.dumps(digests, indent=1) + "\n")
-        if tasks:
-            self._process = draw(tasks)
+        with contextlib.suppress(BrokenPipeError):  # `finish` says why the process has ended
+            self._process.stdin.write(pickle.dumps(tasks))
+            self._process.stdin.flush()
 
     def finish(self) -> None:
         """Wait until all pictures are there; RunError when the process that draws has failed."""
-        if self._process is None:
-            return
         _, said = self._process.communicate()
         if self._process.returncode:
             last = (said.decode(errors="replace").strip().splitlines() or ["it was ended"])[-1]
@@ -197,24 +204,24 @@ class Drawing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
 
 
-def draw(tasks: Sequence[tuple[FigureData, Path, Sequence[str]]]) -> subprocess.Popen[bytes] | None:
-    """Start to draw in a process of its own, which Ctrl-C does not reach and which ends with its work."""
-    with tempfile.TemporaryFile() as stream:
-        pickle.dump(tasks, stream)
-        stream.seek(0)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", DRAW],
-            stdin=stream,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+def drawing_process() -> Any:
+    """A process that imports matplotlib, then draws the pickled tasks of its standard input.
+
+    Ctrl-C does not reach it, and it ends with its work, or when this process ends.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", DRAW],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from paper_tables.spec import Figure
 from paper_tables.verdicts import NOTES
 from tfkd_cli import console
 from tfkd_cli.report import view
-from tfkd_cli.report.details import page_data
 from tfkd_cli.report.spending import by_hardware
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(contents: Contents, staging: Staging) -> str:
-    """The text of index.html; its links lead to the files of `staging`."""
+def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str:
+    """The text of index.html; `data` is what its script shows, its links lead to the files of `staging`."""
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     words = [verdict.word for verdict in contents.claims[0].best]
     return (
@@ -35,7 +34,7 @@ def render(contents: Contents, staging: Staging) -> str:
         .get_template("page.html")
         .render(
             contents=contents,
-            data=page_data(contents),
+            data=data,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.store import Cleanable
 
 FOLDER, INDEX = "report", "index.html"
 FILES = ".files.json"
@@ -117,12 +118,15 @@ class Staging:
         (self._new / name).replace(target)
 
 
-def outdated(out: Path) -> list[Path]:
-    """Files in `out/report/` that an earlier report wrote and the last one did not."""
+def outdated(out: Path) -> list[Cleanable]:
+    """Files in `out/report/` that an earlier report wrote and the last one did not, for `tfkd clean`."""
     folder = out / FOLDER
     paths = [folder / name for name in _texts(_json_object(folder / FILES).get("older"))]
     inside = (path for path in paths if path.parent.resolve().is_relative_to(folder.resolve()))
-    return [path for path in inside if ".." not in path.parts and path.is_file() and not path.is_symlink()]
+    found = (path for path in inside if path.is_file() and not path.is_symlink() and ".." not in path.parts)
+    return [
+        Cleanable(path, path.stat().st_size, "no table or figure of the report uses it") for path in found
+    ]
 
 
 def _json_object(path: Path) -> Mapping[str, Any]:

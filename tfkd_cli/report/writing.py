@@ -16,6 +16,7 @@ from paper_tables import render
 from paper_tables.compare import CellComparison, Comparison
 from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, gather
+from tfkd_cli.report.details import page_data
 from tfkd_cli.report.figures import Drawing
 from tfkd_cli.report.items import items
 from tfkd_cli.report.record import record
@@ -35,12 +36,14 @@ written with all their digits. `tfkd_cli.results.load` gives the same as pandas 
 One line per run that was asked for, teachers included.
 
 {columns.markdown({**columns.RUNS, **COLUMNS})}
+
 ## epochs.csv
 
 One line per epoch of every finished run whose records are sound: the tables are computed from these runs and
 no others. Join with runs.csv on `run`.
 
-{columns.markdown(columns.EPOCHS)}"""
+{columns.markdown(columns.EPOCHS)}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +87,11 @@ def write(
         with reported(out):
             for name, frame in (("runs.csv", contents.frame), ("epochs.csv", contents.epochs)):
                 frame.to_csv(staging.path(name), index=False, errors="replace")
+        data = page_data(contents)
         progress("drawing figures", 0.0)
         drawing.finish()
         progress("writing the page", 0.0)
-        index, files = page.render(contents, staging), tuple(staging.names)
+        index, files = page.render(contents, data, staging), tuple(staging.names)
         return Written(
             index=staging.publish(index, items=[item.slug for item in shown]),
             left_out=contents.left_out,

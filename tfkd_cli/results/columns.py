@@ -39,7 +39,7 @@ RECIPE: Columns = {
     "augment_stream": ("seed, shared", "`shared`: all seeds see the same views"),
     "precision": ("fp32, bf16", "arithmetic of the recipe"),
     "trainer": ("whole number", "trainer version: raised by a change of the code that changes numbers"),
-    "holdout": ("share", "training images held out for validation; empty: none"),
+    "holdout": ("share", "training images held out for validation; 0: none"),
 }
 
 LOSS: Columns = {
@@ -116,7 +116,7 @@ EPOCHS: Columns = {**IDENTITY, **EPOCH}
 
 def markdown(columns: Columns) -> str:
     """The columns as a Markdown table."""
-    return "\n".join(_lines(columns)) + "\n"
+    return "\n".join(_lines(columns))
 
 
 def _lines(columns: Columns) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.results import columns
 from tfkd_cli.results.reading import Run
-from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
+from tfkd_cli.spec import TRAINER_VERSION, ForeignTeacher, RunSpec, Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,9 @@ AT_BEST = {
 }
 """Column → its name in the part `best` of a result."""
 
+WHOLE = ("seed", "epochs", "batch_size", "trainer", "best_epoch", "attempts")
+MEASURED = (*(AT_BEST.keys() - {"best_epoch"}), "last_accuracy", "seconds", "teacher_seconds")
+
 
 def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run, with the columns `columns.RUNS` (and one for every other field of a loss)."""
@@ -28,8 +31,8 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
 
     frame = pd.DataFrame([_row(run) for run in runs])
     more = [name for name in frame.columns if name not in columns.RUNS]
-    whole = ("seed", "epochs", "batch_size", "trainer", "best_epoch", "attempts")
-    return frame.reindex(columns=[*columns.RUNS, *more]).astype(dict.fromkeys(whole, "Int64"))
+    types = {**dict.fromkeys(WHOLE, "Int64"), **dict.fromkeys(MEASURED, "float64")}
+    return frame.reindex(columns=[*columns.RUNS, *more]).astype(types)
 
 
 def epochs_frame(runs: Iterable[Run]) -> pd.DataFrame:
@@ -91,10 +94,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _of_spec(spec: RunSpec) -> dict[str, Any]:
-    described = spec.to_json()
-    loss = {name: value for name, value in described["loss"].items() if name != "kind"}
-    recipe = {**described["recipe"], "milestones": "/".join(map(str, spec.recipe.milestones))}
-    fields = {f"loss_{name}" if name == "scale" else name: value for name, value in loss.items()}
+    loss = {f"loss_{name}" if name == "scale" else name: value for name, value in vars(spec.loss).items()}
     return {
         "dataset": spec.dataset,
         "student": spec.student,
@@ -103,9 +103,10 @@ def _of_spec(spec: RunSpec) -> dict[str, Any]:
         "teacher": spec.teacher.network if spec.teacher else None,
         "checkpoint": checkpoint(spec),
         "seed": spec.seed,
-        **recipe,
-        "trainer": described["trainer"],
-        **fields,
+        **vars(spec.recipe),
+        "milestones": "/".join(map(str, spec.recipe.milestones)),
+        "trainer": TRAINER_VERSION,
+        **loss,
     }
 
 

@@ -16,6 +16,8 @@ from tfkd_cli.store.run_folder import RunFolder
 _OLD_SECONDS = 3600.0  # no write takes longer: what is still temporary then was left by a crash
 _SNAPSHOT = "epoch-"
 _RUNS = "runs"
+REPORT = "report"
+REPORT_FILES = (".md", ".csv", ".tex", ".html", ".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, order=True)
@@ -75,6 +77,8 @@ def free(found: Iterable[Cleanable]) -> int:
 
 def _may_go(path: Path) -> bool:
     if teacher_logits.FOLDER.fullmatch(path.name) and path.parent.name == teacher_logits.TEACHER_LOGITS:
+        return True
+    if REPORT in path.parts[:-1] and path.suffix in REPORT_FILES and _RUNS not in path.parts:
         return True
     inside = _inside_a_run(path)
     if is_temporary(path.name) or ATTEMPTS in inside:

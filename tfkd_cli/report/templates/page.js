@@ -322,7 +322,7 @@
     const picture = data.pictures[select.selectedIndex];
     const lines = Object.entries(picture.lines).map(([label, places]) => ({ label: places.length > 1 ? `${label} (n = ${places.length})` : label, points: mean(places, "test") }));
     document.getElementById("picture-chart").replaceChildren(chart(lines, picture.title));
-    document.getElementById("picture-files").replaceChildren(...["png", "svg"].map((form) => make("a", { href: `report/curves/${picture.name}.${form}` }, form)));
+    document.getElementById("picture-files").replaceChildren(...data.pictureFormats.map((form) => make("a", { href: `report/curves/${picture.name}.${form}` }, form)));
   }
   if (select) {
     select.append(...data.pictures.map((picture) => make("option", {}, picture.title)));
