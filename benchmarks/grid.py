@@ -83,10 +83,19 @@ def _timed(command: Sequence[str]) -> tuple[float, float]:
 def _output(command: Sequence[str]) -> str:
     """What a command printed; whatever ends the wait ends it too, and all that it started."""
     pipe = subprocess.PIPE
+    # A signal between the start and the `try` would leave the command running.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
     ) as process:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             output, errors = process.communicate()
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)

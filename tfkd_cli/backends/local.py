@@ -167,9 +167,9 @@ class _Pool:
                     self._look()
 
     def close(self) -> None:
-        """No worker is left behind."""
+        """No worker is left behind; those that still run after an interrupt are killed."""
         for running in self._running:
-            running.process.terminate()
+            running.process.kill() if self._interrupted else running.process.terminate()
         for running in self._running:
             running.process.join()
 
