@@ -1,17 +1,17 @@
 #!/bin/bash
-# sbatch call 1 of 3: 2 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
+# sbatch call 1: 2 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
 
 # Parameters
 #SBATCH --array=0-1%2
 #SBATCH --comment='it'"'"'s mine'
 #SBATCH --cpus-per-task=4
 #SBATCH --gpus-per-node=1
-#SBATCH --job-name='tfkd-<id>-0001'
+#SBATCH --job-name=tfkd-SUBMISSION-0001
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=16GB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
-#SBATCH --output='/results/submissions/<id>/array-0001/%A_%a_0_log.out'
+#SBATCH --output=/results/submissions/SUBMISSION/array-0001/%A_%a_0_log.out
 #SBATCH --partition=gpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
@@ -21,26 +21,27 @@
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
+export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/results/submissions/<id>/array-0001/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0001'
+srun --unbuffered --output /results/submissions/SUBMISSION/array-0001/%A_%a_%t_log.out --export=ALL --cpus-per-task=4 python -u -m submitit.core._submit /results/submissions/SUBMISSION/array-0001
 
 #!/bin/bash
-# sbatch call 2 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-50f4e4fbb495 …
+# sbatch call 2: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-50f4e4fbb495 …
 
 # Parameters
 #SBATCH --array=0-1%2
 #SBATCH --comment='it'"'"'s mine'
 #SBATCH --cpus-per-task=4
-#SBATCH --dependency='afterok:<1>_0'
+#SBATCH --dependency=afterok:1_0
 #SBATCH --gpus-per-node=1
-#SBATCH --job-name='tfkd-<id>-0002'
+#SBATCH --job-name=tfkd-SUBMISSION-0002
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=16GB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
-#SBATCH --output='/results/submissions/<id>/array-0002/%A_%a_0_log.out'
+#SBATCH --output=/results/submissions/SUBMISSION/array-0002/%A_%a_0_log.out
 #SBATCH --partition=gpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
@@ -50,26 +51,27 @@ srun --unbuffered --output '/results/submissions/<id>/array-0001/%A_%a_%t_log.ou
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
+export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/results/submissions/<id>/array-0002/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0002'
+srun --unbuffered --output /results/submissions/SUBMISSION/array-0002/%A_%a_%t_log.out --export=ALL --cpus-per-task=4 python -u -m submitit.core._submit /results/submissions/SUBMISSION/array-0002
 
 #!/bin/bash
-# sbatch call 3 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-4b96001e6b95 …
+# sbatch call 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-4b96001e6b95 …
 
 # Parameters
 #SBATCH --array=0-1%2
 #SBATCH --comment='it'"'"'s mine'
 #SBATCH --cpus-per-task=4
-#SBATCH --dependency='afterok:<1>_1'
+#SBATCH --dependency=afterok:1_1
 #SBATCH --gpus-per-node=1
-#SBATCH --job-name='tfkd-<id>-0003'
+#SBATCH --job-name=tfkd-SUBMISSION-0003
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=16GB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
-#SBATCH --output='/results/submissions/<id>/array-0003/%A_%a_0_log.out'
+#SBATCH --output=/results/submissions/SUBMISSION/array-0003/%A_%a_0_log.out
 #SBATCH --partition=gpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
@@ -79,13 +81,14 @@ srun --unbuffered --output '/results/submissions/<id>/array-0002/%A_%a_%t_log.ou
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
+export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/results/submissions/<id>/array-0003/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0003'
+srun --unbuffered --output /results/submissions/SUBMISSION/array-0003/%A_%a_%t_log.out --export=ALL --cpus-per-task=4 python -u -m submitit.core._submit /results/submissions/SUBMISSION/array-0003
 
 #!/bin/bash
-# sbatch call 1 of 1: 6 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
+# sbatch call 1: 6 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
 
 # Parameters
 #SBATCH --array=0-5%2
@@ -93,12 +96,12 @@ srun --unbuffered --output '/results/submissions/<id>/array-0003/%A_%a_%t_log.ou
 #SBATCH --cpus-per-task=4
 #SBATCH --gpus-per-node=1
 #SBATCH --hold
-#SBATCH --job-name='tfkd-<id>-0001'
+#SBATCH --job-name=tfkd-SUBMISSION-0001
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=16GB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
-#SBATCH --output='/results/submissions/<id>/array-0001/%A_%a_0_log.out'
+#SBATCH --output=/results/submissions/SUBMISSION/array-0001/%A_%a_0_log.out
 #SBATCH --partition=gpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
@@ -108,10 +111,12 @@ srun --unbuffered --output '/results/submissions/<id>/array-0003/%A_%a_%t_log.ou
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
+export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/results/submissions/<id>/array-0001/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0001'
-# then: scontrol update jobid=<1>_[2-3] dependency=afterok:<1>_0
-# then: scontrol update jobid=<1>_[4-5] dependency=afterok:<1>_1
-# then: scontrol release <1>
+srun --unbuffered --output /results/submissions/SUBMISSION/array-0001/%A_%a_%t_log.out --export=ALL --cpus-per-task=4 python -u -m submitit.core._submit /results/submissions/SUBMISSION/array-0001
+
+# then: scontrol update jobid=1_[2-3] dependency=afterok:1_0
+# then: scontrol update jobid=1_[4-5] dependency=afterok:1_1
+# then: scontrol release 1

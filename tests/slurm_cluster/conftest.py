@@ -19,7 +19,7 @@ import pytest
 from tfkd_cli import data
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
@@ -150,7 +150,7 @@ class Drill:
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let SLURM's commands, and the jobs they send, find this cluster and the drill's networks."""
-        for key in [key for key in os.environ if key.startswith("SLURM_")]:
+        for key in [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_"))]:
             monkeypatch.delenv(key)
         monkeypatch.setenv("SLURM_CONF", self.cluster.environment["SLURM_CONF"])
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))

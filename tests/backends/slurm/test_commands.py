@@ -11,7 +11,7 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends.slurm import queue, records
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
@@ -88,7 +88,7 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
     fake_slurm.move("2", "PENDING", queue.NEVER)
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
-    assert told == f"Submitted {teacher.folder} again; 1 waiting jobs point to it now.\n"
+    assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
     assert int(fake_slurm.options("3")["time"]) < 60  # of the plan, not the 12 hours of an unknown run
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, sending
+from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -112,18 +112,6 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
     assert (later.runs, later.already) == (4, 7)
 
 
-def test_where_slurmctld_keeps_few_jobs_only_those_are_sent_and_sbatch_never_waits(
-    fake_slurm: Any, send: Send, graph: Graph
-) -> None:
-    with fake_slurm.edit() as state:
-        state["config"]["MaxJobCount"] = "8"
-    sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [1, 6]
-    assert len(sent.left_in_plan) == 4
-    again = send(graph(1, 10))
-    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 7, 4)
-
-
 def test_an_sbatch_that_has_waited_for_a_full_slurmctld_is_not_tried_again_with_less(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
@@ -148,7 +136,7 @@ def test_a_refusal_shows_slurms_sentence_and_the_line_to_change(
 ) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text('[submit]\nslurm_partition = "gpuu"\n')
-    with pytest.raises(sending.RefusedError) as caught:
+    with pytest.raises(sbatch.RefusedError) as caught:
         send(graph(1, 1), profile=profiles.read(path))
     assert "invalid partition specified: gpuu" in caught.value.what
     assert caught.value.expected == f'{path}, line 2: slurm_partition = "gpuu"'
@@ -157,7 +145,7 @@ def test_a_refusal_shows_slurms_sentence_and_the_line_to_change(
 def test_a_limit_that_lets_nothing_pass_is_a_refusal(fake_slurm: Any, send: Send, graph: Graph) -> None:
     with fake_slurm.edit() as state:
         state["max_submit"] = 0
-    with pytest.raises(sending.RefusedError, match="submit limit"):
+    with pytest.raises(sbatch.RefusedError, match="submit limit"):
         send(graph(1, 3))
 
 
@@ -185,13 +173,13 @@ def test_a_silent_slurmctld_is_a_clear_message_and_nothing_is_lost(
 def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
     fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sending._submit
+    real = sbatch.submit
 
     def lost_answer(*args: Any, **more: Any) -> tuple[str, ...]:
         real(*args, **more)
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
-    monkeypatch.setattr(sending, "_submit", lost_answer)
+    monkeypatch.setattr(sbatch, "submit", lost_answer)
     assert send(graph(1, 3)).arrays == (("1", 1), ("2", 3))
     monkeypatch.undo()
 
@@ -219,7 +207,7 @@ class DiesError(BaseException):
 def test_a_crash_between_intent_and_record_never_submits_twice(
     where: str, fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sending._submit
+    real = sbatch.submit
 
     def dying(array: Any, *args: Any, **more: Any) -> tuple[str, ...]:
         if array.number == 2 and where == "before sbatch":
@@ -232,7 +220,7 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
         return ids
 
     with monkeypatch.context() as patched:
-        patched.setattr(sending, "_submit", dying)
+        patched.setattr(sbatch, "submit", dying)
         with pytest.raises(DiesError):
             send(graph(1, 3))
     before = len(fake_slurm.state["jobs"])
@@ -344,8 +332,8 @@ def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
     store.run(specs[0]).start_attempt(owner={})
     sent = send(specs)
     assert sent.runs == 2
-    assert sent.left_in_plan == (specs[2],)
-    assert sent.already == 1
+    assert sent.elsewhere == (specs[0], specs[2])
+    assert sent.already == 0
 
 
 def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
