@@ -14,7 +14,7 @@ import pytest
 from tfkd_cli.backends.slurm import client, job, records
 from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import Store
+from tfkd_cli.store import Store, lease
 from tfkd_cli.training import worker
 
 Start = Callable[..., int]
@@ -203,3 +203,24 @@ def test_lives_survive_a_line_that_was_cut(start: Start, store: Store) -> None:
     with Path(path).open("a") as stream:
         stream.write('{"event": "beg')
     assert start(ends_with(worker.DONE), restart=1) == 0
+
+
+def test_a_warning_in_the_last_moment_does_not_fail_a_finished_job(start: Start) -> None:
+    assert start(ends_with(worker.DONE)) == 0
+    assert {signal.getsignal(number) for number in worker.HEARD} == {signal.SIG_IGN}
+
+
+def test_a_job_says_that_it_is_one_of_ours(start: Start) -> None:
+    start(ends_with(worker.DONE))
+    assert os.environ[lease.JOB_VARIABLE] == "1"
+
+
+def test_a_stopped_job_whose_runs_are_all_done_has_succeeded(
+    start: Start,
+    graph: Callable[[int, int], list[RunSpec]],
+    finish: Callable[[RunSpec], None],
+    fake_slurm: Any,
+) -> None:
+    finish(graph(1, 0)[0])
+    assert start(stopped_by("USR2")) == 0
+    assert fake_slurm.state["requeued"] == []
