@@ -21,7 +21,6 @@
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
-export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -51,7 +50,6 @@ srun --unbuffered --output /results/submissions/SUBMISSION/array-0001/%A_%a_%t_l
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
-export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -81,7 +79,6 @@ srun --unbuffered --output /results/submissions/SUBMISSION/array-0002/%A_%a_%t_l
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
-export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -111,7 +108,6 @@ srun --unbuffered --output /results/submissions/SUBMISSION/array-0003/%A_%a_%t_l
 module load cuda/12
 export PYTHONPATH=/results/code/TREE${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1
-export TFKD_EXPECTS_GPU=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -247,6 +247,17 @@ def lossy_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> 
     cluster.down()
 
 
+@pytest.fixture
+def forgetful_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
+    """A cluster without accounting that kills for memory and forgets jobs quickly."""
+    _require_slurm()
+    gather = ("Type=jobacct_gather/linux", "Frequency=task=1", "Params=OverMemoryKill")
+    settings = ["MinJobAge=2", *(f"JobAcctGather{each}" for each in gather)]
+    cluster = Cluster(*(word for each in settings for word in ("--set", each)))
+    yield from _drill(cluster, tmp_path, cache, monkeypatch)
+    cluster.down()
+
+
 def _drill(cluster: Cluster, folder: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
     made = Drill(cluster, folder, cache)
     made.enter(monkeypatch)

@@ -105,7 +105,7 @@ class Lives:
     def ended(self, code: int) -> int:
         """A worker that is done, blocked, or was stopped by the policy above; its code as it is."""
         if self._lines()[-1].get("event") == "began":
-            self._note("ended", cause={worker.DONE: "done", worker.BAD_SPEC: "refused"}.get(code, "blocked"))
+            self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
         return code
 
     def _end(self, cause: Cause) -> int:

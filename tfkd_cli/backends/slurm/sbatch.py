@@ -113,13 +113,12 @@ def srun_arguments(options: Mapping[str, Any]) -> list[str]:
     return ["--export=ALL", *cores, *options.get("srun_args", [])]
 
 
-def setup_lines(profile: Profile, options: Mapping[str, Any], *, code: Path) -> list[str]:
+def setup_lines(profile: Profile, *, code: Path) -> list[str]:
     """The profile's lines, then the staged code first on the path; the working folder is not on it."""
     return [
         *profile.setup,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
-        *(["export TFKD_EXPECTS_GPU=1"] if site.asks_gpu(options) else []),
     ]
 
 

@@ -187,7 +187,7 @@ class Sender:
         options = site.fill_in(piece.options, self.site)
         given = sbatch.parameters(
             options,
-            setup=sbatch.setup_lines(self.profile, options, code=code.absolute()),
+            setup=sbatch.setup_lines(self.profile, code=code.absolute()),
             name=array.name,
             dependency=arrays.dependency(waits),
             minutes=site.time_limit(_longest(piece, self.costs), options, self.site),
