@@ -227,7 +227,7 @@ def test_output_of_squeue_that_is_not_understood_is_not_no_jobs(
 
 
 def test_a_job_name_of_another_job_may_hold_any_character() -> None:
-    text = "CLUSTER: a\n7|RUNNING|None|(null)|a|b | c\n8_1|PENDING|launch failed requeued held|(null)|x\n"
+    text = "CLUSTER: a\n7|RUNNING|None|a|b | c\n8_1|PENDING|launch failed requeued held|x\n"
     jobs = queue.parse_squeue(text)
     assert jobs["7"][0] == "a|b | c"
     assert "scontrol release 8_1" in jobs["8_1"][1].way_out

@@ -20,6 +20,7 @@ from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.spec import RunSpec
 
+Fields = Mapping[str, tuple[type, str]]
 DEFAULT = "default"
 ALIAS = "slurm"  # `--cluster slurm` is slurm/default.toml
 
@@ -58,9 +59,17 @@ _FROM_ENVIRONMENT = {
     "SBATCH_RESERVATION": "--reservation",
     "SBATCH_EXPORT": "--export",
 }
-_TOP = ("profile", "submit", "setup", "runs_per_job", "resources")
-_PROFILE = ("description", "contact", "url")
-_RESOURCES = ("dataset", "student", "submit")
+# Key → its type, and what to expect instead of another.
+_TEXT, _OPTIONS = (str, "text in quotes."), (dict, "a table [submit].")
+_FILE: Fields = {
+    "profile": (dict, "a table [profile]."),
+    "submit": _OPTIONS,
+    "setup": (list, 'a list of shell lines: setup = ["module load cuda"].'),
+    "runs_per_job": (int, "a whole number from 1 to 64."),
+    "resources": (list, "[[resources]]."),
+}
+_PROFILE: Fields = dict.fromkeys(("description", "contact", "url"), _TEXT)
+_RESOURCES: Fields = {"dataset": _TEXT, "student": _TEXT, "submit": _OPTIONS}
 
 Options = Mapping[str, Any]
 
@@ -175,23 +184,22 @@ def folders() -> Iterator[Path]:
 def read(path: Path) -> Profile:
     """A profile from its file; RequestError naming file, key and valid keys on anything unexpected."""
     text, data = _parse(path)
-    _check_keys(path, data, _TOP, where="the file")
-    about = _typed(path, data, "profile", dict, {}, "a table [profile].")
-    _check_keys(path, about, _PROFILE, where="[profile]")
-    setup = _typed(path, data, "setup", list, [], 'a list of shell lines: setup = ["module load cuda"].')
-    packed = _typed(path, data, "runs_per_job", int, 1, "a whole number from 1 to 64.")
-    if isinstance(packed, bool) or not 1 <= packed <= 64:
-        _refuse(path, f"runs_per_job is {packed!r}", expected="a whole number from 1 to 64.")
-    resources = _typed(path, data, "resources", list, [], "[[resources]].")
+    _check(path, data, _FILE, where="the file")
+    about, packed, setup = data.get("profile", {}), data.get("runs_per_job", 1), data.get("setup", [])
+    _check(path, about, _PROFILE, where="[profile]")
+    if not 1 <= packed <= 64:
+        _refuse(path, f"runs_per_job is {packed}", expected=_FILE["runs_per_job"][1])
+    for line in setup:
+        _check(path, {"setup": line}, {"setup": _TEXT}, where="the file")
     return Profile(
         name=path.stem,
         path=path,
         text=text,
-        submit=_options(path, _typed(path, data, "submit", dict, {}, "a table [submit]."), where="[submit]"),
-        setup=tuple(_text(path, "setup", line) for line in setup),
+        submit=_options(path, data.get("submit", {}), where="[submit]"),
+        setup=tuple(setup),
         runs_per_job=packed,
-        resources=tuple(_resources(path, each) for each in resources),
-        **{key: _text(path, key, value) for key, value in about.items()},
+        resources=tuple(_resources(path, each) for each in data.get("resources", [])),
+        **about,
     )
 
 
@@ -208,18 +216,12 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _resources(path: Path, data: Any) -> Resources:
-    if not isinstance(data, dict):
-        _refuse(path, "resources is no list of tables", expected="[[resources]]")
-    _check_keys(path, data, _RESOURCES, where="[[resources]]")
-    named = {key: _text(path, key, data[key]) for key in ("dataset", "student") if key in data}
-    if not named:
+    _check(path, {"resources": data}, {"resources": (dict, "[[resources]].")}, where="the file")
+    _check(path, data, _RESOURCES, where="[[resources]]")
+    if not {"dataset", "student"} & data.keys():
         _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-    submit = _typed(path, data, "submit", dict, {}, "a table [resources.submit].")
-    return Resources(
-        dataset=named.get("dataset"),
-        student=named.get("student"),
-        submit=_options(path, submit, where="[resources.submit]"),
-    )
+    submit = _options(path, data.get("submit", {}), where="[resources.submit]")
+    return Resources(dataset=data.get("dataset"), student=data.get("student"), submit=submit)
 
 
 def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -271,11 +273,9 @@ def _checked(path: Path, given: dict[str, Any], keys: Mapping[str, str]) -> dict
 
 
 def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
-    """Let submitit judge names and types, where it is installed: profiles can be listed without it."""
-    try:
-        from submitit import AutoExecutor
-    except ModuleNotFoundError:
-        return
+    """Let submitit judge names and types."""
+    from submitit import AutoExecutor
+
     own = {key: value for key, value in data.items() if key != "slurm_python"}  # of the executor itself
     try:
         with warnings.catch_warnings(action="ignore"):  # `partition` is taken as slurm_partition
@@ -285,10 +285,13 @@ def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
         _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
 
 
-def _check_keys(path: Path, data: Mapping[str, Any], known: tuple[str, ...], *, where: str) -> None:
-    for key in data:
-        if key not in known:
-            _refuse(path, f'unknown key "{key}" in {where}', expected="Known: " + ", ".join(known))
+def _check(path: Path, data: Mapping[str, Any], fields: Fields, *, where: str) -> None:
+    for key, value in data.items():
+        if key not in fields:
+            _refuse(path, f'unknown key "{key}" in {where}', expected="Known: " + ", ".join(fields))
+        kind, expected = fields[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            _refuse(path, f"{key} is {value!r}", expected=expected)
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -298,17 +301,6 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(each)
     else:
         yield value
-
-
-def _typed(path: Path, data: Mapping[str, Any], key: str, kind: type, default: Any, expected: str) -> Any:
-    value = data.get(key, default)
-    return value if isinstance(value, kind) else _refuse(path, f"{key} is {value!r}", expected=expected)
-
-
-def _text(path: Path, key: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    _refuse(path, f"{key} is {value!r}", expected="text in quotes.")
 
 
 def _refuse(path: Path, what: str, *, expected: str, hint: str = "") -> NoReturn:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.records import Array
     from tfkd_cli.store import Store
 
+KEPT = "queue.json"
 CACHE_SECONDS = 30.0  # five `tfkd status` windows are one squeue
 SACCT_IDS = 200  # sacct was seen to hang above that
 LOG_BYTES = 4000  # of a job's log: its last words
-FORMAT = "%i|%T|%r|%E|%j"  # the name last: it alone may hold any character
+FORMAT = "%i|%T|%r|%j"  # the name last: it alone may hold any character
 SACCT_FORMAT = "JobID,State,ExitCode,JobName"
-_LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|([^|]*)\|(.*)")
+_LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
 # States in which a job may still write something or start: it is not submitted again.
 _ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED
@@ -69,7 +70,6 @@ class QueueState:
     state: str
     reason: str = ""
     job_id: str = ""
-    dependency: str = ""
 
     @property
     def active(self) -> bool:
@@ -105,16 +105,16 @@ def queue_states(store: Store, *, fresh: bool = False) -> Queue:
     arrays = [each for each in records.known_arrays(store) if each.ids]
     if not arrays:
         return Queue()
-    kept = _read_cache(store)
-    if kept and not fresh and 0 <= kept.age_seconds < CACHE_SECONDS:
-        return kept
-    try:
-        states = look(store, arrays, ask_jobs())
-    except RunError as error:
-        kept.error = error.what
-        return kept
-    _write_cache(store, states)
-    return Queue(states)
+    kept, age = _read_kept(store)
+    error = ""
+    if not kept or fresh or not 0 <= age < CACHE_SECONDS:
+        try:
+            return look(store, arrays, ask_jobs())
+        except RunError as silent:
+            error = silent.what
+    found = _by_run(arrays, kept)
+    found.age_seconds, found.error = age, error
+    return found
 
 
 Jobs = Mapping[str, tuple[str, QueueState]]
@@ -139,37 +139,40 @@ def parse_squeue(text: str) -> Jobs:
                 expected=f"lines of `squeue -h -r --me -t all -o '{FORMAT}'`.",
                 hint="nothing was submitted: a job that is overlooked would be submitted twice.",
             )
-        job_id, state, reason, dependency, name = match.groups()
-        jobs[job_id] = (name, QueueState(state, _said(reason), job_id, _said(dependency)))
+        job_id, state, reason, name = match.groups()
+        jobs[job_id] = (name, QueueState(state, "" if reason == "None" else reason, job_id))
     return jobs
 
 
-def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> dict[str, QueueState]:
-    """Folder of each run → its newest job; how jobs ended is kept in the store, for SLURM forgets it."""
+def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> Queue:
+    """The newest job of each run, from what squeue says; SLURM forgets ended jobs, the store does not."""
+    kept, _ = _read_kept(store)
+    ended = {key: each for key, each in kept.items() if not each.active and each.state != VANISHED}
+    forgotten = _forgotten(store, arrays, jobs, ended)
     states: dict[str, QueueState] = {}
-    ends = records.known_ends(store)
-    forgotten = _forgotten(store, arrays, jobs, ends)
-    news: dict[str, tuple[str, str]] = {}
-    for array in arrays:  # oldest first
-        for index, job_id, pack, _ in array.jobs():
+    for array in arrays:
+        for index, job_id, _, _ in array.jobs():
             key = f"{array.name}_{index}"
             state = _current(array, job_id, jobs) or forgotten.get(job_id)
-            if state is None and key in ends:
-                state = QueueState(ends[key][0], ends[key][1], job_id)
-            elif state is None:
-                state = _by_records(store, array, index, job_id)
+            if state is None:
+                state = ended.get(key) or _by_records(store, array, index, job_id)
             elif not state.active:
                 state = _explained(state, array, index)
-                news[key] = (state.state, state.reason)
-            for folder in pack:
-                # The newest job of a run speaks for it, unless an older one is still at work.
-                if state.active or not (folder in states and states[folder].active):
-                    states[folder] = state
-    news = {key: end for key, end in news.items() if ends.get(key) != list(end)}
-    if news:
-        with contextlib.suppress(OSError, RunError):  # a read-only store still has a status
-            records.remember_ends(store, news)
-    return states
+            states[key] = state
+    _keep(store, states, asked=time.time())
+    return _by_run(arrays, states)
+
+
+def _by_run(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
+    """The newest job of a run speaks for it, unless an older one is still at work."""
+    found = Queue()
+    for array in arrays:  # oldest first
+        for index, job_id, pack, _ in array.jobs():
+            state = states.get(f"{array.name}_{index}", QueueState(VANISHED, "", job_id))
+            found.update(
+                {run: state for run in pack if state.active or run not in found or not found[run].active}
+            )
+    return found
 
 
 def _current(array: Array, job_id: str, jobs: Jobs) -> QueueState | None:
@@ -261,36 +264,24 @@ def _done(store: Store, pack: Sequence[str]) -> bool:
     return all((store.runs_path / folder / "result.json").exists() for folder in pack)
 
 
-def _said(text: str) -> str:
-    return "" if text in ("None", "(null)") else text
-
-
 def forget(store: Store) -> None:
     """Let the next look ask SLURM: something was just changed."""
-    with contextlib.suppress(OSError):
-        _cache_path(store).unlink(missing_ok=True)
+    _keep(store, _read_kept(store)[0], asked=0)
 
 
-def _cache_path(store: Store) -> Path:
-    return store.root / "submissions" / "queue.json"
-
-
-def _write_cache(store: Store, states: Mapping[str, QueueState]) -> None:
-    rows = {
-        folder: [each.state, each.reason, each.job_id, each.dependency] for folder, each in states.items()
-    }
+def _keep(store: Store, states: Mapping[str, QueueState], *, asked: float) -> None:
+    """`submissions/queue.json`: `<name of the array>_<index>` → what SLURM last said of that job."""
+    rows = {key: [each.state, each.reason, each.job_id] for key, each in states.items()}
     with contextlib.suppress(OSError, RunError):  # a read-only store still has a status
-        files.write_hint(
-            _cache_path(store), files.encode_json({"asked": time.time(), "jobs": rows}, indent=None)
-        )
+        data = files.encode_json({"asked": asked, "jobs": rows}, indent=None)
+        files.write_atomic(store.root / "submissions" / KEPT, data)
 
 
-def _read_cache(store: Store) -> Queue:
-    """What was last known; empty where nothing is."""
-    found = Queue()
-    with contextlib.suppress(RunError, KeyError, TypeError, ValueError, AttributeError):
-        data: Any = reading.read_object(_cache_path(store), limit=64 << 20)
-        asked = float(data["asked"])
-        found.update({folder: QueueState(*map(str, row)) for folder, row in data["jobs"].items()})
-        found.age_seconds = time.time() - asked
-    return found
+def _read_kept(store: Store) -> tuple[dict[str, QueueState], float]:
+    """What `_keep` wrote, and how many seconds ago SLURM said so; nothing where that cannot be read."""
+    try:
+        data: Any = reading.read_object(store.root / "submissions" / KEPT, limit=64 << 20)
+        states = {key: QueueState(*map(str, row)) for key, row in data["jobs"].items()}
+        return states, time.time() - float(data["asked"])
+    except (RunError, KeyError, TypeError, ValueError, AttributeError):
+        return {}, 0.0

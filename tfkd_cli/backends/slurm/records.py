@@ -4,11 +4,10 @@
     submissions/<id>/specs/0000.json      what the runs are, 200 jobs a file: {folder: spec}
     submissions/<id>/arrays/0001.json     intent: the name, which jobs, what they wait for
     submissions/<id>/arrays/0001.sent     the job ids that sbatch gave
-    submissions/<id>/arrays/0001.none     SLURM refused it, or does not know its name
     submissions/<id>/arrays/0001.released a held array's dependencies are set and it may start
     submissions/<id>/array-0001/          submitit's folder: script, pickles, logs
     submissions/<id>/lives/3.jsonl        each start and end of the job with index 3, as the job notes them
-    submissions/ends.json                 how jobs ended, as SLURM last said
+    submissions/queue.json                what SLURM last said of each job (`queue`)
 
 All but the last are written once; a crash in between is repaired from SLURM's own list of names.
 """
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm.arrays import ranges
-from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 BACKEND = "slurm"
 SPECS_PER_FILE = 200  # jobs; 1,000 folders with a spec.json each, forced to the disk, would take 15 s here
-ENDS = "ends.json"
 
 
 @dataclass(kw_only=True)
@@ -41,10 +38,10 @@ class Array:
     submission: str
     number: int
     packs: tuple[tuple[str, ...], ...]  # folders of the runs of each element
-    after: tuple[tuple[str, ...], ...]  # folders each element waits for
-    first: int  # index of the first element in the submission's runs
-    held: bool
     folder: Path  # of the submission
+    after: tuple[tuple[str, ...], ...] = ()  # folders each element waits for
+    first: int = 0  # index of the first element in the submission's runs
+    held: bool = False
     ids: tuple[
         str, ...
     ] = ()  # of each element: `12_0`, or `12` for a single job; empty before sbatch answered
@@ -63,11 +60,6 @@ class Array:
     def base_id(self) -> str:
         """The id of the whole array, as scancel and scontrol take it."""
         return self.ids[0].split("_")[0]
-
-    @property
-    def refused(self) -> bool:
-        """Whether SLURM refused it, or did not know its name."""
-        return self._record("none").exists()
 
     @property
     def released(self) -> bool:
@@ -97,10 +89,6 @@ class Array:
         """Write down what sbatch gave."""
         self.ids = tuple(ids)
         files.create_once(self._record("sent"), files.encode_json({"ids": list(ids)}, indent=None))
-
-    def mark_refused(self, why: str) -> None:
-        """Write down that there is no such job."""
-        files.create_once(self._record("none"), files.encode_json({"why": why}))
 
     def mark_released(self) -> None:
         """Write down that its dependencies are set and it was released."""
@@ -202,18 +190,3 @@ def log_of(store: Store, folder: str) -> Path | None:
             if folder in pack and array.log_of(job_id).exists():
                 return array.log_of(job_id)
     return None
-
-
-def known_ends(store: Store) -> dict[str, list[str]]:
-    """`<name of the array>_<index>` → [state, reason], of jobs that SLURM may have forgotten."""
-    try:
-        found = reading.read_object(store.root / "submissions" / ENDS, limit=64 << 20) or {}
-    except RunError:
-        return {}
-    return {key: list(map(str, end)) for key, end in found.items() if isinstance(end, list) and len(end) == 2}
-
-
-def remember_ends(store: Store, ends: Mapping[str, Sequence[str]]) -> None:
-    """Keep how jobs ended; RunError where the store cannot be written."""
-    kept = {**known_ends(store), **{key: list(end) for key, end in ends.items()}}
-    files.write_atomic(store.root / "submissions" / ENDS, files.encode_json(kept, indent=None))

@@ -87,9 +87,10 @@ def parameters(
     """What submitit's SLURM executor is given: the profile's options, and what tfkd must set itself."""
     given = {option: value for option, value in options.items() if option != "python" and option[:2] != "--"}
     more = {option[2:]: value for option, value in options.items() if option[:2] == "--"}
-    more = {"requeue": True, **more, **({"hold": True} if on_hold else {})}
+    # Said outright, since SUBMITIT_PREEMPT_SIGNAL would change the signal.
+    warning = {"signal": f"USR2@{given.pop('signal_delay_s', site.signal_delay(minutes))}"}
+    more = {"requeue": True, **more, **warning, **({"hold": True} if on_hold else {})}
     return {
-        "signal_delay_s": site.signal_delay(minutes),
         "comment": name,
         "time": minutes,
         **given,  # the profile's own time goes over unchanged, "1-00:00" too
@@ -138,7 +139,6 @@ def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profil
             if not found:
                 raise
             return adopt(array, found[0], store=store)
-        array.mark_refused(error.sentence)
         shutil.rmtree(array.job_folder, ignore_errors=True)
         if _LIMIT.search(error.sentence):
             raise LimitReachedError(error.sentence) from error
@@ -168,15 +168,7 @@ def submit(
 def script(given: Mapping[str, Any]) -> str:
     """The text that sbatch would get for one job with these parameters."""
     with tempfile.TemporaryDirectory() as name, recording(Path(name) / "recorded") as calls:
-        one = records.Array(
-            submission="doctor",
-            number=1,
-            packs=(("run",),),
-            after=((),),
-            first=0,
-            held=False,
-            folder=Path(name),
-        )
+        one = records.Array(submission="doctor", number=1, packs=(("run",),), folder=Path(name))
         submit(one, given, store=Path(name))
         return Path(calls.read_text().split(maxsplit=1)[1].strip()).read_text()
 
@@ -206,19 +198,17 @@ def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
     return [(str(store), array.submission, str(array.first + offset)) for offset in range(len(array.packs))]
 
 
-def wait_in_flight(array: Array, *, seconds: float = IN_FLIGHT_SECONDS) -> None:
-    """Wait for the sbatch that a tfkd on this machine left behind when it died; it names the script."""
-    folder, deadline = str(array.job_folder).encode(), time.monotonic() + seconds
-    while time.monotonic() < deadline and any(folder in each for each in _command_lines()):
+def wait_in_flight(submissions: Path, *, seconds: float = IN_FLIGHT_SECONDS) -> None:
+    """Wait for an sbatch that a tfkd of this machine left behind when it died; it names the script."""
+    folder, deadline = str(submissions.absolute()).encode(), time.monotonic() + seconds
+    while time.monotonic() < deadline and any(b"sbatch" in each and folder in each for each in _commands()):
         time.sleep(0.2)
 
 
-def _command_lines() -> Iterator[bytes]:
+def _commands() -> Iterator[bytes]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            command = path.read_bytes()
-            if b"sbatch" in command:
-                yield command
+            yield path.read_bytes()
 
 
 @contextlib.contextmanager

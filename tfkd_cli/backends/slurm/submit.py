@@ -175,9 +175,8 @@ class _Before:
 def _look(store: Store, specs: Sequence[RunSpec], *, tell: Tell) -> _Before:
     """Look at queue and store; what a dead sender left is adopted, its held arrays are released."""
     known = records.known_arrays(store)
-    for array in known:
-        if not array.ids and not array.refused:
-            sbatch.wait_in_flight(array)
+    if not all(array.ids for array in known):
+        sbatch.wait_in_flight(store.root / "submissions")
     jobs = queue.ask_jobs() if known else {}
     _adopt(store, known, jobs, tell)
     states = queue.look(store, known, jobs)
@@ -212,10 +211,9 @@ def _adopt(store: Store, known: Sequence[Array], jobs: queue.Jobs, tell: Tell) -
     sent = {folder for each in known if each.name in at_work for pack in each.packs for folder in pack}
     for array in (each for each in known if not each.ids):
         job_id = by_name.get(array.name)
-        if job_id is None:
-            if not array.refused:
-                array.mark_refused("not known to SLURM by its name")
-        elif _is_active(jobs, job_id) and any(folder in sent for pack in array.packs for folder in pack):
+        if job_id is None:  # SLURM never got it, or refused it
+            continue
+        if _is_active(jobs, job_id) and any(folder in sent for pack in array.packs for folder in pack):
             client.ask(["scancel", job_id.split("_")[0]])
             tell(f"cancelled job {job_id.split('_')[0]}: its runs were sent again before SLURM had it.")
         else:
