@@ -39,8 +39,8 @@ def up(root: Path, options: Options) -> Layout:
         daemons.start(
             "mariadbd", ["mariadbd", *config.mariadb_options(layout)], ready=layout.database_socket.is_socket
         )
-        daemons.start("slurmdbd", _daemon("slurmdbd"), ready=lambda: _teacher_logits(layout.port + 1))
-    daemons.start("slurmctld", _daemon("slurmctld"), ready=lambda: _teacher_logits(layout.port))
+        daemons.start("slurmdbd", _daemon("slurmdbd"), ready=lambda: _listens(layout.port + 1))
+    daemons.start("slurmctld", _daemon("slurmctld"), ready=lambda: _listens(layout.port))
     for name in layout.node_names:
         start(layout, f"slurmd-{name}")
     _wait_for_nodes(layout)
@@ -52,10 +52,10 @@ def start(layout: Layout, name: str) -> None:
     if name.startswith("slurmd-"):
         node = name.removeprefix("slurmd-")
         port = layout.port + 2 + layout.node_names.index(node)
-        Daemons(layout).start(name, [*_daemon("slurmd"), "-N", node], ready=lambda: _teacher_logits(port))
+        Daemons(layout).start(name, [*_daemon("slurmd"), "-N", node], ready=lambda: _listens(port))
         return
     ports = {"slurmctld": layout.port, "slurmdbd": layout.port + 1}
-    Daemons(layout).start(name, _daemon(name), ready=lambda: _teacher_logits(ports[name]))
+    Daemons(layout).start(name, _daemon(name), ready=lambda: _listens(ports[name]))
 
 
 def down(root: Path) -> None:
@@ -64,7 +64,7 @@ def down(root: Path) -> None:
     if layout is None:
         return
     daemons = Daemons(layout)
-    if _teacher_logits(layout.port):
+    if _listens(layout.port):
         with contextlib.suppress(subprocess.TimeoutExpired):
             client(layout, "scancel", "--quiet", "--user", getpass.getuser())
             wait_until(lambda: not client(layout, "squeue", "--noheader"), seconds=8)
@@ -184,7 +184,7 @@ def _wait_for_nodes(layout: Layout) -> None:
         raise SystemExit(f"the nodes are not idle:\n{client(layout, 'sinfo', '-R')}see {layout.root / 'log'}")
 
 
-def _teacher_logits(port: int) -> bool:
+def _listens(port: int) -> bool:
     # A client blocks for 9 s when slurmctld is down: ask the port first.
     with socket.socket() as probe:
         probe.settimeout(1)

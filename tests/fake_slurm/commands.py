@@ -12,11 +12,13 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 HOME = Path(os.environ["FAKE_SLURM"])
+OVERRIDES = {"SBATCH_JOB_NAME": "job-name", "SBATCH_PARTITION": "partition", "SBATCH_TIMELIMIT": "time"}
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED")
 
 
@@ -43,7 +45,9 @@ def sbatch(arguments: list[str], state: dict[str, Any]) -> int:
     """Accept a script, or refuse it for the reasons the state gives."""
     testing = "--test-only" in arguments
     text = sys.stdin.read() if testing else Path(arguments[-1]).read_text()
-    options = _options(text)
+    options = _options(text) | {
+        OVERRIDES[key]: os.environ[key] for key in OVERRIDES.keys() & os.environ.keys()
+    }
     known = [line.split("|")[0].rstrip("*") for line in state["sinfo"]]
     if options.get("partition", known[0]) not in known:
         return refuse("sbatch", "invalid partition specified: " + options["partition"])
@@ -72,6 +76,8 @@ def sbatch(arguments: list[str], state: dict[str, Any]) -> int:
         "script": text,
         "elements": [dict(element) for _ in range(size)],
     }
+    state["names"].update({f"{job_id}_{index}": options["job-name"] for index in range(size)})
+    state["names"][str(job_id)] = options["job-name"]
     if state["warn"]:
         print(f"sbatch: {state['warn']}", file=sys.stderr)
     print(f"Submitted batch job {job_id}")
@@ -79,7 +85,9 @@ def sbatch(arguments: list[str], state: dict[str, Any]) -> int:
 
 
 def squeue(arguments: list[str], state: dict[str, Any]) -> int:
-    """All jobs that slurmctld remembers, one line an element."""
+    """All jobs that slurmctld remembers, one line an element; none where a variable hides them."""
+    if "SQUEUE_PARTITION" in os.environ:
+        return 0
     wanted = arguments[arguments.index("--name") + 1] if "--name" in arguments else None
     line = arguments[arguments.index("-o") + 1]
     for job_id, job in state["jobs"].items():
@@ -100,6 +108,9 @@ def squeue(arguments: list[str], state: dict[str, Any]) -> int:
 def scontrol(arguments: list[str], state: dict[str, Any]) -> int:
     """show config, show job, update dependency, release, requeue."""
     verb = arguments[0]
+    if verb == "show" and arguments[1] == "partition":
+        print("\n".join(state["partitions"]))
+        return 0
     if verb == "show" and arguments[1] == "config":
         print("\n".join(f"{key:<24}= {value}" for key, value in state["config"].items()))
         return 0
@@ -143,7 +154,7 @@ def sacct(arguments: list[str], state: dict[str, Any]) -> int:
     wanted = arguments[arguments.index("-j") + 1].split(",")
     for job_id, row in state["accounting"].items():
         if job_id.split("_")[0] in wanted:
-            print(f"{job_id}|{row}|1:0")
+            print(f"{job_id}|{row}|1:0|{state['names'].get(job_id, '')}")
     return 0
 
 
@@ -188,7 +199,9 @@ def _elements(name: str, state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """One command: noted, refused when the state says so, done otherwise."""
+    """One command: noted, refused when the state says so, done otherwise; sbatch may be slow to arrive."""
+    if command == "sbatch" and (HOME / "slow").exists():
+        time.sleep(float((HOME / "slow").read_text()))
     with locked_state() as state:
         state["calls"].append([command, *arguments])
         if state["down"]:

@@ -19,7 +19,7 @@ import pytest
 from tfkd_cli import data
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
@@ -150,7 +150,7 @@ class Drill:
 
     def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let SLURM's commands, and the jobs they send, find this cluster and the drill's networks."""
-        for key in [key for key in os.environ if key.startswith("SLURM_")]:
+        for key in [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_"))]:
             monkeypatch.delenv(key)
         monkeypatch.setenv("SLURM_CONF", self.cluster.environment["SLURM_CONF"])
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -243,6 +243,17 @@ def lossy_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> 
     """A cluster of its own that takes a node for lost after five seconds."""
     _require_slurm()
     cluster = Cluster("--set", "SlurmdTimeout=5")
+    yield from _drill(cluster, tmp_path, cache, monkeypatch)
+    cluster.down()
+
+
+@pytest.fixture
+def forgetful_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
+    """A cluster without accounting that kills for memory and forgets jobs quickly."""
+    _require_slurm()
+    gather = ("Type=jobacct_gather/linux", "Frequency=task=1", "Params=OverMemoryKill")
+    settings = ["MinJobAge=2", *(f"JobAcctGather{each}" for each in gather)]
+    cluster = Cluster(*(word for each in settings for word in ("--set", each)))
     yield from _drill(cluster, tmp_path, cache, monkeypatch)
     cluster.down()
 

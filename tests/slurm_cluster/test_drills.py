@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tfkd_cli.backends.slurm import cancel, queue, retry
+from tfkd_cli.backends.slurm import cancel, queue
 from tfkd_cli.backends.slurm.client import SlurmError
+from tfkd_cli.backends.slurm.submit import retry
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 from tfkd_cli.training import provenance, runner
@@ -59,7 +60,18 @@ def tfkd(*arguments: str) -> str:
 
 def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_path: Path, small: str) -> None:
     toml = str(drill.profile(small).path)
-    common = ["--seeds", "1", "--epochs", "1", "--threads", "1", "--cache-dir", drill.execution.cache]
+    common = [
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--cache-dir",
+        drill.execution.cache,
+    ]
     there, here = str(drill.store.root), str(tmp_path / "here")
     tfkd("reproduce", "demo", *common, "--results", there, "--cluster", toml)
     counts = json.loads(tfkd("status", "--results", there, "--json"))["counts"]
@@ -116,9 +128,9 @@ def test_students_of_a_crashed_teacher_wait_visibly_and_run_after_retry(
     assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["crash", "crash"]
     assert not drill.store.run(student).attempts()
     drill.crash.unlink()
-    sent = retry.retry(
-        drill.store,
+    sent = retry(
         teacher,
+        store=drill.store,
         execution=drill.execution,
         profile=drill.profile(),
     )
@@ -141,19 +153,19 @@ def test_a_slurmd_that_is_killed_in_mid_run_and_comes_back_costs_nothing(drill: 
 SUBMIT = """
     import os, signal, sys
     from pathlib import Path
-    from tfkd_cli.backends.slurm import profile, sending, submit
+    from tfkd_cli.backends.slurm import profile, sbatch, submit
     from tfkd_cli.execution import Execution
     from tfkd_cli.store import Store
     root, toml, cache, folders, die_after = sys.argv[1:]
     store = Store.open(Path(root), create=False)
     specs = [store.folder(name).spec() for name in folders.split(",")]
-    real = sending._submit
+    real = sbatch.submit
     def submit_or_die(array, *args, **more):
         ids = real(array, *args, **more)
         if array.number == int(die_after):
             os.kill(os.getpid(), signal.SIGKILL)
         return ids
-    sending._submit = submit_or_die
+    sbatch.submit = submit_or_die
     sent = submit.submit(specs, store=store, execution=Execution(cache=cache, threads=1, device="cpu"),
                          profile=profile.read(Path(toml)), costs={spec.key: 60.0 for spec in specs})
     print(sent.runs)

@@ -1,4 +1,4 @@
-"""Training on a real GPU: no step waits, a run resumes, and the numbers are those of the CPU up to rounding."""
+"""Training on a real GPU: no step waits, runs resume, and the numbers are those of the CPU up to rounding."""
 
 from __future__ import annotations
 

@@ -65,15 +65,18 @@ def submit(
     teacher_logits: Sequence[str],
     backend: str,
     weights: Mapping[str, Sequence[str]] | None = None,
+    **more: str,
 ) -> str:
     """Write what workers are to do (index → folder names of its runs); the submission's id.
 
     `weights`: what finished runs must be able to teach with (folder → files), or are trained again.
+    `more` is kept beside it: the profile, the staged code.
     """
     return store.add_submission(
         {
             "schema": 1,
             "backend": backend,
+            **more,
             "created": time.time(),
             "execution": execution.to_json(),
             "runs": [list(pack) for pack in packs],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,10 @@ from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.profile import Profile
+    from tfkd_cli.backends.slurm.queue import QueueState
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -26,15 +30,23 @@ def register(app: typer.Typer) -> None:
     app.command()(retry)
 
 
-def check(name: str) -> None:
-    """RequestError when there is no such profile, or no SLURM here to send jobs with."""
+def check(name: str) -> Profile:
+    """The profile; RequestError when there is none of this name, or no SLURM here to send jobs with."""
     from tfkd_cli.backends.slurm import client
 
-    profiles.find(name)
+    found = profiles.find(name)
     client.require()
+    return found
 
 
-def submit(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> int:
+def submit(
+    campaign: Campaign,
+    plan: Plan,
+    runs: Sequence[RunSpec],
+    where: ExecutionOptions,
+    *,
+    profile: Profile | None = None,
+) -> int:
     """Hand the missing runs to SLURM and return; the cluster does the rest."""
     from tfkd_cli.backends.slurm.submit import submit as send
 
@@ -42,7 +54,7 @@ def submit(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Execu
         runs,
         store=campaign.store,
         execution=campaign.execution,
-        profile=profiles.find(where.cluster),
+        profile=profile or profiles.find(where.cluster),
         jobs=where.jobs,
         costs=_costs(plan),
         on_event=console.say,
@@ -55,13 +67,16 @@ def submit(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: Execu
         console.say(f"{sent.already} runs were in the queue already.")
     if sent.left_in_plan:
         console.say(f"{len(sent.left_in_plan)} runs are beyond a limit of the site: give the command again.")
+    if sent.elsewhere:
+        text = "runs are left to the process that trains them or their teacher: give the command again later."
+        console.say(f"{len(sent.elsewhere)} {text}")
     console.say("Nothing of tfkd stays running here. `tfkd status --watch` follows them.")
     return 0
 
 
 def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> None:
     """The sbatch scripts that would be sent, to stdout; needs no SLURM."""
-    from tfkd_cli.backends.slurm.dry_run import dry_run
+    from tfkd_cli.backends.slurm.sending import dry_run
 
     scripts = dry_run(
         plan.missing,
@@ -70,6 +85,7 @@ def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> Non
         profile=profiles.find(where.cluster),
         jobs=where.jobs,
         costs=_costs(plan),
+        on_event=console.say,
     )
     for script in scripts:
         print(script)
@@ -79,22 +95,21 @@ def _costs(plan: Plan) -> dict[str, float]:
     return {key: item.seconds_left_alone for key, item in plan.items.items()}
 
 
-def queue(store: Store) -> dict[str, overview.Queued]:
-    """What SLURM says of this store's runs, by folder, in the words of `tfkd status`."""
+def queue(store: Store) -> tuple[dict[str, overview.Queued], list[str]]:
+    """What SLURM says of this store's runs, by folder, in the words of `tfkd status`; and notes on that."""
     from tfkd_cli.backends.slurm.queue import queue_states
-    from tfkd_cli.backends.slurm.records import known_arrays
 
-    if not known_arrays(store):
-        return {}
     states = queue_states(store)
+    notes = []
     if states.error:
-        console.say(
-            f"SLURM did not answer ({states.error}); what it said {states.age_seconds:.0f} s ago is shown."
-        )
-    return {
-        folder: overview.queued(state.state, job=state.job_id, reason=state.reason)
-        for folder, state in states.items()
-    }
+        notes.append(f"{states.error} What SLURM said {states.age_seconds:.0f} s ago is shown.")
+    return {folder: _queued(state) for folder, state in states.items()}, notes
+
+
+def _queued(state: QueueState) -> overview.Queued:
+    if state.way_out:
+        return overview.Queued(status="blocked", job=state.job_id, reason=state.way_out)
+    return overview.queued(state.state, job=state.job_id, reason=state.reason)
 
 
 @with_options
@@ -125,22 +140,28 @@ def retry(
 
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
-    from tfkd_cli.backends.slurm.retry import retry as submit_again
+    from tfkd_cli.backends.slurm.submit import retry as submit_again
 
     opened = session.open_store(store, write=True)
     spec = find_run(opened, store, run)
-    cluster = "slurm" if where.cluster == "local" else where.cluster
-    profile = profiles.find(cluster)
+    profile = check("slurm" if where.cluster == "local" else where.cluster)
     made, _ = overview.campaigns(opened, session.execution(store), device="cuda")
     sent = submit_again(
-        opened,
         spec,
+        store=opened,
         execution=session.execution(store, where),
         profile=profile,
         costs={key: seconds for each in made for key, seconds in _costs(each.plan()).items()},
         on_event=console.say,
     )
-    print(f"Submitted {spec.folder} again; {sent.repointed} waiting jobs point to it now.")
+    jobs = ", ".join(job for job, _ in sent.arrays)
+    if own := sent.queued.get(spec.folder):
+        print(
+            f"{spec.folder} was in the queue already, as job {own}; its teacher was submitted again: {jobs}."
+        )
+    else:
+        print(f"Submitted {spec.folder} again: job {jobs}.")
+    print(f"{sent.repointed} waiting jobs point to it now.")
     return 0
 
 

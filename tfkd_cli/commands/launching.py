@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
 from tfkd_cli import console
@@ -21,6 +21,9 @@ from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.profile import Profile
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
 FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
@@ -184,8 +187,7 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         console.say(
             f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
-    if now:
-        check_place(where)
+    profile = check_place(where) if now else None
     _warn_when_long(plan, campaign, where)
     ready.make_ready(
         campaign.request,
@@ -199,19 +201,21 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
     show_foreign_teacher(campaign, now)
     campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
     campaign.record(command)
-    if where.cluster != "local" and now:
+    if profile is not None:
         from tfkd_cli.commands import cluster
 
-        return cluster.submit(campaign, plan, now, where)
+        return cluster.submit(campaign, plan, now, where, profile=profile)
     failed = run_here(campaign, plan, now, where) if now else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
 
-def check_place(where: ExecutionOptions) -> None:
-    """RequestError, before anything has started, when there is no such device here, or no such cluster."""
+def check_place(where: ExecutionOptions) -> Profile | None:
+    """The profile of `--cluster`, if any; RequestError, before anything has started, when there is no such
+    device here, or no such cluster."""
     if where.cluster == "local":
-        return ready.check_device(where.device)
+        ready.check_device(where.device)
+        return None
     from tfkd_cli.commands import cluster
 
     return cluster.check(where.cluster)

@@ -75,19 +75,21 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise printing.nothing_asked(str(item), options.results, names)
-    return overview.overview(made, store.scan(), queue=_queue(options), names=names, notes=notes)
+    queue, remarks = _queue(options)
+    return overview.overview(made, store.scan(), queue=queue, names=names, notes=[*notes, *remarks])
 
 
 def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
     from tfkd_cli.commands import cluster
 
-    return overview.one_run(store, cluster.find_run(store, options, item), queue=_queue(options))
+    queue, remarks = _queue(options)
+    return overview.one_run(store, cluster.find_run(store, options, item), queue=queue, notes=remarks)
 
 
-def _queue(options: StoreOptions) -> dict[str, overview.Queued]:
-    """What SLURM says, where this store has submissions to it."""
+def _queue(options: StoreOptions) -> tuple[dict[str, overview.Queued], list[str]]:
+    """What SLURM says, where this store has submissions to it, and notes on that."""
     if not (options.results / "submissions").is_dir():
-        return {}
+        return {}, []
     from tfkd_cli.commands import cluster
 
     return cluster.queue(session.open_store(options, write=False))
@@ -104,13 +106,14 @@ def _print_overview(seen: overview.Overview) -> None:
         target.print(
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
         )
+    jobs = any(each.job for each in seen.runs)
     rows = [
-        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", each.message)
+        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", *([each.job or ""] * jobs), each.message)
         for each in seen.runs
         if each.status in ("running", "failed", "blocked") or (each.status != "done" and len(seen.runs) <= 20)
     ]
     if rows:
-        target.print(console.simple_table(("status", "run", "epoch", "why"), rows))
+        target.print(console.simple_table(("status", "run", "epoch", *(["job"] * jobs), "why"), rows))
     for note in seen.notes:
         console.say(f"Note: {note}")
 

@@ -77,8 +77,6 @@ def queued(state: str, *, job: str, reason: str) -> Queued:
     """SLURM's word for a job in ours; a job that has left the queue is judged by the store alone."""
     if state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"):
         return Queued(status="running", job=job, reason=reason)
-    if state == "PENDING" and reason == "DependencyNeverSatisfied":
-        return Queued(status="blocked", job=job, reason="SLURM: DependencyNeverSatisfied")
     waiting = (
         "PENDING",
         "REQUEUED",
@@ -141,10 +139,12 @@ def overview(
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
-def one_run(store: Store, spec: RunSpec, *, queue: Mapping[str, Queued]) -> Overview:
+def one_run(
+    store: Store, spec: RunSpec, *, queue: Mapping[str, Queued], notes: Sequence[str] = ()
+) -> Overview:
     """The overview of a single run."""
     state = store.scan([spec.key])[spec.key]
-    return Overview((_status(spec, state, queue.get(spec.folder), {}, ()),), 0.0)
+    return Overview((_status(spec, state, queue.get(spec.folder), {}, ()),), 0.0, tuple(notes))
 
 
 def _status(
@@ -184,12 +184,10 @@ def _shown(
         teacher = before.get(parent.key)
         if teacher is not None and teacher.status in ("failed", "blocked"):
             return "blocked", f"its teacher {teacher.run} is {teacher.status}"
-    if queued and queued.status == "queued":
-        return "queued", queued.reason
+    if queued and queued.status in ("queued", "blocked"):
+        return "queued" if queued.status == "queued" else "blocked", queued.reason
     if known in ("failed", "damaged") and state is not None:
         return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
-    if queued and queued.status == "blocked":
-        return "blocked", queued.reason
     told = queued.reason if queued else ""
     if known == "resumable":
         return "todo", f"resumable; {told}" if told else "resumable"

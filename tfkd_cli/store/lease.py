@@ -23,6 +23,9 @@ from tfkd_cli.store.reading import DamagedFile
 LIVE_SECONDS = 600.0
 """A heartbeat older than this is taken for the end of its owner, unless SLURM knows better."""
 
+JOB_VARIABLE = "TFKD_JOB"
+"""Set in a job that tfkd's SLURM backend started, to its id; being inside an allocation alone is not that."""
+
 LEASE = "lease.json"
 OWNER = "owner.json"
 _LIMIT = 64 << 10  # bytes
@@ -60,7 +63,7 @@ def new_owner(given: Mapping[str, Any]) -> dict[str, Any]:
         "host": this_host(),
         "pid": pid,
         "process_start": _process_start(pid),
-        "slurm": os.environ.get("SLURM_JOB_ID"),
+        "slurm": os.environ.get(JOB_VARIABLE),
         **{key: value for key, value in given.items() if value is not None},
     }
 

@@ -24,7 +24,7 @@ from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
-from tfkd_cli.store import files
+from tfkd_cli.store import files, lease
 from tfkd_cli.training import checkpoints, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.record import Record
@@ -107,14 +107,14 @@ def check_parents(spec: RunSpec, store: Store) -> None:
 
 
 def _start_attempt(folder: RunFolder) -> Attempt:
-    """On SLURM the scheduler sees to it that a run has one job; elsewhere a fresh heartbeat does."""
-    if os.environ.get("SLURM_JOB_ID"):
+    """In a job of ours SLURM sees to it that a run has one job; elsewhere a fresh heartbeat does."""
+    if os.environ.get(lease.JOB_VARIABLE):
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})
     if attempt is None:
-        lease = folder.lease()
+        other = folder.lease()
         owner = (
-            f"process {lease.pid} on {lease.host.split()[0]}" if lease and lease.host else "another process"
+            f"process {other.pid} on {other.host.split()[0]}" if other and other.host else "another process"
         )
         raise Blocked(f"{folder.name} is being trained by {owner}.", by=folder.name)
     return attempt

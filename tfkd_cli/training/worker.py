@@ -178,14 +178,17 @@ def main(
     stop = stop or Stop()
     stop.listen()
     try:
-        job = read_job(store, submission, index)
-        if len(job.folders) > 1:
-            return _do_pack(job, stop=stop, on_stop=on_stop)
-        spec = job.spec()
+        return do(read_job(store, submission, index), stop=stop, on_stop=on_stop)
     except TfkdError as error:
         print(error, file=sys.stderr)
         return BAD_SPEC
-    return _do_run(job, spec, stop=stop, on_stop=on_stop)
+
+
+def do(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+    """Do the runs of a job that was read already; the exit code."""
+    if len(job.folders) > 1:
+        return _do_pack(job, stop=stop, on_stop=on_stop)
+    return _do_run(job, job.spec(), stop=stop, on_stop=on_stop)
 
 
 def begin(store: str, submission: str, index: str, environment: Mapping[str, str], log: Path) -> NoReturn:

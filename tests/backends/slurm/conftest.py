@@ -15,7 +15,7 @@ import pytest
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import staging
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
@@ -38,6 +38,8 @@ FRESH: dict[str, Any] = {
         "MinJobAge": "300 sec",
     },
     "sinfo": ["main*|2-00:00:00|8|8000|gpu:4", "urgent|infinite|8|8000|gpu:4"],
+    "partitions": ["PartitionName=main MaxCPUsPerNode=UNLIMITED MaxMemPerNode=UNLIMITED"],
+    "names": {},
     "accounting": None,
     "max_submit": None,
     "no_element_updates": False,
@@ -126,7 +128,7 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setenv("FAKE_SLURM", str(home))
     monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
     for key in list(os.environ):
-        if key.startswith("SLURM_"):
+        if key.startswith(("SLURM_", "SBATCH_")):
             monkeypatch.delenv(key)
     return FakeSlurm(home)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends.slurm import queue, records
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
@@ -88,8 +88,42 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
     fake_slurm.move("2", "PENDING", queue.NEVER)
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
-    assert told == f"Submitted {teacher.folder} again; 1 waiting jobs point to it now.\n"
+    assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
     assert int(fake_slurm.options("3")["time"]) < 60  # of the plan, not the 12 hours of an unknown run
+
+
+def test_retry_of_a_run_in_the_queue_submits_nothing_and_says_so(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    teacher, _ = sent
+    assert main(["retry", teacher.folder, "--results", str(store.root)]) == 2
+    said = capfd.readouterr().err
+    assert f"{teacher.folder} was not submitted: it is in SLURM's queue already, as job 1." in said
+    assert len(fake_slurm.state["jobs"]) == 2
+
+
+def test_a_held_job_is_blocked_with_its_id_and_a_way_out(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
+) -> None:
+    fake_slurm.move("1", "PENDING", "JobHeldUser")
+    assert status(tfkd, sent[0]) == (
+        "blocked",
+        "SLURM holds job 1 (JobHeldUser): `scontrol release 1` lets it go",
+    )
+    [row] = [each for each in json.loads(tfkd("status", "--json"))["runs"] if each["key"] == sent[0].key]
+    assert row["job"] == "1"
+    assert "scontrol release 1" in " ".join(tfkd("status").split())
+
+
+def test_a_silent_slurmctld_is_a_note_of_status(
+    fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell, store: Store
+) -> None:
+    tfkd("status")
+    queue.forget(store)
+    with fake_slurm.edit() as state:
+        state["down"] = True
+    [note] = json.loads(tfkd("status", "--json"))["notes"]
+    assert "SLURM does not answer" in note
 
 
 def test_a_wrong_profile_is_refused_before_anything_else(

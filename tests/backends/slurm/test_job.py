@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import client, job, records
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import Store
+from tfkd_cli.store import Store, lease
 from tfkd_cli.training import worker
 
 Start = Callable[..., int]
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """A job takes over signals first thing; the tests get theirs back."""
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A job takes over signals first thing and says that it is one of ours; the tests get theirs back."""
+    monkeypatch.setenv("TFKD_JOB", "")
     before = {
         number: signal.getsignal(number)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
@@ -46,7 +47,7 @@ def start(
 
     def once(work: Callable[..., int], *, restart: int = 0) -> int:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
-        monkeypatch.setattr(worker, "main", work)
+        monkeypatch.setattr(worker, "do", work)
         with pytest.raises(SystemExit) as caught:
             job.main(str(store.root), sent.submissions[0], "0")
         assert isinstance(caught.value.code, int)
@@ -61,11 +62,11 @@ def lives(store: Store) -> list[tuple[str, str]]:
 
 
 def stopped_by(reason: str) -> Callable[..., int]:
-    return lambda *strings, stop, on_stop: on_stop(reason)
+    return lambda job, stop, on_stop: on_stop(reason)
 
 
 def ends_with(code: int) -> Callable[..., int]:
-    return lambda *strings, stop, on_stop: code
+    return lambda job, stop, on_stop: code
 
 
 def test_a_job_that_is_done_exits_with_0_through_systemexit(start: Start, store: Store) -> None:
@@ -131,7 +132,7 @@ def test_a_signal_that_comes_first_of_all_reaches_the_worker(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(records, "declare_runs", preempted_meanwhile)
-    assert start(lambda *strings, stop, on_stop: 75 if stop.reason == worker.TERMINATED else 0) == 75
+    assert start(lambda job, stop, on_stop: 75 if stop.reason == worker.TERMINATED else 0) == 75
 
 
 def test_where_requeue_is_refused_it_ends_with_75_for_the_next_reproduce(
@@ -153,7 +154,7 @@ def test_a_crash_comes_back_until_it_makes_no_progress(start: Start, fake_slurm:
 def test_only_errors_that_may_pass_are_tried_again(
     start: Start, store: Store, graph: Callable[[int, int], list[RunSpec]], kind: str, code: int
 ) -> None:
-    def failing(*strings: str, stop: Any, on_stop: Any) -> int:
+    def failing(job: Any, stop: Any, on_stop: Any) -> int:
         store.run(graph(1, 0)[0]).start_attempt(owner={}).fail({"kind": kind, "message": "…"})
         return worker.CRASHED
 
@@ -161,7 +162,7 @@ def test_only_errors_that_may_pass_are_tried_again(
 
 
 def test_a_life_that_ended_without_a_word_is_counted_as_lost(start: Start, store: Store) -> None:
-    def killed(*strings: str, stop: Any, on_stop: Any) -> int:
+    def killed(job: Any, stop: Any, on_stop: Any) -> int:
         raise SystemExit(137)
 
     start(killed)
@@ -172,7 +173,7 @@ def test_a_life_that_ended_without_a_word_is_counted_as_lost(start: Start, store
 def test_a_job_lost_twice_without_progress_is_given_up_and_says_so(
     start: Start, store: Store, graph: Callable[[int, int], list[RunSpec]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def killed(*strings: str, stop: Any, on_stop: Any) -> int:
+    def killed(job: Any, stop: Any, on_stop: Any) -> int:
         store.run(graph(1, 0)[0]).start_attempt(owner={}).release()
         raise SystemExit(137)
 
@@ -202,3 +203,24 @@ def test_lives_survive_a_line_that_was_cut(start: Start, store: Store) -> None:
     with Path(path).open("a") as stream:
         stream.write('{"event": "beg')
     assert start(ends_with(worker.DONE), restart=1) == 0
+
+
+def test_a_warning_in_the_last_moment_does_not_fail_a_finished_job(start: Start) -> None:
+    assert start(ends_with(worker.DONE)) == 0
+    assert {signal.getsignal(number) for number in worker.HEARD} == {signal.SIG_IGN}
+
+
+def test_a_job_says_that_it_is_one_of_ours(start: Start) -> None:
+    start(ends_with(worker.DONE))
+    assert os.environ[lease.JOB_VARIABLE] == "1"
+
+
+def test_a_stopped_job_whose_runs_are_all_done_has_succeeded(
+    start: Start,
+    graph: Callable[[int, int], list[RunSpec]],
+    finish: Callable[[RunSpec], None],
+    fake_slurm: Any,
+) -> None:
+    finish(graph(1, 0)[0])
+    assert start(stopped_by("USR2")) == 0
+    assert fake_slurm.state["requeued"] == []

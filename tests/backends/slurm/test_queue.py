@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfkd_cli.backends.slurm import cancel, queue, retry
+from tfkd_cli.backends.slurm import cancel, queue, records
+from tfkd_cli.backends.slurm import submit as submitting
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submission import Submitted
-from tfkd_cli.errors import RequestError
+from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
@@ -80,11 +83,12 @@ def test_sacct_is_asked_only_for_vanished_ids_and_in_chunks(
 
 
 def test_runs_that_are_done_are_not_asked_of_sacct(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, finish: Callable[[RunSpec], None]
 ) -> None:
     send(graph(1, 0))
+    finish(graph(1, 0)[0])
     fake_slurm.forget("1")
-    queue.queue_states(store, fresh=True, done=[graph(1, 0)[0].folder])
+    queue.queue_states(store, fresh=True)
     assert fake_slurm.calls("sacct") == []
 
 
@@ -97,8 +101,9 @@ def test_a_damaged_cache_costs_one_call(fake_slurm: Any, send: Send, graph: Grap
 
 @given(st.text(max_size=200))
 def test_no_output_of_slurm_breaks_the_parsers(text: str) -> None:
-    queue.parse_squeue(text)
     queue.parse_sacct(text)
+    with contextlib.suppress(RunError):  # never anything else
+        queue.parse_squeue(text)
 
 
 def test_cancelling_a_part_of_an_array_names_ranges(
@@ -119,7 +124,7 @@ def test_retry_points_waiting_students_to_the_new_attempt(
     send([teacher, *students])
     fake_slurm.move("1", "FAILED", "NonZeroExitCode")
     fake_slurm.move("2", "PENDING", queue.NEVER)
-    sent = retry.retry(store, teacher, execution=execution, profile=profile)
+    sent = submitting.retry(teacher, store=store, execution=execution, profile=profile)
     assert (sent.runs, sent.repointed) == (1, 2)
     assert fake_slurm.dependencies("2") == ["afterok:4"] * 2
 
@@ -134,4 +139,104 @@ def test_a_finished_run_is_not_retried(
 ) -> None:
     finish(graph(1, 0)[0])
     with pytest.raises(RequestError, match="is done"):
-        retry.retry(store, graph(1, 0)[0], execution=execution, profile=profile)
+        submitting.retry(graph(1, 0)[0], store=store, execution=execution, profile=profile)
+
+
+OUT_OF_MEMORY = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes\n"
+
+
+def write_log(store: Store, job_id: str, text: str) -> None:
+    """What job `job_id` and SLURM wrote."""
+    [array] = [each for each in records.known_arrays(store) if job_id in each.ids]
+    array.log_of(job_id).write_text(text)
+
+
+def write_lives(store: Store, *lines: dict[str, str]) -> None:
+    """What the only job of the only submission noted of its lives."""
+    [array] = records.known_arrays(store)
+    path = records.lives_path(array.folder, 0)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_how_a_job_ended_is_known_after_slurm_has_forgotten_it(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store
+) -> None:
+    [spec] = graph(1, 0)
+    send([spec])
+    write_log(store, "1", OUT_OF_MEMORY)
+    fake_slurm.move("1", "FAILED", "NonZeroExitCode")
+    known = queue.queue_states(store, fresh=True)[spec.folder]
+    assert known.reason == "out of memory: ask for more (mem_gb)"
+    fake_slurm.forget("1")
+    assert queue.queue_states(store, fresh=True)[spec.folder] == known
+
+
+@pytest.mark.parametrize(
+    ("log", "lives", "state", "reason"),
+    [
+        (OUT_OF_MEMORY, [{"event": "began", "cause": ""}], "FAILED", "out of memory"),
+        ("training …\n", [{"event": "began", "cause": ""}], "FAILED", "it was killed, or its node died"),
+        ("", [{"event": "began", "cause": ""}, {"event": "ended", "cause": "refused"}], "FAILED", "refused"),
+        ("", [{"event": "ended", "cause": "cancelled"}], "VANISHED", "its job ended: cancelled"),
+        ("module: command not found\n", [], "FAILED", "before its run began: module: command not found"),
+        ("", [], "VANISHED", ""),
+    ],
+)
+def test_a_job_that_nobody_looked_at_in_time_is_judged_by_its_log_and_its_lives(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, log: str, lives: Any, state: str, reason: str
+) -> None:
+    [spec] = graph(1, 0)
+    send([spec])
+    write_log(store, "1", log)
+    write_lives(store, *lives)
+    fake_slurm.forget("1")
+    seen = queue.queue_states(store, fresh=True)[spec.folder]
+    assert seen.state == state
+    assert reason in seen.reason
+
+
+def test_a_row_of_accounting_gets_its_reason_from_the_log_and_another_jobs_row_is_none_of_ours(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store
+) -> None:
+    first, second = graph(2, 0)
+    send([first])
+    send([second])
+    with fake_slurm.edit() as state:
+        state["accounting"] = {"1": "FAILED", "2": "FAILED"}
+        state["names"]["2"] = "of-an-earlier-cluster"
+    write_log(store, "1", OUT_OF_MEMORY)
+    fake_slurm.forget("1")
+    fake_slurm.forget("2")
+    seen = queue.queue_states(store, fresh=True)
+    assert seen[first.folder].reason == "out of memory: ask for more (mem_gb)"
+    assert seen[second.folder].state == queue.VANISHED
+
+
+@pytest.mark.parametrize(
+    "line", ["1|main|me|PENDING", "slurm_load_jobs error: whatever", "x|PENDING|None|(null)|a"]
+)
+def test_output_of_squeue_that_is_not_understood_is_not_no_jobs(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(graph(1, 0))
+    monkeypatch.setattr(queue, "FORMAT", line)
+    with pytest.raises(RunError, match="none of its format"):
+        send(graph(1, 0))
+    assert len(fake_slurm.state["jobs"]) == 1
+
+
+def test_a_job_name_of_another_job_may_hold_any_character() -> None:
+    text = "CLUSTER: a\n7|RUNNING|None|a|b | c\n8_1|PENDING|launch failed requeued held|x\n"
+    jobs = queue.parse_squeue(text)
+    assert jobs["7"][0] == "a|b | c"
+    assert "scontrol release 8_1" in jobs["8_1"][1].way_out
+
+
+@pytest.mark.parametrize("reason", sorted(queue.HELD))
+def test_each_reason_for_which_a_job_never_starts_has_a_way_out(reason: str) -> None:
+    held = queue.QueueState("PENDING", reason, "12_3")
+    if reason.isupper():
+        held = queue.QueueState(reason, "", "12_3")
+    assert held.way_out.startswith(f"SLURM holds job 12_3 ({reason}): ")
+    assert "{" not in held.way_out

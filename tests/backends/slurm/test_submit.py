@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,10 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, sending
+from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submission import Submitted
+from tfkd_cli.backends.slurm.sending import Submitted, dry_run
 from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -112,18 +115,6 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
     assert (later.runs, later.already) == (4, 7)
 
 
-def test_where_slurmctld_keeps_few_jobs_only_those_are_sent_and_sbatch_never_waits(
-    fake_slurm: Any, send: Send, graph: Graph
-) -> None:
-    with fake_slurm.edit() as state:
-        state["config"]["MaxJobCount"] = "8"
-    sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [1, 6]
-    assert len(sent.left_in_plan) == 4
-    again = send(graph(1, 10))
-    assert (again.calls, again.already, len(again.left_in_plan)) == (0, 7, 4)
-
-
 def test_an_sbatch_that_has_waited_for_a_full_slurmctld_is_not_tried_again_with_less(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
@@ -148,7 +139,7 @@ def test_a_refusal_shows_slurms_sentence_and_the_line_to_change(
 ) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text('[submit]\nslurm_partition = "gpuu"\n')
-    with pytest.raises(sending.RefusedError) as caught:
+    with pytest.raises(sbatch.RefusedError) as caught:
         send(graph(1, 1), profile=profiles.read(path))
     assert "invalid partition specified: gpuu" in caught.value.what
     assert caught.value.expected == f'{path}, line 2: slurm_partition = "gpuu"'
@@ -157,7 +148,7 @@ def test_a_refusal_shows_slurms_sentence_and_the_line_to_change(
 def test_a_limit_that_lets_nothing_pass_is_a_refusal(fake_slurm: Any, send: Send, graph: Graph) -> None:
     with fake_slurm.edit() as state:
         state["max_submit"] = 0
-    with pytest.raises(sending.RefusedError, match="submit limit"):
+    with pytest.raises(sbatch.RefusedError, match="submit limit"):
         send(graph(1, 3))
 
 
@@ -185,13 +176,13 @@ def test_a_silent_slurmctld_is_a_clear_message_and_nothing_is_lost(
 def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
     fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sending._submit
+    real = sbatch.submit
 
     def lost_answer(*args: Any, **more: Any) -> tuple[str, ...]:
         real(*args, **more)
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
-    monkeypatch.setattr(sending, "_submit", lost_answer)
+    monkeypatch.setattr(sbatch, "submit", lost_answer)
     assert send(graph(1, 3)).arrays == (("1", 1), ("2", 3))
     monkeypatch.undo()
 
@@ -219,7 +210,7 @@ class DiesError(BaseException):
 def test_a_crash_between_intent_and_record_never_submits_twice(
     where: str, fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sending._submit
+    real = sbatch.submit
 
     def dying(array: Any, *args: Any, **more: Any) -> tuple[str, ...]:
         if array.number == 2 and where == "before sbatch":
@@ -232,7 +223,7 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
         return ids
 
     with monkeypatch.context() as patched:
-        patched.setattr(sending, "_submit", dying)
+        patched.setattr(sbatch, "submit", dying)
         with pytest.raises(DiesError):
             send(graph(1, 3))
     before = len(fake_slurm.state["jobs"])
@@ -344,8 +335,8 @@ def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
     store.run(specs[0]).start_attempt(owner={})
     sent = send(specs)
     assert sent.runs == 2
-    assert sent.left_in_plan == (specs[2],)
-    assert sent.already == 1
+    assert sent.elsewhere == (specs[0], specs[2])
+    assert sent.already == 0
 
 
 def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
@@ -355,3 +346,128 @@ def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
     store.run(spec).declare(spec)
     store.run(spec).start_attempt(owner={"slurm": "77"})
     assert send([spec]).runs == 1
+
+
+def _killed_while_sbatch_is_slow(root: str, toml: str, cache: str, specs: list[RunSpec]) -> None:
+    os.setsid()  # so that its sbatch outlives it
+    submit(
+        specs,
+        store=Store.open(Path(root), create=True),
+        profile=profiles.read(Path(toml)),
+        execution=Execution(cache=cache),
+    )
+
+
+def test_an_sbatch_in_flight_when_its_tfkd_is_killed_is_waited_for_and_adopted(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, profile: Profile, tmp_path: Path
+) -> None:
+    (fake_slurm.home / "slow").write_text("2")
+    arguments = (str(store.root), str(profile.path), str(tmp_path), graph(1, 0))
+    process = multiprocessing.get_context("fork").Process(target=_killed_while_sbatch_is_slow, args=arguments)
+    process.start()
+    while not list(store.root.glob("submissions/*/array-0001/.submission_file_*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.join()
+    told: list[str] = []
+    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert "as job 1" in told[0]
+    assert len(fake_slurm.state["jobs"]) == 1
+
+
+def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled(
+    fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*args: Any, **more: Any) -> tuple[str, ...]:
+        raise DiesError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sbatch, "submit", dying)
+        with pytest.raises(DiesError):
+            send(graph(1, 0))
+    assert send(graph(1, 0)).runs == 1
+    with fake_slurm.edit() as state:
+        [intent] = [name for name in _names(fake_slurm) if name not in state["names"].values()]
+        state["jobs"]["9"] = {**state["jobs"]["1"], "name": intent}
+    told: list[str] = []
+    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert told == ["cancelled job 9: its runs were sent again before SLURM had it."]
+    assert [job["elements"][0]["state"] for job in fake_slurm.state["jobs"].values()] == [
+        "PENDING",
+        "CANCELLED",
+    ]
+
+
+def _names(fake_slurm: Any) -> list[str]:
+    paths = (fake_slurm.home.parent / "results").glob("submissions/*/arrays/*.json")
+    return [json.loads(path.read_text())["name"] for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence", "line"),
+    [
+        ("timeout_min = 9000", "asks for 9000 minutes; partition main allows 2880", "timeout_min = 9000"),
+        ("mem_gb = 16", "asks for 16384 MB of memory; a node of main has 8000", "mem_gb = 16"),
+        ("cpus_per_task = 9", "asks for 9 cores; a node of main has 8", "cpus_per_task = 9"),
+        ("gpus_per_node = 5", "asks for 5 GPUs; a node of main has 4", "gpus_per_node = 5"),
+        ('cpus_per_task = 4\nslurm_mem_per_cpu = "4G"', "asks for 16384 MB", 'slurm_mem_per_cpu = "4G"'),
+    ],
+)
+def test_what_the_partition_cannot_give_is_refused_with_its_line_before_anything_is_sent(
+    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path, text: str, sentence: str, line: str
+) -> None:
+    path = tmp_path / "large.toml"
+    path.write_text(f"[submit]\n{text}\n")
+    for sending_or_not in (send, dry):
+        with pytest.raises(RequestError) as caught:
+            sending_or_not(graph(1, 0), profile=profiles.read(path), store=Store(tmp_path / "r"))
+        assert sentence in caught.value.what
+        assert line in caught.value.expected
+    assert fake_slurm.calls("sbatch") == []
+
+
+def dry(specs: list[RunSpec], **more: Any) -> list[str]:
+    return dry_run(specs, execution=Execution(cache=""), **more)
+
+
+def test_a_limit_of_the_partition_counts_too(
+    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
+) -> None:
+    with fake_slurm.edit() as state:
+        state["partitions"] = ["PartitionName=main MaxCPUsPerNode=2 MaxMemPerNode=UNLIMITED"]
+    path = tmp_path / "large.toml"
+    path.write_text("[submit]\ncpus_per_task = 4\n")
+    with pytest.raises(RequestError, match="a node of main has 2"):
+        send(graph(1, 0), profile=profiles.read(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "absent"),
+    [
+        ('"mem-per-cpu" = "700"', ("mem", "mem-per-gpu")),
+        ("gpus = 1", ("gpus-per-node", "gres")),
+        ('gres = "gpu:1"', ("gpus-per-node", "gpus")),
+        ('"cpus-per-gpu" = 2, "gpus-per-task" = 1', ("cpus-per-task", "gpus-per-node")),
+    ],
+)
+def test_nothing_that_contradicts_an_additional_parameter_is_filled_in(
+    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path, given: str, absent: tuple[str, ...]
+) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(f"[submit]\nslurm_additional_parameters = {{ {given} }}\n")
+    with warnings.catch_warnings(action="ignore"):  # submitit's about cpus_per_gpu
+        send(graph(1, 0), profile=profiles.read(path))
+    found = fake_slurm.options("1")
+    assert not set(absent) & found.keys()
+    assert all(name.strip().strip('"') in found for name in (each.split("=")[0] for each in given.split(",")))
+
+
+def test_time_and_partition_among_the_additional_parameters_are_what_is_calculated_with(
+    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[submit]\nslurm_additional_parameters = { time = "1:00:00", partition = "urgent" }\n')
+    send(graph(1, 0), profile=profiles.read(path))
+    found = fake_slurm.options("1")
+    assert (found["time"], found["partition"], found["signal"]) == ("1:00:00", "urgent", "USR2@120")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tfkd_cli.backends.slurm import client, groups, queue, records
+from tfkd_cli.backends.slurm import client, queue, records
 
 if TYPE_CHECKING:
-    from tfkd_cli.backends.slurm.records import Array
     from tfkd_cli.store import Store
 
 IDS_PER_CALL = 100
@@ -20,30 +19,21 @@ def cancel(store: Store, keys: Iterable[str]) -> int:
     A job that holds other runs too (`runs_per_job`) goes as a whole. SlurmError when SLURM does not answer.
     """
     short = {key[:12] for key in keys}
-    arrays = [each for each in records.known_arrays(store) if each.sent]
-    if not arrays:
-        return 0
-    states = queue.look(arrays)
+    arrays = [each for each in records.known_arrays(store) if each.ids]
+    states = queue.look(store, arrays, queue.ask_jobs()) if arrays else {}
     wanted: list[str] = []
     count = 0
     for array in arrays:
         indices = [
             index
-            for index, (job_id, pack) in enumerate(zip(array.sent, array.packs, strict=True))
+            for index, job_id, pack, _ in array.jobs()
             if any(folder[-12:] in short and states[folder].active for folder in pack)
             and states[pack[0]].job_id == job_id
         ]
         count += len(indices)
         if indices:
-            wanted.append(_named(array, indices))
+            wanted.append(array.named(indices))
     for start in range(0, len(wanted), IDS_PER_CALL):
         client.ask(["scancel", *wanted[start : start + IDS_PER_CALL]])
     queue.forget(store)
     return count
-
-
-def _named(array: Array, indices: list[int]) -> str:
-    """`12` for a whole array, `12_[0-4,7]` for a part of it."""
-    if len(indices) == len(array.sent):
-        return array.base_id
-    return f"{array.base_id}_[{groups.ranges(indices)}]"

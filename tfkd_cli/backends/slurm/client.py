@@ -1,4 +1,4 @@
-"""Calling SLURM's own commands: with a time limit, without our traces of a surrounding job, never a shell."""
+"""Calling SLURM's own commands: with a time limit, in an environment that changes nothing, never a shell."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from tfkd_cli.errors import RequestError, RunError
 
 TIMEOUT_SECONDS = 60.0  # clients give up by themselves after 9 s when slurmctld is down; a busy one is slower
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 
-# What a job's environment says about the site and not about the job.
-_OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
+# Variables that name the cluster; every other variable that SLURM's commands read describes a surrounding
+# job (SLURM_MEM_PER_CPU of salloc), wins over the script (SBATCH_TIMELIMIT) or hides jobs (SQUEUE_PARTITION).
+_OF_THE_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
+_PROGRAMS = "SLURM SLURMD SBATCH SRUN SQUEUE SACCT SINFO SCANCEL SCONTROL SUBMITIT"
+_READ_BY_SLURM = tuple(f"{program}_" for program in _PROGRAMS.split())
 
-
-# The signal that ends a job reaches all its processes, a scontrol that it has just started too.
+# The signal that ends a job reaches all its processes, including a scontrol that it has just started.
 KILLED_PAUSES = (0.2, 0.5, 1.0)
 
 
 class SlurmError(RunError):
-    """A SLURM command failed; `sentence` is what it said itself."""
+    """A SLURM command failed; `sentence` is its own message."""
 
     def __init__(self, command: str, sentence: str) -> None:
         self.sentence = sentence
@@ -37,22 +40,22 @@ class SlurmError(RunError):
 
 
 def unreachable(sentence: str) -> bool:
-    """Whether a sentence of SLURM means that slurmctld is down, or no cluster is configured here."""
-    told = sentence.lower()
+    """Whether a message of SLURM means that slurmctld is down, or that no cluster is configured here."""
+    text = sentence.lower()
     return any(
-        each in told
+        each in text
         for each in ("unable to contact", "connection refused", "could not establish", "timed out")
     )
 
 
 def present(command: str = "sbatch") -> bool:
-    """Whether this machine has SLURM's commands."""
+    """Whether this machine has one of SLURM's commands."""
     return shutil.which(command) is not None
 
 
 def require() -> None:
     """RequestError where SLURM's commands are missing."""
-    missing = [each for each in ("sbatch", "squeue", "scontrol", "srun") if not present(each)]
+    missing = [each for each in COMMANDS if not present(each)]
     if missing:
         raise RequestError(
             f"no {' and no '.join(missing)} on this machine.",
@@ -62,68 +65,78 @@ def require() -> None:
 
 
 def ask(command: Sequence[str], *, seconds: float = TIMEOUT_SECONDS) -> str:
-    """What a command prints; SlurmError with its own sentence when it fails or is silent for `seconds`."""
+    """What a command prints; SlurmError with its own message when it fails or is silent for `seconds`."""
+    return run(command, seconds=seconds).stdout
+
+
+def run(
+    command: Sequence[str], *, text: str | None = None, seconds: float = TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """A command that succeeded, given `text` as input; SlurmError otherwise."""
     try:
-        done = _run(command, seconds=seconds)
+        done = _run(command, text=text, seconds=seconds)
         for pause in KILLED_PAUSES:
             if done.returncode >= 0:
                 break
             time.sleep(pause)
-            done = _run(command, seconds=seconds)
+            done = _run(command, text=text, seconds=seconds)
     except FileNotFoundError as error:
         raise SlurmError(command[0], f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise SlurmError(command[0], f"{command[0]} timed out after {seconds:.0f} s") from error
     if done.returncode != 0:
-        raise SlurmError(
-            command[0], sentence_of(done.stderr or done.stdout) or f"exit code {done.returncode}"
+        sentence = sentence_of(done.stderr or done.stdout) or f"exit code {done.returncode}"
+        raise SlurmError(command[0], sentence)
+    return done
+
+
+def _run(command: Sequence[str], *, text: str | None, seconds: float) -> subprocess.CompletedProcess[str]:
+    with clean_environment():
+        return subprocess.run(
+            command,
+            input=text,
+            timeout=seconds,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
-    return done.stdout
-
-
-def _run(command: Sequence[str], *, seconds: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
-        env=outside_environment(),
-    )
 
 
 def sentence_of(text: str) -> str:
-    """The part of SLURM's stderr that says what is wrong: `sbatch: error: ` and its like taken off."""
+    """The part of SLURM's stderr that says what is wrong, without `sbatch: error: ` and the like."""
     lines = []
+    heads = (*COMMANDS, "sacct", "sacctmgr", "allocation failure", "error", "fatal")
     for line in text.splitlines():
-        told = line.strip()
-        while any(told.startswith(lead := f"{head}: ") for head in (*_HEADS, "error", "fatal")):
-            told = told.removeprefix(lead)
-        if told and told not in lines:
-            lines.append(told)
+        said = line.strip()
+        while any(said.startswith(lead := f"{head}: ") for head in heads):
+            said = said.removeprefix(lead)
+        if said and said not in lines:
+            lines.append(said)
     return " ".join(lines)
 
 
-_HEADS = ("sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "sacctmgr", "allocation failure")
-
-
-def outside_environment() -> dict[str, str]:
-    """This environment as it would be outside the job we may be in: a nested sbatch inherits nothing."""
-    return {key: value for key, value in os.environ.items() if not _of_a_job(key)}
-
-
 @contextlib.contextmanager
-def outside_a_job() -> Iterator[None]:
-    """The same for submitit, which calls sbatch with os.environ."""
-    hidden = {key: os.environ.pop(key) for key in list(os.environ) if _of_a_job(key)}
+def clean_environment() -> Iterator[None]:
+    """`os.environ` without what SLURM's commands would read from it (submitit calls sbatch with os.environ).
+
+    `submitit.helpers.clean_env` would also take SLURM_CONF, without which no cluster is found here.
+    """
+    names = [key for key in os.environ if _is_read_by_slurm(key)]
+    hidden = {key: os.environ.pop(key) for key in names}
     try:
         yield
     finally:
         os.environ.update(hidden)
 
 
-def _of_a_job(key: str) -> bool:
-    # submitit.helpers.clean_env would also take SLURM_CONF, without which no cluster is found here.
-    inside = "SLURM_JOB_ID" in os.environ
-    return inside and key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and key not in _OF_THE_SITE
+def ignored_variables(used: Sequence[str] = ()) -> list[str]:
+    """The user's own variables that `clean_environment` hides; those of a surrounding job are not named."""
+    own = ("SBATCH_",) if "SLURM_JOB_ID" in os.environ else _READ_BY_SLURM[:-1]
+    return sorted(
+        key for key in os.environ if key.startswith(own) and _is_read_by_slurm(key) and key not in used
+    )
+
+
+def _is_read_by_slurm(key: str) -> bool:
+    return key.startswith(_READ_BY_SLURM) and key not in _OF_THE_CLUSTER

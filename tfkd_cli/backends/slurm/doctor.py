@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import getpass
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tfkd_cli.backends.slurm import client, scripts, sending, site
+from tfkd_cli.backends.slurm import client, sbatch, site
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.backends.slurm.profile import Profile, sbatch_parameters
+from tfkd_cli.backends.slurm.profile import Options, Profile, overlaid
 from tfkd_cli.backends.slurm.site import Site
-from tfkd_cli.errors import RequestError, RunError
-
-PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
+from tfkd_cli.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -35,34 +32,36 @@ def doctor(profile: Profile) -> list[Check]:
 
 
 def _checks(profile: Profile) -> Iterator[Check]:
-    missing = [each for each in PROGRAMS if not client.present(each)]
+    missing = [each for each in client.COMMANDS if not client.present(each)]
     if missing:
-        yield Check(
-            "commands", "bad", f"not on PATH: {', '.join(missing)}", "go to a login node of the cluster."
-        )
+        hint = "go to a login node of the cluster."
+        yield Check("commands", "bad", f"not on PATH: {', '.join(missing)}", hint)
         return
-    yield Check("commands", "ok", ", ".join(PROGRAMS))
+    yield Check("commands", "ok", ", ".join(client.COMMANDS))
     try:
         here = site.read_site()
     except SlurmError as error:
         yield Check("slurmctld", "bad", error.sentence, "SLURM is down, or SLURM_CONF names another cluster.")
         return
-    yield Check(
-        "slurmctld",
-        "ok",
-        f"SLURM {here.config.get('SLURM_VERSION', '')} on {here.config.get('ClusterName', '?')}",
-    )
+    version, name = here.config.get("SLURM_VERSION", ""), here.config.get("ClusterName", "?")
+    yield Check("slurmctld", "ok", f"SLURM {version} on {name}")
+    profile, used = profile.with_environment()
+    if used:
+        yield Check("environment", "ok", f"{', '.join(used)} fill what the profile leaves open")
+    if ignored := client.ignored_variables(used):
+        yield Check("environment", "note", f"{', '.join(ignored)} would win over the profile: ignored")
     yield from _config(here)
     yield _partition(profile, here)
     yield from _account(profile)
-    for label, submit in shapes(profile):
-        yield _shape(label, submit, profile=profile, here=here)
+    yield _shape("[submit]", profile.submit, profile=profile, here=here)
+    for each in profile.resources:
+        label = " ".join(filter(None, ("[[resources]]", each.dataset, each.student)))
+        yield _shape(label, overlaid(profile.submit, each.submit), profile=profile, here=here)
 
 
 def _config(here: Site) -> Iterator[Check]:
-    yield Check(
-        "arrays", "ok" if here.arrays else "note", f"up to {here.max_array_size} jobs each (MaxArraySize)"
-    )
+    many = here.max_array_size
+    yield Check("arrays", "ok" if many > 1 else "note", f"up to {many} jobs each (MaxArraySize)")
     if here.config.get("JobRequeue") == "0":
         yield Check(
             "requeue",
@@ -72,26 +71,17 @@ def _config(here: Site) -> Iterator[Check]:
         )
     preemption = here.config.get("PreemptMode", "OFF")
     if "CANCEL" in preemption:
-        yield Check(
-            "preemption",
-            "note",
-            f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`.",
-        )
-    if here.config.get("AccountingStorageType", "").endswith("none"):
-        yield Check(
-            "accounting",
-            "note",
-            "none: jobs that SLURM has forgotten are judged by the results folder alone.",
-        )
+        detail = f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`."
+        yield Check("preemption", "note", detail)
 
 
 def _partition(profile: Profile, here: Site) -> Check:
-    name = profile.submit.get("slurm_partition")
+    name = profile.submit.get("partition")
     partition = here.partition(name)
-    known = ", ".join(f"{each.name} ({_described(each)})" for each in here.partitions)
     if partition is None:
+        known = ", ".join(f"{each.name} ({_described(each)})" for each in here.partitions)
         what = f'no partition "{name}"' if name else "no default partition"
-        return Check("partition", "bad", f"{what}; there are {known}", profile.line_of("slurm_partition"))
+        return Check("partition", "bad", f"{what}; there are {known}", profile.line_of("partition"))
     return Check("partition", "ok", f"{partition.name}: {_described(partition)}")
 
 
@@ -100,84 +90,46 @@ def _described(partition: site.Partition) -> str:
     limit = (
         "no time limit" if minutes is None else f"{minutes} min" if minutes < 120 else f"{minutes / 60:g} h"
     )
-    return f"{partition.gpus} GPUs, {partition.cpus} cores, {partition.memory_mb / 1000:g} GB a node, {limit}"
+    node = partition.least
+    return f"{node.gpus} GPUs, {node.cpus} cores, {node.memory_mb / 1000:g} GB a node, {limit}"
 
 
 def _account(profile: Profile) -> Iterator[Check]:
     if not client.present("sacctmgr"):
         return
+    fields = ["show", "assoc", f"user={getpass.getuser()}", "format=Account,MaxSubmitJobs"]
     try:
-        user = (
-            os.environ.get("USER")
-            or subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
-        )
-        text = client.ask(
-            ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account,MaxSubmitJobs"], seconds=20
-        )
-    except (RunError, OSError, subprocess.SubprocessError):
+        text = client.ask(["sacctmgr", "-nP", *fields], seconds=20)
+    except SlurmError:
         return  # no accounting, nothing to check
     rows = [line.split("|") for line in text.splitlines() if "|" in line]
     accounts = sorted({row[0] for row in rows if row[0]})
-    asked = profile.submit.get("slurm_account")
+    asked = profile.submit.get("account")
     if asked and accounts and asked not in accounts:
-        yield Check(
-            "account",
-            "bad",
-            f'"{asked}" is not one of yours: {", ".join(accounts)}',
-            profile.line_of("slurm_account"),
-        )
+        detail = f'"{asked}" is not one of yours: {", ".join(accounts)}'
+        yield Check("account", "bad", detail, profile.line_of("account"))
     elif accounts:
         yield Check("account", "ok", asked or f"the site's default of {', '.join(accounts)}")
-    limits = sorted({int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()})
-    if limits:
-        yield Check(
-            "submit limit", "note", f"{limits[0]} jobs: what is beyond stays in the plan for the next time."
-        )
+    if limits := sorted(int(row[1]) for row in rows if row[1].isdigit()):
+        detail = f"{limits[0]} jobs: what is beyond stays in the plan for the next time."
+        yield Check("submit limit", "note", detail)
 
 
-def shapes(profile: Profile) -> list[tuple[str, dict[str, Any]]]:
-    """The requests a profile can make: `[submit]`, and each `[[resources]]` on top of it."""
-    found = [("[submit]", dict(profile.submit))]
-    for each in profile.resources:
-        name = " ".join(filter(None, (each.dataset, each.student)))
-        found.append((f"[[resources]] {name}", {**profile.submit, **each.submit}))
-    return found
-
-
-def _shape(label: str, submit: dict[str, Any], *, profile: Profile, here: Site) -> Check:
-    filled = site.fill_in(submit, here)
-    parameters = {**sbatch_parameters(filled), "time": site.time_limit(None, filled, here)}
-    parameters["wckey"] = parameters.get("wckey")
+def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:
+    """One request that the profile can make: against the partition's limits, then by `sbatch --test-only`."""
+    for option, sentence in site.beyond(options, here):
+        return Check(label, "bad", sentence, profile.line_of(option))
+    filled = site.fill_in(options, here)
+    given = sbatch.parameters(
+        filled, setup=[], name="tfkd-doctor", minutes=site.time_limit(None, filled, here), at_once=1
+    )
     try:
-        script = scripts.script(parameters, folder=Path("/tmp"), elements=1)
-        told = _test_only(script)
+        said = client.run(["sbatch", "--test-only"], text=sbatch.script(given)).stderr
     except SlurmError as error:
-        key = sending.key_about(error.sentence)
-        return Check(
-            label, "bad", error.sentence, profile.line_of(key) if key else f"{profile.path}, [submit]"
-        )
-    start = re.search(r"to start at (\S+)", told)
-    asked = ", ".join(f"{key}={value}" for key, value in filled.items())
-    return Check(
-        label,
-        "ok",
-        f"accepted ({asked or 'the defaults'})" + (f", would start at {start[1]}" if start else ""),
-    )
-
-
-def _test_only(script: str) -> str:
-    done = subprocess.run(
-        ["sbatch", "--test-only"],
-        input=script,
-        capture_output=True,
-        text=True,
-        timeout=client.TIMEOUT_SECONDS,
-        check=False,
-        env=client.outside_environment(),
-    )
-    if done.returncode != 0:
-        raise SlurmError("sbatch", client.sentence_of(done.stderr) or f"exit code {done.returncode}")
-    return done.stderr
+        return Check(label, "bad", error.sentence, sbatch.line_about(error.sentence, profile))
+    start = re.search(r"to start at (\S+)", said)
+    shown = ", ".join(f"{option}={value}" for option, value in filled.items()) or "the defaults"
+    return Check(label, "ok", f"accepted ({shown})" + (f", would start at {start[1]}" if start else ""))
 
 
 def starter(name: str, path: Path) -> Path:
@@ -198,8 +150,8 @@ def starter(name: str, path: Path) -> Path:
         *(f"# partition {_plain(each.name)}: {_described(each)}" for each in here.partitions),
     ]
     if partition is not None:
-        filled = site.fill_in({"slurm_partition": partition.name}, here)
-        lines += [f"{key} = {_toml(value)}" for key, value in filled.items()]
+        filled = site.fill_in({"partition": partition.name}, here)
+        lines += [f"slurm_{option} = {_toml(value)}" for option, value in filled.items()]
     lines += [
         '# slurm_account = "…"',
         "# timeout_min = 240 # left out: 1.5 × the estimate, at most the partition's limit",

@@ -1,26 +1,38 @@
-"""What a SLURM job calls, by reference and with three strings: the worker, under SLURM's policy."""
+"""What a SLURM job calls, by reference and with three strings: the worker, under SLURM's policy.
+
+SLURM may start a job many times; each start and end is a line in `lives/<index>.jsonl`.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from tfkd_cli.backends.slurm import records
-from tfkd_cli.backends.slurm.lives import Lives
+from tfkd_cli.backends.slurm import client, policy, records
+from tfkd_cli.backends.slurm.client import SlurmError
+from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.errors import TfkdError
-from tfkd_cli.store import Store
+from tfkd_cli.store import attempts, files, lease
 from tfkd_cli.training import worker
 
-PARENT_SECONDS = (
-    90.0  # until a result written on another node is seen here: NFS keeps attributes for a minute
-)
+# Until a result written on another node is seen here: NFS keeps attributes for a minute.
+PARENT_SECONDS = 90.0
+DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
+_MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
 
 
 def main(store: str, submission: str, index: str) -> NoReturn:
     """Do the runs at `index` of a submission. SystemExit leaves no result pickle of submitit behind:
     result.json is the only proof, and a pickle cut short by a kill would fail every later attempt."""
-    sys.exit(_main(store, submission, index))
+    os.environ[lease.JOB_VARIABLE] = job_id()
+    code = _main(store, submission, index)
+    # A warning in the last moment, when Python has removed its handlers, must not fail a finished job.
+    for number in worker.HEARD:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _main(store: str, submission: str, index: str) -> int:
@@ -35,18 +47,142 @@ def _main(store: str, submission: str, index: str) -> int:
         return worker.BAD_SPEC
     if lives.begin():
         return worker.CRASHED
-    _wait_for_parents(job, stop)
-    code = worker.main(store, submission, index, stop=stop, on_stop=lives.stopped)
+    try:
+        _wait_for_parents(job, stop)
+        code = worker.do(job, stop=stop, on_stop=lives.stopped)
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+        code = worker.BAD_SPEC
     return lives.crashed() if code == worker.CRASHED else lives.ended(code)
 
 
 def _wait_for_parents(job: worker.Job, stop: worker.Stop) -> None:
     """SLURM says they are done; give the file system time to show it."""
     deadline = time.monotonic() + PARENT_SECONDS
-    store: Store = job.store
     for folder in job.folders:
-        for parent in store.folder(folder).spec().parents:
-            while store.run(parent).state().status in ("running", "resumable") and not stop():
+        for parent in job.store.folder(folder).spec().parents:
+            while job.store.run(parent).state().status in ("running", "resumable") and not stop():
                 if time.monotonic() > deadline:
                     return
                 time.sleep(1)
+
+
+class Lives:
+    """The past of one job of a submission, and what follows from it."""
+
+    def __init__(self, job: worker.Job) -> None:
+        self._job = job
+        self._folder = job.store.submission_path(job.submission)
+        files.make_folder(self._folder / "lives")
+
+    def begin(self) -> bool:
+        """Note that a life begins; True when the last one ended without a word and no other shall be."""
+        lines = self._lines()
+        if lines and lines[-1].get("event") == "began":
+            self._note("ended", cause="lost")
+            verdict = self._decide()
+            if not verdict.requeue:
+                self._give_up(verdict)
+                return True
+        self._note("began", cause="")
+        return False
+
+    def stopped(self, reason: str) -> int:
+        """The policy for a signal, called when the state is saved; the exit code."""
+        if all(self._step_of(name) == DONE_STEP for name in self._job.folders):
+            return self.ended(worker.DONE)
+        return self._end(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
+
+    def crashed(self) -> int:
+        """The policy for a run that raised; the exit code."""
+        kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
+        if any(kind in _MEMORY_KINDS for kind in kinds):
+            return self._end("out of memory")
+        # Our own errors name what the user must change; the same again would end the same.
+        ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)
+        return self._end("refused" if ours and any(kinds) else "crash")
+
+    def ended(self, code: int) -> int:
+        """A worker that is done, blocked, or was stopped by the policy above; its code as it is."""
+        if self._lines()[-1].get("event") == "began":
+            self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
+        return code
+
+    def _end(self, cause: Cause) -> int:
+        self._note("ended", cause=cause)
+        verdict = self._decide()
+        if verdict.given_up:
+            self._give_up(verdict)
+        if verdict.requeue:
+            requeue()
+        return verdict.exit_code
+
+    def _decide(self) -> Verdict:
+        lines = self._lines()
+        lives = [Life(line["cause"], int(line["step"])) for line in lines if line.get("event") == "ended"]
+        return policy.decide(lives, first_step=int(lines[0].get("step", 0)))
+
+    def _give_up(self, verdict: Verdict) -> None:
+        """Leave the reason where `status` looks: in the newest attempt of each unfinished run."""
+        print(f"given up: {verdict.given_up}", file=sys.stderr)
+        for name in self._job.folders:
+            folder = self._job.store.folder(name)
+            if folder.attempts() and folder.result() is None:
+                message = f"given up: {verdict.given_up}."
+                failure = {"kind": "GivenUp", "message": message, "at": time.time(), "job": job_id()}
+                files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+
+    def _note(self, event: str, *, cause: str) -> None:
+        line = {
+            "event": event,
+            "cause": cause,
+            "step": sum(self._step_of(name) for name in self._job.folders),
+            "job": job_id(),
+            "restart": restarts(),
+            "node": os.environ.get("SLURMD_NODENAME", ""),
+            "at": time.time(),
+        }
+        path = records.lives_path(self._folder, int(self._job.index))
+        files.append(path, files.encode_json(line, indent=None))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return records.read_lives(self._folder, int(self._job.index))
+
+    def _step_of(self, name: str) -> int:
+        """How far a run is: the step of its newest checkpoint."""
+        folder = self._job.store.folder(name)
+        if folder.state().status == "done":
+            return DONE_STEP
+        saved = attempts.all_states(folder.path)
+        return saved[0].step if saved else 0
+
+
+def job_id() -> str:
+    """This job as scontrol takes it: an element of an array is named by array and index."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+
+
+def restarts() -> int:
+    """How often SLURM has started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def show_job() -> dict[str, str] | None:
+    """What `scontrol show job` says of this job; None when it does not answer."""
+    try:
+        text = client.ask(["scontrol", "show", "job", job_id(), "-o"], seconds=20)
+    except SlurmError as error:
+        print(error, file=sys.stderr)
+        return None
+    return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
+
+
+def requeue() -> None:
+    """Ask SLURM to start this job again; where it refuses, the next `reproduce` goes on."""
+    try:
+        client.ask(["scontrol", "requeue", job_id()], seconds=60)
+        print(f"requeued job {job_id()}", file=sys.stderr)
+    except SlurmError as error:
+        # "pending execution": SLURM is requeueing it already (preemption without grace).
+        print(f"not requeued: {error.sentence}", file=sys.stderr)

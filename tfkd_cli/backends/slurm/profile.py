@@ -1,26 +1,31 @@
-"""A cluster's TOML: what is asked of SLURM for a run. Its `[submit]` keys are submitit's own, unchanged."""
+"""A cluster's TOML: what is requested of SLURM for a run. The keys of `[submit]` are submitit's own.
+
+After reading, each option has one name however it was written: `timeout_min = 60`, `slurm_time = 60` and
+`slurm_additional_parameters = { time = 60 }` are all `time`; an option of sbatch for which submitit has no
+key keeps its dashes, as `--gpus`.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfkd_cli.backends.slurm.site import asked_minutes
+from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.spec import RunSpec
 
+Fields = Mapping[str, tuple[type, str]]
 DEFAULT = "default"
 ALIAS = "slurm"  # `--cluster slurm` is slurm/default.toml
 
-# submitit's names that need no "slurm_" before them, and what SLURM's executor calls them.
-GENERIC: Mapping[str, str] = {
+# submitit's names for all its executors → those of its SLURM executor.
+GENERIC = {
     "timeout_min": "time",
     "mem_gb": "mem",
     "nodes": "nodes",
@@ -28,24 +33,45 @@ GENERIC: Mapping[str, str] = {
     "gpus_per_node": "gpus_per_node",
     "tasks_per_node": "ntasks_per_node",
 }
-# Keys of submitit that tfkd sets itself, and why a profile may not.
-OURS: Mapping[str, str] = {
+FAMILIES = (MEMORY, CPUS, GPUS)
+# Options with a key of their own that may also stand among the additional parameters.
+_OWN_KEY = frozenset(
+    {"time", "partition", "account", "qos", "constraint", "nodes", "ntasks_per_node", *MEMORY, *CPUS, *GPUS}
+)
+# What tfkd sets itself, and why a profile may not.
+OURS = {
     "name": "tfkd finds its jobs by their name",
-    "slurm_job_name": "tfkd finds its jobs by their name",
-    "slurm_dependency": "tfkd knows which student needs which teacher",
-    "slurm_teardown": "its last line would hide the exit code of a failed run",
-    "slurm_use_srun": "without srun the warning before the time limit never reaches a run",
-    "slurm_array_parallelism": "use --jobs",
-    "slurm_num_gpus": "use gpus_per_node",
+    "job_name": "tfkd finds its jobs by their name",
+    "dependency": "tfkd knows which student needs which teacher",
+    "teardown": "its last line would hide the exit code of a failed run",
+    "use_srun": "without srun the warning before the time limit never reaches a run",
+    "array_parallelism": "use --jobs",
+    "num_gpus": "use gpus_per_node",
     "stderr_to_stdout": "one ordered log is always written",
-    "slurm_stderr_to_stdout": "one ordered log is always written",
+    **dict.fromkeys(("array", "output", "error", "hold", "signal", "ntasks"), "tfkd sets it itself"),
 }
-# The same for options of sbatch: with another name, tfkd would send a run again that SLURM has.
-OUR_OPTIONS = ("job-name", "dependency", "array", "output", "error", "hold", "signal", "nodes", "ntasks")
-_OPTIONS = 'a table of options of sbatch: { "mail-type" = "FAIL" }.'
-_TOP = ("profile", "submit", "setup", "runs_per_job", "resources")
-_PROFILE = ("description", "contact", "url")
-_RESOURCES = ("dataset", "student", "submit")
+# What a user has set for all submissions fills what a profile leaves open.
+_FROM_ENVIRONMENT = {
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+    "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_RESERVATION": "--reservation",
+    "SBATCH_EXPORT": "--export",
+}
+# Key → its type, and what to expect instead of another.
+_TEXT, _OPTIONS = (str, "text in quotes."), (dict, "a table [submit].")
+_FILE: Fields = {
+    "profile": (dict, "a table [profile]."),
+    "submit": _OPTIONS,
+    "setup": (list, 'a list of shell lines: setup = ["module load cuda"].'),
+    "runs_per_job": (int, "a whole number from 1 to 64."),
+    "resources": (list, "[[resources]]."),
+}
+_PROFILE: Fields = dict.fromkeys(("description", "contact", "url"), _TEXT)
+_RESOURCES: Fields = {"dataset": _TEXT, "student": _TEXT, "submit": _OPTIONS}
+
+Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +80,7 @@ class Resources:
 
     dataset: str | None
     student: str | None
-    submit: Mapping[str, Any]
+    submit: Options
 
     def fit(self, spec: RunSpec) -> bool:
         """Whether these are for `spec`; a data set's content hash (`@…`) does not count."""
@@ -68,7 +94,8 @@ class Profile:
 
     name: str
     path: Path
-    submit: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    submit: Options = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     runs_per_job: int = 1
     resources: tuple[Resources, ...] = ()
@@ -77,19 +104,41 @@ class Profile:
     url: str = ""
 
     def submit_for(self, spec: RunSpec) -> dict[str, Any]:
-        """The `[submit]` values for one run; a later `[[resources]]` wins."""
-        merged = dict(self.submit)
+        """The options for one run; a later `[[resources]]` wins."""
+        options = dict(self.submit)
         for each in self.resources:
             if each.fit(spec):
-                merged.update(each.submit)
-        return merged
+                options = overlaid(options, each.submit)
+        return options
 
-    def line_of(self, key: str) -> str:
-        """`slurm/a100.toml, line 7: slurm_partition = "gpu"`, or where to add it."""
-        for number, line in enumerate(self.path.read_text(errors="replace").splitlines(), 1):
-            if re.match(rf"\s*{re.escape(key)}\s*=", line):
+    def line_of(self, option: str) -> str:
+        """Where the file sets an option or its like: `a100.toml, line 7: slurm_partition = "gpu"`."""
+        family = next((each for each in FAMILIES if option in each), {option})
+        generic = {sbatch: key for key, sbatch in GENERIC.items()}
+        names = "|".join(
+            re.escape(each.removeprefix("--")).replace("_", "[-_]")
+            for each in (*family, *(generic[each] for each in family if each in generic))
+        )
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if re.search(rf'^[^#]*?(?<![\w-])"?(?:slurm_)?(?:{names})"?\s*=', line):
                 return f"{self.path}, line {number}: {line.strip()}"
-        return f"{self.path}, [submit]: {key} = …  (not set so far)"
+        return f"{self.path}, [submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
+
+    def with_environment(self) -> tuple[Profile, list[str]]:
+        """The profile, silent options filled from SBATCH_ACCOUNT and the like; the variables so used."""
+        used = {
+            option: name
+            for name, option in _FROM_ENVIRONMENT.items()
+            if os.environ.get(name) and option not in self.submit
+        }
+        values = {option: os.environ[name] for option, name in used.items()}
+        return replace(self, submit={**values, **self.submit}), sorted(used.values())
+
+
+def overlaid(base: Options, more: Options) -> dict[str, Any]:
+    """`base` with the options of `more`, each of which replaces all of its family."""
+    replaced = {option for family in FAMILIES if family & more.keys() for option in family}
+    return {**{option: value for option, value in base.items() if option not in replaced}, **more}
 
 
 def find(name: str) -> Profile:
@@ -97,11 +146,8 @@ def find(name: str) -> Profile:
     if "/" in name or name.endswith(".toml"):
         return read(Path(name).expanduser())
     paths = _known_paths()
-    return read(
-        paths[
-            canonical(DEFAULT if name == ALIAS else name, paths, kind="cluster", hint="`tfkd list clusters`.")
-        ]
-    )
+    wanted = DEFAULT if name == ALIAS else name
+    return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters`.")])
 
 
 def clusters() -> list[Profile]:
@@ -126,179 +172,135 @@ def _known_paths() -> dict[str, Path]:
 
 
 def folders() -> Iterator[Path]:
-    """Where profiles are looked for, the first wins."""
+    """Where profiles are looked for; the first wins."""
     yield Path("slurm")
-    yield user_folder()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    yield (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
     package = Path(__file__).resolve().parents[2]
     shipped = package / "slurm"  # in a wheel; in an editable install the folder beside the package
     yield shipped if shipped.is_dir() else package.parent / "slurm"
 
 
-def user_folder() -> Path:
-    """`~/.config/tfkd/slurm`, or XDG_CONFIG_HOME's."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
-
-
 def read(path: Path) -> Profile:
     """A profile from its file; RequestError naming file, key and valid keys on anything unexpected."""
-    data = _parse(path)
-    _check_keys(path, data, _TOP, where="the file")
-    about = _table(path, data, "profile")
-    _check_keys(path, about, _PROFILE, where="[profile]")
-    submit = _submit(path, _table(path, data, "submit"), where="[submit]")
+    text, data = _parse(path)
+    _check(path, data, _FILE, where="the file")
+    about, packed, setup = data.get("profile", {}), data.get("runs_per_job", 1), data.get("setup", [])
+    _check(path, about, _PROFILE, where="[profile]")
+    if not 1 <= packed <= 64:
+        _refuse(path, f"runs_per_job is {packed}", expected=_FILE["runs_per_job"][1])
+    for line in setup:
+        _check(path, {"setup": line}, {"setup": _TEXT}, where="the file")
     return Profile(
         name=path.stem,
         path=path,
-        submit=submit,
-        setup=_lines(path, data.get("setup", [])),
-        runs_per_job=_count(path, "runs_per_job", data.get("runs_per_job", 1)),
-        resources=tuple(_resources(path, each) for each in _list(path, data.get("resources", []))),
-        **{key: _text(path, key, value) for key, value in about.items()},
+        text=text,
+        submit=_options(path, data.get("submit", {}), where="[submit]"),
+        setup=tuple(setup),
+        runs_per_job=packed,
+        resources=tuple(_resources(path, each) for each in data.get("resources", [])),
+        **about,
     )
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
     except FileNotFoundError:
         raise RequestError(
-            f"no profile {path}.", hint="`tfkd list clusters` shows those there are."
+            f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         _refuse(path, f"cannot be read: {error}", expected="a TOML file with a [submit] table.")
 
 
 def _resources(path: Path, data: Any) -> Resources:
-    if not isinstance(data, dict):
-        _refuse(path, "resources is no list of tables", expected="[[resources]]")
-    _check_keys(path, data, _RESOURCES, where="[[resources]]")
-    named = {key: _text(path, key, data[key]) for key in ("dataset", "student") if key in data}
-    if not named:
+    _check(path, {"resources": data}, {"resources": (dict, "[[resources]].")}, where="the file")
+    _check(path, data, _RESOURCES, where="[[resources]]")
+    if not {"dataset", "student"} & data.keys():
         _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-    submit = _submit(path, _table(path, data, "submit"), where="[resources.submit]")
-    return Resources(dataset=named.get("dataset"), student=named.get("student"), submit=submit)
+    submit = _options(path, data.get("submit", {}), where="[resources.submit]")
+    return Resources(dataset=data.get("dataset"), student=data.get("student"), submit=submit)
 
 
-def _submit(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    for key, value in data.items():
-        if key in OURS:
-            _refuse(path, f"{where} sets {key}", expected=f"no {key}: {OURS[key]}.")
-        if key in ("nodes", "tasks_per_node", "slurm_nodes", "slurm_ntasks_per_node") and value != 1:
-            _refuse(
-                path, f"{key} is {value}", expected="1: a run is one process; runs_per_job packs several."
-            )
-        _check_value(path, key, value)
-        _check_ours(path, key, value)
-    known = known_submit_keys()
-    _check_keys(path, data, known or tuple(data), where=where)
-    return dict(data)
+def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The table under one name for each option; RequestError for what neither submitit nor tfkd can take."""
+    for key, value in ((key, leaf) for key, given in data.items() for leaf in _leaves(given)):
+        if not isinstance(value, str | int | float):
+            _refuse(path, f"{key} is a date or time to TOML", expected="text in quotes, or a number.")
+        # The only shell of a profile is `setup`: no other value may end a line of the sbatch script.
+        if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
+            _refuse(path, f"{key} holds a control character", expected="one line of text.")
+    keys = {GENERIC.get(key, key.removeprefix("slurm_")): key for key in data}
+    given = {option: data[key] for option, key in keys.items()}
+    more = given.pop("additional_parameters", {})
+    if not isinstance(more, dict):
+        _refuse(
+            path, f"slurm_additional_parameters is {more!r}", expected='a table: { "mail-type" = "FAIL" }.'
+        )
+    for option, key in (*keys.items(), *((key.replace("-", "_"), key) for key in more)):
+        if reason := OURS.get(option):
+            _refuse(path, f"{where} sets {key}", expected=f"no {key}: {reason}.")
+    _ask_submitit(path, data, where=where)
+    for key, value in more.items():
+        option = key.replace("-", "_")
+        given = overlaid(given, {option if option in _OWN_KEY else f"--{key}": value})
+        keys[option] = key
+    return _checked(path, given, keys)
 
 
-@cache
-def known_submit_keys() -> tuple[str, ...]:
-    """The keys a `[submit]` may have: submitit's, less those tfkd sets itself; none known without submitit.
-
-    Profiles can be listed without submitit, and without it nothing can be submitted.
-    """
+def _checked(path: Path, given: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """The values that tfkd itself calculates with; sbatch judges all others."""
+    for option in ("nodes", "ntasks_per_node"):
+        if given.get(option, 1) != 1:
+            expected = "1: a run is one process; runs_per_job packs several."
+            _refuse(path, f"{keys[option]} is {given[option]}", expected=expected)
+    if keys.get("mem") == "mem_gb":
+        gigabytes = given["mem"]
+        if not 0 < gigabytes < 1 << 20:
+            _refuse(path, f"mem_gb is {gigabytes!r}", expected='gigabytes; slurm_mem = "500MB" takes units.')
+        given["mem"] = f"{gigabytes:.0f}GB" if gigabytes == int(gigabytes) else f"{gigabytes * 1024:.0f}MB"
     try:
-        from submitit.slurm.slurm import SlurmExecutor
-    except ModuleNotFoundError:
-        return ()
-    of_slurm = {f"slurm_{each}" for each in SlurmExecutor._valid_parameters()}
-    return tuple(sorted(({*GENERIC, "slurm_python"} | of_slurm) - set(OURS)))
+        asked_minutes(given.get("time", 1))
+    except ValueError:
+        expected = 'minutes, or a time of sbatch: "1-12:00:00".'
+        _refuse(path, f"{keys['time']} is {given['time']}", expected=expected)
+    for option in ("setup", "srun_args"):
+        if not isinstance(given.get(option, []), list):
+            _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")
+    return given
 
 
-def sbatch_parameters(submit: Mapping[str, Any]) -> dict[str, Any]:
-    """`[submit]` under the names of submitit's SLURM executor: mem_gb = 8 → mem = "8GB"."""
-    named = {
-        GENERIC.get(key, key.removeprefix("slurm_")): value
-        for key, value in submit.items()
-        if key != "slurm_python"
-    }
-    if "mem_gb" in submit:
-        gigabytes = float(submit["mem_gb"])
-        named["mem"] = f"{gigabytes:.0f}GB" if gigabytes.is_integer() else f"{gigabytes * 1024:.0f}MB"
-    return named
+def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
+    """Let submitit judge names and types."""
+    from submitit import AutoExecutor
+
+    own = {key: value for key, value in data.items() if key != "slurm_python"}  # of the executor itself
+    try:
+        with warnings.catch_warnings(action="ignore"):  # `partition` is taken as slurm_partition
+            AutoExecutor(folder=path.parent, cluster="debug").update_parameters(**own)
+    except (NameError, AssertionError) as error:
+        expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
+        _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
 
 
-def _check_keys(path: Path, data: Mapping[str, Any], known: tuple[str, ...], *, where: str) -> None:
-    for key in data:
-        if key not in known:
-            try:
-                canonical(key, known, kind="key")
-                hint = "names are written exactly."
-            except RequestError as error:
-                hint = error.hint
-            _refuse(path, f'unknown key "{key}" in {where}', expected="Known: " + ", ".join(known), hint=hint)
+def _check(path: Path, data: Mapping[str, Any], fields: Fields, *, where: str) -> None:
+    for key, value in data.items():
+        if key not in fields:
+            _refuse(path, f'unknown key "{key}" in {where}', expected="Known: " + ", ".join(fields))
+        kind, expected = fields[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            _refuse(path, f"{key} is {value!r}", expected=expected)
 
 
-def _check_value(path: Path, key: str, value: Any) -> None:
-    """Nothing that could end a line of the sbatch script; the only shell a profile has is `setup`."""
-    if not isinstance(value, str | int | float | list | dict):
-        _refuse(path, f"{key} is a date or time to TOML", expected="text in quotes, or a number.")
-    if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
-        _refuse(path, f"{key} holds a control character", expected="one line of text.")
-    if isinstance(value, list):
-        for each in value:
-            _check_value(path, key, each)
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _check_value(path, name, name)
-            _check_value(path, name, each)
-
-
-def _check_ours(path: Path, key: str, value: Any) -> None:
-    """The values we calculate with, or add to, ourselves; the others are for sbatch to judge."""
-    if key in ("timeout_min", "slurm_time"):
-        try:
-            asked_minutes(value)
-        except ValueError:
-            _refuse(path, f"{key} is {value}", expected='minutes, or a time of sbatch: "1-12:00:00".')
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if key in ("cpus_per_task", "slurm_cpus_per_task") and not (whole and value >= 1):
-        _refuse(path, f"{key} is {value!r}", expected="a whole number of cores.")
-    if key == "mem_gb" and not ((whole or isinstance(value, float)) and 0 < value < math.inf):
-        _refuse(path, f"mem_gb is {value!r}", expected='a number; slurm_mem = "500MB" takes units.')
-    if key in ("slurm_setup", "slurm_srun_args") and not isinstance(value, list):
-        _refuse(path, f"{key} is {value!r}", expected="a list of texts.")
-    if key == "slurm_additional_parameters":
-        for option in (
-            value if isinstance(value, dict) else _refuse(path, f"{key} is {value!r}", expected=_OPTIONS)
-        ):
-            if option in OUR_OPTIONS:
-                _refuse(path, f"{key} sets {option}", expected="tfkd sets it itself.")
-
-
-def _table(path: Path, data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key, {})
-    if not isinstance(value, dict):
-        _refuse(path, f"{key} is {value!r}", expected=f"a table [{key}].")
-    return value
-
-
-def _list(path: Path, value: Any) -> list[Any]:
-    return (
-        value if isinstance(value, list) else _refuse(path, "resources is no list", expected="[[resources]]")
-    )
-
-
-def _lines(path: Path, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        _refuse(path, f"setup is {value!r}", expected='a list of shell lines: setup = ["module load cuda"].')
-    return tuple(value)
-
-
-def _count(path: Path, key: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 64:
-        _refuse(path, f"{key} is {value!r}", expected="a whole number from 1 to 64.")
-    return value
-
-
-def _text(path: Path, key: str, value: Any) -> str:
-    return (
-        value if isinstance(value, str) else _refuse(path, f"{key} is {value!r}", expected="text in quotes.")
-    )
+def _leaves(value: Any) -> Iterator[Any]:
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    if isinstance(parts, list):
+        for each in parts:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _refuse(path: Path, what: str, *, expected: str, hint: str = "") -> NoReturn:

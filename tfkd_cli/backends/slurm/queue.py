@@ -1,11 +1,11 @@
-"""What SLURM knows of our jobs: one `squeue` for all, `sacct` only for those it has forgotten."""
+"""What SLURM knows of our jobs: one `squeue`, then `sacct` for those it has forgotten, then our records."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +16,51 @@ from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.records import Array
-    from tfkd_cli.backends.slurm.site import Site
     from tfkd_cli.store import Store
 
+KEPT = "queue.json"
 CACHE_SECONDS = 30.0  # five `tfkd status` windows are one squeue
 SACCT_IDS = 200  # sacct was seen to hang above that
-FORMAT = "%i|%j|%T|%r|%E"
+LOG_BYTES = 4000  # of a job's log: its last words
+FORMAT = "%i|%T|%r|%j"  # the name last: it alone may hold any character
+SACCT_FORMAT = "JobID,State,ExitCode,JobName"
+_LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
 # States in which a job may still write something or start: it is not submitted again.
 _ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED
 REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"""
 ACTIVE = frozenset(_ACTIVE.split())
 VANISHED = "VANISHED"
-_KILLED = frozenset(["FAILED", "OUT_OF_MEMORY"])
-_MEMORY = re.compile(r"oom.?kill|out of memory|exceeded (?:job )?memory limit", re.IGNORECASE)
 NEVER = "DependencyNeverSatisfied"
+
+# Reasons (or states) of jobs that will not start by themselves → what to do.
+_RELEASE = "`scontrol release {job}` lets it go"
+_CHANGE = "change {key} in the profile, then `tfkd cancel` the run and submit it again"
+HELD = {
+    NEVER: "the run it waits for has failed: `tfkd retry` that one",
+    "JobHeldAdmin": "an administrator holds it: ask the site",
+    "JobHoldMaxRequeue": f"it was requeued too often: see `tfkd logs`, then {_RELEASE}",
+    "launch failed requeued held": f"a node could not start it (`sinfo -R`): {_RELEASE}",
+    **dict.fromkeys(("JobHeldUser", "REQUEUE_HOLD", "SPECIAL_EXIT"), _RELEASE),
+    **dict.fromkeys(("RESV_DEL_HOLD", "ReservationDeleted"), _CHANGE.format(key="the reservation")),
+    **dict.fromkeys(
+        ("PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit"), _CHANGE.format(key="timeout_min")
+    ),
+    "AssocMaxWallDurationPerJobLimit": _CHANGE.format(key="timeout_min"),
+    "PartitionConfig": _CHANGE.format(key="cpus_per_task or mem_gb"),
+    "PartitionNodeLimit": _CHANGE.format(key="slurm_partition"),
+    "BadConstraints": _CHANGE.format(key="slurm_constraint"),
+    **dict.fromkeys(("AccountNotAllowed", "InvalidAccount"), _CHANGE.format(key="slurm_account")),
+    **dict.fromkeys(("QOSNotAllowed", "InvalidQOS"), _CHANGE.format(key="slurm_qos")),
+}
+
+# What a job's log says of its end, where SLURM's state is only FAILED, or is forgotten.
+_ENDS = (
+    (r"oom.?kill|out of memory|exceeded (?:job )?memory limit", "out of memory: ask for more (mem_gb)"),
+    (r"DUE TO TIME LIMIT", "its time limit"),
+    (r"DUE TO NODE FAILURE|NODE_FAIL", "its node failed"),
+)
+FAILURES = ("crash", "out of memory", "refused", "lost")  # causes of a life's end that mean a failed run
 
 
 @dataclass(frozen=True)
@@ -40,7 +70,6 @@ class QueueState:
     state: str
     reason: str = ""
     job_id: str = ""
-    dependency: str = ""
 
     @property
     def active(self) -> bool:
@@ -52,157 +81,207 @@ class QueueState:
         """Whether it waits for a teacher that has failed, and will wait for ever."""
         return self.state == "PENDING" and self.reason == NEVER
 
+    @property
+    def way_out(self) -> str:
+        """For a job that will not start by itself: why not, and what to do; else empty."""
+        cause = self.reason if self.state == "PENDING" else self.state
+        if cause not in HELD:
+            return ""
+        return f"SLURM holds job {self.job_id} ({cause}): {HELD[cause].format(job=self.job_id)}"
 
-class Queue(Mapping[str, QueueState]):
+
+class Queue(dict[str, QueueState]):
     """Folder of a run → its newest job; `age_seconds` old, and `error` when SLURM did not answer just now."""
 
-    def __init__(
-        self, states: Mapping[str, QueueState], *, age_seconds: float = 0.0, error: str = ""
-    ) -> None:
-        self._states = dict(states)
-        self.age_seconds = age_seconds
-        self.error = error
-
-    def __getitem__(self, folder: str) -> QueueState:
-        return self._states[folder]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._states)
-
-    def __len__(self) -> int:
-        return len(self._states)
+    age_seconds = 0.0
+    error = ""
 
 
-def queue_states(store: Store, *, fresh: bool = False, done: Iterable[str] = ()) -> Queue:
-    """The jobs of all runs of this store; `sacct` is not asked for runs in `done` (folders with a result).
+def queue_states(store: Store, *, fresh: bool = False) -> Queue:
+    """The jobs of all runs of this store.
 
     Never raises because SLURM is silent: the last known states come back, with their age and the error.
     """
-    arrays = [each for each in records.known_arrays(store) if each.sent]
+    arrays = [each for each in records.known_arrays(store) if each.ids]
     if not arrays:
-        return Queue({})
-    kept = _read_cache(store)
-    if kept is not None and not fresh and 0 <= kept.age_seconds < CACHE_SECONDS:
-        return kept
-    try:
-        states = look(arrays, done=frozenset(done))
-    except RunError as error:
-        return Queue(kept or {}, age_seconds=kept.age_seconds if kept else 0.0, error=error.what)
-    _write_cache(store, states)
-    return Queue(states)
+        return Queue()
+    kept, age = _read_kept(store)
+    error = ""
+    if not kept or fresh or not 0 <= age < CACHE_SECONDS:
+        try:
+            return look(store, arrays, ask_jobs())
+        except RunError as silent:
+            error = silent.what
+    found = _by_run(arrays, kept)
+    found.age_seconds, found.error = age, error
+    return found
 
 
-def look(arrays: Sequence[Array], *, done: frozenset[str] = frozenset()) -> dict[str, QueueState]:
-    """Ask SLURM now; SlurmError when slurmctld does not answer."""
-    jobs = parse_squeue(client.ask(["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT]))
-    states: dict[str, QueueState] = {}
-    for array in arrays:  # oldest first
-        for element, pack in zip(array.sent, array.packs, strict=True):
-            name, found = jobs.get(element, ("", None))
-            # A new cluster counts ids from 1 again: only the name says that a job is ours.
-            state = found if found is not None and name == array.name else QueueState(VANISHED, "", element)
-            if state.state in _KILLED:
-                state = _with_reason(state, array.log_of(element))
-            for folder in pack:
-                # The newest job of a run speaks for it, unless an older one is still at work.
-                if state.active or not (folder in states and states[folder].active):
-                    states[folder] = state
-    lost = {f: s.job_id for f, s in states.items() if s.state == VANISHED and f not in done}
-    return {**states, **_forgotten(lost)}
+Jobs = Mapping[str, tuple[str, QueueState]]
+"""Id of a job or element → (its name, its state)."""
 
 
-def _with_reason(state: QueueState, log: Path) -> QueueState:
-    """Through srun a job killed for its memory is only FAILED; its log says why."""
-    with contextlib.suppress(OSError):
-        told = log.read_bytes()[-2000:].decode(errors="replace")
-        if _MEMORY.search(told):
-            return replace(state, reason="out of memory: ask for more (mem_gb)")
-    return state
+def ask_jobs() -> Jobs:
+    """All of the user's jobs that slurmctld remembers; SlurmError when it does not answer."""
+    return parse_squeue(client.ask(["squeue", "-h", "-r", "--me", "-t", "all", "-o", FORMAT]))
 
 
-def parse_squeue(text: str) -> dict[str, tuple[str, QueueState]]:
-    """Lines of `squeue -r -o FORMAT`: id → (name, state)."""
+def parse_squeue(text: str) -> Jobs:
+    """Lines of `squeue -r -o FORMAT`; RunError for a line that is none, for what it hides may be ours."""
     jobs = {}
     for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) == 5:
-            job_id, name, state, reason, dependency = fields
-            jobs[job_id] = (name, QueueState(state, _said(reason), job_id, _said(dependency)))
+        if not line.strip() or line.startswith("CLUSTER: "):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise RunError(
+                f"squeue printed a line that is none of its format: {line.strip()[:200]!r}.",
+                expected=f"lines of `squeue -h -r --me -t all -o '{FORMAT}'`.",
+                hint="nothing was submitted: a job that is overlooked would be submitted twice.",
+            )
+        job_id, state, reason, name = match.groups()
+        jobs[job_id] = (name, QueueState(state, "" if reason == "None" else reason, job_id))
     return jobs
 
 
-def _said(text: str) -> str:
-    return "" if text in ("None", "(null)") else text
-
-
-def _forgotten(vanished: Mapping[str, str]) -> dict[str, QueueState]:
-    """What accounting remembers of ids that squeue has forgotten; nothing where there is no accounting."""
+def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> Queue:
+    """The newest job of each run, from what squeue says; SLURM forgets ended jobs, the store does not."""
+    kept, _ = _read_kept(store)
+    ended = {key: each for key, each in kept.items() if not each.active and each.state != VANISHED}
+    forgotten = _forgotten(store, arrays, jobs, ended)
     states: dict[str, QueueState] = {}
-    bases = sorted({job_id.split("_")[0] for job_id in vanished.values()}, key=int)
+    for array in arrays:
+        for index, job_id, _, _ in array.jobs():
+            key = f"{array.name}_{index}"
+            state = _current(array, job_id, jobs) or forgotten.get(job_id)
+            if state is None:
+                state = ended.get(key) or _by_records(store, array, index, job_id)
+            elif not state.active:
+                state = _explained(state, array, index)
+            states[key] = state
+    _keep(store, states, asked=time.time())
+    return _by_run(arrays, states)
+
+
+def _by_run(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
+    """The newest job of a run speaks for it, unless an older one is still at work."""
+    found = Queue()
+    for array in arrays:  # oldest first
+        for index, job_id, pack, _ in array.jobs():
+            state = states.get(f"{array.name}_{index}", QueueState(VANISHED, "", job_id))
+            found.update(
+                {run: state for run in pack if state.active or run not in found or not found[run].active}
+            )
+    return found
+
+
+def _current(array: Array, job_id: str, jobs: Jobs) -> QueueState | None:
+    """A new cluster counts ids from 1 again: only the name says that a job is ours."""
+    name, state = jobs.get(job_id, ("", None))
+    return state if name == array.name else None
+
+
+def _forgotten(
+    store: Store, arrays: Sequence[Array], jobs: Jobs, ends: Mapping[str, object]
+) -> dict[str, QueueState]:
+    """What accounting remembers of the jobs that squeue has forgotten; nothing without accounting."""
+    vanished = {
+        job_id: array
+        for array in arrays
+        for index, job_id, pack, _ in array.jobs()
+        if _current(array, job_id, jobs) is None
+        and f"{array.name}_{index}" not in ends
+        and not _done(store, pack)
+    }
+    bases = sorted({job_id.split("_")[0] for job_id in vanished}, key=int)
+    rows: dict[str, tuple[str, QueueState]] = {}
     for start in range(0, len(bases), SACCT_IDS):
         with contextlib.suppress(client.SlurmError):
             chunk = ",".join(bases[start : start + SACCT_IDS])
-            rows = parse_sacct(
-                client.ask(["sacct", "-X", "-n", "--parsable2", "-o", "JobID,State,ExitCode", "-j", chunk])
-            )
-            states.update({folder: rows[job_id] for folder, job_id in vanished.items() if job_id in rows})
-    return {folder: state for folder, state in states.items() if not state.active}
+            command = ["sacct", "-X", "-n", "--parsable2", "-o", SACCT_FORMAT, "-j", chunk]
+            rows.update(parse_sacct(client.ask(command)))
+    found = {job_id: _current(vanished[job_id], job_id, rows) for job_id in vanished.keys() & rows.keys()}
+    return {job_id: state for job_id, state in found.items() if state is not None and not state.active}
 
 
-def parse_sacct(text: str) -> dict[str, QueueState]:
-    """Lines of `sacct -X --parsable2 -o JobID,State,ExitCode`; `CANCELLED by 0` is CANCELLED."""
+def parse_sacct(text: str) -> Jobs:
+    """Lines of `sacct -X --parsable2 -o SACCT_FORMAT`; `CANCELLED by 0` is CANCELLED."""
     rows = {}
     for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) == 3 and fields[1]:
-            reason = "" if fields[2] in ("", "0:0") else f"exit {fields[2]}"
-            rows[fields[0]] = QueueState(fields[1].split()[0], reason, fields[0])
+        fields = line.strip().split("|", 3)
+        if len(fields) == 4 and fields[1].strip():
+            job_id, state, code, name = fields
+            reason = "" if code in ("", "0:0") else f"exit {code}"
+            rows[job_id] = (name, QueueState(state.split()[0], reason, job_id))
     return rows
 
 
-def find_by_name(name: str) -> list[str]:
-    """The ids of a job or array by its name, whatever its state (`12`, or `12_0`, …); [] when unknown."""
-    lines = client.ask(
-        ["squeue", "-h", "-r", "--me", "-t", "all", "--name", name, "-o", "%i|%j"]
-    ).splitlines()
-    return [line.split("|")[0].strip() for line in lines if line.strip().endswith(f"|{name}")]
+def _explained(state: QueueState, array: Array, index: int) -> QueueState:
+    """Through srun a job killed for its memory is only FAILED; its log, or the job itself, says why."""
+    if state.state == "COMPLETED":
+        return state
+    why, _ = _last_words(array.log_of(state.job_id))
+    if not why and state.state == "FAILED":
+        why = _of_life(array, index)[1]
+    return replace(state, reason=why) if why else state
 
 
-def room(jobs: int, here: Site) -> int:
-    """How many of `jobs` slurmctld can take; it is asked only where that may be less than all.
+def _by_records(store: Store, array: Array, index: int, job_id: str) -> QueueState:
+    """The end of a job that SLURM has forgotten, from what the job itself and its log say."""
+    gone = QueueState(VANISHED, "", job_id)
+    if _done(store, array.packs[index]):
+        return gone
+    (why, last), (failed, cause) = _last_words(array.log_of(job_id)), _of_life(array, index)
+    if not cause and last:  # no life at all, and yet a log
+        failed, cause = True, f"it ended before its run began: {last}"
+    return QueueState("FAILED", why or cause, job_id) if failed else replace(gone, reason=cause)
 
-    At MaxJobCount sbatch does not refuse: it "sleeps and retries" for two minutes first.
-    """
-    if jobs <= here.max_jobs // 4:
-        return jobs
-    kept = len(client.ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i"]).splitlines())
-    return max(0, min(jobs, here.max_jobs - 1 - kept))  # 22.05 takes none that makes it MaxJobCount
+
+def _of_life(array: Array, index: int) -> tuple[bool, str]:
+    """Whether the last life of a job was a failure, and how it ended; no cause where there was no life."""
+    lives = array.lives_of(index)
+    if not lives:
+        return False, ""
+    event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
+    if event == "began":
+        return True, "it was killed, or its node died, and it could not say why"
+    return cause in FAILURES, f"its job ended: {cause}"
+
+
+def _last_words(log: Path) -> tuple[str, str]:
+    """What a job's log says of the job's end, if anything, and its last line."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - LOG_BYTES))
+            text = stream.read(LOG_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return "", ""
+    found = [why for pattern, why in _ENDS if re.search(pattern, text, re.IGNORECASE)]
+    return (found or [""])[0], text.rpartition("\n")[2][:200]
+
+
+def _done(store: Store, pack: Sequence[str]) -> bool:
+    return all((store.runs_path / folder / "result.json").exists() for folder in pack)
 
 
 def forget(store: Store) -> None:
     """Let the next look ask SLURM: something was just changed."""
-    with contextlib.suppress(OSError):
-        _cache_path(store).unlink(missing_ok=True)
+    _keep(store, _read_kept(store)[0], asked=0)
 
 
-def _cache_path(store: Store) -> Path:
-    return store.root / "submissions" / "queue.json"
-
-
-def _write_cache(store: Store, states: Mapping[str, QueueState]) -> None:
-    rows = {
-        folder: [each.state, each.reason, each.job_id, each.dependency] for folder, each in states.items()
-    }
+def _keep(store: Store, states: Mapping[str, QueueState], *, asked: float) -> None:
+    """`submissions/queue.json`: `<name of the array>_<index>` → what SLURM last said of that job."""
+    rows = {key: [each.state, each.reason, each.job_id] for key, each in states.items()}
     with contextlib.suppress(OSError, RunError):  # a read-only store still has a status
-        files.write_hint(
-            _cache_path(store), files.encode_json({"asked": time.time(), "jobs": rows}, indent=None)
-        )
+        data = files.encode_json({"asked": asked, "jobs": rows}, indent=None)
+        files.write_atomic(store.root / "submissions" / KEPT, data)
 
 
-def _read_cache(store: Store) -> Queue | None:
+def _read_kept(store: Store) -> tuple[dict[str, QueueState], float]:
+    """What `_keep` wrote, and how many seconds ago SLURM said so; nothing where that cannot be read."""
     try:
-        data: Any = reading.read_object(_cache_path(store), limit=64 << 20)
-        states = {folder: QueueState(*map(str, row)) for folder, row in data["jobs"].items()}
-        return Queue(states, age_seconds=time.time() - float(data["asked"]))
+        data: Any = reading.read_object(store.root / "submissions" / KEPT, limit=64 << 20)
+        states = {key: QueueState(*map(str, row)) for key, row in data["jobs"].items()}
+        return states, time.time() - float(data["asked"])
     except (RunError, KeyError, TypeError, ValueError, AttributeError):
-        return None
+        return {}, 0.0

@@ -1,23 +1,26 @@
-"""What a submission writes down: an intent before each sbatch, the job ids after it.
+"""What a submission writes down: an intent before each sbatch, the job ids after it, how jobs ended.
 
-    submissions/<id>/submission.json      runs and execution settings (the store's)
+    submissions/<id>/submission.json      runs and execution settings (`backends.submit`)
     submissions/<id>/specs/0000.json      what the runs are, 200 jobs a file: {folder: spec}
     submissions/<id>/arrays/0001.json     intent: the name, which jobs, what they wait for
     submissions/<id>/arrays/0001.sent     the job ids that sbatch gave
-    submissions/<id>/arrays/0001.none     it was never accepted
     submissions/<id>/arrays/0001.released a held array's dependencies are set and it may start
     submissions/<id>/array-0001/          submitit's folder: script, pickles, logs
+    submissions/<id>/lives/3.jsonl        each start and end of the job with index 3, as the job notes them
+    submissions/queue.json                what SLURM last said of each job (`queue`)
 
-Each is written once; a crash in between is repaired from SLURM's own list of names.
+All but the last are written once; a crash in between is repaired from SLURM's own list of names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkd_cli.backends.slurm.arrays import ranges
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 
@@ -28,22 +31,25 @@ BACKEND = "slurm"
 SPECS_PER_FILE = 200  # jobs; 1,000 folders with a spec.json each, forced to the disk, would take 15 s here
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Array:
     """One sbatch call: a SLURM array, or a single job when it has one element."""
 
     submission: str
     number: int
     packs: tuple[tuple[str, ...], ...]  # folders of the runs of each element
-    after: tuple[tuple[str, ...], ...]  # folders each element waits for
-    first: int  # index of the first element in the submission's runs
-    held: bool
     folder: Path  # of the submission
+    after: tuple[tuple[str, ...], ...] = ()  # folders each element waits for
+    first: int = 0  # index of the first element in the submission's runs
+    held: bool = False
+    ids: tuple[
+        str, ...
+    ] = ()  # of each element: `12_0`, or `12` for a single job; empty before sbatch answered
 
     @property
     def name(self) -> str:
         """The job's name in SLURM: unique, so that a crash never submits twice."""
-        return job_name(self.submission, self.number)
+        return f"tfkd-{self.submission}-{self.number:04d}"
 
     @property
     def job_folder(self) -> Path:
@@ -51,38 +57,38 @@ class Array:
         return self.folder / f"array-{self.number:04d}"
 
     @property
-    def sent(self) -> tuple[str, ...]:
-        """The id of each element (`12_0`, or `12` for a single job); empty before sbatch has answered."""
-        data = reading.read_object(self._record("sent")) or {}
-        ids = data.get("ids", [])
-        return tuple(ids) if len(ids) == len(self.packs) else ()
-
-    def log_of(self, job_id: str) -> Path:
-        """What a job and SLURM wrote about it."""
-        return self.job_folder / f"{job_id}_0_log.out"
-
-    @property
     def base_id(self) -> str:
         """The id of the whole array, as scancel and scontrol take it."""
-        return self.sent[0].split("_")[0]
-
-    @property
-    def refused(self) -> bool:
-        """Whether it is known that SLURM has no such job."""
-        return self._record("none").exists()
+        return self.ids[0].split("_")[0]
 
     @property
     def released(self) -> bool:
         """Whether a held array was let go."""
         return not self.held or self._record("released").exists()
 
+    def jobs(self) -> Iterator[tuple[int, str, tuple[str, ...], tuple[str, ...]]]:
+        """(index, job id, folders of its runs, folders it waits for) of each element that SLURM was given."""
+        yield from zip(range(len(self.ids)), self.ids, self.packs, self.after, strict=False)
+
+    def named(self, indices: Sequence[int]) -> str:
+        """`12` for a whole array, `12_3` or `12_[0-4,7]` for a part of it."""
+        if len(indices) == len(self.packs):
+            return self.base_id
+        inside = ranges(indices)
+        return f"{self.base_id}_{inside}" if len(indices) == 1 else f"{self.base_id}_[{inside}]"
+
+    def log_of(self, job_id: str) -> Path:
+        """What a job and SLURM wrote about it."""
+        return self.job_folder / f"{job_id}_0_log.out"
+
+    def lives_of(self, index: int) -> list[dict[str, Any]]:
+        """The starts and ends that an element noted; damaged lines are left out."""
+        return read_lives(self.folder, self.first + index)
+
     def mark_sent(self, ids: Sequence[str]) -> None:
         """Write down what sbatch gave."""
+        self.ids = tuple(ids)
         files.create_once(self._record("sent"), files.encode_json({"ids": list(ids)}, indent=None))
-
-    def mark_refused(self, why: str) -> None:
-        """Write down that there is no such job."""
-        files.create_once(self._record("none"), files.encode_json({"why": why}))
 
     def mark_released(self) -> None:
         """Write down that its dependencies are set and it was released."""
@@ -104,11 +110,6 @@ class Array:
         return self.folder / "arrays" / f"{self.number:04d}.{suffix}"
 
 
-def job_name(submission: str, number: int) -> str:
-    """`tfkd-<submission>-0001`."""
-    return f"tfkd-{submission}-{number:04d}"
-
-
 def write_specs(folder: Path, packs: Sequence[Sequence[RunSpec]]) -> None:
     """Keep what the runs of each job are; the job itself makes the run's folder."""
     files.make_folder(folder / "specs")
@@ -127,48 +128,49 @@ def declare_runs(store: Store, submission: str, index: int, folders: Sequence[st
             store.folder(name).declare(RunSpec.from_json(chunk[name]))
 
 
-def needed_weights(array: Array) -> dict[str, list[str]]:
-    """Folder → the weights that this array's submission needs of it; nothing where that cannot be read."""
-    try:
-        data = reading.read_object(array.folder / "submission.json") or {}
-    except reading.DamagedFile:
-        return {}
-    weights = data.get("weights")
-    return weights if isinstance(weights, dict) else {}
-
-
 def _specs_path(folder: Path, index: int) -> Path:
     return folder / "specs" / f"{index // SPECS_PER_FILE:04d}.json"
 
 
+def lives_path(folder: Path, index: int) -> Path:
+    """The starts and ends of a submission's job."""
+    return folder / "lives" / f"{index}.jsonl"
+
+
+def read_lives(folder: Path, index: int) -> list[dict[str, Any]]:
+    """The lines of `lives_path`; damaged ones are left out."""
+    found = reading.read_lines(lives_path(folder, index))
+    return found.lines if found else []
+
+
 def known_arrays(store: Store) -> list[Array]:
     """All arrays ever meant to be sent from this store, oldest first; damaged records are skipped."""
-    return [array for folder in _submissions(store) for array in arrays_of(folder)]
+    folders = [path.parent for path in (store.root / "submissions").glob("*/arrays")]
+    return [array for folder in sorted(folders, key=_made) for array in _arrays_of(folder)]
 
 
-def log_of(store: Store, folder: str) -> Path | None:
-    """What SLURM and the newest job of a run wrote: the only words of one that died before its attempt."""
-    for array in reversed(known_arrays(store)):
-        for job_id, pack in zip(array.sent, array.packs, strict=False):
-            if folder in pack and array.log_of(job_id).exists():
-                return array.log_of(job_id)
-    return None
+def _made(folder: Path) -> tuple[int, str]:
+    try:
+        return (folder / "submission.json").stat().st_mtime_ns, folder.name
+    except OSError:
+        return 0, folder.name
 
 
-def arrays_of(folder: Path) -> Iterator[Array]:
-    """The arrays of one submission."""
+def _arrays_of(folder: Path) -> Iterator[Array]:
     for path in sorted((folder / "arrays").glob("*.json")):
         try:
-            yield _parse(folder, path, reading.read_object(path) or {})
+            sent = reading.read_object(path.with_suffix(".sent")) or {}
+            yield _parse(folder, path, reading.read_object(path) or {}, ids=sent.get("ids", []))
         except (reading.DamagedFile, KeyError, TypeError, ValueError):
             continue
 
 
-def _parse(folder: Path, path: Path, data: Mapping[str, Any]) -> Array:
+def _parse(folder: Path, path: Path, data: Mapping[str, Any], *, ids: Sequence[str]) -> Array:
     packs = tuple(tuple(map(str, pack)) for pack in data["packs"])
     after = tuple(tuple(map(str, each)) for each in data["after"])
     if len(packs) != len(after) or not packs:
         raise ValueError("an intent without jobs")
+    known = len(ids) == len(packs) and all(re.fullmatch(r"\d+(_\d+)?", str(each)) for each in ids)
     return Array(
         submission=folder.name,
         number=int(path.stem),
@@ -177,10 +179,14 @@ def _parse(folder: Path, path: Path, data: Mapping[str, Any]) -> Array:
         first=int(data["first"]),
         held=bool(data["held"]),
         folder=folder,
+        ids=tuple(ids) if known else (),
     )
 
 
-def _submissions(store: Store) -> list[Path]:
-    """Folders of submissions with arrays, in the order they were made."""
-    folders = [path.parent for path in (store.root / "submissions").glob("*/arrays")]
-    return sorted(folders, key=lambda folder: ((folder / "submission.json").stat().st_mtime_ns, folder.name))
+def log_of(store: Store, folder: str) -> Path | None:
+    """What SLURM and the newest job of a run wrote: all there is of one that died before its attempt."""
+    for array in reversed(known_arrays(store)):
+        for _, job_id, pack, _ in array.jobs():
+            if folder in pack and array.log_of(job_id).exists():
+                return array.log_of(job_id)
+    return None

@@ -1,147 +1,279 @@
-"""One array through submitit: an intent before sbatch, the job ids after it, and what a refusal means."""
+"""Runs → arrays in SLURM, teachers before students; a dry run is the same with its calls noted, not sent."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import re
-import shutil
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tfkd_cli.backends.slurm import client, job, queue
+from tfkd_cli import backends
+from tfkd_cli.backends.slurm import arrays, client, records, sbatch, site, staging
+from tfkd_cli.backends.slurm.arrays import Element, Group
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.errors import RunError
+from tfkd_cli.backends.slurm.records import Array
+from tfkd_cli.backends.slurm.site import Site
+from tfkd_cli.errors import RequestError
+from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tfkd_cli.backends.slurm.profile import Profile
-    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.execution import Execution
+    from tfkd_cli.spec import RunSpec
 
-# A refusal that a smaller array, or a later try, may not get.
-_LIMIT = re.compile(
-    r"submit ?(?:job)?s? ?limit|MaxSubmit|MaxJobs?(?:Per|Count)|QOSMax|AssocMax|AssocGrp|QOSGrp"
-    r"|Resource temporarily|job array spec|maximum.*(?:jobs|submitted)|violates accounting/QOS policy",
-    re.IGNORECASE,
-)
-# sbatch failed, and yet slurmctld may have the job.
-_UNCERTAIN = re.compile(
-    r"unable to contact|timed? ?out|socket|communication|connection|zero bytes|Could not make sense",
-    re.IGNORECASE,
-)
-# SLURM's sentence → the key of the profile it is about.
-_ABOUT = (
-    (r"partition", "slurm_partition"),
-    (r"account", "slurm_account"),
-    (r"qos|quality of service", "slurm_qos"),
-    (r"wckey", "slurm_wckey"),
-    (r"time limit", "timeout_min"),
-    (r"feature|constraint", "slurm_constraint"),
-    (r"generic resource|gres", "gpus_per_node"),
-    (r"memory", "mem_gb"),
-    (r"reservation", "slurm_additional_parameters"),
-    (r"node configuration|nodes? count", "gpus_per_node"),
-    (r"cpu count|cpus", "cpus_per_task"),
+Tell = Callable[[str], None]
+ONE_LIMIT_EACH = (
+    "--jobs {jobs} holds for each of {arrays} arrays, not for all together: the runs differ in resources, "
+    "are more than MaxArraySize, or this site refuses dependencies per array element."
 )
 
 
-class LimitReachedError(RunError):
-    """SLURM takes no array of this size now."""
+@dataclass(frozen=True)
+class Submitted:
+    """What one `submit` did. `calls` counts sbatch; `left_in_plan` is what SLURM did not take."""
+
+    submissions: tuple[str, ...] = ()
+    arrays: tuple[tuple[str, int], ...] = ()  # (SLURM id, runs)
+    calls: int = 0
+    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
+    repointed: int = 0
+    left_in_plan: tuple[RunSpec, ...] = ()
+    elsewhere: tuple[RunSpec, ...] = ()  # another process is at work on them, or on their teachers
+
+    @property
+    def runs(self) -> int:
+        """How many runs were submitted now."""
+        return sum(count for _, count in self.arrays)
+
+    @property
+    def already(self) -> int:
+        """How many runs SLURM had before."""
+        return len(self.queued)
 
 
-class RefusedError(RunError):
-    """SLURM will not take this at all; `sentence` is its own."""
+@dataclass(kw_only=True)
+class Sender:
+    """What it was given, and what it has sent so far."""
 
-    def __init__(self, sentence: str, profile: Profile) -> None:
-        self.sentence = sentence
-        key = key_about(sentence)
-        where = profile.line_of(key) if key else f"{profile.path}, [submit]"
-        super().__init__(
-            f"sbatch refused: {sentence}",
-            expected=where,
-            hint=f"`tfkd doctor --cluster {profile.name}` checks a profile.",
+    store: Store
+    profile: Profile
+    site: Site
+    execution: Execution
+    costs: Mapping[str, float]  # seconds, by key
+    jobs: int | None  # at most so many runs at once
+    tell: Tell
+    weights: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of `backends.submit`
+    elements: dict[str, Element] = field(default_factory=dict)  # folder of a run → its active job; grows
+    wanted: frozenset[str] = frozenset()  # folders of all runs to be sent
+    name: str = ""  # of the submission
+    calls: int = 0
+    first: int = 0  # index of the next element in the submission's runs
+    full: bool = False  # SLURM takes no more now
+    arrays: list[Array] = field(default_factory=list)
+
+    def send(self, new: Sequence[RunSpec]) -> Submitted:
+        """Group, declare, send; what did not go stays in the plan."""
+        self.wanted = frozenset(spec.folder for spec in new)
+        unfinished = self.wanted | self.elements.keys()
+        graph = arrays.group_runs(new, profile=self.profile, unfinished=unfinished)
+        for group in graph:
+            check_limits(group.options, profile=self.profile, here=self.site)
+        code = staging.stage(self.store.code_path)
+        on_hold = self.jobs is not None and any(group.parents for group in graph)
+        if not (on_hold and self._send_all(arrays.one_per_shape(graph), on_hold=True, code=code)):
+            self._send_all(graph, on_hold=False, code=code)
+        left = tuple(spec for spec in new if spec.folder not in self.elements)
+        if left:
+            text = "runs stay in the plan: SLURM takes no more now; the same command sends them later."
+            self.tell(f"{len(left)} {text}")
+        sizes = tuple((array.base_id, sum(map(len, array.packs))) for array in self.arrays)
+        return Submitted((self.name,), sizes, self.calls, left_in_plan=left)
+
+    def _send_all(self, graph: Sequence[Group], *, on_hold: bool, code: Path) -> bool:
+        """Everything as arrays, parents first; False where the site refuses dependencies per element."""
+        planned = list(arrays.split(graph, self.site.max_array_size))
+        self._declare(planned, code=code)
+        if self.jobs is not None and len(planned) > 1:
+            self.tell(ONE_LIMIT_EACH.format(jobs=self.jobs, arrays=len(planned)))
+        for group in planned:
+            for array in self._send_in_pieces(group, on_hold=on_hold, code=code):
+                try:
+                    if on_hold:
+                        arrays.release(array, elements=self.elements, done=frozenset())
+                except SlurmError as error:
+                    if client.unreachable(error.sentence) or len(self.arrays) > 1:
+                        raise
+                    self._withdraw(array)
+                    return False
+        return True
+
+    def _declare(self, planned: Sequence[Group], *, code: Path) -> None:
+        """Everything a job will read, before any job exists."""
+        packs = [pack for group in planned for pack in group.packs]
+        self.first = 0
+        self.name = backends.submit(
+            [[spec.folder for spec in pack] for pack in packs],
+            store=self.store,
+            execution=replace(self.execution, threads=self.execution.threads or self._threads(planned[0])),
+            teacher_logits=backends.sharing_logits([spec for pack in packs for spec in pack]),
+            backend=records.BACKEND,
+            weights=self.weights,
+            profile=self.profile.name,
+            code=code.name,
+        )
+        records.write_specs(self.store.submission_path(self.name), packs)
+
+    def _threads(self, group: Group) -> int:
+        """Threads of a run: the job's cores ÷ its runs; one where a GPU does the work."""
+        options = site.fill_in(group.options, self.site)
+        cores = str(options.get("cpus_per_task", 1))
+        if site.asks_gpu(options) or not cores.isdigit():
+            return 1
+        return max(1, int(cores) // self.profile.runs_per_job)
+
+    def _withdraw(self, array: Array) -> None:
+        client.ask(["scancel", array.base_id])
+        array.mark_released()
+        self.arrays.remove(array)
+        for folder in chain.from_iterable(array.packs):
+            self.elements.pop(folder, None)
+
+    def _send_in_pieces(self, group: Group, *, on_hold: bool, code: Path) -> Iterator[Array]:
+        """The group as one array; where SLURM's limits refuse it, as much of it as they allow."""
+        rest, size = group.packs, len(group.packs)
+        while rest and not self.full:
+            piece = replace(group, packs=rest[:size])
+            if not self._parents_are_in_slurm(piece):
+                break
+            try:
+                array = self._send(piece, on_hold=on_hold, code=code)
+            except sbatch.LimitReachedError as error:
+                waited = "temporarily" in error.what  # for two minutes: not again with half of it
+                if size == 1 and not self.elements and not waited:
+                    raise sbatch.RefusedError(error.what, self.profile) from error
+                self.full = size == 1 or waited
+                size = max(1, size // 2)
+                continue
+            rest = rest[len(piece.packs) :]
+            yield array
+        self.first += len(rest)  # indices of what was not sent
+
+    def _parents_are_in_slurm(self, piece: Group) -> bool:
+        """A student whose teacher could not be sent is not sent either: SLURM would start it at once."""
+        known = self.elements.keys() | {run.folder for run in piece.runs}
+        return all(known >= set(self._after(pack)) for pack in piece.packs)
+
+    def _after(self, pack: Sequence[RunSpec]) -> tuple[str, ...]:
+        """Folders of the unfinished parents of a pack."""
+        parents = (parent.folder for run in pack for parent in run.parents)
+        return tuple(dict.fromkeys(each for each in parents if each in self.elements or each in self.wanted))
+
+    def _send(self, piece: Group, *, on_hold: bool, code: Path) -> Array:
+        self.calls += 1
+        array = Array(
+            submission=self.name,
+            number=self.calls,
+            packs=tuple(tuple(run.folder for run in pack) for pack in piece.packs),
+            after=tuple(self._after(pack) for pack in piece.packs),
+            first=self.first,
+            held=on_hold,
+            folder=self.store.submission_path(self.name).absolute(),
+        )
+        waits = [] if on_hold else [self.elements[each] for each in chain.from_iterable(array.after)]
+        options = site.fill_in(piece.options, self.site)
+        given = sbatch.parameters(
+            options,
+            setup=sbatch.setup_lines(self.profile, code=code.absolute()),
+            name=array.name,
+            dependency=arrays.dependency(waits),
+            minutes=site.time_limit(_longest(piece, self.costs), options, self.site),
+            at_once=max(1, (self.jobs or len(piece.runs)) // self.profile.runs_per_job),
+            on_hold=on_hold,
+        )
+        sbatch.send(array, given, store=self.store.root.absolute(), profile=self.profile)
+        for job_id, pack in zip(array.ids, piece.packs, strict=True):
+            self.elements.update((run.folder, Element(job_id, packed=len(pack) > 1)) for run in pack)
+        self.first += len(piece.packs)
+        self.arrays.append(array)
+        return array
+
+
+def _longest(group: Group, costs: Mapping[str, float]) -> float | None:
+    """Seconds of the longest job (runs of a pack share a device, so theirs add up); None when unknown."""
+    if any(run.key not in costs for run in group.runs):
+        return None
+    return max(math.fsum(costs[run.key] for run in pack) for pack in group.packs)
+
+
+def check_limits(options: Mapping[str, object], *, profile: Profile, here: Site) -> None:
+    """RequestError where the partition can never give what is requested; it names the line of the profile."""
+    for option, sentence in site.beyond(options, here):
+        raise RequestError(
+            f"the profile {profile.name} {sentence}.",
+            expected=profile.line_of(option),
+            hint="change it there, or leave it out: the cluster is asked for what is open.",
         )
 
 
-def key_about(sentence: str) -> str | None:
-    """The `[submit]` key that a refusal speaks of."""
-    return next((key for pattern, key in _ABOUT if re.search(pattern, sentence, re.IGNORECASE)), None)
+def in_this_environment(profile: Profile, tell: Tell) -> Profile:
+    """The profile, completed by the user's SBATCH_ACCOUNT and the like; tells what is used or ignored."""
+    completed, used = profile.with_environment()
+    if used:
+        tell(f"from your environment: {', '.join(used)}.")
+    if ignored := client.ignored_variables(used):
+        tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
+    return completed
 
 
-def send(array: Array, parameters: Mapping[str, Any], *, store: Path, profile: Profile) -> tuple[str, ...]:
-    """sbatch `array`, declared before and marked after; the ids of its elements.
+def dry_run(
+    specs: Sequence[RunSpec],
+    *,
+    store: Store,
+    execution: Execution,
+    profile: Profile,
+    jobs: int | None = None,
+    costs: Mapping[str, float] | None = None,
+    on_event: Tell = lambda text: None,
+) -> list[str]:
+    """What would be given to sbatch and scontrol, one text per call; job 1 stands for the first one's id.
 
-    LimitReachedError when a smaller one may pass, RefusedError when none will, SlurmError when SLURM does
-    not answer; in that last case the intent stays, and the next submission looks the name up.
+    The records go to a temporary folder. Runs that SLURM has already are shown too. What a profile leaves
+    open is asked of the cluster where there is one.
     """
-    array.declare()
-    try:
-        ids = _submit(array, parameters, store=store, python=profile.submit.get("slurm_python"))
-    except RunError as error:
-        sentence = getattr(error, "sentence", error.what)
-        if _UNCERTAIN.search(sentence):
-            ids = adopt(array, store=store)  # raises SlurmError when slurmctld is silent
-            if not ids:
-                raise
-        else:
-            array.mark_refused(sentence)
-            shutil.rmtree(array.job_folder, ignore_errors=True)
-            if _LIMIT.search(sentence):
-                raise LimitReachedError(sentence) from error
-            raise RefusedError(sentence, profile) from error
-    array.mark_sent(ids)
-    return ids
+    with tempfile.TemporaryDirectory(prefix="tfkd-dry-") as folder:
+        # Below the folder stands the whole path of the store, so that scripts are quoted as they will be.
+        copy = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True)
+        sender = Sender(
+            store=copy, profile=in_this_environment(profile, on_event), site=_site_if_any(),
+            execution=execution, costs=costs or {}, jobs=jobs, tell=on_event,
+        )  # fmt: skip
+        with sbatch.recording(Path(folder) / "recorded") as calls:
+            sender.send(specs)
+        about = {array.job_folder: _described(array) for array in sender.arrays}
+        texts = []
+        for call in calls.read_text().splitlines():
+            command, _, arguments = call.partition(" ")
+            script = Path(arguments)
+            texts.append(
+                script.read_text().replace("\n", f"\n# {about[script.parent]}\n", 1)
+                if command == "sbatch"
+                else f"# then: {call}"
+            )
+        return [text.replace(folder, "").replace(sender.name, "SUBMISSION") for text in texts]
 
 
-def _submit(
-    array: Array, parameters: Mapping[str, Any], *, store: Path, python: str | None
-) -> tuple[str, ...]:
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    payloads = _payloads(array, store)
-    noise = io.StringIO()  # submitit prints sbatch's stderr; our error has it too
-    with client.outside_a_job(), contextlib.redirect_stderr(noise):
-        # A fresh executor and folder: submitit sleeps 0.2 s between the submissions of one.
-        executor = submitit.SlurmExecutor(folder=array.job_folder, python=python)
-        executor.update_parameters(**parameters)
-        try:
-            jobs = executor.map_array(job.main, *zip(*payloads, strict=True))
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise SlurmError("sbatch", client.sentence_of(str(error)) or "no reason given") from error
-    return tuple(each.job_id for each in jobs)
+def _described(array: Array) -> str:
+    count = sum(map(len, array.packs))
+    runs = array.packs[0][0] if count == 1 else f"{count} runs, {array.packs[0][0]} …"
+    return f"sbatch call {array.number}: {runs}"
 
 
-def adopt(array: Array, *, store: Path) -> tuple[str, ...]:
-    """The ids of an array whose sender died before it could write them down; () when SLURM never got it.
-
-    Pickles that were not yet given their job's name are written again: a job waits 60 s for its own.
-    """
-    found = queue.find_by_name(array.name)
-    if not found:
-        array.mark_refused("not known to SLURM by its name")
-        return ()
-    base = found[0].split("_")[0]
-    single = len(array.packs) == 1 and "_" not in found[0]
-    ids = (base,) if single else tuple(f"{base}_{index}" for index in range(len(array.packs)))
-    _restore_pickles(array, ids, store=store)
-    array.mark_sent(ids)
-    return ids
-
-
-def _restore_pickles(array: Array, ids: Sequence[str], *, store: Path) -> None:
-    from submitit.core.utils import DelayedSubmission, JobPaths
-
-    array.job_folder.mkdir(parents=True, exist_ok=True)
-    for job_id, payload in zip(ids, _payloads(array, store), strict=True):
-        path = JobPaths(array.job_folder, job_id).submitted_pickle
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            DelayedSubmission(job.main, *payload).dump(temporary)
-            temporary.replace(path)
-
-
-def _payloads(array: Array, store: Path) -> list[tuple[str, str, str]]:
-    """Three strings per job; everything else is JSON in the store."""
-    return [(str(store), array.submission, str(array.first + offset)) for offset in range(len(array.packs))]
+def _site_if_any() -> Site:
+    if client.present("sinfo"):
+        with contextlib.suppress(SlurmError):
+            return site.read_site()
+    return Site()

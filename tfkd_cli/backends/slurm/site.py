@@ -1,32 +1,59 @@
-"""What the cluster says about itself (`sinfo`, `scontrol show config`), and what that lets us fill in."""
+"""What the cluster says about itself (`sinfo`, `scontrol show`); what that fills in and rules out."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tfkd_cli.backends.slurm import client
 
-MOST_MEMORY_MB = 8000  # a run's host memory: torch with CUDA 3 GB, CIFAR 0.2 GB, answers
+MOST_MEMORY_MB = 8000  # host memory of a run: torch with CUDA 3 GB, CIFAR 0.2 GB, cached teacher logits
 MOST_CPUS = 4  # beside a GPU: one thread feeds it, the others are torch's
-_MEMORY_KEYS = ("mem_gb", "slurm_mem", "slurm_mem_per_cpu", "slurm_mem_per_gpu")
-_GPU_KEYS = ("gpus_per_node", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_gres")
-_CPU_KEYS = ("cpus_per_task", "slurm_cpus_per_task", "slurm_cpus_per_gpu")
+UNKNOWN_MINUTES = 12 * 60
+LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
+NO_LIMIT = 365 * 1440
+_MEGABYTES = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+# Options of which sbatch takes one: naming one replaces the others, and nothing is filled in beside it.
+MEMORY = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})
+CPUS = frozenset({"cpus_per_task", "cpus_per_gpu"})
+GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "--gpus", "--gpus-per-socket"})
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of one kind has."""
+
+    cpus: int
+    memory_mb: int  # 1: not configured
+    gpus: int
+
+
+NO_LIMITS = Node(*3 * (1 << 40,))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition; per node the least that any of its nodes has (GPUs: of those that have any)."""
+    """A partition and the kinds of its nodes (of those with GPUs, where there are any)."""
 
     name: str
     default: bool = False
     limit_minutes: int | None = None  # None: no limit
-    cpus: int = 0
-    memory_mb: int = 0
-    gpus: int = 0
+    limits: Node = NO_LIMITS  # MaxCPUsPerNode, MaxMemPerNode
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def least(self) -> Node:
+        """What each of its nodes has."""
+        kinds = [each for each in self.nodes if each.gpus] or self.nodes
+        return Node(*(min(getattr(each, name) for each in kinds) for name in ("cpus", "memory_mb", "gpus")))
+
+    def most(self, name: str) -> int:
+        """The most `cpus`, `memory_mb` or `gpus` that a job can have of a node."""
+        return int(min(max(getattr(each, name) for each in self.nodes), getattr(self.limits, name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +69,8 @@ class Site:
         return max(1, _number(self.config.get("MaxArraySize", "1001")))
 
     @property
-    def arrays(self) -> bool:
-        """Whether the site allows job arrays."""
-        return self.max_array_size > 1
-
-    @property
     def max_jobs(self) -> int:
-        """How many jobs slurmctld keeps in all, those of others and finished ones too."""
+        """How many jobs slurmctld keeps in all, including other users' and finished ones."""
         return _number(self.config.get("MaxJobCount", "10000"))
 
     def partition(self, name: str | None) -> Partition | None:
@@ -61,9 +83,11 @@ class Site:
 def read_site() -> Site:
     """Ask slurmctld; SlurmError when it does not answer."""
     config = parse_config(client.ask(["scontrol", "show", "config"]))
-    return Site(
-        partitions=parse_partitions(client.ask(["sinfo", "-h", "-o", "%P|%l|%c|%m|%G"])), config=config
-    )
+    limits = client.ask(["scontrol", "show", "partition", "-o"])
+    nodes = client.ask(
+        ["sinfo", "-h", "-e", "-o", "%P|%l|%c|%m|%G"]
+    )  # -e: unequal nodes on lines of their own
+    return Site(partitions=parse_partitions(nodes, limits), config=config)
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -72,45 +96,41 @@ def parse_config(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def parse_partitions(text: str) -> tuple[Partition, ...]:
-    """Lines of `sinfo -o "%P|%l|%c|%m|%G"`: one per partition and kind of node."""
+def parse_partitions(nodes: str, limits: str = "") -> tuple[Partition, ...]:
+    """Lines of `sinfo -e -o "%P|%l|%c|%m|%G"` (one per kind of node) and of `scontrol show partition -o`."""
+    shown = [dict(pair.split("=", 1) for pair in line.split() if "=" in pair) for line in limits.splitlines()]
+    at_most = {each.get("PartitionName"): _limits(each) for each in shown}
     found: dict[str, Partition] = {}
-    for line in text.splitlines():
+    for line in nodes.splitlines():
         fields = line.strip().split("|")
-        if len(fields) != 5:
-            continue
-        kind = Partition(
-            name=fields[0].rstrip("*"),
-            default=fields[0].endswith("*"),
-            limit_minutes=minutes(fields[1]),
-            cpus=_number(fields[2]),
-            memory_mb=_number(fields[3]),
-            gpus=sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", fields[4])),
-        )
-        found[kind.name] = _least(found[kind.name], kind) if kind.name in found else kind
+        if len(fields) == 5:
+            title, limit, cpus, memory, gres = fields
+            name = title.rstrip("*")
+            gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
+            node = Node(_number(cpus), _number(memory), gpus)
+            found[name] = Partition(
+                name=name,
+                default=title.endswith("*"),
+                limit_minutes=minutes(limit),
+                limits=at_most.get(name, NO_LIMITS),
+                nodes=(*(found[name].nodes if name in found else ()), node),
+            )
     return tuple(found.values())
 
 
-def _least(one: Partition, other: Partition) -> Partition:
-    if bool(one.gpus) != bool(other.gpus):
-        return one if one.gpus else other
-    return Partition(
-        name=one.name,
-        default=one.default,
-        limit_minutes=one.limit_minutes,
-        cpus=min(one.cpus, other.cpus),
-        memory_mb=min(one.memory_mb, other.memory_mb),
-        gpus=min(one.gpus, other.gpus),
-    )
+def _limits(shown: Mapping[str, str]) -> Node:
+    """The limits of a partition for a node; UNLIMITED has no digits."""
+    cpus, memory = (_number(shown.get(key, "")) for key in ("MaxCPUsPerNode", "MaxMemPerNode"))
+    return Node(cpus or NO_LIMITS.cpus, memory or NO_LIMITS.memory_mb, NO_LIMITS.gpus)
 
 
 def minutes(limit: str) -> int | None:
-    """SLURM's `[days-]hours:minutes:seconds` in whole minutes; None for `infinite` and the unknown."""
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    if match is None:
+    """A time limit as sinfo writes it; None for `infinite` and what is no time."""
+    try:
+        found = asked_minutes(limit)
+    except ValueError:
         return None
-    days, hours, mins, _ = (int(each or 0) for each in match.groups())
-    return max(1, days * 1440 + hours * 60 + mins)
+    return None if found == NO_LIMIT else found
 
 
 def asked_minutes(given: int | str) -> int:
@@ -131,44 +151,76 @@ def asked_minutes(given: int | str) -> int:
     return max(1, int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0))
 
 
-def fill_in(submit: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    """`submit` with what the profile leaves open: a GPU where there are any, and a fair share of the node."""
-    filled = dict(submit)
-    partition = site.partition(submit.get("slurm_partition"))
-    if partition is None:
+def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    """`options` and what the profile leaves open: a GPU where there are any, a fair share of the node."""
+    filled = dict(options)
+    partition = site.partition(options.get("partition"))
+    if partition is None or options.get("exclusive") or options.get("--exclusive"):
         return filled
-    if not any(key in submit for key in _GPU_KEYS) and partition.gpus:
+    node = partition.least
+    if not GPUS & options.keys() and node.gpus:
         filled["gpus_per_node"] = 1
-    asks_gpu = any(filled.get(key) for key in _GPU_KEYS)
-    if not any(key in submit for key in _CPU_KEYS):
-        filled["cpus_per_task"] = (
-            max(1, min(MOST_CPUS, partition.cpus // partition.gpus)) if asks_gpu and partition.gpus else 1
-        )
-    if (
-        not any(key in submit for key in _MEMORY_KEYS) and partition.memory_mb > 100
-    ):  # 1 means: not configured
-        shares = partition.gpus if asks_gpu and partition.gpus else max(1, partition.cpus)
-        share = min(
-            MOST_MEMORY_MB, max(partition.memory_mb // max(1, shares), min(2000, partition.memory_mb))
-        )
-        filled["slurm_mem"] = f"{share}MB"
+    shares = node.gpus if asks_gpu(filled) and node.gpus else 0
+    if not CPUS & options.keys():
+        filled["cpus_per_task"] = max(1, min(MOST_CPUS, node.cpus // shares)) if shares else 1
+    if not MEMORY & options.keys() and node.memory_mb > 100:
+        share = max(node.memory_mb // max(1, shares or node.cpus), min(2000, node.memory_mb))
+        filled["mem"] = f"{min(MOST_MEMORY_MB, share)}MB"
     return filled
 
 
-def time_limit(seconds: float | None, submit: Mapping[str, Any], site: Site) -> int:
+def asks_gpu(options: Mapping[str, Any]) -> bool:
+    """Whether a job with these options gets a GPU."""
+    given = {option: str(options[option]) for option in GPUS & options.keys()}
+    return any(
+        re.search(r"(^|:)[1-9]\d*(?=,|\(|$)|^[A-Za-z]+$", value) and (option != "gres" or "gpu" in value)
+        for option, value in given.items()
+    )
+
+
+def beyond(options: Mapping[str, Any], site: Site) -> Iterator[tuple[str, str]]:
+    """(option, sentence) for what is requested and no node of the partition can give.
+
+    sbatch may accept it all the same, and the job then waits for ever.
+    """
+    partition = site.partition(options.get("partition"))
+    if partition is None:
+        return
+    time, limit = asked_minutes(options.get("time", 1)), partition.limit_minutes
+    if limit is not None and time > limit:
+        yield "time", f"asks for {time} minutes; partition {partition.name} allows {limit}"
+    cpus = _number(str(options.get("cpus_per_task", 1)))
+    if cpus > partition.most("cpus"):
+        yield (
+            "cpus_per_task",
+            f"asks for {cpus} cores; a node of {partition.name} has {partition.most('cpus')}",
+        )
+    memory = max(_megabytes(options.get("mem")), cpus * _megabytes(options.get("mem_per_cpu")))
+    if memory > partition.most("memory_mb") > 100:
+        has = partition.most("memory_mb")
+        yield "mem", f"asks for {memory:.0f} MB of memory; a node of {partition.name} has {has}"
+    gpus = _number(re.sub(r"^.*:", "", str(options.get("gpus_per_node", 0))))
+    if gpus > partition.most("gpus"):
+        yield (
+            "gpus_per_node",
+            f"asks for {gpus} GPUs; a node of {partition.name} has {partition.most('gpus')}",
+        )
+
+
+def _megabytes(given: Any) -> float:
+    """`500`, `500MB`, `16G` as sbatch reads them; 0 for none and for what it will refuse itself."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", str(given or "").upper())
+    return int(match[1]) * _MEGABYTES[match[2]] if match else 0
+
+
+def time_limit(seconds: float | None, options: Mapping[str, Any], site: Site) -> int:
     """Minutes for an array whose longest job takes `seconds`: 1.5 times that, at most the partition's."""
-    given = submit.get("timeout_min", submit.get("slurm_time"))
-    if given is not None:
-        return asked_minutes(given)
-    partition = site.partition(submit.get("slurm_partition"))
+    if "time" in options:
+        return asked_minutes(options["time"])
+    partition = site.partition(options.get("partition"))
     wanted = UNKNOWN_MINUTES if seconds is None else max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
     limit = partition.limit_minutes if partition else None
     return wanted if limit is None else min(wanted, limit)
-
-
-UNKNOWN_MINUTES = 12 * 60
-NO_LIMIT = 365 * 1440
-LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
 
 
 def signal_delay(limit_minutes: int) -> int:
