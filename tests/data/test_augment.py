@@ -86,7 +86,7 @@ def test_rotations_by_angles_over_the_whole_circle_have_the_pixels_of_pil(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     circle = Augmentation(what="turn", degrees=180 * ANGLES / (ANGLES - 1))
-    monkeypatch.setitem(AUGMENTATIONS, "circle", circle)  # type: ignore[arg-type]
+    monkeypatch.setitem(AUGMENTATIONS, "circle", circle)
     augment = Augment("circle", size=size, device=CPU)
     places = np.searchsorted(augment.degrees_A, [-180, -90, -45, -30, 0, 1e-6, 30, 45, 60, 90, 135, 180])
     views_NV = torch.from_numpy(places.clip(0, ANGLES - 1))[:, None].int()

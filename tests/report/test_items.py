@@ -35,7 +35,7 @@ def test_the_papers_own_scale_comes_before_others_and_tables_in_its_order(
 def test_grids_that_read_alike_still_have_names_of_their_own(stores: ModuleType, tmp_path: Path) -> None:
     [item] = items([stores.campaign(tmp_path, ["table9"], seeds=(0, 1), teacher_seeds="paired")])
     assert item.command == "tfkd reproduce table9 --teacher-seeds paired --seeds 0-1"
-    assert item.manner == ("a teacher per seed",)
+    assert item.departures == ("a teacher per seed",)
     axes = {"dataset": "digits", "students": ["resnet8"], "teachers": ["resnet20"]}
     campaigns = [
         stores.grid(tmp_path, seeds=(0,), methods=["de-kd"], teacher_epochs=[epoch], **axes)

@@ -36,7 +36,13 @@ def finish(store: Store, spec: RunSpec, accuracy: float, **changes: Any) -> RunF
     folder = store.run(spec)
     folder.declare(spec)
     lines = [line(1, accuracy - 5), line(2, accuracy)]
-    best = {"epoch": 2, "accuracy": accuracy, "balanced_accuracy": 50.0, "ece": 3.0, "loss": 0.5}
+    best: dict[str, Any] = {
+        "epoch": 2,
+        "accuracy": accuracy,
+        "balanced_accuracy": 50.0,
+        "ece": 3.0,
+        "loss": 0.5,
+    }
     best |= {"val_accuracy": 61.0, "val_loss": 0.4, "top5": 99.0, "confusion": ["3 1", "0 4"]}
     result = {"key": spec.key, "epochs": 2, "best": best, "last": {"epoch": 2, "accuracy": accuracy}}
     result |= {"numerics": NUMERICS, "commit": "c" * 40, "class_names": ["cat", "dog"], "seconds": 4.0}

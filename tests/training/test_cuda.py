@@ -172,7 +172,11 @@ def test_twenty_steps_on_a_gpu_agree_with_the_cpu(cached: bool) -> None:
 @pytest.mark.parametrize("student", ["resnet8", "plain-cnn"])
 def test_a_graph_gives_the_numbers_of_the_steps_as_they_are_written(student: str, optimizer: str) -> None:
     """Learning rates, dropout's masks and the sums of the epoch reach the recorded step."""
-    recipe = {"student": student, "optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 1e-3}
+    recipe: dict[str, Any] = {
+        "student": student,
+        "optimizer": optimizer,
+        "lr": 0.05 if optimizer == "sgd" else 1e-3,
+    }
     plain = list(training_of(LabelSmoothing(), **recipe).epochs())
     replayed = list(graphed(training_of(LabelSmoothing(), **recipe)).epochs())
     for one, other in zip(plain, replayed, strict=True):

@@ -40,11 +40,11 @@ EVERY_LOSS = [kind(**kind.FORMS[form]) for kind in LOSSES.values() for form in k
 IMAGES, BATCH, CLASSES = 4, 2, 10
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operations that involve a tensor of the CPU, and whether anything was computed in bf16."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.copies: list[str] = []  # between the CPU and another device
         self.on_cpu: list[str] = []
         self.bf16 = False
@@ -117,10 +117,10 @@ def training_of(network: str, *, device: torch.device, cached: bool = False, **r
         teacher=ForeignTeacher(network=network, digest="0" * 64),
         recipe=replace(Recipe(epochs=2, batch_size=BATCH, augment="crop-flip-rotate15"), **recipe),
     )
-    teacher, cached_logits = None, None
+    teacher, cached_logits = None, cast(Any, None)
     if cached:
         cached_NK = torch.zeros(IMAGES, CLASSES, dtype=torch.float16, device=device)
-        cached_logits: Any = SimpleNamespace(epoch=lambda epoch, **more: cached_NK)
+        cached_logits = SimpleNamespace(epoch=lambda epoch, **more: cached_NK)
     else:
         built = models.build(network, classes=CLASSES, channels=3, size=32)
         example = torch.empty(0)

@@ -75,7 +75,7 @@ class Augment:
         }
         self.columns = tuple(name for names, present in parts.items() if present for name in names)
         # In degrees, counter-clockwise; in the middles of equal parts of ±recipe.degrees.
-        self.degrees_A = (2 * np.arange(ANGLES) + 1 - ANGLES) * (self.recipe.degrees / ANGLES)
+        self.degrees_A = np.float64(self.recipe.degrees / ANGLES) * (2.0 * np.arange(ANGLES) + 1 - ANGLES)
         self._rotations_A6 = torch.from_numpy(rotations(self.degrees_A, size)).to(device)
 
     def draw(self, *, stream: int, epoch: int, indices_N: Tensor) -> Tensor:
@@ -174,7 +174,9 @@ class Augment:
         x_N1W = source(view["left"], view["width"])
         x_N1W = torch.where(view["flip"] == 1, x_N1W.flip(2), x_N1W)
         y_NH1 = source(view["top"], view["height"]).transpose(1, 2)
-        grid_NHW2 = torch.stack(torch.broadcast_tensors(x_N1W, y_NH1), 3) * (2 / (size - 1)) - 1
+        grid_NHW2 = (
+            torch.stack([x_N1W.expand(-1, size, -1), y_NH1.expand(-1, -1, size)], 3) * (2 / (size - 1)) - 1
+        )
         seen_NCHW = torch.nn.functional.grid_sample(
             images_NCHW.float(), grid_NHW2, padding_mode="border", align_corners=True
         )

@@ -70,7 +70,7 @@ class EpochData:
             teacher_NK = teacher(images_NCHW, indices_N) if teacher else None
             columns = (images_NCHW, self._part.labels_N[indices_N], teacher_NK)
             sizes = [len(each) for each in group]
-            parts = ([None] * len(sizes) if each is None else each.split(sizes) for each in columns)
+            parts = ([None] * len(sizes) if each is None else torch.split(each, sizes) for each in columns)
             yield from map(Batch, *parts)
 
     def view(self, epoch: int, indices_N: Tensor) -> Tensor:

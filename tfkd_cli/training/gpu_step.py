@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch  # noqa: TID253 - reached only from the trainer
-from torch import nn  # noqa: TID253
+from torch import Tensor, nn  # noqa: TID253
 
 from tfkd_cli.training.epoch_data import Batch
 
@@ -50,7 +50,7 @@ def speedups(network: str, *, device: torch.device, steps: int) -> Speedups:
     return Speedups(compiled=compiled, graph=steps >= GRAPH_STEPS)
 
 
-def compiled(network: nn.Module) -> nn.Module:
+def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network compiled for one shape of images; what cannot be compiled runs as it is written."""
     torch._dynamo.config.suppress_errors = True
     return torch.compile(network, dynamic=False)
@@ -84,7 +84,7 @@ class GraphedStep:
 
     def _warm_up(self, batch: Batch) -> None:
         """A real step, on a stream of its own as the recording will be."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             self._step(batch)
@@ -92,7 +92,8 @@ class GraphedStep:
 
     def _record(self, batch: Batch) -> bool:
         """Record the step; nothing is computed yet. False where that is impossible."""
-        self._inputs = Batch(*(None if each is None else each.clone() for each in batch))
+        teacher_NK = None if batch.teacher_NK is None else batch.teacher_NK.clone()
+        self._inputs = Batch(batch.images_NCHW.clone(), batch.labels_N.clone(), teacher_NK)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):

@@ -362,7 +362,7 @@ def _explained(error: BaseException) -> RunError:
 
 def _on_gpu(error: BaseException) -> str:
     """Which GPU of which host it was, as far as that can still be found out."""
-    if isinstance(error, MemoryError) or not torch.cuda.is_initialized():
+    if isinstance(error, MemoryError) or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return ""
     with contextlib.suppress(RuntimeError, AssertionError):
         number = torch.cuda.current_device()

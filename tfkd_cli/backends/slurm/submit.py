@@ -111,13 +111,9 @@ def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
     """Of two terminals that ask for the same, the second sees what the first has submitted."""
     files.make_folder(submissions)
     deadline, told = time.monotonic() + PATIENCE_SECONDS, False
-    while True:
-        with held(submissions / "lock") as mine:
-            if mine is None:
-                tell("this file system has no locks: do not submit from two terminals at the same time.")
-            if mine is not False:
-                yield
-                return
+
+    def while_waiting() -> None:
+        nonlocal told
         if time.monotonic() > deadline:
             raise RunError(
                 f"another tfkd has been submitting for {PATIENCE_SECONDS / 60:.0f} minutes.",
@@ -126,7 +122,11 @@ def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
         if not told:
             tell("another tfkd is submitting; waiting for it.")
             told = True
-        time.sleep(0.2)
+
+    with held(submissions / "lock", while_waiting=while_waiting) as locked:
+        if not locked:
+            tell("this file system has no locks: do not submit from two terminals at the same time.")
+        yield
 
 
 @dataclass(frozen=True)
