@@ -174,7 +174,7 @@ def test_runs_that_are_not_finished_have_a_status_and_no_accuracy(store: Store) 
     assert found.loc[begun.folder, "status"] == "todo"
     assert found.loc[failed.folder, ["status", "problem"]].tolist() == ["failed", "out of memory"]
     assert found.loc[failed.folder, "seconds"] == 2.0
-    assert found.loc[[begun.folder, failed.folder], "best_accuracy"].isna().all()
+    assert found["best_accuracy"][[begun.folder, failed.folder]].isna().all()
     assert failed.folder not in set(epochs["run"])
 
 
@@ -187,8 +187,8 @@ def test_a_run_that_contradicts_its_metrics_is_damaged_and_has_no_number(store: 
     found = runs.set_index("run").loc[folder.name]
     assert found["status"] == "damaged"
     assert "80.0 % as its best accuracy, and 99.0 % in the result" in found["problem"]
-    assert pd.isna(found["best_accuracy"])
     assert folder.name not in set(epochs["run"])
+    assert pd.isna(found["best_accuracy"])
 
 
 def test_the_confusion_matrix_has_true_classes_as_rows(store: Store) -> None:
