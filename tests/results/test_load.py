@@ -172,7 +172,7 @@ def test_runs_that_are_not_finished_have_a_status_and_no_accuracy(store: Store) 
     runs, epochs = results.load(store.root)
     found = runs.set_index("run")
     assert found.loc[begun.folder, "status"] == "todo"
-    assert found.loc[failed.folder, ["status", "problem"]].tolist() == ["failed", "out of memory"]
+    assert list(found.loc[failed.folder, ["status", "problem"]]) == ["failed", "out of memory"]
     assert found.loc[failed.folder, "seconds"] == 2.0
     assert found["best_accuracy"][[begun.folder, failed.folder]].isna().all()
     assert failed.folder not in set(epochs["run"])
