@@ -106,7 +106,8 @@ class ExecutionOptions:
         str, _option("--cluster", help="local, slurm, or a profile: `tfkd list clusters`.", panel=RUN)
     ] = "local"
     jobs: Annotated[
-        int | None, _option("--jobs", "-j", help="Runs at once, on any backend.", panel=RUN, min=1)
+        int | None,
+        _option("--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=RUN, min=1),
     ] = None
     device: Annotated[str, _option("--device", help="auto, cpu, cuda, cuda:1, mps.", panel=RUN)] = "auto"
     threads: Annotated[

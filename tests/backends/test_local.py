@@ -220,7 +220,7 @@ def test_a_worker_whose_forkserver_is_killed_saves_and_its_run_goes_on(
             os.kill(killed[0], signal.SIGKILL)
 
     outcome, events = do([long], store, tiny_data, on_event=kill)
-    assert (outcome.done, len(killed)) == ((long.folder,), 1)
+    assert (outcome.done, len(killed), dict(outcome.reasons)) == ((long.folder,), 1, {})
     assert "failed" not in {event.kind for event in events}
 
 

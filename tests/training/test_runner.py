@@ -199,7 +199,7 @@ def test_a_state_whose_snapshot_is_lost_is_not_continued(tmp_path: Path, baselin
 
 
 def test_lines_beyond_the_checkpoint_are_left_behind(store: Store, baseline: RunSpec, run: Run) -> None:
-    class KilledError(BaseException):
+    class KilledError(KeyboardInterrupt):
         pass
 
     def die(epoch: Any) -> None:
@@ -295,6 +295,35 @@ def test_an_unforeseen_error_becomes_one_a_user_can_read(
     assert hint in caught.value.hint
     monkeypatch.undo()
     run(baseline, store)
+
+
+def test_an_attempt_that_saved_nothing_fixes_neither_device_nor_threads(
+    store: Store, baseline: RunSpec, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(runner.models, "build", fail)  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="SystemExit: 0"):
+        run(baseline, store)
+    assert store.run(baseline).state().status == "failed"
+    assert store.run(baseline).numerics() is None
+    monkeypatch.undo()
+    assert run(baseline, store, execution={"threads": 2})["numerics"]["threads"] == 2
+    assert (store.run(baseline).numerics() or {})["threads"] == 2
+
+
+def test_a_slurm_job_with_gpus_does_not_train_on_the_cpu(
+    store: Store, baseline: RunSpec, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        run(baseline, store, execution={"device": "cpu"}, stop=stop_after(2))
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(
+        RunError, match=r'in this SLURM job, which was given GPUs.*CUDA_VISIBLE_DEVICES is ""'
+    ):
+        run(baseline, store, execution={"device": "auto"})
 
 
 def test_a_later_attempt_has_the_threads_of_the_first(

@@ -187,18 +187,13 @@ class _Pool:
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
-        try:
-            process = processes.start(
-                worker.begin,
-                *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
-                self._slots.environments[slot],
-                self._log(folder),
-            )
-        except (EOFError, ConnectionError):
-            self._free.append(slot)
-            self._ended(folder, processes.KILLED)
-        else:
-            self._running.append(_Running(process=process, folder=folder, slot=slot))
+        process = processes.start(
+            worker.begin,
+            *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
+            self._slots.environments[slot],
+            self._log(folder),
+        )
+        self._running.append(_Running(process=process, folder=folder, slot=slot))
 
     def _log(self, folder: str) -> Path:
         return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"

@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 
@@ -20,6 +21,7 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.training import worker
 
 KILLED = -int(signal.SIGKILL)
+PAUSES = (0.1, 0.5, 2.0)  # seconds after a start in which the forkserver died
 LOST = 255  # what multiprocessing gives as the exit code of a process whose forkserver was killed
 
 FORKS = sys.platform == "linux"
@@ -30,24 +32,33 @@ _context.set_forkserver_preload(["tfkd_cli.training.preload"])
 def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
     """Start `target(*arguments)` in a new process; the first call waits until torch is loaded.
 
-    A worker whose start Ctrl-C interrupts ends by itself. Raises RunError when no process can be started, and
-    EOFError or ConnectionError when the forkserver was killed meanwhile (the next call starts another one).
+    A forkserver that was killed is started anew. A worker whose start Ctrl-C interrupts ends by itself.
+    Raises RunError when no process can be started.
     """
-    process = _context.Process(target=target, args=arguments)
-    try:
-        if FORKS:
-            resource_tracker.ensure_running()  # else it is started below, and unblocks the signals again
-            with _inherited():
-                forkserver.ensure_running()
-        process.start()
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise RunError(
-            f"no process can be started: {error}.",
-            expected="room for another process, and a folder for temporary files with a short path.",
-            hint="look at the limits of this shell (ulimit -a) and at TMPDIR.",
-        ) from error
+    reason = ""
+    for pause in PAUSES:
+        try:
+            return _start(target, arguments)
+        except (EOFError, ConnectionError):
+            reason = "the process that loads torch was killed again and again (out of memory?)"
+            time.sleep(pause)  # a process that has been killed may exist for a moment
+        except OSError as error:
+            reason = str(error)
+            break
+    raise RunError(
+        f"no process can be started: {reason}.",
+        expected="about 4 GB of address space, and a folder for temporary files with a short path.",
+        hint="look at the limits of this shell (ulimit -a) and at TMPDIR.",
+    )
+
+
+def _start(target: Callable[..., object], arguments: Sequence[object]) -> BaseProcess:
+    if FORKS:
+        resource_tracker.ensure_running()  # else it is started below, and unblocks the signals again
+        with _inherited():
+            forkserver.ensure_running()
+    process = _context.Process(target=target, args=tuple(arguments))
+    process.start()
     return process
 
 

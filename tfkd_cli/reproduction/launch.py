@@ -132,7 +132,7 @@ def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:
             error = receiver.recv()
         finally:
             process.kill()
-    except (EOFError, ConnectionError):
+    except EOFError:
         raise RequestError(
             f'"{name}" ended the process that built it.',
             expected="code that returns a network, or raises an exception.",
