@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import FigureData
@@ -29,6 +29,8 @@ from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Kind = TypeVar("Kind", Table, Figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,13 @@ class Missing:
         return self.done < self.wanted
 
 
+def _version() -> str:
+    try:
+        return metadata.version("tfkd")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     """What there is to show. `runs` are by folder, teachers first; tables and figures by slug.
@@ -70,14 +79,14 @@ class Contents:
     figures: Mapping[str, FigureData]
     claims: Sequence[Judged]
     pictures: Sequence[Picture]
-    errata: Sequence[Erratum]
     missing: Sequence[Missing]
     estimates: Sequence[Estimated]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     store: Store
-    made_at: str
-    version: str
+    errata: Sequence[Erratum] = field(default_factory=lambda: paper().errata())
+    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    version: str = field(default_factory=_version)
 
     @property
     def tables(self) -> list[Item]:
@@ -112,46 +121,41 @@ def gather(
     everything = results.runs_frame(found.values())
     runs, frame = asked_runs(wishes(items), found, store)
     drawn = {
-        item.slug: data_of(item.what, item.campaign.request, found, everything)
-        for item in items
-        if isinstance(item.what, Figure)
+        slug: data_of(figure, campaign.request, found, everything)
+        for slug, figure, campaign in _of_kind(Figure, items)
     }
-    curves = pictures(runs.values())
-    draw(drawn, curves)
+    draw(drawn, curves := pictures(runs.values()))
     progress("comparing with the paper", 0.0)
     facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
-    damaged = [f"{run.name}: {run.found.state.damage}" for run in runs.values() if run.status == "damaged"]
     return Contents(
         items=items,
         runs=runs,
         frame=frame,
         epochs=_epochs(runs.values(), frame),
         comparisons={
-            item.slug: item.campaign.comparison(item.what, everything)
-            for item in items
-            if isinstance(item.what, Table)
+            slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)
         },
         figures=drawn,
         claims=judge(campaigns, everything),
         pictures=curves,
-        errata=paper().errata(),
         missing=_missing(items, runs.values(), facts),
         estimates=spending.estimates(runs.values(), facts),
-        left_out=(
-            *unreadable,
-            *_damaged_requests(store),
-            *damaged,
-        ),
+        left_out=(*unreadable, *_damaged(runs.values(), store)),
         notes=tuple(_notes(runs, found, campaigns)),
         store=store,
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=_version(),
     )
 
 
-def _damaged_requests(store: Store) -> list[str]:
-    names = store.unreadable_requests()
-    return [f"requests/{name}.json is damaged: what it asked for is not known." for name in names]
+def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:
+    """The items that are tables, or figures: slug, what it is, the campaign that asks for it."""
+    return [(item.slug, item.what, item.campaign) for item in items if isinstance(item.what, kind)]
+
+
+def _damaged(runs: Iterable[AskedRun], store: Store) -> Iterator[str]:
+    """What is left out because its records cannot be believed."""
+    for name in store.unreadable_requests():
+        yield f"requests/{name}.json is damaged: what it asked for is not known."
+    yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 
 
 def _epochs(runs: Iterable[AskedRun], frame: pd.DataFrame) -> pd.DataFrame:
@@ -161,13 +165,6 @@ def _epochs(runs: Iterable[AskedRun], frame: pd.DataFrame) -> pd.DataFrame:
         names = frame.set_index("run")[name].astype("category")
         epochs[name] = names.reindex(epochs["run"]).array
     return epochs
-
-
-def _version() -> str:
-    try:
-        return metadata.version("tfkd")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _missing(

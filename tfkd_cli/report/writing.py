@@ -68,15 +68,13 @@ def write(
     """The report of these campaigns over `store`: `out/index.html`, `out/report/…`, and nothing else.
 
     `names`: only these tables and figures, and what the report that is already in `out` shows. `unreadable`:
-    requests in the store that could not be read; the page and `Written.left_out` name them too. An
-    interrupted report leaves the old one. RunError when `out` cannot be written; damaged runs are no error,
-    see `Written.left_out`.
+    requests that could not be read, for the page and `Written.left_out`, where damaged runs stand too. An
+    interrupted report leaves the old one. RunError when `out` cannot be written.
     """
     with Staging(out) as staging, Drawing(staging) as drawing:
+        before = staging.items
         shown = [
-            item
-            for item in items(campaigns)
-            if not names or item.what.name in names or item.slug in staging.items
+            each for each in items(campaigns) if not names or each.what.name in names or each.slug in before
         ]
         contents = gather(
             shown, campaigns, store, unreadable=unreadable, progress=progress, draw=drawing.start
