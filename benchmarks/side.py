@@ -70,16 +70,11 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
 
     def at_step() -> None:
         now = (training.epoch, training.step)
-        kind = (
-            "step" if now != seen[0] and training.step else "teacher" if not training.step else "evaluation"
-        )
+        clock.mark("teacher" if not training.step else "step" if now != seen[0] else "evaluation")
         seen[0] = now
-        clock.mark(kind)
 
-    teacher, images = (
-        _teacher(workload.teacher, arrays, fast=fast) if workload.teacher else None,
-        steps * BATCH,
-    )
+    images = steps * BATCH
+    teacher = _teacher(workload.teacher, arrays, fast=fast) if workload.teacher else None
     teacher_logits = None
     if teacher is not None and fast:
         teacher_logits = TeacherLogits(teacher=teacher, images=images, classes=facts.classes, device=device)

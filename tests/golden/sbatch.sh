@@ -1,5 +1,5 @@
 #!/bin/bash
-# sbatch call 1 of 3: 2 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
+# sbatch call 1 of 3: 2 runs, digits-resnet8-baseline-s0-da3852a2462f …
 
 # Parameters
 #SBATCH --array=0-1%2
@@ -85,7 +85,7 @@ export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output '/results/submissions/<id>/array-0003/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0003'
 
 #!/bin/bash
-# sbatch call 1 of 1: 6 runs, digits-resnet8-baseline-s0-d6bcba505c81 …
+# sbatch call 1 of 1: 6 runs, digits-resnet8-baseline-s0-da3852a2462f …
 
 # Parameters
 #SBATCH --array=0-5%2
