@@ -57,8 +57,7 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast an image costs a "teacher" batch (for a whole epoch at once) and a "step", or the step alone
-    where the teacher's logits are cached.
+    With --fast an image costs a "teacher" batch and a "step", or the step alone where logits are cached.
     """
     import torch
 

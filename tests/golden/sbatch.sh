@@ -27,7 +27,7 @@ export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output '/results/submissions/<id>/array-0001/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0001'
 
 #!/bin/bash
-# sbatch call 2 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-50f4e4fbb495 …
+# sbatch call 2 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-0825e484c5a4 …
 
 # Parameters
 #SBATCH --array=0-1%2
@@ -56,7 +56,7 @@ export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output '/results/submissions/<id>/array-0002/%A_%a_%t_log.out' --cpus-per-task=4 python -u -m submitit.core._submit '/results/submissions/<id>/array-0002'
 
 #!/bin/bash
-# sbatch call 3 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-4b96001e6b95 …
+# sbatch call 3 of 3: 2 runs, digits-plain-cnn-kd-from-resnet8-s0-b6415939f1dd …
 
 # Parameters
 #SBATCH --array=0-1%2
