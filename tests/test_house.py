@@ -34,3 +34,18 @@ def test_no_function_is_longer_than_a_screen() -> None:
         for each in functions(module)
     }
     assert {name: length for name, length in lengths.items() if length > LINES["function"]} == {}
+
+
+def test_the_readmes_tree_names_every_module_and_package() -> None:
+    """Each line begins with names, then says what they hold; two spaces part them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("```text\ntfkd_cli/") :].partition("```text\n")[2].partition("```")[0]
+    inside, _, beside = tree.partition("\npaper_tables/")
+    named = {name for line in inside.splitlines()[1:] for name in line.strip().split("  ")[0].split()}
+    package = ROOT / "tfkd_cli"
+    expected = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    expected |= {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
+    assert named == expected
+    assert all(
+        f"{name}/" in f"paper_tables/{beside}" for name in ("paper_tables", "slurm", "benchmarks", "tests")
+    )
