@@ -46,12 +46,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The wheel must work away from the repository, and everything up to the trainer without torch.
+# The wheel must work away from the repository, and everything up to the trainer without torch; profiles of clusters are checked by submitit.
 wheel: $(VENV)/.dev
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel/build.log
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet typer rich
+	build/wheel/venv/bin/python -m pip install --quiet typer rich submitit
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	mkdir build/wheel/elsewhere
 	cd build/wheel/elsewhere && ../venv/bin/tfkd --help >/dev/null
