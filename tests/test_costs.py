@@ -34,6 +34,10 @@ def test_the_multiply_add_model_is_within_a_factor_of_two_of_what_was_measured(
     assert seconds / 2 < estimate.seconds < seconds * 2
 
 
+def test_estimates_for_a_gpu_say_that_they_are_uncalibrated() -> None:
+    assert CostModel("cuda")(SPEC).source == "uncalibrated"
+
+
 def test_short_runs_of_a_borrowed_network_cost_their_start_up() -> None:
     few = replace(DATASETS["cifar10"], train_images=140, test_images=30)
     model = CostModel("cpu", facts={"folder@0": few})

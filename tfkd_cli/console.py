@@ -134,6 +134,8 @@ SOURCES: Mapping[str, str] = {
     "measured": "from measured runs of the same network, data set and device",
     "calibrated": "from a calibration on this device",
     "estimate": "from a multiply-add model (an estimate, good to a factor of 2)",
+    "uncalibrated": "from a multiply-add model that was never calibrated on a GPU (an estimate; current GPUs "
+    "may be 5 to 10 times as fast)",
 }
 
 

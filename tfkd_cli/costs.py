@@ -67,7 +67,8 @@ class CostModel:
         for rates, source in ((self.measured, "measured"), (self.calibrated, "calibrated")):
             if rate_key(spec) in rates:
                 return self._estimate(spec, facts, rates[rate_key(spec)] * images, source)
-        return self._estimate(spec, facts, self._modelled(spec, facts) * images, "estimate")
+        source = "estimate" if self.device == "cpu" else "uncalibrated"
+        return self._estimate(spec, facts, self._modelled(spec, facts) * images, source)
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds of an epoch on one thread, in `measured_rates` without a teacher run by epoch."""

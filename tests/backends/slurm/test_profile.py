@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,9 @@ def test_resources_of_a_data_set_or_network_win_over_submit(tmp_path: Path) -> N
     assert profile.submit_for(RunSpec(dataset="digits", student="resnet8")) == {"mem": "4GB"}
     large = RunSpec(dataset="tiny-imagenet@0123456789ab", student="resnet50")
     assert profile.submit_for(large) == {"mem": "16GB", "gpus_per_node": 2}
+
+
+def test_a_pipe_as_a_profile_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(RequestError, match="pipe"):
+        profiles.read(tmp_path / "pipe.toml")

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
 from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.spec import RunSpec
 
 Fields = Mapping[str, tuple[type, str]]
@@ -205,7 +206,8 @@ def read(path: Path) -> Profile:
 
 def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode()
         return text, tomllib.loads(text)
     except FileNotFoundError:
         raise RequestError(
