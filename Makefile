@@ -1,12 +1,12 @@
 # make demo    install everything, train all of the paper's methods on real images, show the table
 # make test    the test suite         make check   style, types, layers, the wheel
 # make drills  the long drills in full size            make bench   the speed benchmark
-# make docs    the documentation as a site in build/site
+# make docs    the documentation as a site in build/site   make gpu     all that needs a GPU, in ten minutes
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint wheel docs drills bench clean
+.PHONY: demo test check lint wheel docs drills bench gpu clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -33,6 +33,9 @@ drills: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+gpu: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.gpu --minutes 10
 
 # Strict: a broken link is an error. The banner about MkDocs 2 is not ours to act on.
 docs: $(VENV)/.dev

@@ -110,11 +110,14 @@ def train(
     teacher: nn.Module | None,
     teacher_grad: bool = False,
     scheduler: Any = None,
+    device: torch.device | None = None,
 ) -> Iterator[float]:
-    """One epoch, step by step; yields the running mean of the loss."""
+    """One epoch on the network's device, step by step; yields the running mean of the loss."""
     network.train()
     total = correct = seen = 0.0
     for images, labels in batches:
+        if device is not None:
+            images, labels = images.to(device), labels.to(device)
         outputs = network(images)
         teacher_outputs = None
         if teacher is not None:

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import conventional, grid, measure, workloads
+from benchmarks import conventional, gpu, grid, measure, workloads
 from benchmarks import images as bench_images
 from benchmarks.load import Step, judge, windows
 from benchmarks.table import table
@@ -198,3 +198,18 @@ def test_images_that_nobody_can_read_end_it_without_a_traceback(
         (tmp_path / part / "a").mkdir(parents=True)
     assert command.main(["--data", str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_gpu_script_measures_every_part_on_whatever_device_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "BLOCK_SECONDS", 0.0)
+    out = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--images", "256", "--workers", "0", "--no-tests", "--at-once", "2"]
+    options += ["--network", "plain-cnn", "--workload", "plain-cnn", "--json", str(out)]
+    assert gpu.main(options) == 0
+    found = json.loads(out.read_text())
+    assert set(found["networks"]["plain-cnn"]) == {"fp32", "bf16"}
+    assert all(each["images_per_second"] > 0 for each in found["networks"]["plain-cnn"].values())
+    assert found["several"]["plain-cnn"]["2"] > 0
+    assert found["workloads"]["plain-cnn"]["ratio"] > 0

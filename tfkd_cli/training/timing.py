@@ -23,12 +23,12 @@ def seconds_per_image(spec: RunSpec, facts: DataSet, *, device: str, threads: in
     chosen = provenance.choose_device(device)
     precision.configure(chosen, tf32=True)
     images = STEPS * spec.recipe.batch_size
-    arrays = _random_arrays(facts, images)
+    arrays = random_arrays(facts, images)
     training = Training(
         replace(spec, recipe=replace(spec.recipe, epochs=2, milestones=(), augment_stream="seed")),
         data=arrays,
         device=chosen,
-        teacher=_random_teacher(spec, facts, chosen),
+        teacher=random_teacher(spec, facts, chosen),
     )
     epochs = training.epochs()
     next(epochs)
@@ -39,7 +39,8 @@ def seconds_per_image(spec: RunSpec, facts: DataSet, *, device: str, threads: in
     return (time.perf_counter() - started) / images
 
 
-def _random_arrays(facts: DataSet, images: int) -> Arrays:
+def random_arrays(facts: DataSet, images: int) -> Arrays:
+    """So many random training images with the facts of a data set, and test images in its proportion."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -55,7 +56,8 @@ def _random_arrays(facts: DataSet, images: int) -> Arrays:
     )
 
 
-def _random_teacher(spec: RunSpec, facts: DataSet, device: torch.device) -> FrozenTeacher | None:
+def random_teacher(spec: RunSpec, facts: DataSet, device: torch.device) -> FrozenTeacher | None:
+    """An untrained network of the teacher's architecture, which costs as much as the trained one."""
     if spec.teacher is None:
         return None
     network = models.build(
