@@ -23,7 +23,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A timed part of a training: a step, or a batch of the teacher's ("teacher")."""
+    """A timed part of a training: a step, or the teacher's forward pass on as many images ("teacher")."""
 
     kind: str
     seconds: float
@@ -80,11 +80,11 @@ class Clock:
         self._busy, self._own = busy_seconds(), own_seconds()
         self._started = time.perf_counter()
 
-    def mark(self, kind: str) -> None:
-        """What was done since the last mark was a `kind`."""
+    def mark(self, kind: str, *, batches: float = 1.0) -> None:
+        """What was done since the last mark was a `kind`, on this many training batches of images."""
         seconds = time.perf_counter() - self._started
         foreign = busy_seconds() - self._busy - (own_seconds() - self._own) if self._busy else 0.0
-        self.steps.append(Step(kind=kind, seconds=seconds, foreign_seconds=foreign))
+        self.steps.append(Step(kind=kind, seconds=seconds / batches, foreign_seconds=foreign / batches))
         self.restart()
 
 

@@ -57,26 +57,34 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast an image costs a "teacher" batch and a "step", or the step alone where logits are cached.
+    With --fast an image costs its share of a "teacher" batch and of a "step", or the latter alone where logits
+    are cached. A teacher batch is larger than a training batch; its time is given per `BATCH` images.
     """
     import torch
 
+    from tfkd_cli.training.evaluation import images_at_once
     from tfkd_cli.training.teacher_logits import TeacherLogits
     from tfkd_cli.training.trainer import Training
 
     facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
-    seen = [(0, 0)]
+    images, teacher_batch = steps * BATCH, images_at_once(device, facts.size)
+    seen, left = [(0, 0)], [images]
 
     def at_step() -> None:
         now = (training.epoch, training.step)
-        clock.mark("teacher" if not training.step else "step" if now != seen[0] else "evaluation")
+        if not training.step:
+            clock.mark("teacher", batches=min(teacher_batch, left[0]) / BATCH)
+            left[0] = left[0] - teacher_batch if left[0] > teacher_batch else images
+        else:
+            clock.mark("step" if now != seen[0] else "evaluation")
         seen[0] = now
 
-    images = steps * BATCH
     teacher = _teacher(workload.teacher, arrays, fast=fast) if workload.teacher else None
     teacher_logits = None
     if teacher is not None and fast:
-        teacher_logits = TeacherLogits(teacher=teacher, images=images, classes=facts.classes, device=device)
+        teacher_logits = TeacherLogits(
+            teacher=teacher, images=images, classes=facts.classes, device=device, batch=teacher_batch
+        )
     training = Training(
         workload.spec(dataset=facts.name, fast=fast),
         data=_some(arrays, images=images),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import conventional, gpu, grid, measure, workloads
+from benchmarks import conventional, gpu, grid, measure, side, workloads
 from benchmarks import images as bench_images
-from benchmarks.load import Step, judge, windows
+from benchmarks.load import Clock, Step, judge, windows
 from benchmarks.table import table
 from benchmarks.workloads import GRID, NAMES, WORKLOADS
+from tfkd_cli.data import dataset
+from tfkd_cli.training.timing import random_arrays
 
 
 def steps(*seconds: float, foreign: float = 0.0, kind: str = "step") -> list[Step]:
@@ -72,6 +75,29 @@ def test_with_cached_teacher_logits_the_step_alone_is_counted() -> None:
         workload=WORKLOADS["kd-resnet18-plain-cnn"], conventional="conventional", blocks=blocks
     )
     assert (measured.ratio(), measured.ratio(cached=True)) == (3, 4)
+
+
+def test_the_time_of_a_larger_teacher_batch_is_given_per_training_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marks: list[tuple[str, float]] = []
+
+    class Recording(Clock):
+        def mark(self, kind: str, *, batches: float = 1.0) -> None:
+            super().mark(kind, batches=batches)
+            marks.append((kind, batches))
+
+    monkeypatch.setattr(side, "Clock", Recording)
+    workload = replace(WORKLOADS["kd-resnet18-plain-cnn"], teacher="plain-cnn")
+    arrays = random_arrays(dataset("cifar10"), images=100)
+    play = side.ours(workload, arrays, steps=3, fast=True)
+    for _ in range(2):  # 3 training batches of 128 are teacher batches of 256 and 128 images
+        marks.clear()
+        play()
+        assert [each for each in marks if each[0] != "evaluation"] == [
+            *(("teacher", 2.0), ("teacher", 1.0)),
+            *[("step", 1.0)] * 3,
+        ]
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
