@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,18 +12,24 @@ from typing import TYPE_CHECKING
 from tfkd_cli import data, models
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
+from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 from tfkd_cli.spec import ForeignTeacher
-from tfkd_cli.store import files
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from tfkd_cli.data import Arrays
     from tfkd_cli.training.evaluation import Scores
 
+    Counts = NDArray[np.int64]
+
 CHANCE_ERRORS = 2.0  # standard errors above chance that a teacher must reach
+PERMUTED_ERRORS = 3.0  # standard errors by which exchanged classes must beat right ones to be called that
+MOST_CLASSES = 2000  # up to which the order of a teacher's classes is checked: 4 million counts
 
 
 def identify(path: Path, networks: tuple[str, ...]) -> ForeignTeacher:
@@ -33,11 +40,17 @@ def identify(path: Path, networks: tuple[str, ...]) -> ForeignTeacher:
             expected="one --teacher NETWORK beside it.",
             hint=f"--teacher torchvision:resnet50 --teacher-checkpoint {path}",
         )
-    if not path.is_file():
+    try:
+        with open_regular(path, limit=WEIGHTS_LIMIT) as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = getattr(error, "strerror", None) or str(error)
         raise RequestError(
-            f"--teacher-checkpoint {path} is not a file.", expected="a state dict written by torch.save."
-        )
-    return ForeignTeacher(network=networks[0], digest=files.digest(path))
+            f"--teacher-checkpoint {path} cannot be read: {why}.",
+            expected=f"a state dict written by torch.save, of at most {WEIGHTS_LIMIT / 1e9:.1f} GB.",
+            hint="check the path.",
+        ) from error
+    return ForeignTeacher(network=networks[0], digest=digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +63,7 @@ class Judged:
     scores: Scores
     chance: float
     threshold: float
+    note: str = ""  # what was changed to make the file fit
 
     @property
     def sentence(self) -> str:
@@ -57,7 +71,7 @@ class Judged:
         return (
             f"Teacher {self.network} from the file: {self.scores.accuracy:.2f} % on the {self.part} part "
             f"({self.images:,} images), balanced accuracy {self.scores.balanced_accuracy:.2f} %; "
-            f"chance is {self.chance:.2f} %."
+            f"chance is {self.chance:.2f} %." + (f" Note: {self.note}." if self.note else "")
         )
 
 
@@ -66,18 +80,20 @@ def judge(
 ) -> Judged:
     """The teacher's scores on the validation part, else the test part, of a decoded data set.
 
-    RequestError when the file does not fit the network and the classes, or the teacher scores as chance.
+    RequestError when the file does not fit the network and the classes, the teacher scores as chance, or its
+    classes are in another order than the data set's.
     """
     from tfkd_cli.training import evaluation, provenance
 
     arrays = data.load(dataset, execution=execution)
-    network = _filled(teacher, arrays, Path(sources[teacher.digest]))
+    network, note = _filled(teacher, arrays, Path(sources[teacher.digest]))
     device = provenance.choose_device(execution.device)
     images, labels, name = arrays.test_images_NCHW, arrays.test_labels_N, "test"
     if arrays.val_images_NCHW is not None and arrays.val_labels_N is not None:
         images, labels, name = arrays.val_images_NCHW, arrays.val_labels_N, "validation"
     part = evaluation.part_of(images, labels, device)
-    scores = evaluation.evaluate(network.to(device), part, arrays.facts)
+    scores = evaluation.evaluate(network.to(device), part, arrays.facts, most_classes=MOST_CLASSES)
+    _check_order(scores, arrays.class_names, part=name, path=sources[teacher.digest])
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
     judged = Judged(
@@ -87,6 +103,7 @@ def judge(
         scores=scores,
         chance=chance,
         threshold=threshold,
+        note=note,
     )
     if scores.balanced_accuracy <= threshold:
         facts = arrays.facts
@@ -101,20 +118,65 @@ def judge(
     return judged
 
 
-def _filled(teacher: ForeignTeacher, arrays: Arrays, path: Path) -> nn.Module:
+def _check_order(scores: Scores, class_names: Sequence[str], *, part: str, path: str) -> None:
+    """RequestError when some classes of the teacher are exchanged among each other.
+
+    A classifier may prefer a wrong class for the images of some class, but not in a circle (those of cats are
+    called dogs, and those of dogs cats), unless its outputs are in another order.
+    """
+    import numpy as np
+
+    if not scores.confusion:
+        return
+    counts_KK = np.array([row.split() for row in scores.confusion], dtype=np.int64)
+    called_K = _permutation(counts_KK)
+    classes = np.arange(len(called_K))
+    moved = called_K != classes
+    along, right = counts_KK[classes, called_K][moved].sum(), counts_KK.diagonal()[moved].sum()
+    if along <= 2 * right or along - right <= PERMUTED_ERRORS * math.sqrt(along + right):
+        return
+    accuracy = 100 * counts_KK[classes, called_K].sum() / counts_KK.sum()
+    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)[:4]]
+    order = np.argsort(called_K)  # output → class
+    shown = ", ".join(class_names[i] for i in order[:6])
+    raise RequestError(
+        f"the classes of the teacher in {path} are in another order than those of the data: it is right on "
+        f"{scores.accuracy:.2f} % of the {part} part, and would be on {accuracy:.2f} % with its outputs "
+        f"reordered ({moved.sum()} of {len(classes)} classes: {', '.join(pairs)}{' …' * (moved.sum() > 4)}).",
+        expected=f"outputs in this order: {', '.join(class_names[:6])}{' …' * (len(classes) > 6)}.",
+        hint=f"its outputs seem to be {shown}{' …' * (len(classes) > 6)}: reorder the rows of its last layer "
+        "in the file, or name the folders of the classes so that they sort in its order.",
+    )
+
+
+def _permutation(counts_KK: Counts) -> Counts:
+    """The output that most images of a class get, where such classes form a circle; else the class itself."""
+    import numpy as np
+
+    most_K, called_K = counts_KK.argmax(1), np.arange(len(counts_KK))
+    circle = set(range(len(most_K)))
+    while (reached := {int(most_K[each]) for each in circle}) != circle:
+        circle = reached  # what nothing leads to falls away, until only circles are left
+    for each in circle:
+        called_K[each] = most_K[each]
+    return called_K
+
+
+def _filled(teacher: ForeignTeacher, arrays: Arrays, path: Path) -> tuple[nn.Module, str]:
     from tfkd_cli.training import checkpoints
 
     facts = arrays.facts
     network = models.build(teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size)
     try:
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        weights = checkpoints.read_weights(path)
+        note = checkpoints.fill(network, weights, path=path, name=teacher.network)
     except RunError as error:
         raise RequestError(
             error.what,
             expected=f"{error.expected.rstrip('.')}, for the {facts.classes} classes of {facts.label}.",
             hint=error.hint,
         ) from error
-    return network
+    return network, note
 
 
 def _counts(labels: object) -> Counter[int]:
