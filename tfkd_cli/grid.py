@@ -38,7 +38,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise RequestError(
                 f"--seeds {count} is a count: the {count:,} seeds from 0 to {count - 1:,}.",
                 expected=f"a count of at most {MOST_COUNTED}, a range or a list.",
-                hint=f"--seeds {count}-{count} is the one seed {count}; --seeds 0-{count - 1} is all of them.",
+                hint=f"--seeds {count}-{count} is the one seed {count}, --seeds 0-{count - 1} all of these.",
             )
         parts = [range(count)]
     if not parts or not all(parts):

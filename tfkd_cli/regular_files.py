@@ -1,4 +1,4 @@
-"""Opening a file that somebody else named: regular files only, and never waiting for one."""
+"""Opening a file that somebody else named or may have replaced: regular files only, never waiting for one."""
 
 from __future__ import annotations
 
@@ -17,27 +17,38 @@ def open_regular(
 ) -> io.BufferedReader:
     """`path` for reading; OSError when it is a pipe, a socket, a device, a folder or cannot be opened.
 
-    `below`: nothing between this folder and `path` may be a link, nor `path` itself; `limit`: at most so many
-    bytes. A plain `open` of a pipe without a writer never returns (fifo(7)); with O_NONBLOCK it does at once.
+    `below`: nothing between this folder and `path` may be a link, nor `path` itself. `limit`: EFBIG above so
+    many bytes.
     """
     if below is not None and (link := link_on_the_way(path, below=below)):
         raise OSError(errno.ELOOP, "it is a link", str(link))
-    links = 0 if follow_links and below is None else os.O_NOFOLLOW
+    handle = _open(path, os.O_RDONLY | (0 if follow_links and below is None else os.O_NOFOLLOW))
+    size = os.fstat(handle).st_size
+    if limit is None or size <= limit:
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EFBIG, f"it is enormous: {size:,} bytes of at most {limit:,}", str(path))
+
+
+def open_to_append(path: Path) -> io.FileIO:
+    """`path`, made where it is missing, to write at its end; OSError for a link, or no regular file."""
+    return io.FileIO(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
+
+
+def _open(path: Path, flags: int) -> int:
+    """A plain `open` of a pipe that nobody else has open never returns (fifo(7)); O_NONBLOCK makes it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | links)
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise _refused(path, "it is a socket or a device") from error
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path)) from error
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise OSError(errno.ELOOP, "it is a link, or links lead in a circle", str(path)) from error
         raise
-    found = os.fstat(handle)
-    if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):
-        return os.fdopen(handle, "rb")
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
     os.close(handle)
-    if stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EFBIG, f"it is enormous: {found.st_size / 1e9:.1f} GB", str(path))
-    raise _refused(path, "it is a folder, a pipe, a socket or a device")
+    raise OSError(errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path))
 
 
 def link_on_the_way(path: Path, *, below: Path) -> Path | None:
@@ -45,7 +56,3 @@ def link_on_the_way(path: Path, *, below: Path) -> Path | None:
     parts = path.relative_to(below).parts
     steps = (below.joinpath(*parts[:count]) for count in range(1, len(parts) + 1))
     return next((each for each in steps if each.is_symlink()), None)
-
-
-def _refused(path: Path, why: str) -> OSError:
-    return OSError(errno.EINVAL, why, str(path))

@@ -39,6 +39,7 @@ def clean(
     Example: tfkd clean --yes
     """
     from tfkd_cli.report.staging import outdated
+    from tfkd_cli.store import cleaning
 
     opened = session.open_store(store, write=yes)
     made, notes = overview.campaigns(opened, session.execution(store))
@@ -51,7 +52,7 @@ def clean(
     missing = [spec for each in made for spec in each.plan(states).missing]
     teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
     found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
-    found += outdated(opened.root)
+    found = cleaning.inside([*found, *outdated(opened.root)], opened.root)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
@@ -60,9 +61,7 @@ def clean(
         for each in found:
             print(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
     if yes:
-        from tfkd_cli.store import cleaning
-
-        total = cleaning.free(found)
+        total = cleaning.free(found, opened.root)
     if not output.json:
         print(
             f"{'Freed' if yes else 'Would free'} {console.size(total)}."

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfkd_cli.costs import facts_of, rate_key, threads_speed_up
 from tfkd_cli.execution import Execution
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files
@@ -38,7 +39,8 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
 def rates(execution: Execution, *, device: str) -> Rates:
     """What was timed on this machine before; empty when nothing was, or the file cannot be read."""
     try:
-        kept = json.loads(_path(execution, device).read_text())
+        with open_regular(_path(execution, device)) as stream:
+            kept = json.load(stream)
         return {tuple(key): float(rate) for key, rate in kept["rates"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -111,8 +111,8 @@ def judge(
             f"the teacher in {sources[teacher.digest]} scores as chance: balanced accuracy "
             f"{scores.balanced_accuracy:.2f} % of {facts.classes} classes on the {name} part.",
             expected=f"more than {threshold:.2f} % (chance is {chance:.2f} %).",
-            hint=f"its classes must be in this order: {', '.join(arrays.class_names[:6])}"
-            f"{' …' if facts.classes > 6 else ''}; images are {facts.size}×{facts.size} pixels, normalised "
+            hint=f"its classes must be in this order: {_shown(arrays.class_names)}; "
+            f"images are {facts.size}×{facts.size} pixels, normalised "
             f"with mean {_rounded(facts.mean)} and std {_rounded(facts.std)}.",
         )
     return judged
@@ -136,16 +136,15 @@ def _check_order(scores: Scores, class_names: Sequence[str], *, part: str, path:
     if along <= 2 * right or along - right <= PERMUTED_ERRORS * math.sqrt(along + right):
         return
     accuracy = 100 * counts_KK[classes, called_K].sum() / counts_KK.sum()
-    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)[:4]]
-    order = np.argsort(called_K)  # output → class
-    shown = ", ".join(class_names[i] for i in order[:6])
+    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)]
+    order = [class_names[i] for i in np.argsort(called_K)]  # of its outputs
     raise RequestError(
         f"the classes of the teacher in {path} are in another order than those of the data: it is right on "
         f"{scores.accuracy:.2f} % of the {part} part, and would be on {accuracy:.2f} % with its outputs "
-        f"reordered ({moved.sum()} of {len(classes)} classes: {', '.join(pairs)}{' …' * (moved.sum() > 4)}).",
-        expected=f"outputs in this order: {', '.join(class_names[:6])}{' …' * (len(classes) > 6)}.",
-        hint=f"its outputs seem to be {shown}{' …' * (len(classes) > 6)}: reorder the rows of its last layer "
-        "in the file, or name the folders of the classes so that they sort in its order.",
+        f"reordered ({len(pairs)} of {len(classes)} classes: {_shown(pairs)}).",
+        expected=f"outputs in this order: {_shown(class_names)}.",
+        hint=f"its outputs seem to be {_shown(order)}: reorder the rows of its last layer in the file, or "
+        "name the folders of the classes so that they sort in its order.",
     )
 
 
@@ -189,6 +188,10 @@ def _chance_error(counts: Mapping[int, int], *, classes: int) -> float:
     """Standard error, in points, of the balanced accuracy of guesses that hit each class with 1/K."""
     p = 1 / classes
     return 100 * math.sqrt(sum(p * (1 - p) / count for count in counts.values())) / max(1, len(counts))
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + " …" * (len(names) > 6)
 
 
 def _rounded(values: tuple[float, ...]) -> str:

@@ -16,12 +16,14 @@ imported. Atomic writing and digests are the store's.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which protocol 2 writes
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -229,6 +231,7 @@ class _Survey(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type[_Placeholder]:
         """A placeholder's class for each name."""
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         kind = type(name, (_Placeholder,), {"__module__": module})
         return self._named.setdefault(f"{module}.{name}", kind)
 
@@ -242,11 +245,9 @@ def _named_objects(path: Path) -> dict[str, type[_Placeholder]]:
     Those that `weights_only` knows stay what they are: torch prefers its own list.
     """
     named: dict[str, type[_Placeholder]] = {}
-    try:
+    with contextlib.suppress(Exception):  # a broken file: `torch.load` says what is wrong with it
         for stream in _pickles(path):
             _Survey(stream, named).load()
-    except Exception:  # a broken file: `torch.load` says what is wrong with it
-        return {}
     return named
 
 
