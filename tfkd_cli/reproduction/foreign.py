@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHANCE_ERRORS = 2.0  # standard errors above chance that a teacher must reach
 PERMUTED_ERRORS = 3.0  # standard errors by which exchanged classes must beat right ones to be called that
 MOST_CLASSES = 2000  # up to which the order of a teacher's classes is checked: 4 million counts
+ORDER_IMAGES = 2000  # with fewer in the part, training images help to check the order
 
 
 def identify(path: Path, networks: tuple[str, ...]) -> ForeignTeacher:
@@ -93,7 +94,13 @@ def judge(
         images, labels, name = arrays.val_images_NCHW, arrays.val_labels_N, "validation"
     part = evaluation.part_of(images, labels, device)
     scores = evaluation.evaluate(network.to(device), part, arrays.facts, most_classes=MOST_CLASSES)
-    _check_order(scores, arrays.class_names, part=name, path=sources[teacher.digest])
+    confusions = [scores.confusion]
+    if len(labels) < ORDER_IMAGES:
+        every = math.ceil(len(arrays.train_labels_N) / ORDER_IMAGES)
+        images, train_labels = arrays.train_images_NCHW[::every].copy(), arrays.train_labels_N[::every].copy()
+        more = evaluation.part_of(images, train_labels, device)
+        confusions += [evaluation.evaluate(network, more, arrays.facts, most_classes=MOST_CLASSES).confusion]
+    _check_order(confusions, arrays.class_names, path=sources[teacher.digest])
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
     judged = Judged(
@@ -118,29 +125,32 @@ def judge(
     return judged
 
 
-def _check_order(scores: Scores, class_names: Sequence[str], *, part: str, path: str) -> None:
-    """RequestError when some classes of the teacher are exchanged among each other.
+def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str], *, path: str) -> None:
+    """RequestError when some classes of the teacher are exchanged among each other, by `Scores.confusion`.
 
     A classifier may prefer a wrong class for the images of some class, but not in a circle (those of cats are
     called dogs, and those of dogs cats), unless its outputs are in another order.
     """
     import numpy as np
 
-    if not scores.confusion:
+    counts_KK = np.array([[row.split() for row in rows] for rows in confusions], dtype=np.int64).sum(0)
+    if not counts_KK.size:
         return
-    counts_KK = np.array([row.split() for row in scores.confusion], dtype=np.int64)
     called_K = _permutation(counts_KK)
     classes = np.arange(len(called_K))
     moved = called_K != classes
     along, right = counts_KK[classes, called_K][moved].sum(), counts_KK.diagonal()[moved].sum()
     if along <= 2 * right or along - right <= PERMUTED_ERRORS * math.sqrt(along + right):
         return
-    accuracy = 100 * counts_KK[classes, called_K].sum() / counts_KK.sum()
+    images = counts_KK.sum()
+    right_now, right_then = (
+        100 * each.sum() / images for each in (counts_KK.diagonal(), counts_KK[classes, called_K])
+    )
     pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)]
     order = [class_names[i] for i in np.argsort(called_K)]  # of its outputs
     raise RequestError(
-        f"the classes of the teacher in {path} are in another order than those of the data: it is right on "
-        f"{scores.accuracy:.2f} % of the {part} part, and would be on {accuracy:.2f} % with its outputs "
+        f"the classes of the teacher in {path} are in another order than those of the data: of {images:,} "
+        f"images it is right on {right_now:.2f} %, and would be on {right_then:.2f} % with its outputs "
         f"reordered ({len(pairs)} of {len(classes)} classes: {_shown(pairs)}).",
         expected=f"outputs in this order: {_shown(class_names)}.",
         hint=f"its outputs seem to be {_shown(order)}: reorder the rows of its last layer in the file, or "
