@@ -119,6 +119,8 @@ def cancel(
 ) -> int:
     """Take the runs of a table, or one run, out of SLURM's queue; what is trained is kept.
 
+    `run` means the newest `tfkd run`, with its teachers.
+
     Example: tfkd cancel table3
     """
     from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
@@ -188,6 +190,10 @@ def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
         return [find_run(opened, options, item)]
     made, _ = overview.campaigns(opened, session.execution(options))
     chosen = [each for each in made if names & set(each.request.names)]
+    if item == "run":
+        chosen = chosen[
+            :1
+        ]  # the newest, as `tfkd show run` takes it; each `tfkd run` is a request of its own
     return [
         entry.spec for each in chosen for entry in each.plan().items.values() if names & set(entry.wanted_by)
     ]

@@ -156,8 +156,12 @@ class Store:
             return RunState(key=key, name="", status="todo")
         return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
 
-    def pack(self, keys: Iterable[str] | None, out: Path) -> int:
-        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size."""
+    def pack(self, keys: Iterable[str] | None, out: Path, *, force: bool = False) -> int:
+        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size.
+
+        RequestError where it may not be written (see `packing.check_out`).
+        """
+        packing.check_out(out, store=self.root, force=force)
         wanted = None if keys is None else {key[:12] for key in keys}
         runs = (run for run in self.runs() if wanted is None or run.short_key in wanted)
         return packing.pack(runs, out, requests=self.root / "requests")
