@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.errors import plain
+from tfkd_cli.errors import UNSEEN, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,8 +66,10 @@ def print_json(value: Any) -> None:
     """JSON for scripts, to stdout."""
     import json
 
-    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(value, indent=2, ensure_ascii=not unicode, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if not (sys.stdout.encoding or "").lower().startswith("utf") or UNSEEN.search(text):
+        text = json.dumps(value, indent=2, allow_nan=False)
+    print(text)
 
 
 def first_line(message: str) -> str:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters (but tab and newline), marks that change the direction of text, bytes that are no text."""
+"""Control characters but tab and newline, marks that change the direction of text, and lone surrogates."""
 
 
 def plain(text: str) -> str:

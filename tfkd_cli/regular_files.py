@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from tfkd_cli.errors import RequestError
+
 WEIGHTS_LIMIT = 8 << 30
 """Bytes above which a file of weights is refused: the largest network here (ResNeXt101) has 0.35 GB."""
 
@@ -49,6 +51,18 @@ def _open(path: Path, flags: int) -> int:
         return handle
     os.close(handle)
     raise OSError(errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path))
+
+
+def expanded(path: Path, *, hint: str) -> Path:
+    """`path` with `~` and `~somebody` replaced; RequestError where that home folder is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # nobody of that name, or no account and no $HOME
+        raise RequestError(
+            f"there is no home folder to put for {path.parts[0]} in {path}.",
+            expected="a path without ~, or an account with a home folder.",
+            hint=hint,
+        ) from error
 
 
 def link_on_the_way(path: Path, *, below: Path) -> Path | None:

@@ -191,9 +191,7 @@ def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
     made, _ = overview.campaigns(opened, session.execution(options))
     chosen = [each for each in made if names & set(each.request.names)]
     if item == "run":
-        chosen = chosen[
-            :1
-        ]  # the newest, as `tfkd show run` takes it; each `tfkd run` is a request of its own
+        del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own
     return [
         entry.spec for each in chosen for entry in each.plan().items.values() if names & set(entry.wanted_by)
     ]

@@ -128,9 +128,7 @@ def _print_overview(seen: overview.Overview, *, every: bool) -> None:
         target.print(console.simple_table(("status", "run", "epoch", *(["job"] * jobs), "why"), rows))
     waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
     if waiting:
-        reasons = ", ".join(
-            f"{count} {reason or 'without a reason'}" for reason, count in waiting.most_common()
-        )
+        reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
         target.print(f"Queued: {reasons}. `tfkd status --all` lists them.", markup=False)
     for note in seen.notes:
         console.say(f"Note: {note}")
@@ -258,9 +256,8 @@ def logs(
         _show_new(_open_log(path, opened.root))
     if of_slurm is not None and (path is None or folder.state().status != "done"):
         if path is not None:
-            console.show(
-                f"\nSLURM's log, {of_slurm}:"
-            )  # of an end by its memory or a limit only this one speaks
+            # Only this one says so of a run that was killed for its memory, or at a limit.
+            console.show(f"\nSLURM's log, {of_slurm}:")
         _show_new(_open_log(of_slurm, opened.root))
     return 0
 
