@@ -12,6 +12,7 @@ from tfkd_cli.errors import RequestError
 
 WEIGHTS_LIMIT = 8 << 30
 """Bytes above which a file of weights is refused: the largest network here (ResNeXt101) has 0.35 GB."""
+NOT_REGULAR = "it is a folder, a pipe, a socket or a device"
 
 
 def open_regular(
@@ -42,15 +43,15 @@ def _open(path: Path, flags: int) -> int:
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path)) from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise OSError(errno.EINVAL, NOT_REGULAR, str(path)) from error
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise OSError(errno.ELOOP, "it is a link, or links lead in a circle", str(path)) from error
         raise
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
-    raise OSError(errno.EINVAL, "it is a folder, a pipe, a socket or a device", str(path))
+    raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
 
 
 def expanded(path: Path, *, hint: str) -> Path:

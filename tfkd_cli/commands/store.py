@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections import Counter
@@ -253,26 +252,31 @@ def logs(
             hint="tfkd status shows whether it has started; --follow waits for it.",
         )
     if path is not None:
-        _show_new(_open_log(path, opened.root))
+        _show_log(path, opened.root)
     if of_slurm is not None and (path is None or folder.state().status != "done"):
         if path is not None:
             # Only this one says so of a run that was killed for its memory, or at a limit.
             console.show(f"\nSLURM's log, {of_slurm}:")
-        _show_new(_open_log(of_slurm, opened.root))
+        _show_log(of_slurm, opened.root)
     return 0
 
 
-def _open_log(path: Path, root: Path) -> io.TextIOWrapper:
-    """A log below the results folder; DamagedFile for a link, a pipe or a device."""
+def _show_log(path: Path, root: Path, *, start: int = 0, growing: bool = False) -> int:
+    """Print a log from byte `start`, its whole lines only while it is `growing`; where to go on.
+
+    DamagedFile for a link, a pipe or a device below the results folder.
+    """
     try:
-        return io.TextIOWrapper(open_regular(path, below=root), encoding="utf-8", errors="replace")
+        with open_regular(path, below=root) as stream:
+            stream.seek(start)
+            data = stream.read()
     except OSError as error:
         reading.refuse(path, error)
-
-
-def _show_new(log: io.TextIOWrapper) -> None:
-    sys.stdout.write(plain(log.read()))
+    if growing:
+        data = data[: data.rfind(b"\n") + 1]
+    sys.stdout.write(plain(data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")))
     sys.stdout.flush()
+    return start + len(data)
 
 
 def _follow(opened: Store, folder: RunFolder) -> int:
@@ -280,28 +284,28 @@ def _follow(opened: Store, folder: RunFolder) -> int:
     from tfkd_cli.backends.slurm import records
 
     shown: Path | None = None
-    log: io.TextIOWrapper | None = None
-    told = False
+    position, told = 0, False
     while True:
-        status = folder.state().status  # before the reading: what is written meanwhile is read
+        ended = _has_ended(opened, folder)  # before the reading: what is written meanwhile is read
         path = folder.log_path() or records.log_of(opened, folder.name)
-        if log is not None:
-            _show_new(log)
+        if shown is not None:
+            position = _show_log(shown, opened.root, start=position, growing=path == shown and not ended)
         if path is not None and path != shown:
             if shown is not None:
                 console.say(f"The next log, {path}:")
-            shown, log = path, _open_log(path, opened.root)
-            _show_new(log)
-        if _has_ended(opened, folder, status):
+            shown, position = path, _show_log(path, opened.root, growing=not ended)
+        if ended:
             return 0
-        if status != "running" and not told:
+        waiting = folder.state().status != "running"
+        if waiting and not told:
             console.say(f"{folder.name} is not running; waiting for its next attempt (Ctrl-C ends this).")
-        told = status != "running"
+        told = waiting
         time.sleep(FOLLOW_SECONDS)
 
 
-def _has_ended(opened: Store, folder: RunFolder, status: str) -> bool:
+def _has_ended(opened: Store, folder: RunFolder) -> bool:
     """Whether a run is done, or has failed and SLURM has no job that will try it again."""
+    status = folder.state().status
     if status in ("done", "damaged", "running") or not _has_submissions(opened):
         return status not in ("running", "resumable", "todo")
     from tfkd_cli.commands import cluster

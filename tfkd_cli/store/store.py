@@ -46,8 +46,9 @@ class Store:
             raise RequestError("the results folder's name holds a NUL character.")
         if root.is_file():
             return cls._open_file(root, writable=writable)
-        if root.exists() and not root.is_dir():
-            raise RequestError(f"{root} is not a folder.", hint="choose a folder with --results.")
+        if os.path.lexists(root) and not root.is_dir():
+            what = "a link that leads nowhere" if root.is_symlink() else "not a folder"
+            raise RequestError(f"{root} is {what}.", hint="choose a folder with --results.")
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
