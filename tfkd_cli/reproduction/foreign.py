@@ -147,8 +147,8 @@ def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str]
     right_now, right_then = (
         100 * each.sum() / images for each in (counts_KK.diagonal(), counts_KK[classes, called_K])
     )
-    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)]
-    order = [class_names[i] for i in np.argsort(called_K)]  # of its outputs
+    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved).tolist()]
+    order = [class_names[i] for i in np.argsort(called_K).tolist()]  # of its outputs
     raise RequestError(
         f"the classes of the teacher in {path} are in another order than those of the data: of {images:,} "
         f"images it is right on {right_now:.2f} %, and would be on {right_then:.2f} % with its outputs "
