@@ -57,8 +57,8 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast an image costs its share of a "teacher" batch and of a "step", or the latter alone where logits
-    are cached. A teacher batch is larger than a training batch; its time is given per `BATCH` images.
+    With --fast an image costs its share of a "teacher" batch and of a "step", or of a step alone where the
+    logits are cached. A teacher batch is larger than a training batch; its time is given per `BATCH` images.
     """
     import torch
 
