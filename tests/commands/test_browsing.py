@@ -56,7 +56,7 @@ def test_runs_are_sorted_by_a_column_in_both_directions(
     ("arguments", "said"),
     [
         (["--where", "seed"], 'has no "="'),
-        (["--where", "sead=1"], 'did you mean "seed"?'),
+        (["--where", "seeds=1"], 'did you mean "seed"?'),
         (["--sort", "-best"], 'did you mean "best_'),
     ],
 )

@@ -78,7 +78,8 @@ def _is(value: Any, word: str) -> bool:
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A dictionary per run; None where a run has no value."""
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
