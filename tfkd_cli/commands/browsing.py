@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -120,12 +121,7 @@ def diff(
     names = [opened.find(each).name for each in (first, second)]
     found = {run.name: run for run in results.read(opened).values() if run.name in names}
     runs = [found[name] for name in names]
-    values = [_values(run) for run in runs]
-    different = [
-        (part, name, *pair)
-        for part, name in dict.fromkeys(key for each in values for key in each)
-        if len({*(pair := [each.get((part, name), "") for each in values])}) > 1
-    ]
+    different = list(_differences([_values(run) for run in runs]))
     if output.json:
         heads = ("part", "field", "first", "second")
         console.print_json(
@@ -139,6 +135,14 @@ def diff(
     else:
         target.print("The two are alike in settings, numerics, code and result.", markup=False)
     return 0
+
+
+def _differences(values: Sequence[Mapping[tuple[str, str], str]]) -> Iterator[tuple[str, ...]]:
+    """(part, field, a value for each run) where the values are not all the same."""
+    for part, name in dict.fromkeys(key for each in values for key in each):
+        pair = [each.get((part, name), "") for each in values]
+        if len({*pair}) > 1:
+            yield part, name, *pair
 
 
 def _values(run: results.Run) -> dict[tuple[str, str], str]:
