@@ -14,6 +14,9 @@ import typer
 from tfkd_cli import console, progress, results
 from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, session
+from tfkd_cli.compare.answer import Answer, Line, answer
+from tfkd_cli.compare.comparison import UNTAUGHT, Comparing, Stage
+from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.options import (
@@ -27,12 +30,9 @@ from tfkd_cli.options import (
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction import launch as ready
-from tfkd_cli.reproduction.answer import Answer, Line, answer
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
-from tfkd_cli.reproduction.comparing import UNTAUGHT, Comparing, Stage
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.reproduction.trials import tried
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
-from tfkd_cli.reproduction import asking, comparing
+from tfkd_cli.compare import comparison
+from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import as_text, departures
 from tfkd_cli.reproduction.paper import paper
@@ -107,7 +108,7 @@ def slug_of(what: Table | Figure, request: Request) -> str:
     data = {name: each for name, each in request.data.items() if name in used}
     alone = replace(request, tables=(), figures=(), data=data)
     parts = [what.name, *departures(alone)]
-    said_in_full = request.axes is None and request.foreign_teacher is None and what.name != comparing.NAME
+    said_in_full = request.axes is None and request.foreign_teacher is None and what.name != comparison.NAME
     if said_in_full and len("-".join(parts)) <= LONGEST_SLUG:
         return slug("-".join(parts).replace("@", "-"))
     if request.axes is not None:

@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 from paper_tables.spec import Cell, Figure, Setting, Table, TeacherSeeds
 from tfkd_cli import data, grid, models
+from tfkd_cli.compare import comparison
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
-from tfkd_cli.reproduction import comparing
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -146,7 +146,7 @@ def to_json(request: Request) -> dict[str, Any]:
 
 def _own_cells(table: Table) -> Iterable[Cell]:
     """The cells of a table that is nowhere written down: that of `tfkd compare`."""
-    return table.cells() if table.name == comparing.NAME else ()
+    return table.cells() if table.name == comparison.NAME else ()
 
 
 def identity(request: Request) -> str:
@@ -171,7 +171,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         axes: Axes | None = None
         items: list[Table | Figure] = []
         if record.get("settings"):
-            items = [comparing.table([_setting(each) for each in record["settings"]])]
+            items = [comparison.table([_setting(each) for each in record["settings"]])]
         elif record.get("axes"):
             axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
             items = [grid.table(axes)]

@@ -9,14 +9,14 @@ import pytest
 
 from paper_tables.spec import Setting
 from tfkd_cli import data
+from tfkd_cli.compare.answer import Difference, answer
+from tfkd_cli.compare.comparison import Comparing
+from tfkd_cli.compare.trials import chosen
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking, overrides
-from tfkd_cli.reproduction.answer import Difference, answer
-from tfkd_cli.reproduction.comparing import Comparing
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.reproduction.trials import chosen
 from tfkd_cli.results import frames
 from tfkd_cli.results.reading import Run
 from tfkd_cli.spec import RunSpec, Teacher

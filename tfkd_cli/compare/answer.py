@@ -11,9 +11,9 @@ from paper_tables.gains import Gain, mean_gain
 from paper_tables.measured import Measured
 from paper_tables.spec import Setting
 from paper_tables.statistics import deviation, holm
-from tfkd_cli.reproduction.comparing import Comparing, States
+from tfkd_cli.compare.comparison import Comparing, States
+from tfkd_cli.compare.trials import score
 from tfkd_cli.reproduction.measure import measure
-from tfkd_cli.reproduction.trials import score
 from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:

@@ -7,11 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
-from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import METHODS
-from tfkd_cli.reproduction.overrides import Overrides
-from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.reproduction.trials import (
+from tfkd_cli.compare.trials import (
     Trial,
     check_count,
     chosen,
@@ -19,6 +15,10 @@ from tfkd_cli.reproduction.trials import (
     rate_settings,
     unfinished,
 )
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import METHODS
+from tfkd_cli.reproduction.overrides import Overrides
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState
 
