@@ -37,7 +37,7 @@ class Grid:
     def change(self, index: int, **changes: Any) -> None:
         """Change a run's result.json, its digest too."""
         path = self.path(index) / "result.json"
-        path.write_bytes(publishing.encode_result({**json.loads(path.read_text()), **changes}))
+        path.write_bytes(publishing.sealed({**json.loads(path.read_text()), **changes}))
 
     def report(self) -> Written:
         """Its report, beside it."""
