@@ -195,6 +195,7 @@ class Record:
             "size": facts.size,
             "mean": list(facts.mean),
             "std": list(facts.std),
+            "levels": [list(each) for each in facts.levels],  # how images of more than 8 bits are scaled
             "class_names": [str(name) for name in arrays.class_names],
             "dataset": self.spec.dataset,
             "method": self.spec.method,
