@@ -22,19 +22,7 @@ from tfkd_cli.store import Store
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one finished run on digits, of one epoch."""
     folder = tmp_path_factory.mktemp("using")
-    asked = [
-        "run",
-        "--student",
-        "plain-cnn",
-        "--method",
-        "baseline",
-        "--dataset",
-        "digits",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-    ]
+    asked = ["run", "--student", "plain-cnn", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
     assert main([*asked, "--results", str(folder / "results"), "--cache-dir", str(folder / "cache")]) == 0
     return folder / "results"
 

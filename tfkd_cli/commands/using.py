@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,6 +99,7 @@ def _export_onnx(student: nn.Module, example_NCHW: Tensor, file: Path) -> None:
     import torch
 
     try:
+        importlib.import_module("onnxscript")  # which torch imports when it is too late for a clear error
         program = torch.onnx.export(
             student, (example_NCHW,), input_names=["images"], output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("images")},), dynamo=True, verbose=False,
