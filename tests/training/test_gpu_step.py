@@ -315,10 +315,20 @@ def test_a_graph_replays_full_batches_after_real_steps_and_leaves_the_last_batch
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_the_log_says_so(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    inside: list[object] = []
+
+    @contextlib.contextmanager
+    def stream(given: object) -> Iterator[None]:
+        inside.append(given)
+        yield
+        inside.pop()
+
     def refuse(given: Graph) -> contextlib.AbstractContextManager[None]:
+        assert inside  # what holds the current stream; torch.cuda.graph would leave another
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
     stepped: list[Batch] = []
     step = GraphedStep(stepped.append, batch_size=4)
     for _ in range(6):
