@@ -264,7 +264,7 @@ def test_a_run_another_process_works_on_is_waited_for(
     assert f"process {os.getpid()} on" in waiting.message
 
 
-def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
+def test_students_that_share_a_teacher_in_a_fast_grid_share_its_cached_logits(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
     fast = replace(teacher, recipe=RECIPE.fast())
@@ -275,7 +275,7 @@ def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
     assert kept == ["epoch-001.npy", "epoch-002.npy"]
 
 
-def test_answers_are_kept_for_students_that_ask_the_same_and_no_others(teacher: RunSpec) -> None:
+def test_logits_are_cached_for_students_that_need_the_same_and_no_others(teacher: RunSpec) -> None:
     fast = replace(teacher, recipe=RECIPE.fast())
     same = [taught_by(fast, temperature=4), taught_by(fast, temperature=8), taught_by(fast, seed=1)]
     alone = replace(taught_by(fast), teacher=Teacher(run=fast, checkpoint=1))

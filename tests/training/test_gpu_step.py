@@ -171,6 +171,19 @@ def test_a_step_copies_nothing_to_a_gpu_and_reads_nothing_from_it(
     assert training._sums.device.type == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("network", "dropout"), [("plain-cnn", True), ("googlenet", True), ("resnet8", False)]
+)
+def test_a_step_seeds_the_generators_for_networks_with_dropout_alone(
+    network: str, dropout: bool, fake_cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = training_of(network, device=fake_cuda, cached=True)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    watched(training, lambda batch: None)
+    assert len(set(seeds)) == (training.steps if dropout else 0)
+
+
 @pytest.mark.parametrize("recipe", sorted(AUGMENTATIONS))
 def test_cached_logits_and_views_of_any_recipe_need_no_copy(recipe: str, fake_cuda: torch.device) -> None:
     training = training_of("resnet8", device=fake_cuda, cached=True, augment=recipe)
