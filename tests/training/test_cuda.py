@@ -140,6 +140,7 @@ def test_no_step_waits_for_the_gpu(
     )
     if graph:
         graphed(training)
+    training._data._batches_at_once = 2  # so that later steps prepare images, too
     next(training.epochs())  # cuDNN chooses its kernels, and the graph is recorded
     teacher = training._teacher_of_epoch(lambda: None)
     steps = 0

@@ -171,6 +171,19 @@ def test_a_step_copies_nothing_to_a_gpu_and_reads_nothing_from_it(
     assert training._sums.device.type == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("network", "dropout"), [("plain-cnn", True), ("googlenet", True), ("resnet8", False)]
+)
+def test_a_step_seeds_the_generators_for_networks_with_dropout_alone(
+    network: str, dropout: bool, fake_cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = training_of(network, device=fake_cuda, cached=True)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    watched(training, lambda batch: None)
+    assert len(set(seeds)) == (training.steps if dropout else 0)
+
+
 @pytest.mark.parametrize("recipe", sorted(AUGMENTATIONS))
 def test_cached_logits_and_views_of_any_recipe_need_no_copy(recipe: str, fake_cuda: torch.device) -> None:
     training = training_of("resnet8", device=fake_cuda, cached=True, augment=recipe)
@@ -315,10 +328,20 @@ def test_a_graph_replays_full_batches_after_real_steps_and_leaves_the_last_batch
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_the_log_says_so(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    inside: list[object] = []
+
+    @contextlib.contextmanager
+    def stream(given: object) -> Iterator[None]:
+        inside.append(given)
+        yield
+        inside.pop()
+
     def refuse(given: Graph) -> contextlib.AbstractContextManager[None]:
+        assert inside  # what holds the current stream; torch.cuda.graph would leave another
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
     stepped: list[Batch] = []
     step = GraphedStep(stepped.append, batch_size=4)
     for _ in range(6):
