@@ -189,7 +189,7 @@ def test_there_is_no_answer_before_all_trials_are_done() -> None:
     trials = compared.rate_trials()
     found = answered(compared, {each.spec.key: done(each.spec, 80, val=80) for each in trials})
     assert (found.lines, found.differences) == ((), ())
-    assert found.sentence.startswith("No answer yet: 3 of 18 runs are done")
+    assert found.sentence.startswith("No answer yet: 3 of 20 runs are done")
 
 
 def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
