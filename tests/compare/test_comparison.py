@@ -233,6 +233,8 @@ def test_the_answer_is_one_sentence() -> None:
         "about 22 seeds would show 0.3"
     )
     assert difference(0.6, 0.1, 1.1, 9, "holds").sentence.endswith("n = 5: tf-reg is better")
+    corrected = replace(difference(0.6, 0.1, 1.1, 9), p=0.03).verdict
+    assert corrected == "no measurable difference after Holm's correction"
     assert "more than 1,000 seeds" in difference(0.1, -5, 5.2, None).sentence
     assert (
         "too few seeds to tell; give at least --seeds 3"

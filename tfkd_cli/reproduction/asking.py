@@ -154,11 +154,6 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
 
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
-    if record.get("settings"):
-        raise RequestError(
-            "a record of `tfkd compare` was written by an earlier version of tfkd.",
-            hint="give the command again; its finished runs are used.",
-        )
     try:
         manner = Manner(
             seeds=tuple(int(seed) for seed in record["seeds"]),
@@ -170,16 +165,10 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         )
         kept = record.get("foreign_teacher")
         foreign = ForeignTeacher(**kept) if kept else None
-        axes: Axes | None = None
-        compared: Compared | None = None
-        items: list[Table | Figure] = []
-        if record.get("compared"):
-            compared = Compared(**record["compared"])
-        elif record.get("axes"):
-            axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
-            items = [grid.table(axes)]
-        else:
-            items = list(paper().expand(list(record["names"])))
+        compared = Compared(**record["compared"]) if record.get("compared") else None
+        axes = _axes(record["axes"]) if record.get("axes") else None
+        names = [] if axes or compared else list(record["names"])
+        items = [grid.table(axes)] if axes else paper().expand(names)
         return Request(
             tables=tuple(each for each in items if isinstance(each, Table)),
             figures=tuple(each for each in items if isinstance(each, Figure)),
@@ -209,5 +198,5 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
     return ResolvedData(facts=replace(base, name=resolved, full=False))
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _axes(record: Mapping[str, Any]) -> Axes:
+    return Axes(**{name: tuple(each) if isinstance(each, list) else each for name, each in record.items()})
