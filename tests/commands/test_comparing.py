@@ -34,11 +34,16 @@ def test_a_folder_of_photographs_ends_in_one_sentence(
     photos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(photos)) == 0
-    shown = capfd.readouterr().out
+    said = capfd.readouterr()
+    shown, warned = said.out, " ".join(said.err.split())
+    assert "Warning: each training has 1 steps × 1 epochs" in warned
+    assert warned.index("Warning: ") < warned.index("Now trials")
     assert shown.splitlines()[-1].startswith("tf-reg − lsr = ")
     assert "n = 2" in shown.splitlines()[-1]
     words = " ".join(shown.split())
     assert all(each in words for each in ("balanced", "NLL", "ECE", "cost", "The validation part chose"))
+
+    assert shown.splitlines()[-1] in (photos.parent / "results" / "index.html").read_text()
 
     assert main(asked(photos, "--json")) == 0  # everything is done: nothing is trained again
     said = capfd.readouterr()
