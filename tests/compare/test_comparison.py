@@ -189,7 +189,7 @@ def test_there_is_no_answer_before_all_trials_are_done() -> None:
     trials = compared.rate_trials()
     found = answered(compared, {each.spec.key: done(each.spec, 80, val=80) for each in trials})
     assert (found.lines, found.differences) == ((), ())
-    assert found.sentence.startswith("No answer yet: 3 of 18 runs are done")
+    assert found.sentence.startswith("No answer yet: 3 of 20 runs are done")
 
 
 def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
@@ -233,6 +233,8 @@ def test_the_answer_is_one_sentence() -> None:
         "about 22 seeds would show 0.3"
     )
     assert difference(0.6, 0.1, 1.1, 9, "holds").sentence.endswith("n = 5: tf-reg is better")
+    corrected = replace(difference(0.6, 0.1, 1.1, 9), p=0.03).verdict
+    assert corrected == "no measurable difference after Holm's correction"
     assert "more than 1,000 seeds" in difference(0.1, -5, 5.2, None).sentence
     assert (
         "too few seeds to tell; give at least --seeds 3"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paper_tables.measured import Measured
 from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import deviation
-from paper_tables.verdicts import ClaimVerdict, ClaimWord, judge_claims
+from paper_tables.verdicts import LEVEL, ClaimVerdict, ClaimWord, judge_claims
 from tfkd_cli.compare.comparison import Comparison, States
 from tfkd_cli.compare.trials import Trial, chosen, score
 from tfkd_cli.reproduction.measure import measure
@@ -101,6 +101,8 @@ class Difference:
             return f"nothing can be said, {' and '.join(self.at_chance)} {verb} at chance"
         if self.equal and self.word == "not shown":
             return "the same with every seed, so nothing can be said"
+        if self.word == "not shown" and self.p is not None and self.p <= LEVEL:
+            return f"{WORDS[self.word]} after Holm's correction"
         return WORDS.get(self.word, self.word).format(method=self.method)
 
     @property
@@ -323,4 +325,4 @@ def _trials(by_method: Mapping[str, Sequence[Trial]], states: States) -> Iterato
 
 def signed(points: float) -> str:
     """`+0.12`, with a true minus sign."""
-    return f"{points:+.2f}".replace("-", "−")
+    return f"{round(points, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no −0.00

@@ -24,7 +24,7 @@ from tfkd_cli.store import RunState, Store
 HOLDOUT = 0.15  # of the training images, where a data set has no validation part
 UNTAUGHT = ("baseline", "lsr", "tf-reg", "tf-self")
 CHOSEN_HERE = ("alpha", "temperature")
-LEAST_STEPS = {"from scratch": 200, "pretrained": 50}
+LEAST_STEPS = {"from scratch": 100, "pretrained": 30}
 """Steps of a training below which networks mostly stay at chance. Assumed; measured on small photographs."""
 
 States = Mapping[str, RunState]

@@ -132,7 +132,7 @@ def _method_row(line: Line) -> tuple[str, ...]:
 
 
 def _value(name: str, value: float, edge: str = "") -> str:
-    return f"{SYMBOLS.get(name, name)} {value:g}{ARROWS[edge]}"
+    return f"{SYMBOLS.get(name, name)}={value:g}{ARROWS[edge]}"
 
 
 def _interval(each: Difference) -> str:

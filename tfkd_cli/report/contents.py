@@ -126,21 +126,17 @@ def gather(
         slug: data_of(figure, campaign.request, found, everything)
         for slug, figure, campaign in _of_kind(Figure, items)
     }
+    tables = _of_kind(Table, items)
     draw(drawn, curves := pictures(runs.values()))
     progress("comparing with the paper", 0.0)
-    states = {run.state.key: run.state for run in found.values()}
-    facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
+    facts = {name: each for every in campaigns for name, each in every.facts().items()}
     return Contents(
         items=items,
         runs=runs,
         frame=frame,
         epochs=_epochs(runs.values(), frame),
-        answers={
-            item.slug: answer(item.campaign.request, states, everything) for item in items if item.compared
-        },
-        comparisons={
-            slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)
-        },
+        answers=_answers(items, found, everything),
+        comparisons={slug: each.comparison(table, everything) for slug, table, each in tables},
         figures=drawn,
         claims=judge(campaigns, everything),
         pictures=curves,
@@ -150,6 +146,14 @@ def gather(
         notes=tuple(_notes(runs, found, campaigns)),
         store=store,
     )
+
+
+def _answers(
+    items: Iterable[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
+) -> dict[str, Answer]:
+    """What each comparison came to, by its slug."""
+    states = {run.state.key: run.state for run in found.values()}
+    return {each.slug: answer(each.campaign.request, states, everything) for each in items if each.compared}
 
 
 def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:

@@ -175,11 +175,6 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
 
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
-    if record.get("settings"):
-        raise RequestError(
-            "a record of `tfkd compare` was written by an earlier version of tfkd.",
-            hint="give the command again; its finished runs are used.",
-        )
     asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
     items: list[Table | Figure] = []
     if asked.axes:
