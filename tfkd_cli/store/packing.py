@@ -15,10 +15,11 @@ from typing import IO
 from tfkd_cli.errors import RequestError
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import FAILURE
+from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
 from tfkd_cli.store.reading import LINES_LIMIT
 from tfkd_cli.store.records import METRICS
-from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, SPEC, RunFolder
+from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, RunFolder
 
 _TOTAL_LIMIT = 2 << 30  # bytes unpacked: 10,000 runs are 600 MB
 _MEMBERS_LIMIT = 500_000
