@@ -133,6 +133,12 @@ def _expected(problem: str, place: Any) -> str:
     for pattern, words in _TEXTS.items():
         if repr(pattern) in problem:
             return words
+    kind, low, high = (
+        wanted[1].partition("`")[2].partition("`")[0],
+        *(getattr(place, n, None) for n in ("ge", "le")),
+    )
+    if low is not None and high not in (None, LARGEST):
+        return f"{_WORDS.get(kind, kind)} from {low:g} to {high:g}"
     in_words = re.sub(
         r"`([a-z |]+)`",
         lambda kinds: " or ".join(_WORDS.get(each, each) for each in kinds[1].split(" | ")),

@@ -120,11 +120,21 @@ def test_a_finished_run_counts_without_its_description_and_that_is_noted(
     grid: Grid, content: bytes | None
 ) -> None:
     path = grid.path(0) / "spec.json"
+    (grid.path(0) / "attempts" / "0001" / "spec.json").unlink()
     path.unlink() if content is None else path.write_bytes(content)
     written = grid.report()
     assert written.left_out == ()
     assert grid.statuses() == ["done"] * 6
     assert any(str(path) in note for note in written.notes)
+
+
+def test_a_broken_description_is_repaired_from_its_attempt(grid: Grid) -> None:
+    path = grid.path(0) / "spec.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-9])
+    written = grid.report()
+    assert (written.left_out, written.notes) == ((), ())
+    assert path.read_bytes() == sound
 
 
 def test_damage_that_comes_after_a_good_report_is_seen(grid: Grid) -> None:
