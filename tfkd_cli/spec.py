@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import LOSSES, CrossEntropy, Distillation, Loss
+from tfkd_cli.methods import CrossEntropy, Loss, loss_type
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
@@ -163,11 +163,11 @@ class RunSpec:
             raise RequestError(f"seed is {self.seed}.", expected="a seed of 0 or more.")
         if self.loss.needs_teacher and self.teacher is None:
             raise RequestError(
-                f"{self.loss.kind} needs a teacher, none was given.", hint="add --teacher resnet18."
+                f"{self.loss.name} needs a teacher, none was given.", hint="add --teacher resnet18."
             )
         if not self.loss.needs_teacher and self.teacher is not None:
             raise RequestError(
-                f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
+                f"{self.loss.name} takes no teacher, {self.teacher.network} was given.",
                 hint="leave out --teacher, or use --method kd.",
             )
 
@@ -213,21 +213,17 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        if isinstance(self.loss, CrossEntropy):
-            return "baseline" if self.loss.scale == 1 else "scaled-ce"
-        if not isinstance(self.loss, Distillation):
-            return {"label-smoothing": "lsr", "tf-reg": "tf-reg"}[self.loss.kind]
-        if isinstance(self.teacher, Teacher) and isinstance(self.teacher.checkpoint, int):
-            return "de-kd"
-        return (
-            "tf-self" if isinstance(self.teacher, Teacher) and self.teacher.network == self.student else "kd"
+        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        return self.loss.run_name(
+            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
+            same_network=teacher is not None and teacher.network == self.student,
         )
 
     @property
     def folder(self) -> str:
         """`cifar100-resnet18-kd-from-mobilenetv2-s0-8d4c1185ab12`: readable, then unique."""
         parts = [self.dataset, self.student, self.method]
-        if self.method in ("kd", "de-kd") and self.teacher is not None:
+        if self.teacher is not None and self.method != "tf-self":
             parts.append(f"from-{self.teacher.network}")
             if isinstance(self.teacher, Teacher) and self.teacher.checkpoint != "best":
                 epoch = self.teacher.checkpoint
@@ -250,6 +246,8 @@ class RunSpec:
         """The spec that `to_json` wrote; RequestError on anything else."""
         try:
             return _run_from(data)
+        except RequestError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RequestError(
                 f"not a run's description: {type(error).__name__}: {error}.",
@@ -312,7 +310,7 @@ def _run_fields(data: Mapping[str, Any]) -> RunSpec:
     return RunSpec(
         dataset=_text(data["dataset"]),
         student=_text(data["student"]),
-        loss=LOSSES[loss.pop("kind")](**loss),
+        loss=loss_type(_text(loss.pop("kind")))(**loss),
         teacher=_teacher_from(data["teacher"]),
         recipe=Recipe(**{**data["recipe"], "milestones": tuple(data["recipe"]["milestones"])}),
         seed=int(data["seed"]),

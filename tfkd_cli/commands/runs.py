@@ -38,7 +38,10 @@ def register(app: typer.Typer) -> None:
 @with_options
 def run(
     student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
-    method: Annotated[str, typer.Option("--method", help="One method, or several: `tfkd list methods`.")],
+    method: Annotated[
+        str,
+        typer.Option("--method", help="One method, or several: `tfkd list methods`, or python:MODULE:CLASS."),
+    ],
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
@@ -71,7 +74,8 @@ def run(
     )
     execution = session.execution(store, where, folder)
     given = session.foreign_teacher(teacher_checkpoint, axes)
-    request = asking.for_axes(axes, session.manner(how, seeds), execution=execution, foreign=given)
+    manner = session.manner(how, seeds, methods=axes.methods)
+    request = asking.for_axes(axes, manner, execution=execution, foreign=given)
     execution = asking.with_sources(execution, request, teacher_file=teacher_checkpoint)
     return _go(request, execution, store, where, output)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import METHODS
+from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.reproduction.trials import (
@@ -127,7 +127,7 @@ class Comparing:
         return chosen(trials, states) or trials[0]
 
     def _setting(self, method: str) -> Setting:
-        taught = METHODS[method].teacher == "given"
+        taught = find_method(method).teacher == "given"
         return Setting(
             dataset=self.dataset,
             student=self.student,

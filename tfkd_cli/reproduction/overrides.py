@@ -9,11 +9,11 @@ from typing import Any
 
 from paper_tables import hyperparameters
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.methods import LOSSES, Loss
+from tfkd_cli.methods import Loss, field_types
 from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Recipe)}
-LOSS_FIELDS: Mapping[str, str] = {f.name: str(f.type) for loss in LOSSES.values() for f in fields(loss)}
+LOSS_FIELDS: Mapping[str, str] = field_types()
 FINETUNE = "finetune"
 KINDS = {
     "tuple[int, ...]": "a list of whole numbers, as 60,120,160",
@@ -48,8 +48,14 @@ class Overrides:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
-def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
-    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides."""
+def parse(
+    settings: Iterable[str], shorthands: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()
+) -> Overrides:
+    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides.
+
+    Fields of `losses` are known besides those of the paper's.
+    """
+    loss_fields = field_types(*losses)
     changes: dict[str, dict[str, Any]] = {"recipe": {}, "loss": {}}
     for text in settings:
         path, equals, value = text.partition("=")
@@ -60,7 +66,7 @@ def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
                 expected="--set recipe.FIELD=VALUE or --set loss.FIELD=VALUE.",
                 hint="--set recipe.epochs=30 --set loss.temperature=4",
             )
-        known = RECIPE_FIELDS if owner == "recipe" else LOSS_FIELDS
+        known = RECIPE_FIELDS if owner == "recipe" else loss_fields
         field = canonical(name, known, kind=f"{owner} field")
         changes[owner][field] = _typed(f"{owner}.{field}", value.strip(), known[field])
     for name, value in shorthands.items():
