@@ -46,8 +46,10 @@ def explain_setting(
 
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution = session.execution(store, folder=folder)
-    manner = session.manner(how, "1", methods=session.split(method))
+    execution, manner = (
+        session.execution(store, folder=folder),
+        session.manner(how, "1", session.split(method)),
+    )
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)

@@ -39,8 +39,7 @@ def register(app: typer.Typer) -> None:
 def run(
     student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
     method: Annotated[
-        str,
-        typer.Option("--method", help="One method, or several: `tfkd list methods`, or python:MODULE:CLASS."),
+        str, typer.Option("--method", help="One or several: `tfkd list methods`, python:MODULE:CLASS.")
     ],
     store: StoreOptions,
     how: RunOptions,
@@ -74,8 +73,9 @@ def run(
     )
     execution = session.execution(store, where, folder)
     given = session.foreign_teacher(teacher_checkpoint, axes)
-    manner = session.manner(how, seeds, methods=axes.methods)
-    request = asking.for_axes(axes, manner, execution=execution, foreign=given)
+    request = asking.for_axes(
+        axes, session.manner(how, seeds, axes.methods), execution=execution, foreign=given
+    )
     execution = asking.with_sources(execution, request, teacher_file=teacher_checkpoint)
     return _go(request, execution, store, where, output)
 

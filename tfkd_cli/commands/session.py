@@ -94,7 +94,7 @@ def cache_folder(given: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
 
 
-def manner(options: RunOptions, seeds: str, *, methods: Iterable[str] = ()) -> Manner:
+def manner(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Manner:
     """Seeds, scale, form and overrides of a request, checked; `methods`: those that the request names."""
     losses = [method(each).loss for each in methods]
     return Manner(
