@@ -113,10 +113,10 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert "H(q, p) + 4²·[1·TCKD_4 + 8·NCKD_4]" in said
     assert "tckd 16, nckd 128" in said
     assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
-    assert "DKD" in tfkd("show", "run")
+    assert f"dkd on {DATA}" in tfkd("show", "run")
     assert folder.name in tfkd("show", folder.name)
     tfkd("report")
-    assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/report/index.html").read_text()
+    assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/index.html").read_text()
 
     runs, epochs = results.load(outside / "results")
     assert set(runs["method"]) == {"baseline", "dkd"}
@@ -147,11 +147,12 @@ def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
     assert "DKD" in tfkd("list", "methods")
     assert "Stripes" in tfkd("list", "datasets")
 
-    run = ("run", "--student", "plain-cnn", "--teacher", "resnet8", "--dataset", "digits", "--dry-run")
-    named = [tfkd(*run, "--method", each, "--json") for each in ("DKD", METHOD)]
-    keys = [[each["key"] for each in json.loads(text)["missing"]] for text in named]
-    assert keys[0] == keys[1]
-    assert keys[0]
+    setting = ("--student", "plain-cnn", "--teacher", "resnet8", "--dataset", "digits", "--json")
+    by_name, by_place = (
+        json.loads(tfkd("explain", *setting, "--method", each))[0]["run"] for each in ("DKD", METHOD)
+    )
+    assert by_name == by_place
+    assert by_name["loss"]["kind"] == METHOD
 
 
 @pytest.mark.parametrize(

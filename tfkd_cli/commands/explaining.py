@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -46,10 +45,8 @@ def explain_setting(
 
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution, manner = (
-        session.execution(store, folder=folder),
-        session.manner(how, "1", session.split(method)),
-    )
+    execution = session.execution(store, folder=folder)
+    manner = session.manner(how, "1", session.split(method))
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)
@@ -62,8 +59,7 @@ def explain_setting(
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    asked = partial(explain, request, own_epochs=not words)
-    found = [asked(each, classes=_classes(request, each)) for each in settings]
+    found = [explain(request, each, own_epochs=not words) for each in settings]
     if output.json:
         console.print_json([each.to_json() for each in found])
         return 0
@@ -83,10 +79,6 @@ def _of_axes(
         teachers=session.split(teacher),
     )
     return asking.for_axes(axes, manner, execution=execution)
-
-
-def _classes(request: Request, setting: Setting) -> int:
-    return request.facts(setting.dataset).classes
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:

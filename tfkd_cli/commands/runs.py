@@ -38,9 +38,7 @@ def register(app: typer.Typer) -> None:
 @with_options
 def run(
     student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
-    method: Annotated[
-        str, typer.Option("--method", help="One or several: `tfkd list methods`, python:MODULE:CLASS.")
-    ],
+    method: Annotated[str, typer.Option("--method", help="`tfkd list methods`, or python:MODULE:CLASS.")],
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,

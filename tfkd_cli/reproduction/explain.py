@@ -67,8 +67,9 @@ class Explanation:
         }
 
 
-def explain(request: Request, setting: Setting, *, classes: int, own_epochs: bool = False) -> Explanation:
+def explain(request: Request, setting: Setting, *, own_epochs: bool = False) -> Explanation:
     """The explanation of one setting of this request."""
+    classes = request.facts(setting.dataset).classes
     asked = setting.form or request.form
     runs = {form: request.spec(replace(setting, form=form), own_epochs=own_epochs) for form in FORMS}
     return Explanation(
