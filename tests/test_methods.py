@@ -80,7 +80,7 @@ forms = st.sampled_from(["released", "printed"])
 def test_alpha_zero_is_cross_entropy(seed: int, temperature: float, form: str, loss_type: type[Loss]) -> None:
     logits_NK, labels_N, teacher_NK = batch(seed)
     values: dict[str, Any] = {} if loss_type is LabelSmoothing else {"temperature": temperature}
-    loss = loss_type(alpha=0.0, **values, **loss_type.FORMS[form])
+    loss = loss_type(**{"alpha": 0.0, **values, **loss_type.FORMS[form]})
     assert loss(logits_NK, labels_N, teacher_NK).total.item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits_NK, labels_N).item(), rel=1e-12
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PREFIX = "python:"
 FORM = "python:module.path:NAME"
@@ -57,6 +59,8 @@ def failed(name: str, error: BaseException, *, expected: str) -> RequestError:
 
 def registered(group: str) -> dict[str, EntryPoint]:
     """Name → entry point of this group (`tfkd.methods`, `tfkd.datasets`) in the installed packages."""
+    from importlib.metadata import entry_points
+
     return {each.name: each for each in sorted(entry_points(group=group), key=lambda each: each.value)}
 
 

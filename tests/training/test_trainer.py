@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -322,6 +323,17 @@ class Ramped(CrossEntropy):
 def test_a_loss_is_told_the_epoch() -> None:
     for epoch in training_of(spec_of(Ramped(), epochs=3)).epochs():
         assert epoch.train_loss == pytest.approx(epoch.epoch * epoch.parts["ce"])
+
+
+@pytest.mark.parametrize(("loss", "times"), [(CrossEntropy(), 0), (Ramped(), 3)])
+def test_a_step_is_recorded_anew_in_each_epoch_where_the_loss_depends_on_it(
+    loss: Loss, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, made = training_of(spec_of(loss, epochs=3)), Mock()
+    made.side_effect = training._step_to_run
+    monkeypatch.setattr(training, "_step_to_run", made)
+    list(training.epochs())
+    assert made.call_count == times
 
 
 def test_parts_that_a_loss_did_not_announce_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

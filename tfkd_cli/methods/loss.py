@@ -126,7 +126,7 @@ def cross_entropy(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
         raise InvalidValueError(
             f"labels of shape {tuple(labels_N.shape)} and type {labels_N.dtype}.",
             expected=f"class indices of shape ({len(logits_NK)},) and type torch.int64.",
-            hint="soft and mixed labels (mixup, CutMix) have no loss here: all are defined on hard labels.",
+            hint="other integers: labels.long(). Soft and mixed labels (mixup, CutMix) have no loss here.",
         )
     return -logits_NK.log_softmax(1).gather(1, labels_N[:, None]).mean()
 
