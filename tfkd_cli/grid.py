@@ -71,7 +71,7 @@ def table(axes: Axes) -> Table:
     pairs = [(student, teacher) for student in axes.students for teacher in axes.teachers or (None,)]
     rows = tuple(_row(index, pair, methods, axes) for index, pair in enumerate(pairs))
     heads = ("Student", "Teacher") if axes.teachers else ("Student",)
-    title = f"{', '.join(axes.methods)} on {axes.dataset}"
+    title = f"{', '.join(each.short for each in methods)} on {axes.dataset}"
     return Table(name="run", title=title, kind="grid", heads=heads, columns=columns, rows=rows)
 
 

@@ -137,7 +137,7 @@ def forward_pass(training: Training) -> Callable[[Batch], None]:
         parts, logits_NK = training._loss(batch)
         training._add(parts, logits_NK, batch.labels_N)
         for loss in EVERY_LOSS:
-            training._add(loss(logits_NK, batch.labels_N, batch.teacher_NK), logits_NK, batch.labels_N)
+            loss(logits_NK, batch.labels_N, batch.teacher_NK)
 
     return step
 
@@ -244,7 +244,7 @@ def mixes_devices(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None
 
 
 def computes_on_the_cpu(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
-    return CrossEntropy()(logits_NK, labels_N)._replace(ce=torch.ones(()).exp())
+    return CrossEntropy()(logits_NK, labels_N)._replace(parts={"ce": torch.ones(()).exp()})
 
 
 def copies_to_the_device(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
@@ -266,7 +266,9 @@ def test_a_loss_that_would_make_the_host_wait_is_found_out(
 ) -> None:
     training = training_of("resnet8", device=fake_cuda, cached=True)
     step = forward_pass(training)
-    training.spec = cast("RunSpec", SimpleNamespace(seed=0, recipe=training.spec.recipe, loss=wrong))
+    called = {"__call__": lambda self, *batch, epoch: wrong(*batch)}
+    loss = type("Wrong", (CrossEntropy,), called)()
+    training.spec = cast("RunSpec", SimpleNamespace(seed=0, recipe=training.spec.recipe, loss=loss))
     found = None
     try:
         watch = watched(training, step)

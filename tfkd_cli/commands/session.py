@@ -15,6 +15,7 @@ from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
+from tfkd_cli.methods import method
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides, overview
 from tfkd_cli.reproduction.asking import Manner
@@ -112,8 +113,9 @@ def cache_folder(given: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
 
 
-def manner(options: RunOptions, seeds: str) -> Manner:
-    """Seeds, scale, form and overrides of a request, checked."""
+def manner(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Manner:
+    """Seeds, scale, form and overrides of a request, checked; `methods`: those that the request names."""
+    losses = [method(each).loss for each in methods]
     return Manner(
         seeds=grid.parse_seeds(seeds),
         scale=options.scale,
@@ -121,7 +123,8 @@ def manner(options: RunOptions, seeds: str) -> Manner:
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,
         overrides=overrides.merged(
-            overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
+            overrides.named(options.recipe),
+            overrides.parse(options.set_ or (), options.shorthands(), losses=losses),
         ),
     )
 

@@ -13,7 +13,7 @@ from tfkd_cli import models
 from tfkd_cli.compare.trials import Trial, check_count, chosen, loss_settings, rate_settings
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Compared
-from tfkd_cli.methods import METHODS
+from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.overrides import Overrides
@@ -161,7 +161,7 @@ class Comparison:
 
     def _setting(self, method: str) -> Setting:
         what = self.compared
-        taught = METHODS[method].teacher == "given"
+        taught = find_method(method).teacher == "given"
         return Setting(
             dataset=what.dataset,
             student=what.student,

@@ -125,7 +125,7 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     A size of the user's own, as in `folder64:PATH`, stands; built-in sets keep theirs.
     """
     kind, colon, rest = dataset.strip().partition(":")
-    if not colon:
+    if not colon or kind == "python":
         return dataset if "@" in dataset else data.dataset(dataset).name
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
