@@ -11,7 +11,16 @@ Every error has three parts: what happened (with the value), what was expected, 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that change the direction of text, and lone surrogates."""
+
+
+def plain(text: str) -> str:
+    """`text` with what a terminal would obey or hide shown as an escape: `\\x1b`, `\\u202e`."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class TfkdError(Exception):

@@ -25,7 +25,10 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
-Seeds = Annotated[str, typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4) or a list (7,9).")]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9)."),
+]
 
 
 def register(app: typer.Typer) -> None:

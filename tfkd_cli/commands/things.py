@@ -172,7 +172,7 @@ def fetch_data(
         console.print_json({**facts.to_json(), "ready": made.ready})
     else:
         whole = f" ({facts.caveat})" if facts.caveat else ""
-        print(
+        console.show(
             f"{facts.name}{whole}: {facts.train_images:,} training and {facts.test_images:,} test images, "
             f"{facts.classes} classes, {facts.size}×{facts.size} pixels; ready."
         )

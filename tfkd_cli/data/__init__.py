@@ -20,6 +20,7 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
+from tfkd_cli.regular_files import expanded
 
 if TYPE_CHECKING:
     from tfkd_cli.execution import Execution
@@ -186,7 +187,7 @@ def _asked(name: str, execution: Execution) -> Asked:
         asked = Asked(facts, f"{facts.name}@{rest}")
         known = caches.described(execution.cache_path, asked.name)
         return asked if known is None else replace(asked, facts=_as_read(facts, known["facts"]))
-    return Asked(facts, facts.name, _expanded(rest) if rest else None)
+    return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path.") if rest else None)
 
 
 def _folder(size: int, split: int, execution: Execution) -> DataSet:
@@ -199,17 +200,6 @@ def _folder(size: int, split: int, execution: Execution) -> DataSet:
 def _as_read(facts: DataSet, before: Mapping[str, Any]) -> DataSet:
     """The facts, to be read from the same folder in the same way as the content in the cache was."""
     return replace(facts, follow_links=before["follow_links"], nested=before["nested"])
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise RequestError(
-            f"{path[:80]!r} names a user whose home folder is not known.",
-            expected="a path.",
-            hint="write the whole path.",
-        ) from error
 
 
 def _parsed(name: str) -> tuple[str, int, int, str, str]:
@@ -248,7 +238,9 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
 
 
 def _data_dir(execution: Execution) -> Path | None:
-    data_dir = _expanded(execution.data_dir) if execution.data_dir else None
+    data_dir = (
+        expanded(Path(execution.data_dir), hint="write the whole path.") if execution.data_dir else None
+    )
     if data_dir is not None and not data_dir.is_dir():
         raise RequestError(
             f"the data folder {str(data_dir)!r} is not a folder.",
