@@ -177,6 +177,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
     """
     asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
     items: list[Table | Figure] = []
+    losses = [method(name).loss for name in asked.axes.methods] if asked.axes else []
     if asked.axes:
         items = [grid.table(asked.axes)]
     elif not asked.compared:
@@ -193,7 +194,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         form=asked.form,
         fast=asked.fast,
         teacher_seeds=asked.teacher_seeds,
-        overrides=Overrides.from_json(asked.overrides),
+        overrides=Overrides.from_json(asked.overrides, losses=losses),
     )
 
 

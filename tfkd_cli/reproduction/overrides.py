@@ -30,11 +30,11 @@ class Overrides:
         return {name: value for name, value in self.loss if name in known}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Overrides:
-        """The overrides that `to_json` wrote; RequestError for anything else."""
-        changes = _Changes()
+    def from_json(cls, data: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()) -> Overrides:
+        """The overrides that `to_json` wrote; RequestError for anything else. `losses`: as for `parse`."""
+        changes, loss_fields = _Changes(), field_types(*losses)
         for path, value in data.items():
-            owner, name, kind = _field(path)
+            owner, name, kind = _field(path, loss_fields)
             changes.add(owner, name, schema.convert(value, kind, of=path))
         return changes.made()
 
