@@ -14,7 +14,7 @@ from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
-from tfkd_cli.reproduction import health, overview
+from tfkd_cli.reproduction import health
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
 
@@ -41,7 +41,7 @@ def clean(
     from tfkd_cli.report.staging import outdated
 
     opened = session.open_store(store, write=yes)
-    made, notes = overview.campaigns(opened, session.execution(store))
+    made, notes = session.campaigns(opened, session.execution(store))
     notes += [f"request {each}: it is damaged." for each in opened.unreadable_requests()]
     if notes:
         raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
@@ -101,8 +101,8 @@ def pack(
     opened = session.open_store(store, write=False)
     keys = None
     if items:
-        names = session.names_of(items)
-        made, _ = overview.campaigns(opened, session.execution(store))
+        made, _ = session.campaigns(opened, session.execution(store))
+        names = {*session.names_of(items, made)}
         keys = [
             key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
         ]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from paper_tables.spec import Cell, Figure, Setting, Table, TeacherSeeds
+from paper_tables.spec import Figure, Table, TeacherSeeds
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
-from tfkd_cli.grid import Axes
+from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import method
-from tfkd_cli.reproduction import comparing
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -140,13 +139,8 @@ def to_json(request: Request) -> dict[str, Any]:
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
         "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
-        "settings": [asdict(cell.setting) for table in request.tables for cell in _own_cells(table)],
+        "compared": asdict(request.compared) if request.compared else None,
     }
-
-
-def _own_cells(table: Table) -> Iterable[Cell]:
-    """The cells of a table that is nowhere written down: that of `tfkd compare`."""
-    return table.cells() if table.name == comparing.NAME else ()
 
 
 def identity(request: Request) -> str:
@@ -156,7 +150,15 @@ def identity(request: Request) -> str:
 
 
 def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
-    """The request that `to_json` kept, with its data sets as they were resolved then."""
+    """The request that `to_json` kept, with its data sets as they were resolved then.
+
+    That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
+    """
+    if record.get("settings"):
+        raise RequestError(
+            "a record of `tfkd compare` was written by an earlier version of tfkd.",
+            hint="give the command again; its finished runs are used.",
+        )
     try:
         manner = Manner(
             seeds=tuple(int(seed) for seed in record["seeds"]),
@@ -169,9 +171,10 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         kept = record.get("foreign_teacher")
         foreign = ForeignTeacher(**kept) if kept else None
         axes: Axes | None = None
+        compared: Compared | None = None
         items: list[Table | Figure] = []
-        if record.get("settings"):
-            items = [comparing.table([_setting(each) for each in record["settings"]])]
+        if record.get("compared"):
+            compared = Compared(**{name: _tuples(value) for name, value in record["compared"].items()})
         elif record.get("axes"):
             axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
             items = [grid.table(axes)]
@@ -181,6 +184,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             tables=tuple(each for each in items if isinstance(each, Table)),
             figures=tuple(each for each in items if isinstance(each, Figure)),
             axes=axes,
+            compared=compared,
             foreign_teacher=foreign,
             data={name: _as_recorded(resolved, execution) for name, resolved in record["data"].items()},
             **manner.fields(),
@@ -203,11 +207,6 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
         return found
     base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
     return ResolvedData(facts=replace(base, name=resolved, full=False))
-
-
-def _setting(record: Mapping[str, Any]) -> Setting:
-    pairs = {name: tuple((key, value) for key, value in record[name]) for name in ("loss", "recipe")}
-    return Setting(**{**record, **pairs})
 
 
 def _tuples(value: Any) -> Any:

@@ -12,7 +12,7 @@ from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
 from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.data import dataset as find_data_set
 from tfkd_cli.errors import RequestError
-from tfkd_cli.grid import Axes
+from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import Form, Loss, method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
@@ -36,6 +36,8 @@ class Request:
     overrides: Overrides = field(default_factory=Overrides)
     data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
     axes: Axes | None = None  # the grid behind the table of `tfkd run`
+    compared: Compared | None = None  # what is behind the table of `tfkd compare`
+    trials: frozenset[Setting] = frozenset()  # settings of that table which have one run, with its trial seed
     foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
 
     def __post_init__(self) -> None:
@@ -81,7 +83,9 @@ class Request:
         found = {}
         for setting in item.settings():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
-            found[setting] = tuple(seeded(spec, seed, teachers) for seed in self.seeds)
+            trial = self.compared if setting in self.trials else None
+            seeds = (trial.trial_seed,) if trial else self.seeds
+            found[setting] = tuple(seeded(spec, seed, teachers) for seed in seeds)
         return found
 
     def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
