@@ -171,7 +171,7 @@ def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
     ("name", "said"),
     [
         ("python:decoupled_kd:Nothing", "has no attribute 'Nothing'"),
-        ("python:decoupled_kd:math", "is no loss"),
+        ("python:decoupled_kd:parameter", "is no loss"),
         ("python:nowhere_to_be_found:Loss", "No module named"),
         ("python:this:Loss", "names no code of your own"),
         ("python:pip.__main__:main", "names no code of your own"),
