@@ -147,7 +147,7 @@ def numbers_of(root: Path) -> Truth:
     rows = runs[runs["status"] == "done"].set_index("run")
     lines = epochs.groupby("run", observed=True)
     return {
-        name: (
+        str(name): (
             [row[each] for each in NUMBERS],
             lines.get_group(name).to_csv(index=False) if name in lines.groups else "",
         )

@@ -41,7 +41,7 @@ def cleanable(
 
     Runs somebody works on are left alone, as are results, records, logs, and the best and last weights.
     """
-    found = []
+    found: list[Cleanable] = []
     for run in runs:
         state = scan.run_state(run.path, clock=clock)
         if state.status == "done":
