@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import LOSSES, CrossEntropy, Distillation, Loss
+from tfkd_cli.methods import CrossEntropy, Loss, loss_type
 from tfkd_cli.schema import LARGEST, Count, Digest, Meta, Name, NotNegative, Number, Positive, Record
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
@@ -142,11 +142,11 @@ class RunSpec:
         schema.convert(self.seed, Count, of="seed")
         if self.loss.needs_teacher and self.teacher is None:
             raise RequestError(
-                f"{self.loss.kind} needs a teacher, none was given.", hint="add --teacher resnet18."
+                f"{self.loss.name} needs a teacher, none was given.", hint="add --teacher resnet18."
             )
         if not self.loss.needs_teacher and self.teacher is not None:
             raise RequestError(
-                f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
+                f"{self.loss.name} takes no teacher, {self.teacher.network} was given.",
                 hint="leave out --teacher, or use --method kd.",
             )
 
@@ -192,21 +192,17 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        if isinstance(self.loss, CrossEntropy):
-            return "baseline" if self.loss.scale == 1 else "scaled-ce"
-        if not isinstance(self.loss, Distillation):
-            return {"label-smoothing": "lsr", "tf-reg": "tf-reg"}[self.loss.kind]
-        if isinstance(self.teacher, Teacher) and isinstance(self.teacher.checkpoint, int):
-            return "de-kd"
-        return (
-            "tf-self" if isinstance(self.teacher, Teacher) and self.teacher.network == self.student else "kd"
+        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        return self.loss.run_name(
+            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
+            same_network=teacher is not None and teacher.network == self.student,
         )
 
     @property
     def folder(self) -> str:
         """`cifar100-resnet18-kd-from-mobilenetv2-s0-8d4c1185ab12`: readable, then unique."""
         parts = [self.dataset, self.student, self.method]
-        if self.method in ("kd", "de-kd") and self.teacher is not None:
+        if self.teacher is not None and self.method != "tf-self":
             parts.append(f"from-{self.teacher.network}")
             if isinstance(self.teacher, Teacher) and self.teacher.checkpoint != "best":
                 epoch = self.teacher.checkpoint
@@ -311,9 +307,9 @@ def _run_from(data: _Run) -> RunSpec:
 
 
 def _loss_from(data: Mapping[str, Any]) -> Loss:
-    kind = schema.convert(data.get("kind"), Literal[tuple(LOSSES)], of="loss.kind", hint=NEWER)
+    kind = loss_type(schema.convert(data.get("kind"), Name, of="loss.kind", hint=NEWER))
     values = {name: value for name, value in data.items() if name != "kind"}
-    loss: Loss = schema.convert(values, LOSSES[kind], of="loss", hint=NEWER)
+    loss: Loss = schema.convert(values, kind, of="loss", hint=NEWER)
     return loss
 
 

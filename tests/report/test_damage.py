@@ -216,7 +216,7 @@ def test_runs_nobody_asked_for_are_mentioned(grid: Grid, stores: ModuleType) -> 
     other = stores.grid(grid.root, seeds=(9,), **AXES)
     stores.finish_all(other)
     [note] = grid.report().notes
-    assert "2 runs in the results folder belong to no table" in note
+    assert "2 runs in the results folder belong to nothing that is shown here" in note
 
 
 def test_a_request_that_could_not_be_read_is_named_on_the_page(grid: Grid) -> None:

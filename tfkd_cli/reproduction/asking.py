@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from paper_tables.spec import Cell, Figure, Setting, Table, TeacherSeeds
+from paper_tables.spec import Figure, Table, TeacherSeeds
 from tfkd_cli import data, grid, models, schema
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
-from tfkd_cli.grid import Axes
+from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import Form, method
-from tfkd_cli.reproduction import comparing
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request, Scale
@@ -60,7 +59,7 @@ class _Asked(schema.Record):
     teacher_seeds: TeacherSeeds = "one"  # earlier requests lack it
     axes: Axes | None = None
     foreign_teacher: ForeignTeacher | None = None
-    settings: tuple[Setting, ...] = ()
+    compared: Compared | None = None
     keys: dict[str, list[Digest]] | None = None
     schema: Literal[1] = 1
     command: str = ""
@@ -126,7 +125,7 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     A size of the user's own, as in `folder64:PATH`, stands; built-in sets keep theirs.
     """
     kind, colon, rest = dataset.strip().partition(":")
-    if not colon:
+    if not colon or kind == "python":
         return dataset if "@" in dataset else data.dataset(dataset).name
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
@@ -161,13 +160,8 @@ def to_json(request: Request) -> dict[str, Any]:
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
         "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
-        "settings": [asdict(cell.setting) for table in request.tables for cell in _own_cells(table)],
+        "compared": asdict(request.compared) if request.compared else None,
     }
-
-
-def _own_cells(table: Table) -> Iterable[Cell]:
-    """The cells of a table that is nowhere written down: that of `tfkd compare`."""
-    return table.cells() if table.name == comparing.NAME else ()
 
 
 def identity(request: Request) -> str:
@@ -177,21 +171,22 @@ def identity(request: Request) -> str:
 
 
 def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
-    """The request that `to_json` kept, with its data sets as they were resolved then."""
+    """The request that `to_json` kept, with its data sets as they were resolved then.
+
+    That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
+    """
     asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
-    axes: Axes | None = None
     items: list[Table | Figure] = []
-    if asked.settings:
-        items = [comparing.table(asked.settings)]
-    elif asked.axes:
-        axes = asked.axes
-        items = [grid.table(axes)]
-    else:
+    losses = [method(name).loss for name in asked.axes.methods] if asked.axes else []
+    if asked.axes:
+        items = [grid.table(asked.axes)]
+    elif not asked.compared:
         items = list(paper().expand(asked.names))
     return Request(
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
-        axes=axes,
+        axes=asked.axes,
+        compared=asked.compared,
         foreign_teacher=asked.foreign_teacher,
         data={name: _as_recorded(resolved, execution) for name, resolved in asked.data.items()},
         seeds=asked.seeds,
@@ -199,7 +194,7 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         form=asked.form,
         fast=asked.fast,
         teacher_seeds=asked.teacher_seeds,
-        overrides=Overrides.from_json(asked.overrides),
+        overrides=Overrides.from_json(asked.overrides, losses=losses),
     )
 
 

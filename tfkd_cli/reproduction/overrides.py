@@ -9,13 +9,11 @@ from typing import Any, get_origin
 from paper_tables import hyperparameters
 from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.methods import LOSSES, Loss
+from tfkd_cli.methods import Loss, field_types
 from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
-LOSS_FIELDS: Mapping[str, Any] = {
-    name: kind for loss in LOSSES.values() for name, kind in schema.types_of(loss).items()
-}
+LOSS_FIELDS: Mapping[str, Any] = field_types()
 FINETUNE = "finetune"
 
 
@@ -32,11 +30,11 @@ class Overrides:
         return {name: value for name, value in self.loss if name in known}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Overrides:
-        """The overrides that `to_json` wrote; RequestError for anything else."""
-        changes = _Changes()
+    def from_json(cls, data: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()) -> Overrides:
+        """The overrides that `to_json` wrote; RequestError for anything else. `losses`: as for `parse`."""
+        changes, loss_fields = _Changes(), field_types(*losses)
         for path, value in data.items():
-            owner, name, kind = _field(path)
+            owner, name, kind = _field(path, loss_fields)
             changes.add(owner, name, schema.convert(value, kind, of=path))
         return changes.made()
 
@@ -46,14 +44,19 @@ class Overrides:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
-def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
-    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides."""
-    changes = _Changes()
+def parse(
+    settings: Iterable[str], shorthands: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()
+) -> Overrides:
+    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides.
+
+    Fields of `losses` are known besides those of the paper's.
+    """
+    changes, loss_fields = _Changes(), field_types(*losses)
     for text in settings:
         path, equals, value = text.partition("=")
         if not equals:
             raise _no_setting(text)
-        owner, name, kind = _field(path)
+        owner, name, kind = _field(path, loss_fields)
         changes.add(owner, name, _typed(f"{owner}.{name}", value.strip(), kind))
     for name, value in shorthands.items():
         if value is not None:
@@ -81,12 +84,12 @@ class _Changes:
         return Overrides(*(tuple(sorted(values.items())) for values in self._values.values()))
 
 
-def _field(path: str) -> tuple[str, str, Any]:
+def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
     """`recipe.lr` in its two names, made canonical, and the field's type."""
     owner, dot, name = path.strip().partition(".")
     if not dot or owner not in ("recipe", "loss"):
         raise _no_setting(path)
-    known = RECIPE_FIELDS if owner == "recipe" else LOSS_FIELDS
+    known = RECIPE_FIELDS if owner == "recipe" else loss_fields
     found = canonical(name, known, kind=f"{owner} field")
     return owner, found, known[found]
 

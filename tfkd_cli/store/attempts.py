@@ -49,7 +49,7 @@ class State:
         """Whether the file still holds the bytes that were saved (reads all of it)."""
         try:
             return self.path.stat().st_size == self.size and reading.digest(self.path) == self.sha256
-        except OSError:
+        except (OSError, DamagedFile):
             return False
 
     def drop(self) -> None:

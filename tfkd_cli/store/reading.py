@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.regular_files import open_regular
 
 JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
 LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
@@ -42,47 +41,22 @@ def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
 
     Raises DamagedFile for a link, a pipe, a folder or a file above `limit` bytes, RunError when not readable.
     """
-    try:
-        handle = _open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        _refuse(path, error)
-    try:
-        return _read_whole(handle, path=path, limit=limit)
-    except OSError as error:
-        _refuse(path, error)
-    finally:
-        os.close(handle)
+    for last_try in (False, True):
+        try:
+            with open_regular(path, follow_links=False, limit=limit) as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE or last_try:  # NFS: replaced by another machine while we looked
+                refuse(path, error)
+    return None
 
 
-def _read_whole(handle: int, *, path: Path, limit: int) -> bytes:
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
-        raise DamagedFile(path, "is not a file.")
-    if found.st_size > limit:
-        raise DamagedFile(path, f"has {found.st_size} bytes.", expected=f"at most {limit}.")
-    parts = []
-    while part := os.read(handle, found.st_size + 1):
-        parts.append(part)
-        if sum(map(len, parts)) > limit:
-            raise DamagedFile(path, f"grows beyond {limit} bytes.")
-    return b"".join(parts)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags)
-    except OSError as error:
-        if error.errno != errno.ESTALE:  # NFS: replaced by another machine while we looked
-            raise
-        return os.open(path, flags)
-
-
-def _refuse(path: Path, error: OSError) -> NoReturn:
-    if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
-        raise DamagedFile(path, "is a link or a device.", expected="a file of the store.") from error
+def refuse(path: Path, error: OSError) -> NoReturn:
+    """DamagedFile for what is no file of the store, RunError for one that cannot be read."""
+    if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
+        raise DamagedFile(path, f"{error.strerror}.", expected="a file of the store.") from error
     raise RunError(f"cannot read {path}: {error.strerror}.", hint="check its permissions.") from error
 
 
@@ -212,6 +186,11 @@ def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hex; FileNotFoundError where there is none."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """The sha256 of a file, in hex; FileNotFoundError where there is none, DamagedFile for a pipe."""
+    try:
+        with open_regular(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL):
+            refuse(path, error)
+        raise

@@ -170,9 +170,9 @@ class RunFolder:
         return [attempts.attempt_path(self.path, number) for number in numbers]
 
     def log_path(self) -> Path | None:
-        """The log of the newest attempt that has one."""
+        """The log of the newest attempt that has one, for `open_regular(…, below=self.path)`."""
         for path in reversed(self.attempts()):
             with contextlib.suppress(OSError):
-                if (path / "log").stat().st_size:
+                if (path / "log").lstat().st_size:
                     return path / "log"
         return None

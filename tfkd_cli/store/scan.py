@@ -69,7 +69,7 @@ def _unfinished(run: Path, *, clock: Clock) -> RunState:
         return replace(
             state,
             status="running",
-            epoch=_epoch(run, numbers, holder),
+            epoch=_epoch(run, holder),
             heartbeat_age=max(0.0, holder.age),
             slurm=holder.slurm,
         )
@@ -79,11 +79,11 @@ def _unfinished(run: Path, *, clock: Clock) -> RunState:
     return replace(state, status=status, failure=failure, epoch=saved[0].epoch if saved else None)
 
 
-def _epoch(run: Path, numbers: list[int], holder: Lease) -> int | None:
+def _epoch(run: Path, holder: Lease) -> int | None:
     epoch = holder.progress.get("epoch")
     if isinstance(epoch, int):
         return epoch
-    saved = attempts.states(run, numbers[-1])
+    saved = attempts.all_states(run)  # an attempt that begins goes on from the furthest
     return saved[0].epoch if saved else None
 
 

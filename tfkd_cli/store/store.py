@@ -46,8 +46,9 @@ class Store:
             raise RequestError("the results folder's name holds a NUL character.")
         if root.is_file():
             return cls._open_file(root, writable=writable)
-        if root.exists() and not root.is_dir():
-            raise RequestError(f"{root} is not a folder.", hint="choose a folder with --results.")
+        if os.path.lexists(root) and not root.is_dir():
+            what = "a link that leads nowhere" if root.is_symlink() else "not a folder"
+            raise RequestError(f"{root} is {what}.", hint="choose a folder with --results.")
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -156,8 +157,12 @@ class Store:
             return RunState(key=key, name="", status="todo")
         return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
 
-    def pack(self, keys: Iterable[str] | None, out: Path) -> int:
-        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size."""
+    def pack(self, keys: Iterable[str] | None, out: Path, *, force: bool = False) -> int:
+        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size.
+
+        RequestError where it may not be written (see `packing.check_out`).
+        """
+        packing.check_out(out, store=self.root, force=force)
         wanted = None if keys is None else {key[:12] for key in keys}
         runs = (run for run in self.runs() if wanted is None or run.short_key in wanted)
         return packing.pack(runs, out, requests=self.root / "requests")

@@ -49,6 +49,7 @@ class Record:
         self.numerics = dict(numerics)
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
+        self._resumed = False
         self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._saved_at = self._beaten_at = time.monotonic()
@@ -73,6 +74,8 @@ class Record:
             break
         lines = b"".join(files.encode_json(line, indent=None) for line in self.lines)
         files.write_atomic(self.attempt.path / METRICS, lines)
+        self._resumed = True
+        self.beat()
 
     def _take_over(self, training: Training, state: Mapping[str, Any], *, attempts: Path) -> None:
         """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
@@ -135,7 +138,9 @@ class Record:
     def beat(self) -> bool:
         """Say how far this run is; False when another attempt has taken over."""
         self._beaten_at = time.monotonic()
-        progress: dict[str, Any] = {"epoch": 0, "epochs": self.spec.recipe.epochs}
+        progress: dict[str, Any] = {"epochs": self.spec.recipe.epochs}
+        if self._resumed:  # before, only the saved states say how far the run is
+            progress["epoch"] = 0
         if self.lines:
             done = self.lines[-1]["epoch"]
             progress |= {"epoch": done, "accuracy": self.lines[-1]["test_accuracy"]}
@@ -195,6 +200,7 @@ class Record:
             "size": facts.size,
             "mean": list(facts.mean),
             "std": list(facts.std),
+            "levels": [list(each) for each in facts.levels],  # how images of more than 8 bits are scaled
             "class_names": [str(name) for name in arrays.class_names],
             "dataset": self.spec.dataset,
             "method": self.spec.method,

@@ -7,6 +7,7 @@ key keeps its dashes, as `--gpus`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -21,7 +22,7 @@ import msgspec
 from tfkd_cli import schema
 from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.regular_files import open_regular
+from tfkd_cli.regular_files import expanded, open_regular
 from tfkd_cli.schema import Meta, Record
 from tfkd_cli.spec import RunSpec
 
@@ -162,7 +163,7 @@ def overlaid(base: Options, more: Options) -> dict[str, Any]:
 def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
-        return read(Path(name).expanduser())
+        return read(expanded(Path(name), hint="write the profile's path in full."))
     paths = _known_paths()
     wanted = DEFAULT if name == ALIAS else name
     return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters`.")])
@@ -193,7 +194,8 @@ def folders() -> Iterator[Path]:
     """Where profiles are looked for; the first wins."""
     yield Path("slurm")
     base = os.environ.get("XDG_CONFIG_HOME")
-    yield (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
+    with contextlib.suppress(RuntimeError):  # a user without an account and $HOME has no such folder
+        yield (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
     package = Path(__file__).resolve().parents[2]
     shipped = package / "slurm"  # in a wheel; in an editable install the folder beside the package
     yield shipped if shipped.is_dir() else package.parent / "slurm"
