@@ -2,6 +2,7 @@
 
 TfkdError
 ├── RequestError   the request was wrong               exit code 2
+│   └── InvalidValueError   a value that means nothing; also a ValueError
 └── RunError       a run or the machine failed         exit code 1
 
 Every error has three parts: what happened (with the value), what was expected, what to do.
@@ -46,6 +47,10 @@ class RequestError(TfkdError):
     """The request was wrong: nothing was started."""
 
     exit_code = 2
+
+
+class InvalidValueError(RequestError, ValueError):
+    """A value that means nothing, refused where it is set: for callers in Python a ValueError."""
 
 
 class RunError(TfkdError):

@@ -1,4 +1,4 @@
-"""Axes → settings: what `tfkd run --student A,B --method M,N` means, as a table like any other."""
+"""What was asked besides tables: the axes of `tfkd run`, as a table like any other, and `tfkd compare`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ class Axes:
     methods: tuple[str, ...]
     teachers: tuple[str, ...] = ()
     teacher_epochs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What `tfkd compare` was asked for: the usual methods, and `more`, with one student on one data set.
+
+    Each method has `trials` trials, with the seed `trial_seed`; the baseline's are learning rates around
+    `lr`. `classes` and `test_images` are those of the data set, whose files may be gone when the answer is
+    read.
+    """
+
+    dataset: str
+    student: str
+    teacher: str | None
+    trials: int
+    trial_seed: int
+    lr: float
+    classes: int
+    test_images: int
+    more: tuple[str, ...] = ()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -69,7 +89,7 @@ def table(axes: Axes) -> Table:
     pairs = [(student, teacher) for student in axes.students for teacher in axes.teachers or (None,)]
     rows = tuple(_row(index, pair, methods, axes) for index, pair in enumerate(pairs))
     heads = ("Student", "Teacher") if axes.teachers else ("Student",)
-    title = f"{', '.join(axes.methods)} on {axes.dataset}"
+    title = f"{', '.join(each.short for each in methods)} on {axes.dataset}"
     return Table(name="run", title=title, kind="grid", heads=heads, columns=columns, rows=rows)
 
 

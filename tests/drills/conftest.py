@@ -74,6 +74,13 @@ class Drill:
         out, err = (
             subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for path in said
         )
+
+        def begin() -> None:
+            # It is ignored in all that a shell script runs in the background, these tests among them.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if limit is not None:
+                limit()
+
         process = subprocess.Popen(
             self.arguments(*command),
             env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
@@ -81,7 +88,7 @@ class Drill:
             stdout=out.stdin,
             stderr=err.stdin,
             start_new_session=True,
-            preexec_fn=limit,
+            preexec_fn=begin,
         )
         for each in (out, err):
             assert each.stdin is not None
@@ -185,6 +192,18 @@ def parent_of(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def is_to_end(pid: int) -> bool:
+    """Whether a stopped process has been sent a SIGTERM that it has not taken yet."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if (
+                line.startswith(("ShdPnd:", "SigPnd:"))
+                and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+            ):
+                return True
+    return False
 
 
 def zombies_of(parents: set[int]) -> list[int]:

@@ -15,7 +15,6 @@ from tfkd_cli.options import ExecutionOptions, StoreOptions, with_options
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import overview
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -147,7 +146,7 @@ def retry(
     opened = session.open_store(store, write=True)
     spec = find_run(opened, store, run)
     profile = check("slurm" if where.cluster == "local" else where.cluster)
-    made, _ = overview.campaigns(opened, session.execution(store), device="cuda")
+    made, _ = session.campaigns(opened, session.execution(store), device="cuda")
     sent = submit_again(
         spec,
         store=opened,
@@ -172,7 +171,7 @@ def find_run(opened: Store, options: StoreOptions, text: str) -> RunSpec:
     try:
         return opened.find(text).spec()
     except RequestError:
-        made, _ = overview.campaigns(opened, session.execution(options))
+        made, _ = session.campaigns(opened, session.execution(options))
         asked = {entry.spec for each in made for entry in each.plan().items.values()}
         found = [spec for spec in asked if spec.folder == text or (text and spec.key.startswith(text))]
         if len(found) != 1:
@@ -184,11 +183,11 @@ def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
     """The runs of a table that was asked for, or one run."""
     from paper_tables.spec import UnknownNameError
 
+    made, _ = session.campaigns(opened, session.execution(options))
     try:
-        names = {each.name for each in paper().expand([item])} if item != "run" else {"run"}
+        names = {*session.names_of([item], made)}
     except UnknownNameError:
         return [find_run(opened, options, item)]
-    made, _ = overview.campaigns(opened, session.execution(options))
     chosen = [each for each in made if names & set(each.request.names)]
     if item == "run":
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own

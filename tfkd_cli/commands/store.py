@@ -20,7 +20,6 @@ from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import asking, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.launch import device_kind
-from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.store import RunFolder, Store, reading
 
 WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
@@ -45,7 +44,9 @@ def register(app: typer.Typer) -> None:
 def status(
     store: StoreOptions,
     output: JsonOption,
-    item: Annotated[str | None, typer.Argument(help="A table, or a run's key or folder.")] = None,
+    item: Annotated[
+        str | None, typer.Argument(help="A table or comparison, or a run's key or folder.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every run, however many.")] = False,
 ) -> int:
@@ -70,14 +71,11 @@ def status(
 
 def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     store = session.open_store(options, write=False)
-    names: list[str] = []
-    if item is not None:
-        try:
-            names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
-        except UnknownNameError:
-            return _look_at_run(store, options, item)
-    execution = session.execution(options)
-    made, notes = overview.campaigns(store, execution, device=device_kind("auto"))
+    made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
+    try:
+        names = session.names_of([item] if item is not None else [], made)
+    except UnknownNameError:
+        return _look_at_run(store, options, str(item))
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise printing.nothing_asked(str(item), options.results, names)
@@ -109,7 +107,8 @@ def _has_submissions(opened: Store) -> bool:
 def _print_overview(seen: overview.Overview, *, every: bool) -> None:
     target = console.out()
     if not seen.runs:
-        target.print("Nothing was asked for yet. Start with: tfkd reproduce demo", markup=False)
+        start = "Nothing was asked for yet. Start with: tfkd reproduce demo"
+        target.print("No request can be read." if seen.notes else start, markup=False)
     counts = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
     if seen.runs:
         target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {counts}", markup=False)
@@ -146,7 +145,7 @@ def _why(run: overview.RunStatus) -> str:
 
 @with_options
 def show(
-    item: Annotated[str, typer.Argument(help="A table, figure or run; `errata`; `claims`.")],
+    item: Annotated[str, typer.Argument(help="A table, figure, comparison or run; `errata`; `claims`.")],
     store: StoreOptions,
     how: RunOptions,
     as_format: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
@@ -154,7 +153,7 @@ def show(
         str | None, typer.Option("--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]")
     ] = None,
 ) -> int:
-    """A table, figure or run, to stdout: published beside measured.
+    """A table, figure, comparison or run, to stdout: published beside measured.
 
     Example: tfkd show table1 --format md
     """
@@ -165,32 +164,35 @@ def show(
     if item.lower() in ("errata", "claims"):
         return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
     try:
-        names = [each.name for each in paper().expand([item])] if item != "run" else ["run"]
+        campaigns = list(_campaigns(opened, store, how, seeds, item))
     except UnknownNameError as unknown:
         return showing.show_run(opened, item, form=form, unknown=unknown)
-    showing.show_items(list(_campaigns(opened, store, how, seeds, names)), form=form)
+    showing.show_items(campaigns, form=form)
     return 0
 
 
 def _campaigns(
-    opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, names: list[str]
+    opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, item: str
 ) -> Iterator[Campaign]:
     """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
     execution = session.execution(options)
     manner = session.manner(how, seeds or "3")
-    made = overview.campaigns(opened, execution)[0] if how == RunOptions() else []
+    made = session.campaigns(opened, execution)[0]
+    names = session.names_of([item], made)
+    if how != RunOptions():
+        made = []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
             yield only if seeds is None else only.of_seeds(manner.seeds)
-        elif name == "run" and how != RunOptions():
+        elif name.startswith(session.STORED) and how != RunOptions():
             raise RequestError(
-                "`tfkd show run` shows the newest `tfkd run` as it was asked for; settings change nothing.",
-                hint="tfkd show run, or tfkd show KEY for another one (keys: tfkd status --json).",
+                f"`tfkd show {item}` shows what was asked for as it was asked for; settings change nothing.",
+                hint=f"tfkd show {item}, or tfkd show KEY for one run (keys: tfkd status --json).",
             )
-        elif name == "run":
-            raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
+        elif name.startswith(session.STORED):
+            raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
             yield Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
 
@@ -200,7 +202,8 @@ def report(
     store: StoreOptions,
     output: JsonOption,
     items: Annotated[
-        list[str] | None, typer.Argument(help="Tables and figures. [default: all asked for]")
+        list[str] | None,
+        typer.Argument(help="Tables, figures and comparisons. [default: all asked for]"),
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder. [default: the results folder]")] = None,
 ) -> int:
@@ -215,7 +218,7 @@ def report(
         session.execution(store),
         device=device_kind("auto"),
         out=where,
-        names=sorted(session.names_of(items or [])),
+        words=items or [],
     )
     for line in written.left_out:
         console.say(f"Left out: {line}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
@@ -32,6 +33,7 @@ __all__ = [
     "DataSet",
     "Progress",
     "ResolvedData",
+    "all_datasets",
     "at_size",
     "damaged",
     "dataset",
@@ -40,6 +42,7 @@ __all__ = [
     "resolve",
 ]
 
+GROUP = "tfkd.datasets"
 OWN = "own images are folder:PATH, others torchvision:NAME; see `tfkd list datasets`."
 SIZES = range(28, 513)  # pixels, of folder224: and torchvision224:
 OWN_NAME = re.compile(
@@ -50,8 +53,29 @@ OWN_NAME = re.compile(
 
 
 def dataset(name: str) -> DataSet:
-    """The facts of a built-in name; RequestError with the nearest known one."""
-    return DATASETS[canonical(name, DATASETS, kind="data set", hint=OWN)]
+    """The facts of a built-in name, of one that a package registers, or of `python:module:NAME`.
+
+    RequestError with the nearest known name otherwise.
+    """
+    if name in DATASETS or name.startswith(own_code.PREFIX):
+        return DATASETS.get(name) or _loaded(name, name)
+    others = own_code.registered(GROUP)
+    known = canonical(name, [*DATASETS, *others], kind="data set", hint=OWN)
+    return DATASETS.get(known) or _loaded(own_code.of_entry_point(others[known]), known)
+
+
+def all_datasets() -> dict[str, DataSet]:
+    """The built-in data sets and those that installed packages register; the latter are imported."""
+    return {name: dataset(name) for name in (*DATASETS, *own_code.registered(GROUP))}
+
+
+def _loaded(place: str, name: str) -> DataSet:
+    """The data set outside tfkd at `python:module:NAME`, which runs know as `name`."""
+    expected = "a tfkd_cli.data.DataSet whose `module` reads it (see tfkd_cli/data/reader.py)."
+    found = own_code.load(place, expected=expected)
+    if not isinstance(found, DataSet):
+        raise RequestError(f'"{place}" is a {type(found).__name__}.', expected=expected)
+    return replace(found, name=name)
 
 
 def resolve(name: str, *, execution: Execution) -> ResolvedData:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison
+from tfkd_cli.compare.answer import Answer
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
@@ -192,7 +193,25 @@ def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str
                     "baseline": [] if cell.cell.is_baseline else runs.get(setting.baseline(), []),
                 },
             )
+    for item in contents.items:
+        if item.compared:
+            yield from _methods(item, contents.answers[item.slug], numbers)
     yield from _claims(contents, numbers)
+
+
+def _methods(item: Item, found: Answer, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The runs of each method of a comparison, beside those of its baseline."""
+    runs = {line.method: [numbers[name] for name in line.runs] for line in found.lines}
+    for method, own in runs.items():
+        shown = {
+            "title": f"{item.title} · {method}",
+            "published": "",
+            "note": "",
+            "assumed": [],
+            "warnings": [],
+        }
+        against = [] if method == "baseline" else runs.get("baseline", [])
+        yield f"{item.slug}/{method}", {**shown, "runs": own, "baseline": against}
 
 
 def _claims(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:

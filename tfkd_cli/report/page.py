@@ -42,6 +42,7 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
             claims=[(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)],
             judged=[word for word in words if word in JUDGED],
+            answers=view.answer_views(contents),
             tables=view.table_views(contents),
             figures=list(_figures(contents, staging)),
             hours=by_hardware(contents.frame),

@@ -100,12 +100,14 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     Requests that differ in their seeds only are one campaign over all of them.
     """
     found: dict[str, Campaign] = {}
-    notes = []
+    notes = store.unreadable_requests()
     for record in reversed(store.requests()):
         try:
             request = asking.from_json(record, execution=execution)
+            _ = request.wanted  # what it asks for exists
         except TfkdError as error:
-            notes.append(f"request {record.get('id')}: {error.what}")
+            path = store.root / "requests" / f"{record['id']}.json"
+            notes.append(f"{path}: {error.what} Hint: move it away (mv '{path}' '{path}.bad').")
             continue
         campaign = Campaign(request, store, execution, device=device)
         mark = asking.identity(request)

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfkd_cli.errors import RunError
+from tfkd_cli import schema
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.regular_files import open_regular
 
 JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
 LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
 DEPTH_LIMIT = 64  # a spec nests teacher in student: four levels each
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]{0,239}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
@@ -34,12 +33,7 @@ class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
 
 def is_safe_name(name: object) -> bool:
     """Whether `name` may become one component of a path: no separators, no `..`, no NUL, not hidden."""
-    return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
-
-
-def is_digest(value: object) -> bool:
-    """Whether `value` is a sha256 in hex."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+    return isinstance(name, str) and re.match(schema.FILE_NAME, name) is not None
 
 
 def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
@@ -83,6 +77,20 @@ def read_object(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any] | None
     if not isinstance(value, dict):
         raise DamagedFile(path, f"holds a {type(value).__name__}.", expected="a JSON object.")
     return value
+
+
+def read_as(path: Path, kind: Any, *, limit: int = JSON_LIMIT) -> Any:
+    """The JSON value in `path` as a `kind` (see `tfkd_cli.schema`), None where there is no file."""
+    data = read_bytes(path, limit=limit)
+    return None if data is None else as_kind(parse_json(data, path=path), kind, path=path)
+
+
+def as_kind(value: Any, kind: Any, *, path: Path) -> Any:
+    """`value`, which was found in `path`, as a `kind`; DamagedFile when it is none."""
+    try:
+        return schema.convert(value, kind)
+    except RequestError as error:
+        raise DamagedFile(path, error.what, expected=error.expected, hint=error.hint) from error
 
 
 def parse_json(data: bytes, *, path: Path) -> Any:

@@ -168,20 +168,23 @@ class Store:
         return packing.pack(runs, out, requests=self.root / "requests")
 
     def cleanable(
-        self, *, needed: Mapping[str, Collection[str]], teachers: Collection[str] = ()
+        self, *, needed: Mapping[str, Collection[str]] | None, teachers: Collection[str] = ()
     ) -> list[Cleanable]:
         """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
 
-        `teachers`: marks of those whose cached logits unfinished runs may use.
+        `teachers`: marks of those whose cached logits unfinished runs may use. Where `needed` is None it is
+        not known what plans need: snapshots and cached logits are kept.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+        if needed is None:
+            return found
         unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers, clock=self._clock)
         return [*found, *unused]
 
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
         encoded = files.encode_json(dict(data))
-        mark = hashlib.sha256(encoded).hexdigest()[:10]
+        mark = _mark(encoded)
         folder = self.root / "requests"
         files.make_folder(folder)
         for path in folder.glob(f"*-{mark}.json"):
@@ -192,24 +195,30 @@ class Store:
         files.create_once(folder / f"{name}.json", encoded)
         return name
 
-    def unreadable_requests(self) -> list[str]:
-        """Names of request files that are damaged: what they asked for is not known."""
-        read = {each["id"] for each in self.requests()}
-        names = [path.stem for path in sorted((self.root / "requests").glob("*.json"))]
-        return [name for name in names if _is_request(f"{name}.json") and name not in read]
-
     def requests(self) -> list[dict[str, Any]]:
         """What was asked, the newest last, each with its `id`; unreadable ones are left out."""
-        dated = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "requests") as entries:
-            dated = [(e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)]
-        found = []
+        return [each for each in self._read_requests() if isinstance(each, dict)]
+
+    def unreadable_requests(self) -> list[str]:
+        """Which requests are damaged, and what to do: what they asked for is not known."""
+        return [str(each) for each in self._read_requests() if isinstance(each, RunError)]
+
+    def _read_requests(self) -> Iterator[dict[str, Any] | RunError]:
+        folder, dated = self.root / "requests", []
+        try:
+            with os.scandir(folder) as entries:
+                dated = [
+                    (e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)
+                ]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            yield DamagedFile(folder, f"cannot be read: {error.strerror}.", expected="a folder.")
         for _, name in sorted(dated):
-            with contextlib.suppress(DamagedFile):
-                data = reading.read_object(self.root / "requests" / name)
-                if data is not None:
-                    found.append({**data, "id": name.removesuffix(".json")})
-        return found
+            try:
+                yield _read_request(folder / name)
+            except RunError as error:
+                yield error
 
     def add_submission(self, data: Mapping[str, Any]) -> str:
         """Keep what a backend is to run, as `submissions/<id>/submission.json`; the id."""
@@ -243,6 +252,23 @@ def _names_run(text: str, name: str) -> bool:
 
 def _is_request(name: str) -> bool:
     return name.endswith(".json") and reading.is_safe_name(name)
+
+
+def _mark(data: bytes) -> str:
+    """What the name of a request ends with."""
+    return hashlib.sha256(data).hexdigest()[:10]
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    """A request, checked against the digest in its name; DamagedFile for anything else."""
+    hint = f"move it away (mv '{path}' '{path}.bad') and give the command again; its runs are not touched."
+    data = reading.read_bytes(path) or b""
+    if path.stem.rpartition("-")[2] != _mark(data):
+        raise DamagedFile(
+            path, "does not hold what was asked.", expected="the bytes whose digest ends its name.", hint=hint
+        )
+    asked: dict[str, Any] = reading.as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
+    return {**asked, "id": path.stem}
 
 
 def _stamp() -> str:

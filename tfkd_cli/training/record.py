@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files, reading
+from tfkd_cli.store import attempts, files
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
@@ -200,6 +200,7 @@ class Record:
             "size": facts.size,
             "mean": list(facts.mean),
             "std": list(facts.std),
+            "levels": [list(each) for each in facts.levels],  # how images of more than 8 bits are scaled
             "class_names": [str(name) for name in arrays.class_names],
             "dataset": self.spec.dataset,
             "method": self.spec.method,
@@ -218,7 +219,7 @@ class Record:
         found = {}
         for path in sorted(self.attempt.path.parent.glob("[0-9]*/env.json")):
             with contextlib.suppress(RunError):
-                began = reading.read_object(path) or {}
+                began = attempts.environment(self._folder.path, int(path.parent.name))
                 commit, diff = str(began.get("commit") or ""), str(began.get("diff") or "")
                 found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
         return found

@@ -1,0 +1,50 @@
+"""A data set in one file: horizontal and vertical stripes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfkd_cli.data import DataSet
+from tfkd_cli.data.cache import Draft
+from tfkd_cli.data.reader import EMBEDDED, Progress
+
+STRIPES = DataSet(
+    name="stripes",
+    label="Stripes",
+    classes=2,
+    channels=3,
+    size=28,
+    train_images=40,
+    test_images=20,
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+    augmentation="none",
+    module=__name__,
+)
+DOWNLOAD = None
+
+
+def locate(places: Sequence[Path], facts: DataSet) -> Path:
+    return EMBEDDED
+
+
+def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
+    return facts
+
+
+def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
+    for part, count, darkest in (("train", facts.train_images, 100), ("test", facts.test_images, 200)):
+        images = np.zeros((count, 3, 28, 28), np.uint8)
+        images[:, :, ::2] = np.arange(darkest, darkest + count)[:, None, None, None]  # no two are equal
+        labels = np.arange(count) % 2
+        images[labels == 1] = images[labels == 1].swapaxes(2, 3)
+        draft.write(part, [images], labels.tolist())
+    draft.class_names = ("horizontal", "vertical")
+    return facts
+
+
+def fetch(facts: DataSet, folder: Path) -> Path:
+    raise NotImplementedError
