@@ -34,7 +34,7 @@ HUGE = "9" * 400
             "Known: augment, augment_stream, batch_size, epochs",
         ),
         ({"recipe": {"optimizer": "sdg"}}, "recipe.optimizer is 'sdg'", "one of adam, sgd"),
-        ({"loss": {"kind": "kd"}}, "loss.kind is 'kd'", "cross-entropy"),
+        ({"loss": {"kind": 3}}, "loss.kind is 3", "text"),
         ({"teacher": {"run": RUN}}, "teacher.checkpoint is missing", "The keys: run, checkpoint"),
         ({"teacher": {"network": "x", "digest": "0"}}, "teacher.digest is '0'", "a sha256 of 64 hex digits"),
     ],

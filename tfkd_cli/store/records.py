@@ -75,16 +75,11 @@ class Numerics(msgspec.Struct):
     arithmetic: str | None = None
 
 
-class SealedNumerics(Record):
+class SealedNumerics(Numerics, forbid_unknown_fields=True):
     """numerics.json; without key and digest where an earlier tfkd wrote it."""
 
     key: str | None = None
     digest: Digest | None = None
-    device: str | None = None
-    device_name: str | None = None
-    threads: Positive | None = None
-    torch: str | None = None
-    arithmetic: str | None = None
 
 
 class Submission(msgspec.Struct):
