@@ -10,10 +10,12 @@ from typing import Any
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Attempt, files
 from tfkd_cli.training import worker
+from tfkd_cli.training.submission import Job, JobRun
 
 
-def train(job: worker.Job, spec: RunSpec, *, stop: worker.Stop, on_stop: Callable[[str], int]) -> int:
+def train(job: Job, given: JobRun, *, stop: worker.Stop, on_stop: Callable[[str], int]) -> int:
     """One step, one state, one result, through the real store."""
+    spec = given.spec
     run = job.store.run(spec)
     if run.result() is not None:
         return worker.DONE
