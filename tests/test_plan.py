@@ -77,9 +77,9 @@ def test_the_critical_path_is_teacher_then_student() -> None:
 def test_any_plan_holds_each_run_once_with_parents_first(wanted: list[tuple[bool, int]], slots: int) -> None:
     runs = [replace(STUDENT if taught else BASELINE, seed=seed) for taught, seed in wanted]
     made = plan({"t": runs})
-    keys = list(made.items)
+    keys = list(made.runs)
     assert len(set(keys)) == len(keys)
-    for item in made.items.values():
+    for item in made.runs.values():
         assert all(keys.index(parent.key) < keys.index(item.spec.key) for parent in item.spec.parents)
     assert made.wall_seconds(slots) >= made.counts().critical_path_seconds - 1e-9
     assert made.wall_seconds(slots) * slots >= made.counts().seconds - 1e-9
@@ -177,5 +177,5 @@ def test_beyond_the_cap_every_student_runs_its_teacher_itself() -> None:
 
 def test_a_run_alone_may_have_to_run_its_teacher_for_every_epoch() -> None:
     made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=with_teacher)
-    students = [item for item in made.items.values() if item.spec.teacher]
+    students = [item for item in made.runs.values() if item.spec.teacher]
     assert [(item.seconds_left, item.seconds_left_alone) for item in students] == [(60, 60), (50, 60)]

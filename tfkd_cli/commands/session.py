@@ -16,8 +16,8 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.reproduction import overrides
-from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
@@ -48,9 +48,14 @@ def check_writable(results: Path) -> None:
 
 
 def execution(
-    options: StoreOptions, run: ExecutionOptions | None = None, folder: FolderOptions | None = None
+    options: StoreOptions,
+    run: ExecutionOptions | None = None,
+    folder: FolderOptions | None = None,
+    *,
+    teacher: ForeignTeacher | None = None,
+    teacher_file: Path | None = None,
 ) -> Execution:
-    """How runs execute, from the options and the environment."""
+    """How runs execute, from the options and the environment; `teacher` is the one in `teacher_file`."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
     if not re.fullmatch(DEVICES, run.device):
         raise RequestError(
@@ -81,6 +86,7 @@ def execution(
         verbose=run.verbose,
         follow_links=folder.follow_links,
         nested=folder.nested,
+        sources={teacher.digest: str(teacher_file.resolve())} if teacher and teacher_file else {},
     )
 
 
@@ -93,14 +99,14 @@ def cache_folder(given: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
 
 
-def manner(options: RunOptions, seeds: str) -> Manner:
-    """Seeds, scale, form and overrides of a request, checked."""
-    return Manner(
+def bare_request(options: RunOptions, seeds: str) -> Request:
+    """A request of nothing yet: its seeds, scale, form and overrides, checked."""
+    return Request(
         seeds=grid.parse_seeds(seeds),
-        scale=options.scale,
-        form=options.form,
+        scale=options.scale,  # type: ignore[arg-type] - a Request checks it
+        form=options.form,  # type: ignore[arg-type]
         fast=options.fast,
-        teacher_seeds=options.teacher_seeds,
+        teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]
         overrides=overrides.merged(
             overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
         ),

@@ -83,7 +83,9 @@ def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Ove
     from tfkd_cli.commands import cluster
 
     queue, remarks = _queue(options)
-    return overview.one_run(store, cluster.find_run(store, options, item), queue=queue, notes=remarks)
+    return overview.one_run(
+        store, cluster.find_run(store, session.execution(options), item), queue=queue, notes=remarks
+    )
 
 
 def _queue(options: StoreOptions) -> tuple[dict[str, overview.Queued], list[str]]:
@@ -149,15 +151,15 @@ def show(
 def _campaigns(
     opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, names: list[str]
 ) -> Iterator[Campaign]:
-    """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
+    """For each name the newest campaign that asked for it with these options, else one as if asked now."""
     execution = session.execution(options)
-    manner = session.manner(how, seeds or "3")
+    bare = session.bare_request(how, seeds or "3")
     made = overview.campaigns(opened, execution)[0] if how == RunOptions() else []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
-            yield only if seeds is None else only.of_seeds(manner.seeds)
+            yield only if seeds is None else only.of_seeds(bare.seeds)
         elif name == "run" and how != RunOptions():
             raise RequestError(
                 "`tfkd show run` shows the newest `tfkd run` as it was asked for; settings change nothing.",
@@ -166,7 +168,7 @@ def _campaigns(
         elif name == "run":
             raise RequestError("no `tfkd run` in this results folder yet.", hint="tfkd list methods")
         else:
-            yield Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
+            yield Campaign(asking.for_names([name], bare, execution=execution), opened, execution)
 
 
 @with_options
@@ -214,7 +216,7 @@ def logs(
     from tfkd_cli.commands import cluster
 
     opened = session.open_store(store, write=False)
-    folder = opened.run(cluster.find_run(opened, store, run))
+    folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     of_slurm = records.log_of(opened, folder.name)
     path = folder.log_path() or of_slurm
     if path is None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, get_args
+from dataclasses import asdict, replace
+from typing import Any
 
-from paper_tables.spec import Cell, Figure, Setting, Table, TeacherSeeds
+from paper_tables.spec import Cell, Figure, Setting, Table
 from tfkd_cli import data, grid, models
 from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
+from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
@@ -23,51 +22,21 @@ from tfkd_cli.spec import ForeignTeacher, canonical_json
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How a request wants its runs: what `Request` holds besides tables and data."""
-
-    seeds: tuple[int, ...]
-    scale: str = "paper"
-    form: str = "released"
-    fast: bool = False
-    teacher_seeds: str = "one"
-    overrides: Overrides = field(default_factory=Overrides)
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a Request, checked."""
-        return {
-            "seeds": self.seeds,
-            "scale": canonical(self.scale, ("paper", "quick"), kind="scale"),
-            "form": canonical(self.form, ("released", "printed"), kind="form"),
-            "fast": self.fast,
-            "teacher_seeds": canonical(self.teacher_seeds, get_args(TeacherSeeds), kind="--teacher-seeds"),
-            "overrides": self.overrides,
-        }
-
-
-def for_names(names: Sequence[str], manner: Manner, *, execution: Execution) -> Request:
-    """The request for tables and figures of the paper (`all`, `fig2`, `controls-cifar100`, `demo` …)."""
+def for_names(names: Sequence[str], bare: Request, *, execution: Execution) -> Request:
+    """`bare` with tables and figures of the paper (`all`, `fig2`, `controls-cifar100`, `demo` …)."""
     items = paper().expand(list(names))
     tables = tuple(each for each in items if isinstance(each, Table))
     figures = tuple(each for each in items if isinstance(each, Figure))
-    return Request(
-        tables=tables, figures=figures, data=resolve_data((*tables, *figures), execution), **manner.fields()
-    )
+    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, execution))
 
 
 def for_axes(
-    axes: Axes, manner: Manner, *, execution: Execution, foreign: ForeignTeacher | None = None
+    axes: Axes, bare: Request, *, execution: Execution, foreign: ForeignTeacher | None = None
 ) -> Request:
-    """The request for a grid of `tfkd run`."""
+    """`bare` with a grid of `tfkd run`."""
     made = grid.table(axes)
-    return Request(
-        tables=(made,),
-        axes=axes,
-        foreign_teacher=foreign,
-        data=resolve_data((made,), execution),
-        **manner.fields(),
-    )
+    data = resolve_data((made,), execution)
+    return replace(bare, tables=(made,), axes=axes, foreign_teacher=foreign, data=data)
 
 
 def axes_of(
@@ -119,14 +88,6 @@ def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[
     return {name: data.resolve(name, execution=execution) for name in names}
 
 
-def with_sources(execution: Execution, request: Request, *, teacher_file: Path | None = None) -> Execution:
-    """The execution with the paths of the request's data sets and of its foreign teacher."""
-    sources = {each.name: each.source for each in request.data.values() if each.source}
-    if teacher_file is not None and request.foreign_teacher is not None:
-        sources[request.foreign_teacher.digest] = str(teacher_file.resolve())
-    return replace(execution, sources={**execution.sources, **sources})
-
-
 def to_json(request: Request) -> dict[str, Any]:
     """What `from_json` needs to ask the same again."""
     return {
@@ -158,14 +119,6 @@ def identity(request: Request) -> str:
 def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
     """The request that `to_json` kept, with its data sets as they were resolved then."""
     try:
-        manner = Manner(
-            seeds=tuple(int(seed) for seed in record["seeds"]),
-            scale=record["scale"],
-            form=record["form"],
-            fast=bool(record["fast"]),
-            teacher_seeds=record.get("teacher_seeds", "one"),  # requests of version 1 lack it
-            overrides=Overrides.from_json(record["overrides"]),
-        )
         kept = record.get("foreign_teacher")
         foreign = ForeignTeacher(**kept) if kept else None
         axes: Axes | None = None
@@ -183,7 +136,12 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
             axes=axes,
             foreign_teacher=foreign,
             data={name: _as_recorded(resolved, execution) for name, resolved in record["data"].items()},
-            **manner.fields(),
+            seeds=tuple(int(seed) for seed in record["seeds"]),
+            scale=record["scale"],
+            form=record["form"],
+            fast=bool(record["fast"]),
+            teacher_seeds=record.get("teacher_seeds", "one"),  # requests of version 1 lack it
+            overrides=Overrides.from_json(record["overrides"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(

@@ -126,7 +126,7 @@ def overview(
     seconds = 0.0
     for campaign in made:
         plan = campaign.plan(states)
-        for key, item in plan.items.items():
+        for key, item in plan.runs.items():
             wanted_by = [each for each in item.wanted_by if not names or each in names]
             if wanted_by and key not in specs:
                 specs[key] = item.spec

@@ -16,6 +16,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -28,11 +29,11 @@ def sent(
 ) -> tuple[RunSpec, RunSpec]:
     """A teacher (job 1) and its student (job 2), asked for and submitted, neither of them started."""
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
-    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
     plan = campaign.plan()
-    student = next(each.spec for each in plan.items.values() if each.spec.parents)
+    student = next(each.spec for each in plan.runs.values() if each.spec.parents)
     [teacher] = student.parents
     send([teacher, student])
     return teacher, student

@@ -116,9 +116,7 @@ def _account(profile: Profile) -> Iterator[Check]:
 
 
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:
-    """One request that the profile can make: against the partition's limits, then by `sbatch --test-only`."""
-    for option, sentence in site.beyond(options, here):
-        return Check(label, "bad", sentence, profile.line_of(option))
+    """One request that the profile can make, judged by `sbatch --test-only`."""
     filled = site.fill_in(options, here)
     given = sbatch.parameters(
         filled, setup=[], name="tfkd-doctor", minutes=site.time_limit(None, filled, here), at_once=1

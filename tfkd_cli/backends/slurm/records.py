@@ -1,10 +1,9 @@
-"""What a submission writes down: an intent before each sbatch, the job ids after it, how jobs ended.
+"""What SLURM adds to a submission: an intent before each sbatch, the job ids after it, how jobs ended.
 
-    submissions/<id>/submission.json      runs and execution settings (`backends.submit`)
-    submissions/<id>/specs/0000.json      what the runs are, 200 jobs a file: {folder: spec}
+    submissions/<id>/…                    runs and execution settings (`training.submission`)
     submissions/<id>/arrays/0001.json     intent: the name, which jobs, what they wait for
     submissions/<id>/arrays/0001.sent     the job ids that sbatch gave
-    submissions/<id>/arrays/0001.released a held array's dependencies are set and it may start
+    submissions/<id>/arrays/0001.released the array was on hold; its dependencies are set and it may start
     submissions/<id>/array-0001/          submitit's folder: script, pickles, logs
     submissions/<id>/lives/3.jsonl        each start and end of the job with index 3, as the job notes them
     submissions/queue.json                what SLURM last said of each job (`queue`)
@@ -15,20 +14,17 @@ All but the last are written once; a crash in between is repaired from SLURM's o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm.arrays import ranges
-from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.queue import QueueState
     from tfkd_cli.store import Store
-
-BACKEND = "slurm"
-SPECS_PER_FILE = 200  # jobs; 1,000 folders with a spec.json each, forced to the disk, would take 15 s here
 
 
 @dataclass(kw_only=True)
@@ -40,8 +36,7 @@ class Array:
     packs: tuple[tuple[str, ...], ...]  # folders of the runs of each element
     folder: Path  # of the submission
     after: tuple[tuple[str, ...], ...] = ()  # folders each element waits for
-    first: int = 0  # index of the first element in the submission's runs
-    held: bool = False
+    first: int = 0  # index of the first element among the submission's jobs
     ids: tuple[
         str, ...
     ] = ()  # of each element: `12_0`, or `12` for a single job; empty before sbatch answered
@@ -62,13 +57,25 @@ class Array:
         return self.ids[0].split("_")[0]
 
     @property
-    def released(self) -> bool:
-        """Whether a held array was let go."""
-        return not self.held or self._record("released").exists()
+    def on_hold(self) -> bool:
+        """Whether it was sent on hold, as all arrays whose jobs wait for others, and not released yet."""
+        return any(self.after) and not self._record("released").exists()
 
     def jobs(self) -> Iterator[tuple[int, str, tuple[str, ...], tuple[str, ...]]]:
         """(index, job id, folders of its runs, folders it waits for) of each element that SLURM was given."""
         yield from zip(range(len(self.ids)), self.ids, self.packs, self.after, strict=False)
+
+    def count(self, folders: Collection[str]) -> int:
+        """How many of its runs are among `folders`."""
+        return sum(folder in folders for pack in self.packs for folder in pack)
+
+    def pending(self, states: Mapping[str, QueueState]) -> list[int]:
+        """The elements that SLURM has not started yet, by what it says of each run's newest job."""
+        return [
+            index
+            for index, job_id, pack, _ in self.jobs()
+            if (state := states.get(pack[0])) and state.job_id == job_id and state.state == "PENDING"
+        ]
 
     def named(self, indices: Sequence[int]) -> str:
         """`12` for a whole array, `12_3` or `12_[0-4,7]` for a part of it."""
@@ -102,34 +109,11 @@ class Array:
             "first": self.first,
             "packs": [list(pack) for pack in self.packs],
             "after": [list(each) for each in self.after],
-            "held": self.held,
         }
         files.create_once(self._record("json"), files.encode_json(intent, indent=None))
 
     def _record(self, suffix: str) -> Path:
         return self.folder / "arrays" / f"{self.number:04d}.{suffix}"
-
-
-def write_specs(folder: Path, packs: Sequence[Sequence[RunSpec]]) -> None:
-    """Keep what the runs of each job are; the job itself makes the run's folder."""
-    files.make_folder(folder / "specs")
-    for start in range(0, len(packs), SPECS_PER_FILE):
-        chunk = {
-            spec.folder: spec.to_json() for pack in packs[start : start + SPECS_PER_FILE] for spec in pack
-        }
-        files.create_once(_specs_path(folder, start), files.encode_json(chunk, indent=None))
-
-
-def declare_runs(store: Store, submission: str, index: int, folders: Sequence[str]) -> None:
-    """Make the folders of a job's runs, where they are not there yet."""
-    chunk = files.read_json(_specs_path(store.submission_path(submission), index))
-    for name in folders:
-        if name in chunk:
-            store.folder(name).declare(RunSpec.from_json(chunk[name]))
-
-
-def _specs_path(folder: Path, index: int) -> Path:
-    return folder / "specs" / f"{index // SPECS_PER_FILE:04d}.json"
 
 
 def lives_path(folder: Path, index: int) -> Path:
@@ -177,7 +161,6 @@ def _parse(folder: Path, path: Path, data: Mapping[str, Any], *, ids: Sequence[s
         packs=packs,
         after=after,
         first=int(data["first"]),
-        held=bool(data["held"]),
         folder=folder,
         ids=tuple(ids) if known else (),
     )

@@ -79,7 +79,6 @@ def parameters(
     *,
     setup: Sequence[str],
     name: str,
-    dependency: str = "",
     minutes: int,
     at_once: int,
     on_hold: bool = False,
@@ -96,7 +95,6 @@ def parameters(
         **given,  # the profile's own time goes over unchanged, "1-00:00" too
         "job_name": name,
         "setup": [*setup, *given.get("setup", [])],
-        "dependency": dependency or None,
         "array_parallelism": at_once,
         "wckey": given.get("wckey"),  # submitit would send "submitit"; some sites refuse unknown ones
         "stderr_to_stdout": True,
