@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.planning import planned
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import staging
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import Submitted
-from tfkd_cli.backends.slurm.submit import submit
+from tfkd_cli.backends.slurm.submit import Submitted, submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -38,11 +38,9 @@ FRESH: dict[str, Any] = {
         "MinJobAge": "300 sec",
     },
     "sinfo": ["main*|2-00:00:00|8|8000|gpu:4", "urgent|infinite|8|8000|gpu:4"],
-    "partitions": ["PartitionName=main MaxCPUsPerNode=UNLIMITED MaxMemPerNode=UNLIMITED"],
     "names": {},
     "accounting": None,
     "max_submit": None,
-    "no_element_updates": False,
     "no_requeue": False,
     "down": False,
     "warn": "",
@@ -159,7 +157,7 @@ def send(store: Store, profile: Profile, execution: Execution) -> Callable[..., 
 
     def with_defaults(specs: Sequence[RunSpec], **more: Any) -> Submitted:
         given = {"store": store, "profile": profile, "execution": execution, **more}
-        return submit(specs, **given)
+        return submit(planned(specs, given["store"]), **given)
 
     return with_defaults
 

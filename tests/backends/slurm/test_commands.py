@@ -11,7 +11,7 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends.slurm import queue, records
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
@@ -27,7 +27,7 @@ Tell = Callable[..., str]
 def sent(
     fake_slurm: Any, store: Store, execution: Execution, send: Callable[..., Submitted]
 ) -> tuple[RunSpec, RunSpec]:
-    """A teacher (job 1) and its student (job 2), asked for and submitted, neither of them started."""
+    """A teacher (job 1_0) and its student (job 1_1), asked for and submitted, neither of them started."""
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
     request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
@@ -60,8 +60,8 @@ def test_a_job_that_died_before_its_first_attempt_is_failed_and_blocks_its_stude
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
     teacher, student = sent
-    fake_slurm.move("1", "OUT_OF_MEMORY", "OutOfMemory")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fake_slurm.move("1_0", "OUT_OF_MEMORY", "OutOfMemory")
+    fake_slurm.move("1_1", "PENDING", queue.NEVER)
     assert status(tfkd, teacher) == ("failed", "SLURM: OUT_OF_MEMORY, OutOfMemory")
     assert status(tfkd, student) == ("blocked", f"its teacher {teacher.folder} is failed")
 
@@ -69,15 +69,15 @@ def test_a_job_that_died_before_its_first_attempt_is_failed_and_blocks_its_stude
 def test_a_cancelled_job_is_work_to_do_and_no_failure(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
-    fake_slurm.move("1", "CANCELLED")
+    fake_slurm.move("1_0", "CANCELLED")
     assert status(tfkd, sent[0]) == ("todo", "SLURM: CANCELLED")
 
 
 def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
 ) -> None:
-    [array, _] = records.known_arrays(store)
-    Path(array.log_of("1")).write_text("module: command not found\n")
+    [array] = records.known_arrays(store)
+    Path(array.log_of("1_0")).write_text("module: command not found\n")
     assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
 
 
@@ -86,7 +86,7 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
 ) -> None:
     teacher, _ = sent
     assert tfkd("cancel", teacher.key[:12]) == "Cancelled 1 jobs.\n"
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fake_slurm.move("1_1", "PENDING", queue.NEVER)
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
     assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
@@ -99,21 +99,21 @@ def test_retry_of_a_run_in_the_queue_submits_nothing_and_says_so(
     teacher, _ = sent
     assert main(["retry", teacher.folder, "--results", str(store.root)]) == 2
     said = capfd.readouterr().err
-    assert f"{teacher.folder} was not submitted: it is in SLURM's queue already, as job 1." in said
-    assert len(fake_slurm.state["jobs"]) == 2
+    assert f"{teacher.folder} was not submitted: it is in SLURM's queue already, as job 1_0." in said
+    assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_a_held_job_is_blocked_with_its_id_and_a_way_out(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
-    fake_slurm.move("1", "PENDING", "JobHeldUser")
+    fake_slurm.move("1_0", "PENDING", "JobHeldUser")
     assert status(tfkd, sent[0]) == (
         "blocked",
-        "SLURM holds job 1 (JobHeldUser): `scontrol release 1` lets it go",
+        "SLURM holds job 1_0 (JobHeldUser): `scontrol release 1_0` lets it go",
     )
     [row] = [each for each in json.loads(tfkd("status", "--json"))["runs"] if each["key"] == sent[0].key]
-    assert row["job"] == "1"
-    assert "scontrol release 1" in " ".join(tfkd("status").split())
+    assert row["job"] == "1_0"
+    assert "scontrol release 1_0" in " ".join(tfkd("status").split())
 
 
 def test_a_silent_slurmctld_is_a_note_of_status(
