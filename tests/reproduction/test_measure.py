@@ -44,7 +44,7 @@ def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_with
 @pytest.mark.parametrize(("teacher_seeds", "teachers"), [("one", 1), ("paired", 2)])
 def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: int) -> None:
     axes = replace(AXES, methods=("tf-self",))
-    bare = Request(seeds=(0, 1), teacher_seeds=teacher_seeds)
+    bare = Request(seeds=(0, 1), teacher_seeds=teacher_seeds)  # type: ignore[arg-type]
     request = asking.for_axes(axes, bare, execution=EXECUTION)
     row = {"best_accuracy": 70.0, "last_accuracy": 70.0, "commit": ""}
     values = [seed_value(spec, row) for spec in request.runs(request.tables[0]) if spec.teacher]

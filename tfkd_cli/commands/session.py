@@ -103,7 +103,7 @@ def bare_request(options: RunOptions, seeds: str) -> Request:
     """A request of nothing yet: its seeds, scale, form and overrides, checked."""
     return Request(
         seeds=grid.parse_seeds(seeds),
-        scale=options.scale,  # type: ignore[arg-type] - a Request checks it
+        scale=options.scale,  # type: ignore[arg-type]  # checked by Request
         form=options.form,  # type: ignore[arg-type]
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def pack(
         names = session.names_of(items)
         made, _ = overview.campaigns(opened, session.execution(store))
         keys = [
-            key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
+            key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)
         ]
     size = opened.pack(keys, out)
     print(f"{out}: {console.size(size)}. Read it with --results {out}")
