@@ -9,7 +9,7 @@
 #SBATCH --hold
 #SBATCH --job-name=tfkd-SUBMISSION-0001
 #SBATCH --mail-type=FAIL
-#SBATCH --mem=16GB
+#SBATCH --mem=16384MB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
 #SBATCH --output=/results/submissions/SUBMISSION/array-0001/%A_%a_0_log.out
@@ -41,7 +41,7 @@ srun --unbuffered --output /results/submissions/SUBMISSION/array-0001/%A_%a_%t_l
 #SBATCH --hold
 #SBATCH --job-name=tfkd-SUBMISSION-0001
 #SBATCH --mail-type=FAIL
-#SBATCH --mem=16GB
+#SBATCH --mem=16384MB
 #SBATCH --nodes=1
 #SBATCH --open-mode=append
 #SBATCH --output=/results/submissions/SUBMISSION/array-0001/%A_%a_0_log.out

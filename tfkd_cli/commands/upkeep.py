@@ -103,9 +103,7 @@ def pack(
     if items:
         names = session.names_of(items)
         made, _ = overview.campaigns(opened, session.execution(store))
-        keys = [
-            key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)
-        ]
+        keys = [key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)]
     size = opened.pack(keys, out)
     print(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0

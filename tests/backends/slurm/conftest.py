@@ -23,7 +23,7 @@ from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
 
 COMMANDS = Path(__file__).parents[2] / "fake_slurm" / "commands.py"
-REAL_CONTENTS = staging._contents
+REAL_CONTENTS = staging.contents
 NAMES = ("sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "srun")
 FRESH: dict[str, Any] = {
     "next_id": 1,
@@ -105,13 +105,13 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power fails in these tests, and two files stand for the code."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     code = {"tfkd_cli/training/worker.py": b"", "tfkd_cli/staged.json": b'{"commit": "0", "diff": ""}'}
-    monkeypatch.setattr(staging, "_contents", lambda: code)
+    monkeypatch.setattr(staging, "contents", lambda: code)
 
 
 @pytest.fixture
 def whole_code(quick_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real code after all."""
-    monkeypatch.setattr(staging, "_contents", REAL_CONTENTS)
+    monkeypatch.setattr(staging, "contents", REAL_CONTENTS)
 
 
 @pytest.fixture

@@ -99,25 +99,14 @@ def parse_partitions(nodes: str) -> tuple[Partition, ...]:
     return tuple(found.values())
 
 
-def minutes(limit: str) -> int | None:
-    """A time limit as sinfo writes it; None for `infinite` and what is no time."""
-    try:
-        found = asked_minutes(limit)
-    except ValueError:
-        return None
-    return None if found == NO_LIMIT else found
+def minutes(limit: int | str) -> int | None:
+    """The minutes of any form of sbatch's --time: 90, "90", "90:00", "1:30:00", "0-1:30".
 
-
-def asked_minutes(given: int | str) -> int:
-    """The minutes of any form of sbatch's --time: 90, "90", "90:00", "1:30:00", "0-1:30", "UNLIMITED".
-
-    ValueError when it is none of them.
+    None for no limit ("UNLIMITED", "infinite"), and for what is no time: sbatch judges that.
     """
-    if str(given).upper() in ("0", "UNLIMITED", "INFINITE"):
-        return NO_LIMIT
-    match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(given))
-    if match is None:
-        raise ValueError(f"{given!r} is no time limit")
+    match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
+    if match is None or str(limit) == "0":
+        return None
     days, *parts = match.groups()
     numbers = [int(each) for each in parts if each is not None]
     if days is None and len(numbers) < 3:  # minutes[:seconds]; with days, hours come first
@@ -156,7 +145,7 @@ def asks_gpu(options: Mapping[str, Any]) -> bool:
 def time_limit(seconds: float | None, options: Mapping[str, Any], site: Site) -> int:
     """Minutes for an array whose longest job takes `seconds`: 1.5 times that, at most the partition's."""
     if "time" in options:
-        return asked_minutes(options["time"])
+        return minutes(options["time"]) or NO_LIMIT
     partition = site.partition(options.get("partition"))
     wanted = UNKNOWN_MINUTES if seconds is None else max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
     limit = partition.limit_minutes if partition else None
