@@ -19,6 +19,7 @@ from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
+from tfkd_cli.backends.slurm.sending import dry_run
 from tfkd_cli.backends.slurm.submit import Submitted, submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -420,6 +421,19 @@ def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled
 def _names(fake_slurm: Any) -> list[str]:
     paths = (fake_slurm.home.parent / "results").glob("submissions/*/arrays/*.json")
     return [json.loads(path.read_text())["name"] for path in paths]
+
+
+def test_a_time_above_the_partitions_limit_is_refused_with_its_line_before_anything_is_sent(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, execution: Execution, tmp_path: Path
+) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text("[submit]\ntimeout_min = 9000\n")
+    given = {"store": store, "execution": execution, "profile": profiles.read(path)}
+    for sending_or_not in (send, lambda runs, **more: dry_run(planned(runs, store), **more)):
+        with pytest.raises(RequestError, match="time of 9000; its partition allows 2880 m") as caught:
+            sending_or_not(graph(1, 0), **given)  # type: ignore[operator]
+        assert caught.value.expected == f"{path}, line 2: timeout_min = 9000"
+    assert fake_slurm.calls("sbatch") == []
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,10 @@ def _account(profile: Profile) -> Iterator[Check]:
 
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:
     """One request that the profile can make, judged by `sbatch --test-only`."""
+    try:
+        sbatch.check_time(options, profile=profile, here=here)
+    except RequestError as error:
+        return Check(label, "bad", error.what, error.expected)
     filled = site.fill_in(options, here)
     given = sbatch.parameters(
         filled, setup=[], name="tfkd-doctor", minutes=site.time_limit(None, filled, here), at_once=1

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm import client, job, queue, records, site
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.site import Site
 
 # A refusal that a smaller array, or a later try, may not get.
 _LIMIT = re.compile(
@@ -72,6 +73,18 @@ def line_about(sentence: str, profile: Profile) -> str:
     """The line of the profile that a refusal speaks of."""
     option = next((each for pattern, each in _ABOUT if re.search(pattern, sentence, re.IGNORECASE)), None)
     return profile.line_of(option) if option else f"{profile.path}, [submit]"
+
+
+def check_time(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
+    """RequestError for a time above its partition's limit: sbatch takes such a job, which never starts."""
+    partition, asked = here.partition(options.get("partition")), options.get("time", 1)
+    limit = partition.limit_minutes if partition else None
+    if limit is not None and (site.minutes(asked) or site.NO_LIMIT) > limit:
+        raise RequestError(
+            f"the profile {profile.name} requests a time of {asked}; its partition allows {limit} minutes.",
+            expected=profile.line_of("time"),
+            hint="change it there, or leave it out: 1.5 × the estimate is taken, at most the limit.",
+        )
 
 
 def parameters(

@@ -48,6 +48,8 @@ class Sender:
         groups = arrays.group_runs(
             runs, profile=self.profile, unfinished=unfinished, size=self.site.max_array_size
         )
+        for group in groups:
+            sbatch.check_time(group.options, profile=self.profile, here=self.site)
         if self.jobs is not None and len(groups) > 1:
             self.tell(
                 f"--jobs {self.jobs} holds for each of {len(groups)} arrays, not for all together: the runs "
