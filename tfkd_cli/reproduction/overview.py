@@ -107,8 +107,8 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
             notes.append(f"request {record.get('id')}: {error.what}")
             continue
         campaign = Campaign(request, store, execution, device=device)
-        mark = asking.identity(request)
-        found[mark] = found[mark].with_seeds(request.seeds) if mark in found else campaign
+        same = asking.identity(request)
+        found[same] = found[same].with_seeds(request.seeds) if same in found else campaign
     return list(found.values()), notes
 
 

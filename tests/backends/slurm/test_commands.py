@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.__main__ import main
+from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue, records
 from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.execution import Execution
@@ -125,6 +126,19 @@ def test_a_silent_slurmctld_is_a_note_of_status(
         state["down"] = True
     [note] = json.loads(tfkd("status", "--json"))["notes"]
     assert "SLURM does not answer" in note
+
+
+def test_a_command_reads_the_profile_once(
+    fake_slurm: Any, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, paths = profiles.read, list[Path]()
+    monkeypatch.setattr(profiles, "read", lambda path: (paths.append(path), read(path))[1])
+    path = tmp_path / "plain.toml"
+    path.write_text("[submit]\n")
+    command = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
+    assert main([*command, "--cluster", str(path), "--results", str(store.root)]) == 0
+    assert paths == [path]
+    assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_a_wrong_profile_is_refused_before_anything_else(

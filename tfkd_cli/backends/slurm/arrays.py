@@ -122,7 +122,7 @@ def release(
                 elements.pop(folder, None)
     if len(pending) > len(orphans):
         client.ask(["scontrol", "release", array.base_id])
-    array.mark_released()
+    array.record_release()
 
 
 def repoint(

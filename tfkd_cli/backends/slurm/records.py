@@ -92,16 +92,16 @@ class Array:
         """The starts and ends that an element noted; damaged lines are left out."""
         return read_lives(self.folder, self.first + index)
 
-    def mark_sent(self, ids: Sequence[str]) -> None:
+    def record_ids(self, ids: Sequence[str]) -> None:
         """Write down what sbatch gave."""
         self.ids = tuple(ids)
         files.create_once(self._record("sent"), files.encode_json({"ids": list(ids)}, indent=None))
 
-    def mark_released(self) -> None:
+    def record_release(self) -> None:
         """Write down that its dependencies are set and it was released."""
         files.create_once(self._record("released"), files.encode_json({}))
 
-    def declare(self) -> None:
+    def record_intent(self) -> None:
         """Write the intent."""
         self._record("json").parent.mkdir(parents=True, exist_ok=True)
         intent = {

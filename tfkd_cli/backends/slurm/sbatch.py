@@ -135,12 +135,12 @@ def setup_lines(profile: Profile, *, code: Path) -> list[str]:
 
 
 def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profile) -> None:
-    """sbatch `array`, declared before and marked after.
+    """sbatch `array`, recorded before and after.
 
     LimitReachedError when a smaller one may pass, RefusedError when none will, SlurmError when SLURM does
     not answer; in that last case the intent stays, and the next submission looks the name up.
     """
-    array.declare()
+    array.record_intent()
     try:
         ids = submit(array, given, store=store, python=profile.submit.get("python"))
     except SlurmError as error:
@@ -154,7 +154,7 @@ def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profil
         if _LIMIT.search(error.sentence):
             raise LimitReachedError(error.sentence) from error
         raise RefusedError(error.sentence, profile) from error
-    array.mark_sent(ids)
+    array.record_ids(ids)
 
 
 def submit(
@@ -201,7 +201,7 @@ def adopt(array: Array, job_id: str, *, store: Path) -> None:
             temporary = path.with_suffix(".tmp")
             submitit.helpers.DelayedSubmission(job.main, *arguments).dump(temporary)
             temporary.replace(path)
-    array.mark_sent(ids)
+    array.record_ids(ids)
 
 
 def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
