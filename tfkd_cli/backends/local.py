@@ -155,25 +155,22 @@ class _Pool:
         )
 
     def _start(self, folder: str) -> None:
-        slot = min(self._free, key=self._sharing)
+        environments = self._slots.environments
+        in_use = [environments[each.slot] for each in self._running]
+        slot = min(self._free, key=lambda slot: in_use.count(environments[slot]))  # the least shared GPU
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
         process = processes.start(
             worker.begin,
             *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
-            self._slots.environments[slot],
+            environments[slot],
             self._log(folder),
         )
         self._running.append(_Running(process=process, folder=folder, slot=slot))
 
     def _log(self, folder: str) -> Path:
         return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
-
-    def _sharing(self, slot: int) -> int:
-        """How many runs are on the GPU of this slot."""
-        environments = self._slots.environments
-        return sum(environments[each.slot] == environments[slot] for each in self._running)
 
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
-
-if TYPE_CHECKING:
-    from tfkd_cli.backends.slurm.queue import QueueState
 
 
 def register(app: typer.Typer) -> None:
@@ -74,23 +71,6 @@ def show_scripts(campaign: Campaign, plan: Plan, place: Place) -> None:
     )
     for script in scripts:
         print(script)
-
-
-def queue(store: Store) -> tuple[dict[str, overview.Queued], list[str]]:
-    """What SLURM says of this store's runs, by folder, in the words of `tfkd status`; and notes on that."""
-    from tfkd_cli.backends.slurm.queue import queue_states
-
-    states = queue_states(store)
-    notes = []
-    if states.error:
-        notes.append(f"{states.error} What SLURM said {states.age_seconds:.0f} s ago is shown.")
-    return {folder: _queued(state) for folder, state in states.items()}, notes
-
-
-def _queued(state: QueueState) -> overview.Queued:
-    if state.way_out:
-        return overview.Queued(status="blocked", job=state.job_id, reason=state.way_out)
-    return overview.queued(state.state, job=state.job_id, reason=state.reason)
 
 
 @with_options

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
     10.0,
     180.0,
 )  # gentle to the queue: slower while nothing changes
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.queue import QueueState
 
 
 def register(app: typer.Typer) -> None:
@@ -88,13 +91,15 @@ def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Ove
     )
 
 
-def _queue(options: StoreOptions) -> tuple[dict[str, overview.Queued], list[str]]:
+def _queue(options: StoreOptions) -> tuple[Mapping[str, QueueState], list[str]]:
     """What SLURM says, where this store has submissions to it, and notes on that."""
     if not (options.results / "submissions").is_dir():
         return {}, []
-    from tfkd_cli.commands import cluster
+    from tfkd_cli.backends.slurm.queue import queue_states
 
-    return cluster.queue(session.open_store(options, write=False))
+    states = queue_states(session.open_store(options, write=False))
+    note = f"{states.error} What SLURM said {states.age_seconds:.0f} s ago is shown."
+    return states, [note] if states.error else []
 
 
 def _print_overview(seen: overview.Overview) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tfkd_cli.backends.slurm import client, sbatch, site
 from tfkd_cli.backends.slurm.client import SlurmError
@@ -153,7 +154,10 @@ def starter(name: str, path: Path) -> Path:
     ]
     if partition is not None:
         filled = site.fill_in({"partition": partition.name}, here)
-        lines += [f"slurm_{option} = {_toml(value)}" for option, value in filled.items()]
+        lines += [
+            f"slurm_{option} = {value if isinstance(value, int) else json.dumps(_plain(value))}"
+            for option, value in filled.items()
+        ]
     lines += [
         '# slurm_account = "…"',
         "# timeout_min = 240 # left out: 1.5 × the estimate, at most the partition's limit",
@@ -169,7 +173,3 @@ def starter(name: str, path: Path) -> Path:
 
 def _plain(text: str) -> str:
     return re.sub(r'[\\"\x00-\x1f]', " ", text)
-
-
-def _toml(value: Any) -> str:
-    return str(value) if isinstance(value, int) else f'"{_plain(str(value))}"'

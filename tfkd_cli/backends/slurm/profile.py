@@ -152,14 +152,13 @@ def find(name: str) -> Profile:
 
 def clusters() -> list[Profile]:
     """All profiles there are; one that cannot be read says why in its description."""
-    return [_read_or_say(path) for _, path in sorted(_known_paths().items())]
-
-
-def _read_or_say(path: Path) -> Profile:
-    try:
-        return read(path)
-    except RequestError as error:
-        return Profile(name=path.stem, path=path, description=f"not usable: {error.what}")
+    found = []
+    for _, path in sorted(_known_paths().items()):
+        try:
+            found.append(read(path))
+        except RequestError as error:
+            found.append(Profile(name=path.stem, path=path, description=f"not usable: {error.what}"))
+    return found
 
 
 def _known_paths() -> dict[str, Path]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.backends.slurm import client, records
 from tfkd_cli.errors import RunError
@@ -30,6 +30,9 @@ _LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 _ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED
 REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"""
 ACTIVE = frozenset(_ACTIVE.split())
+AT_WORK = frozenset(["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"])
+# Ends of a job that nobody asked for: without a trace in the store, they are all there is to see.
+DIED = frozenset(["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"])
 VANISHED = "VANISHED"
 NEVER = "DependencyNeverSatisfied"
 
@@ -80,6 +83,24 @@ class QueueState:
     def stuck(self) -> bool:
         """Whether it waits for a teacher that has failed, and will wait for ever."""
         return self.state == "PENDING" and self.reason == NEVER
+
+    @property
+    def status(self) -> Literal["running", "queued", "blocked", "died", "left"]:
+        """The same in fewer words; a job that has `left` the queue is judged by the store alone."""
+        if self.way_out:
+            return "blocked"
+        if self.state in AT_WORK:
+            return "running"
+        if self.active or self.state == "PREEMPTED":
+            return "queued"
+        return "died" if self.state in DIED else "left"
+
+    @property
+    def told(self) -> str:
+        """Why it is in this state, as `tfkd status` says it."""
+        if self.status in ("died", "left"):
+            return f"SLURM: {self.state}" + (f", {self.reason}" if self.reason else "")
+        return self.way_out or self.reason
 
     @property
     def way_out(self) -> str:

@@ -212,14 +212,14 @@ def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
 def wait_in_flight(submissions: Path, *, seconds: float = IN_FLIGHT_SECONDS) -> None:
     """Wait for an sbatch that a tfkd of this machine left behind when it died; it names the script."""
     folder, deadline = str(submissions.absolute()).encode(), time.monotonic() + seconds
-    while time.monotonic() < deadline and any(b"sbatch" in each and folder in each for each in _commands()):
+    while time.monotonic() < deadline:
+        commands = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                commands.append(path.read_bytes())
+        if not any(b"sbatch" in each and folder in each for each in commands):
+            return
         time.sleep(0.2)
-
-
-def _commands() -> Iterator[bytes]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            yield path.read_bytes()
 
 
 @contextlib.contextmanager
