@@ -46,11 +46,10 @@ def _checks(profile: Profile) -> Iterator[Check]:
         return
     version, name = here.config.get("SLURM_VERSION", ""), here.config.get("ClusterName", "?")
     yield Check("slurmctld", "ok", f"SLURM {version} on {name}")
-    profile, used = profile.with_environment()
-    if used:
-        yield Check("environment", "ok", f"{', '.join(used)} fill what the profile leaves open")
-    if ignored := client.ignored_variables(used):
-        yield Check("environment", "note", f"{', '.join(ignored)} would win over the profile: ignored")
+    told: list[str] = []
+    profile = profile.in_this_environment(told.append)
+    for each in told:
+        yield Check("environment", "note", each)
     yield from _config(here)
     yield _partition(profile, here)
     yield from _account(profile)

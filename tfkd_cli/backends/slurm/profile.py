@@ -11,11 +11,12 @@ import os
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tfkd_cli.backends.slurm import client
 from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.regular_files import open_regular
@@ -124,15 +125,19 @@ class Profile:
                 return f"{self.path}, line {number}: {line.strip()}"
         return f"{self.path}, [submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
 
-    def with_environment(self) -> tuple[Profile, list[str]]:
-        """The profile, silent options filled from SBATCH_ACCOUNT and the like; the variables so used."""
+    def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
+        """The profile, open options filled from SBATCH_ACCOUNT and the like; tells what is used or ignored."""
         used = {
             option: name
             for name, option in _FROM_ENVIRONMENT.items()
             if os.environ.get(name) and option not in self.submit
         }
+        if used:
+            tell(f"from your environment: {', '.join(sorted(used.values()))}.")
+        if ignored := client.ignored_variables([*used.values()]):
+            tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
         values = {option: os.environ[name] for option, name in used.items()}
-        return replace(self, submit={**values, **self.submit}), sorted(used.values())
+        return replace(self, submit={**values, **self.submit})
 
 
 def overlaid(base: Options, more: Options) -> dict[str, Any]:

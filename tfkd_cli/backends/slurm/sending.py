@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfkd_cli.backends.slurm import arrays, client, sbatch, site, staging
+from tfkd_cli.backends.slurm import arrays, sbatch, site, staging
 from tfkd_cli.backends.slurm.arrays import Element, Group, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.records import Array
@@ -131,16 +131,6 @@ def _parents(pack: Pack, unfinished: frozenset[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for each in parents if each in unfinished))
 
 
-def in_this_environment(profile: Profile, tell: Tell) -> Profile:
-    """The profile, completed by the user's SBATCH_ACCOUNT and the like; tells what is used or ignored."""
-    completed, used = profile.with_environment()
-    if used:
-        tell(f"from your environment: {', '.join(used)}.")
-    if ignored := client.ignored_variables(used):
-        tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
-    return completed
-
-
 def dry_run(
     runs: Sequence[PlannedRun],
     *,
@@ -162,7 +152,7 @@ def dry_run(
         with contextlib.suppress(SlurmError):
             here = site.read_site()
         sender = Sender(
-            store=copy, profile=in_this_environment(profile, on_event), site=here,
+            store=copy, profile=profile.in_this_environment(on_event), site=here,
             execution=execution, jobs=jobs, tell=on_event,
         )  # fmt: skip
         with sbatch.recording(Path(folder) / "recorded") as calls:

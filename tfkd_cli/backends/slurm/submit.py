@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm import arrays, client, queue, records, sbatch, site
 from tfkd_cli.backends.slurm.arrays import Element
-from tfkd_cli.backends.slurm.sending import Sender, Tell, in_this_environment
+from tfkd_cli.backends.slurm.sending import Sender, Tell
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.locks import held
 from tfkd_cli.store import files
@@ -67,7 +67,7 @@ def submit(
     """
     client.require()
     _check_path(store.root)
-    profile = in_this_environment(profile, on_event)
+    profile = profile.in_this_environment(on_event)
     with _one_at_a_time(store.root / "submissions", tell=on_event):
         here = site.read_site()
         before = _look(store, tell=on_event)
