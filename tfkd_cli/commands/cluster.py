@@ -48,6 +48,9 @@ def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
     )
     if sent.already:
         console.say(f"{sent.already} runs were in the queue already.")
+    if sent.left_in_plan:
+        text = "runs stay in the plan: SLURM takes no more now; the same command sends them later."
+        console.say(f"{len(sent.left_in_plan)} {text}")
     if sent.elsewhere:
         text = "runs are left to the process that trains them or their teacher: give the command again later."
         console.say(f"{len(sent.elsewhere)} {text}")

@@ -77,7 +77,8 @@ def compare(
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
     ask = partial(_ask, axes, session.bare_request(how, seeds), foreign=foreign, trials=trials)
-    execution = session.execution(store, where, folder, teacher=foreign, teacher_file=teacher_checkpoint)
+    sources = {foreign.digest: str(teacher_checkpoint.resolve())} if foreign and teacher_checkpoint else {}
+    execution = session.execution(store, where, folder, sources=sources)
     profile = launching.profile_of(where)
     opened = session.open_store(store, write=False)
     if not where.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
     return lines + notes + validated
 
 
-def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, command: str) -> int:
+def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
     from tfkd_cli import progress  # a plan needs none of what starts, follows and prints
     from tfkd_cli.commands import printing
@@ -210,7 +211,7 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, comma
     )
     try_networks(campaign.request, specs, place.where)
     show_foreign_teacher(campaign, specs)
-    campaign.record(command)
+    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
     if now and place.profile is not None:
         from tfkd_cli.commands import cluster
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -70,7 +68,8 @@ def run(
         finetune=how.recipe is not None,
     )
     given = session.foreign_teacher(teacher_checkpoint, axes)
-    execution = session.execution(store, where, folder, teacher=given, teacher_file=teacher_checkpoint)
+    sources = {given.digest: str(teacher_checkpoint.resolve())} if given and teacher_checkpoint else {}
+    execution = session.execution(store, where, folder, sources=sources)
     request = asking.for_axes(axes, session.bare_request(how, seeds), execution=execution, foreign=given)
     return _go(request, execution, store, where, output)
 
@@ -166,5 +165,4 @@ def _go(
 
             cluster.show_scripts(campaign, made, place)
         return 0
-    command = shlex.join(["tfkd", *sys.argv[1:]])
-    return launching.launch(campaign, made, place, as_json=output.json, command=command)
+    return launching.launch(campaign, made, place, as_json=output.json)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tfkd_cli import grid
@@ -52,10 +52,9 @@ def execution(
     run: ExecutionOptions | None = None,
     folder: FolderOptions | None = None,
     *,
-    teacher: ForeignTeacher | None = None,
-    teacher_file: Path | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Execution:
-    """How runs execute, from the options and the environment; `teacher` is the one in `teacher_file`."""
+    """How runs execute, from the options and the environment; `sources`: of a teacher from a file."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
     if not re.fullmatch(DEVICES, run.device):
         raise RequestError(
@@ -86,7 +85,7 @@ def execution(
         verbose=run.verbose,
         follow_links=folder.follow_links,
         nested=folder.nested,
-        sources={teacher.digest: str(teacher_file.resolve())} if teacher and teacher_file else {},
+        sources=sources or {},
     )
 
 

@@ -139,12 +139,7 @@ class _Work:
         """Train from the furthest state to the end, and publish; the result that stands."""
         record = self._record
         record.begin()
-        whole = data.load(  # what is damaged in the cache is decoded again, and the log says so
-            self._spec.dataset,
-            execution=self._execution,
-            progress=lambda what, share: None if share else log.info(what),
-        )
-        arrays = hold_out(whole, self._spec.recipe.holdout)
+        arrays = hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
         by_epoch = self._teacher_logits(teacher, arrays, cache=cache_logits)
 
@@ -243,6 +238,13 @@ class _Work:
             folder=folder,
             limit_bytes=1e9 * self._execution.teacher_cache_gb if cache else 0.0,
         )
+
+
+def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
+    """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+    return data.load(
+        spec.dataset, execution=execution, progress=lambda what, share: None if share else log.info(what)
+    )
 
 
 def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:

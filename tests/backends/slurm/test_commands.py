@@ -132,7 +132,12 @@ def test_a_command_reads_the_profile_once(
     fake_slurm: Any, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, paths = profiles.read, list[Path]()
-    monkeypatch.setattr(profiles, "read", lambda path: (paths.append(path), read(path))[1])
+
+    def noted(path: Path) -> profiles.Profile:
+        paths.append(path)
+        return read(path)
+
+    monkeypatch.setattr(profiles, "read", noted)
     path = tmp_path / "plain.toml"
     path.write_text("[submit]\n")
     command = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]

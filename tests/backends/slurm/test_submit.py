@@ -119,10 +119,8 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
 ) -> None:
     with fake_slurm.edit() as state:
         state["max_submit"] = 7
-    told: list[str] = []
-    sent = send(graph(1, 10), on_event=told.append)
+    sent = send(graph(1, 10))
     assert (sent.runs, len(sent.left_in_plan)) == (7, 4)
-    assert "4 runs stay in the plan" in told[-1]
     with fake_slurm.edit() as state:
         state["max_submit"] = None
     later = send(graph(1, 10))
@@ -431,7 +429,7 @@ def test_a_time_above_the_partitions_limit_is_refused_with_its_line_before_anyth
     given = {"store": store, "execution": execution, "profile": profiles.read(path)}
     for sending_or_not in (send, lambda runs, **more: dry_run(planned(runs, store), **more)):
         with pytest.raises(RequestError, match="time of 9000; its partition allows 2880 m") as caught:
-            sending_or_not(graph(1, 0), **given)  # type: ignore[operator]
+            sending_or_not(graph(1, 0), **given)
         assert caught.value.expected == f"{path}, line 2: timeout_min = 9000"
     assert fake_slurm.calls("sbatch") == []
 

@@ -48,8 +48,7 @@ def _checks(profile: Profile) -> Iterator[Check]:
     yield Check("slurmctld", "ok", f"SLURM {version} on {name}")
     told: list[str] = []
     profile = profile.in_this_environment(told.append)
-    for each in told:
-        yield Check("environment", "note", each)
+    yield from (Check("environment", "note", text) for text in told)
     yield from _config(here)
     yield _partition(profile, here)
     yield from _account(profile)

@@ -126,7 +126,7 @@ class Profile:
         return f"{self.path}, [submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
 
     def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
-        """The profile, open options filled from SBATCH_ACCOUNT and the like; tells what is used or ignored."""
+        """The profile, with SBATCH_ACCOUNT and the like for open options; tells what is used or ignored."""
         used = {
             option: name
             for name, option in _FROM_ENVIRONMENT.items()

@@ -72,8 +72,7 @@ def submit(
         here = site.read_site()
         before = _look(store, tell=on_event)
         new, elsewhere = before.to_send(runs)
-        if jobs is not None and before.active:
-            count = len(before.active)
+        if jobs is not None and (count := len(before.active)):
             on_event(f"{count} runs submitted before are in the queue; --jobs {jobs} does not count them.")
         sender = Sender(
             store=store, profile=profile, site=here, execution=execution, jobs=jobs, tell=on_event,
@@ -83,18 +82,13 @@ def submit(
             sender.send(new)
         repointed = before.repoint(sender.elements)
         queue.forget(store)
-    left = tuple(run.spec for run in new if run.spec.folder not in sender.elements)
-    if left:
-        text = "runs stay in the plan: SLURM takes no more now; the same command sends them later."
-        on_event(f"{len(left)} {text}")
-    folders = (run.spec.folder for run in runs)
     return Submitted(
         submission=sender.name,
         arrays=tuple((each.base_id, each.count(sender.elements)) for each in sender.arrays),
         calls=sender.calls,
-        queued={folder: before.active[folder].job_id for folder in folders if folder in before.active},
+        queued=before.queued(runs),
         repointed=repointed,
-        left_in_plan=left,
+        left_in_plan=tuple(run.spec for run in new if run.spec.folder not in sender.elements),
         elsewhere=tuple(run.spec for run in elsewhere),
     )
 
@@ -168,6 +162,11 @@ class _Before:
     states: Mapping[str, QueueState]
     active: Mapping[str, Element]  # folder of a run → the job that is going to give its result
     done: frozenset[str]  # folders of parents
+
+    def queued(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
+        """The runs that SLURM has (folders) → their jobs."""
+        folders = (run.spec.folder for run in runs)
+        return {folder: self.active[folder].job_id for folder in folders if folder in self.active}
 
     def to_send(self, runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
         """The runs that SLURM does not have, and those that wait for a process outside SLURM.
