@@ -85,8 +85,7 @@ def compare(
         session.check_writable(store.results)
         launching.check_place(where)
         _make_data_ready(ask(execution=execution), opened, execution, where)
-    comparing = ask(execution=execution)
-    return _Work(comparing, opened, execution, where, profile).do(output)
+    return _Work(ask(execution=execution), opened, execution, where, profile).do(output)
 
 
 def _ask(
