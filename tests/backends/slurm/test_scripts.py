@@ -193,13 +193,13 @@ def test_groups_hold_every_run_once_and_parents_come_first(
     folders = frozenset(spec.folder for spec in specs)
     made = arrays.group_runs(runs, profile=profile, unfinished=folders, size=size)
     seen: set[str] = set()
-    for jobs in (group.packs for group in made):
+    for jobs in made:
         assert len(jobs) <= size
         for job in jobs:
             assert len({run.spec.parents for run in job}) == 1
             assert {parent.folder for run in job for parent in run.spec.parents} <= seen
             seen |= {run.spec.folder for run in job}
-    assert sum(len(job) for group in made for job in group.packs) == len(seen) == len(specs)
+    assert sum(len(job) for jobs in made for job in jobs) == len(seen) == len(specs)
 
 
 IMPORTS = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import client
 from tfkd_cli.plan import PlannedRun
@@ -18,18 +18,10 @@ Pack = tuple[PlannedRun, ...]
 """The runs of one job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Jobs that request the same resources: one array."""
-
-    options: Mapping[str, Any]  # of sbatch
-    packs: tuple[Pack, ...]
-
-
 def group_runs(
     runs: Sequence[PlannedRun], *, profile: Profile, unfinished: frozenset[str], size: int
-) -> list[Group]:
-    """Groups of at most `size` jobs with equal resources, teachers first as in `runs`.
+) -> list[tuple[Pack, ...]]:
+    """The jobs of each array: at most `size` that request the same resources, teachers first as in `runs`.
 
     The runs of a job wait for the same parents (those in `unfinished`), so that it has one dependency.
     """
@@ -44,9 +36,7 @@ def group_runs(
         jobs = [tuple(members[start : start + step]) for start in range(0, len(members), step)]
         packs.setdefault(shape, []).extend(jobs)
     return [
-        Group(options=profile.submit_for(jobs[0][0].spec), packs=tuple(jobs[start : start + size]))
-        for jobs in packs.values()
-        for start in range(0, len(jobs), size)
+        tuple(jobs[start : start + size]) for jobs in packs.values() for start in range(0, len(jobs), size)
     ]
 
 

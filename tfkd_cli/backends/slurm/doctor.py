@@ -33,10 +33,10 @@ def doctor(profile: Profile) -> list[Check]:
 
 
 def _checks(profile: Profile) -> Iterator[Check]:
-    missing = [each for each in client.COMMANDS if not client.present(each)]
-    if missing:
-        hint = "go to a login node of the cluster."
-        yield Check("commands", "bad", f"not on PATH: {', '.join(missing)}", hint)
+    try:
+        client.require()
+    except RequestError as error:
+        yield Check("commands", "bad", error.what, error.expected)
         return
     yield Check("commands", "ok", ", ".join(client.COMMANDS))
     try:

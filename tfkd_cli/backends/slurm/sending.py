@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm import arrays, sbatch, site, staging
-from tfkd_cli.backends.slurm.arrays import Element, Group, Pack
+from tfkd_cli.backends.slurm.arrays import Element, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.records import Array
 from tfkd_cli.backends.slurm.site import Site
@@ -48,8 +48,8 @@ class Sender:
         groups = arrays.group_runs(
             runs, profile=self.profile, unfinished=unfinished, size=self.site.max_array_size
         )
-        for group in groups:
-            sbatch.check_time(group.options, profile=self.profile, here=self.site)
+        for jobs in groups:
+            sbatch.check_time(self._options(jobs), profile=self.profile, here=self.site)
         if self.jobs is not None and len(groups) > 1:
             self.tell(
                 f"--jobs {self.jobs} holds for each of {len(groups)} arrays, not for all together: the runs "
@@ -57,7 +57,7 @@ class Sender:
             )
         code = staging.stage(self.store.code_path)
         self.name = submission.write(
-            [pack for group in groups for pack in group.packs],
+            [pack for jobs in groups for pack in jobs],
             store=self.store,
             execution=replace(self.execution, threads=self.execution.threads or self._threads(groups[0])),
             backend="slurm",
@@ -65,27 +65,33 @@ class Sender:
             code=code.name,
         )
         first = 0
-        for group in groups:
-            self._send_in_pieces(group, first=first, unfinished=unfinished, code=code)
-            first += len(group.packs)
+        for jobs in groups:
+            self._send_in_pieces(jobs, first=first, unfinished=unfinished, code=code)
+            first += len(jobs)
         for array in self.arrays:
             if array.on_hold:
                 every = range(len(array.packs))
                 arrays.release(array, every, elements=self.elements, done=frozenset())
 
-    def _threads(self, group: Group) -> int:
+    def _options(self, jobs: Sequence[Pack]) -> dict[str, Any]:
+        """What the profile requests for these jobs, all of which request the same."""
+        return self.profile.submit_for(jobs[0][0].spec)
+
+    def _threads(self, jobs: Sequence[Pack]) -> int:
         """Threads of a run: the job's cores ÷ its runs; one where a GPU does the work."""
-        options = site.fill_in(group.options, self.site)
+        options = site.fill_in(self._options(jobs), self.site)
         cores = str(options.get("cpus_per_task", 1))
         if site.asks_gpu(options) or not cores.isdigit():
             return 1
         return max(1, int(cores) // self.profile.runs_per_job)
 
-    def _send_in_pieces(self, group: Group, *, first: int, unfinished: frozenset[str], code: Path) -> None:
-        """The group as one array; where SLURM's limits refuse it, as much of it as they allow."""
-        rest, size = group.packs, len(group.packs)
+    def _send_in_pieces(
+        self, jobs: Sequence[Pack], *, first: int, unfinished: frozenset[str], code: Path
+    ) -> None:
+        """The jobs as one array; where SLURM's limits refuse it, as much of it as they allow."""
+        rest, size = jobs, len(jobs)
         while rest and not self.full:
-            piece = replace(group, packs=rest[:size])
+            piece = rest[:size]
             try:
                 self._send(piece, first=first, unfinished=unfinished, code=code)
             except sbatch.LimitReachedError as error:
@@ -95,22 +101,22 @@ class Sender:
                 self.full = size == 1 or waited
                 size = max(1, size // 2)
                 continue
-            rest, first = rest[size:], first + len(piece.packs)
+            rest, first = rest[size:], first + len(piece)
 
-    def _send(self, group: Group, *, first: int, unfinished: frozenset[str], code: Path) -> None:
+    def _send(self, jobs: Sequence[Pack], *, first: int, unfinished: frozenset[str], code: Path) -> None:
         self.calls += 1
         array = Array(
             submission=self.name,
             number=self.calls,
-            packs=tuple(tuple(run.spec.folder for run in pack) for pack in group.packs),
-            after=tuple(_parents(pack, unfinished) for pack in group.packs),
+            packs=tuple(tuple(run.spec.folder for run in pack) for pack in jobs),
+            after=tuple(_parents(pack, unfinished) for pack in jobs),
             first=first,
             folder=self.store.submission_path(self.name).absolute(),
         )
-        options = site.fill_in(group.options, self.site)
+        options = site.fill_in(self._options(jobs), self.site)
         # Runs of a job share a device, so their times add up.
-        longest = max(math.fsum(run.seconds_left_alone for run in pack) for pack in group.packs)
-        runs = sum(map(len, group.packs))
+        longest = max(math.fsum(run.seconds_left_alone for run in pack) for pack in jobs)
+        runs = sum(map(len, jobs))
         given = sbatch.parameters(
             options,
             setup=sbatch.setup_lines(self.profile, code=code.absolute()),
