@@ -34,10 +34,16 @@ def test_a_folder_of_photographs_ends_in_one_sentence(
     photos: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(photos)) == 0
-    shown = capfd.readouterr().out
+    said = capfd.readouterr()
+    shown, warned = said.out, " ".join(said.err.split())
+    assert "Warning: each training has 1 steps × 1 epochs" in warned
+    assert warned.index("Warning: ") < warned.index("Now trials")
     assert shown.splitlines()[-1].startswith("tf-reg − lsr = ")
     assert "n = 2" in shown.splitlines()[-1]
-    assert all(word in shown for word in ("balanced", "NLL", "ECE", "cost", "validation part"))
+    words = " ".join(shown.split())
+    assert all(each in words for each in ("balanced", "NLL", "ECE", "cost", "The validation part chose"))
+
+    assert shown.splitlines()[-1] in (photos.parent / "results" / "index.html").read_text()
 
     assert main(asked(photos, "--json")) == 0  # everything is done: nothing is trained again
     said = capfd.readouterr()
@@ -45,7 +51,7 @@ def test_a_folder_of_photographs_ends_in_one_sentence(
     assert [line["method"] for line in answer["methods"]] == ["baseline", "lsr", "tf-reg", "tf-self"]
     assert {each["method"] for each in answer["trials"]} == {"baseline", "lsr", "tf-reg", "tf-self"}
     assert answer["chosen_on"] == "validation"
-    assert answer["answer"] == answer["differences"][0]["sentence"]
+    assert answer["answer"] == answer["differences"][0]["sentence"] + "."
     assert "Now " not in said.err
 
     results = [json.loads(path.read_text()) for path in photos.parent.glob("results/runs/*/result.json")]

@@ -16,9 +16,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import ExecutionOptions, StoreOptions, with_options
 from tfkd_cli.plan import Plan, PlannedRun, make_plan
-from tfkd_cli.reproduction import overview
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
-from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -83,6 +81,8 @@ def cancel(
 ) -> int:
     """Take the runs of a table, or one run, out of SLURM's queue; what is trained is kept.
 
+    `run` means the newest `tfkd run`, with its teachers.
+
     Example: tfkd cancel table3
     """
     from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
@@ -131,7 +131,7 @@ def _planned(spec: RunSpec, opened: Store, execution: Execution) -> tuple[Plan, 
     A plan for the run alone where nothing has asked for it.
     """
     states = opened.scan()
-    for campaign in overview.campaigns(opened, execution, device="cuda")[0]:
+    for campaign in session.campaigns(opened, execution, device="cuda")[0]:
         plan = campaign.plan(states)
         if spec.key in plan.runs:
             return plan, campaign.execution
@@ -144,7 +144,7 @@ def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:
     try:
         return opened.find(text).spec()
     except RequestError:
-        made, _ = overview.campaigns(opened, execution)
+        made, _ = session.campaigns(opened, execution)
         asked = {run.spec for each in made for run in each.plan().runs.values()}
         found = [spec for spec in asked if spec.folder == text or (text and spec.key.startswith(text))]
         if len(found) != 1:
@@ -156,12 +156,14 @@ def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     """The runs of a table that was asked for, or one run."""
     from paper_tables.spec import UnknownNameError
 
+    made, _ = session.campaigns(opened, execution)
     try:
-        names = {each.name for each in paper().expand([item])} if item != "run" else {"run"}
+        names = {*session.names_of([item], made)}
     except UnknownNameError:
         return [find_run(opened, execution, item)]
-    made, _ = overview.campaigns(opened, execution)
     chosen = [each for each in made if names & set(each.request.names)]
+    if item == "run":
+        del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own
     return [
         entry.spec for each in chosen for entry in each.plan().runs.values() if names & set(entry.wanted_by)
     ]

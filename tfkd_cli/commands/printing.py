@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from paper_tables import render
 from paper_tables.compare import Comparison
 from tfkd_cli import console
+from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
+    from tfkd_cli.compare.answer import Answer
     from tfkd_cli.report import Written
 
 FORMATS = ("text", "md", "csv", "tex", "json")
@@ -52,17 +53,45 @@ def print_table(comparison: Comparison, *, form: str) -> None:
         print({"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison), end="")
 
 
+def answer_of(campaign: Campaign) -> Answer:
+    """What the comparison of this campaign came to."""
+    from tfkd_cli import results
+    from tfkd_cli.compare.answer import answer
+
+    found = results.read(campaign.store)
+    states = {run.state.key: run.state for run in found.values()}
+    return answer(campaign.request, states, results.runs_frame(found.values()))
+
+
+def print_answer(found: Answer, *, form: str) -> None:
+    """The tables and the sentence of a comparison, to stdout; `form` as in `print_table`."""
+    from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
+    from tfkd_cli.compare.sheets import csv_text, document, sheets
+
+    if form == "csv":
+        print(csv_text(found), end="")
+    elif form == "text":
+        target = console.out()
+        for sheet in sheets(found)[:2]:
+            if sheet.rows:
+                target.print(sheet_terminal.text(sheet, width=target.width))
+        print(found.sentence)
+    else:
+        print(document(found, {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]), end="")
+
+
 def write_report(
-    store: Store, execution: Execution, *, device: str, out: Path, names: Collection[str] = ()
+    store: Store, execution: Execution, *, device: str, out: Path, words: Collection[str] = ()
 ) -> Written:
     """The report of everything that was asked of `store`, into `out`.
 
-    `names`: only these tables and figures, and what the report in `out` already shows. RequestError when
-    nothing was asked for any of them.
+    `words`: only these tables, figures and comparisons, and what the report in `out` already shows.
+    RequestError when nothing was asked for any of them.
     """
     from tfkd_cli import progress, report
 
-    campaigns, notes = overview.campaigns(store, execution, device=device)
+    campaigns, notes = session.campaigns(store, execution, device=device)
+    names = session.names_of(words, campaigns)
     if names and not any({*names} & {*each.request.names} for each in campaigns):
         raise nothing_asked(" ".join(names), store.source, names)
     return report.write(
@@ -74,6 +103,6 @@ def nothing_asked(what: str, results: Path, names: Collection[str]) -> RequestEr
     """What to say where no request in the store names any of these tables and figures."""
     return RequestError(
         f"nothing was asked for {what} in {results} yet.",
-        expected="what an earlier `tfkd reproduce` or `tfkd run` asked for; `tfkd status` shows it.",
-        hint="tfkd run --help" if {*names} == {"run"} else f"tfkd reproduce {' '.join(names)}",
+        expected="what an earlier `tfkd reproduce`, `run` or `compare` asked for; `tfkd status` shows it.",
+        hint=f"tfkd {what} --help" if what in session.STORED else f"tfkd reproduce {' '.join(names)}",
     )

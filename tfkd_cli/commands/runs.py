@@ -23,7 +23,10 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
-Seeds = Annotated[str, typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4) or a list (7,9).")]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9)."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +39,7 @@ def register(app: typer.Typer) -> None:
 @with_options
 def run(
     student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
-    method: Annotated[str, typer.Option("--method", help="One method, or several: `tfkd list methods`.")],
+    method: Annotated[str, typer.Option("--method", help="`tfkd list methods`, or python:MODULE:CLASS.")],
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
@@ -70,7 +73,8 @@ def run(
     given = session.foreign_teacher(teacher_checkpoint, axes)
     sources = {given.digest: str(teacher_checkpoint.resolve())} if given and teacher_checkpoint else {}
     execution = session.execution(store, where, folder, sources=sources)
-    request = asking.for_axes(axes, session.bare_request(how, seeds), execution=execution, foreign=given)
+    bare = session.bare_request(how, seeds, axes.methods)
+    request = asking.for_axes(axes, bare, execution=execution, foreign=given)
     return _go(request, execution, store, where, output)
 
 

@@ -11,17 +11,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tfkd_cli import grid
+from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
+from tfkd_cli.methods import method
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
-from tfkd_cli.reproduction import overrides
+from tfkd_cli.regular_files import expanded
+from tfkd_cli.reproduction import overrides, overview
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
+STORED = ("run", "compare")
+"""Commands whose tables have their name, and stand in the results folder only."""
 
 
 def open_store(options: StoreOptions, *, write: bool) -> Store:
@@ -29,11 +35,26 @@ def open_store(options: StoreOptions, *, write: bool) -> Store:
     return Store.open(options.results, create=write, writable=write)
 
 
-def names_of(items: Iterable[str]) -> set[str]:
-    """The tables and figures that these words mean; `run` stands for the grids of `tfkd run`."""
-    words = list(items)
-    named = {each.name for each in paper().expand([each for each in words if each != "run"])}
-    return named | {each for each in words if each == "run"}
+def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
+    """A campaign for each distinct request in the store, newest first, and notes on unreadable ones."""
+    made, notes = overview.campaigns(store, execution, device=device)
+    return comparison.with_tables(made, store), notes
+
+
+def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:
+    """The tables, figures, grids and comparisons that these words mean, in the campaigns `made` or the paper.
+
+    `run` stands for the grids of `tfkd run`, `compare` for all comparisons, and `compare-photos` for those
+    whose name begins so. UnknownNameError for what is none of these.
+    """
+    stored = list(dict.fromkeys(name for each in made for name in each.request.names))
+    found: dict[str, None] = {}
+    for word in words:
+        named = [name for name in stored if word == name or (word[:7] == "compare" and name.startswith(word))]
+        if not named:
+            named = [word] if word in STORED else [each.name for each in paper().expand([word])]
+        found.update(dict.fromkeys(named))
+    return list(found)
 
 
 def check_writable(results: Path) -> None:
@@ -91,15 +112,14 @@ def execution(
 
 def cache_folder(given: Path | None) -> Path:
     """`--cache-dir`, else the user's cache folder: XDG's on Linux, ~/Library/Caches on a Mac."""
-    if given is not None:
-        return given.expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tfkd"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
+    linux = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = given or Path("~/Library/Caches" if sys.platform == "darwin" else linux, "tfkd")
+    return expanded(folder, hint="name a folder with --cache-dir DIR (or TFKD_CACHE).")
 
 
-def bare_request(options: RunOptions, seeds: str) -> Request:
-    """A request of nothing yet: its seeds, scale, form and overrides, checked."""
+def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Request:
+    """A request of nothing yet: seeds, scale, form and overrides, checked; `methods`: those it will name."""
+    losses = [method(each).loss for each in methods]
     return Request(
         seeds=grid.parse_seeds(seeds),
         scale=options.scale,  # type: ignore[arg-type]  # checked by Request
@@ -107,7 +127,8 @@ def bare_request(options: RunOptions, seeds: str) -> Request:
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]
         overrides=overrides.merged(
-            overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
+            overrides.named(options.recipe),
+            overrides.parse(options.set_ or (), options.shorthands(), losses=losses),
         ),
     )
 

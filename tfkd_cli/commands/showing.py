@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Figure, PaperTablesError, Table
 from tfkd_cli import console, results
-from tfkd_cli.commands import printing
+from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import judging, overview
+from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import RunSpec
@@ -32,7 +32,7 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
 
     if form == "csv":
         raise RequestError("claims have no CSV.", expected="text, md, tex or json.")
-    campaigns, _ = overview.campaigns(store, execution)
+    campaigns, _ = session.campaigns(store, execution)
     judged = judging.judge(campaigns, results.runs_frame(results.read(store).values()))[0]
     verdicts = (judged.best, judged.last)
     if form == "json":
@@ -67,20 +67,24 @@ def _show_errata(form: str) -> int:
 
 
 def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
-    """The tables and figures of these campaigns; as JSON one object, or a list where there are several."""
+    """The tables, figures and comparisons of these campaigns; as JSON one object, or a list of several."""
     items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
     if form == "json":
         from paper_tables import render
 
         records = [
-            render.json(campaign.comparison(each, campaign.runs()))
+            printing.answer_of(campaign).to_json()
+            if campaign.request.compared
+            else render.json(campaign.comparison(each, campaign.runs()))
             if isinstance(each, Table)
             else asdict(_figure_data(campaign, each))
             for campaign, each in items
         ]
         return console.print_json(records[0] if len(records) == 1 else records)
     for campaign, each in items:
-        if isinstance(each, Table):
+        if campaign.request.compared:
+            printing.print_answer(printing.answer_of(campaign), form=form)
+        elif isinstance(each, Table):
             printing.print_table(campaign.comparison(each, campaign.runs()), form=form)
         else:
             _show_figure(campaign, each, form=form)
@@ -119,7 +123,7 @@ def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -
     except RequestError as error:
         known = f"{unknown.expected} Or a run's key or folder."
         raise RequestError(
-            f'"{text}" is neither a table, a figure nor a run here.',
+            f'"{text}" is neither a table, a figure, a comparison nor a run here.',
             expected=known,
             hint=unknown.hint or error.hint,
         ) from error

@@ -14,6 +14,7 @@ from paper_tables.figure_data import FigureData
 from paper_tables.reader import Erratum
 from paper_tables.spec import Figure, Table
 from tfkd_cli import results
+from tfkd_cli.compare.answer import Answer, answer
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.data import cache as caches
@@ -75,6 +76,7 @@ class Contents:
     runs: Mapping[str, AskedRun]
     frame: pd.DataFrame
     epochs: pd.DataFrame
+    answers: Mapping[str, Answer]  # of `tfkd compare`
     comparisons: Mapping[str, Comparison]
     figures: Mapping[str, FigureData]
     claims: Sequence[Judged]
@@ -90,8 +92,8 @@ class Contents:
 
     @property
     def tables(self) -> list[Item]:
-        """The tables among the items."""
-        return [item for item in self.items if isinstance(item.what, Table)]
+        """The tables among the items, comparisons of `tfkd compare` apart."""
+        return [item for item in self.items if isinstance(item.what, Table) and not item.compared]
 
     @property
     def toy(self) -> bool:
@@ -124,37 +126,48 @@ def gather(
         slug: data_of(figure, campaign.request, found, everything)
         for slug, figure, campaign in _of_kind(Figure, items)
     }
+    tables = _of_kind(Table, items)
     draw(drawn, curves := pictures(runs.values()))
     progress("comparing with the paper", 0.0)
-    facts = {name: each for campaign in campaigns for name, each in campaign.facts().items()}
+    facts = {name: each for every in campaigns for name, each in every.facts().items()}
     return Contents(
         items=items,
         runs=runs,
         frame=frame,
         epochs=_epochs(runs.values(), frame),
-        comparisons={
-            slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)
-        },
+        answers=_answers(items, found, everything),
+        comparisons={slug: each.comparison(table, everything) for slug, table, each in tables},
         figures=drawn,
         claims=judge(campaigns, everything),
         pictures=curves,
         missing=_missing(items, runs.values(), facts),
         estimates=spending.estimates(runs.values(), facts),
-        left_out=(*unreadable, *_damaged(runs.values(), store)),
+        left_out=tuple(dict.fromkeys((*unreadable, *_damaged(runs.values(), store)))),
         notes=tuple(_notes(runs, found, campaigns)),
         store=store,
     )
 
 
+def _answers(
+    items: Iterable[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
+) -> dict[str, Answer]:
+    """What each comparison came to, by its slug."""
+    states = {run.state.key: run.state for run in found.values()}
+    return {each.slug: answer(each.campaign.request, states, everything) for each in items if each.compared}
+
+
 def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:
     """The items that are tables, or figures: slug, what it is, the campaign that asks for it."""
-    return [(item.slug, item.what, item.campaign) for item in items if isinstance(item.what, kind)]
+    return [
+        (item.slug, item.what, item.campaign)
+        for item in items
+        if isinstance(item.what, kind) and not item.compared
+    ]
 
 
 def _damaged(runs: Iterable[AskedRun], store: Store) -> Iterator[str]:
     """What is left out because its records cannot be believed."""
-    for name in store.unreadable_requests():
-        yield f"requests/{name}.json is damaged: what it asked for is not known."
+    yield from store.unreadable_requests()
     yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 
 
@@ -201,4 +214,4 @@ def _notes(
     others = sorted(found.keys() - runs.keys())
     if others:
         named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        yield f"{len(others)} runs in the results folder belong to no table or figure shown here: {named}"
+        yield f"{len(others)} runs in the results folder belong to nothing that is shown here: {named}"

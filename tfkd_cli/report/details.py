@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison
+from tfkd_cli.compare.answer import Answer
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
 from tfkd_cli.report.runs import AskedRun
@@ -150,11 +152,12 @@ def _confusion(run: AskedRun) -> list[str]:
 
 def _log(run: AskedRun, store: Store, *, limit: int) -> dict[str, str]:
     """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
-    path = store.folder(run.name).log_path() if run.found.state.attempts else None
+    folder = store.folder(run.name)
+    path = folder.log_path() if run.found.state.attempts else None
     try:
-        if path is None or path.is_symlink():
+        if path is None:
             raise FileNotFoundError(path)
-        with path.open("rb") as stream:
+        with open_regular(path, below=folder.path) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - limit))
             text = stream.read(limit).decode("utf-8", errors="replace")
     except OSError:
@@ -190,7 +193,25 @@ def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str
                     "baseline": [] if cell.cell.is_baseline else runs.get(setting.baseline(), []),
                 },
             )
+    for item in contents.items:
+        if item.compared:
+            yield from _methods(item, contents.answers[item.slug], numbers)
     yield from _claims(contents, numbers)
+
+
+def _methods(item: Item, found: Answer, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The runs of each method of a comparison, beside those of its baseline."""
+    runs = {line.method: [numbers[name] for name in line.runs] for line in found.lines}
+    for method, own in runs.items():
+        shown = {
+            "title": f"{item.title} · {method}",
+            "published": "",
+            "note": "",
+            "assumed": [],
+            "warnings": [],
+        }
+        against = [] if method == "baseline" else runs.get("baseline", [])
+        yield f"{item.slug}/{method}", {**shown, "runs": own, "baseline": against}
 
 
 def _claims(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
-from tfkd_cli.reproduction import asking, comparing
+from tfkd_cli.grid import Compared
+from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import as_text, departures
 from tfkd_cli.reproduction.paper import paper
@@ -36,6 +37,11 @@ class Item:
         return source + self.what.title + (f" [{', '.join(self.departures)}]" if self.departures else "")
 
     @property
+    def compared(self) -> bool:
+        """Whether it is a comparison of `tfkd compare`."""
+        return self.campaign.request.compared is not None
+
+    @property
     def of_the_paper(self) -> bool:
         """Whether it is the paper's, or a control for the paper: where nobody's values are assumptions."""
         return isinstance(self.what, Figure) or self.what.kind in ("paper", "control")
@@ -52,7 +58,9 @@ class Item:
     def command(self) -> str:
         """What to type for the rest of it."""
         request, axes = self.campaign.request, self.campaign.request.axes
-        if axes is None:
+        if request.compared is not None:
+            words = _compare_words(request.compared, from_file=request.foreign_teacher is not None)
+        elif axes is None:
             words = ["tfkd", "reproduce", self.what.name]
         else:
             words = ["tfkd", "run", "--student", ",".join(axes.students), "--method", ",".join(axes.methods)]
@@ -66,6 +74,13 @@ class Item:
         changes = request.overrides.to_json().items()
         words += [word for name, value in changes for word in ("--set", f"{name}={as_text(value)}")]
         return shlex.join([*words, "--seeds", _seeds(request.seeds)])
+
+
+def _compare_words(compared: Compared, *, from_file: bool) -> list[str]:
+    words = ["tfkd", "compare", "--dataset", compared.dataset, "--student", compared.student]
+    words += ["--teacher", compared.teacher] if compared.teacher else []
+    words += ["--teacher-checkpoint", "FILE"] if from_file else []
+    return [*words, "--trials", str(compared.trials), "--lr", f"{compared.lr:g}"]
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -107,7 +122,9 @@ def slug_of(what: Table | Figure, request: Request) -> str:
     data = {name: each for name, each in request.data.items() if name in used}
     alone = replace(request, tables=(), figures=(), data=data)
     parts = [what.name, *departures(alone)]
-    said_in_full = request.axes is None and request.foreign_teacher is None and what.name != comparing.NAME
+    if request.compared is not None:
+        return what.name
+    said_in_full = request.axes is None and request.foreign_teacher is None
     if said_in_full and len("-".join(parts)) <= LONGEST_SLUG:
         return slug("-".join(parts).replace("@", "-"))
     if request.axes is not None:

@@ -38,6 +38,7 @@ def record(contents: Contents) -> dict[str, Any]:
             }
             for item in contents.tables
         ],
+        "comparisons": [{"slug": slug, **each.to_json()} for slug, each in contents.answers.items()],
         "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
         "runs": [_run(run) for run in contents.runs.values()],
         "hours": by_hardware(contents.frame),

@@ -13,6 +13,8 @@ from paper_tables.render.claims import sentence
 from paper_tables.render.sheet import Line, Sheet
 from paper_tables.statistics import Interval
 from paper_tables.verdicts import ClaimVerdict, ContrastResult
+from tfkd_cli.compare import sheets
+from tfkd_cli.compare.answer import Answer, Difference
 from tfkd_cli.report.details import cell_name, contrast_name
 from tfkd_cli.report.items import Item
 from tfkd_cli.reproduction.judging import Judged
@@ -24,6 +26,7 @@ SIGNS = {"holds": "✓", "contradicted": "✗", "not shown": "○", "too few run
 TONES = {"holds": "good", "contradicted": "bad"}
 Place = Callable[[float], float]
 LEAST_SPAN = 0.4  # points: an axis is never narrower
+LINKED = "top-1 %"  # the column of a comparison that leads to its runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,17 @@ class Cell:
         return next((line for line in self.lines if line.text and line.label in ("", "best")), None)
 
 
+Rows = Sequence[tuple[Sequence[str], Sequence[Cell]]]
+"""The texts that head each row of a table, and its cells."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableView:
     """A table as the template draws it."""
 
     item: Item
     sheet: Sheet
-    rows: Sequence[tuple[Sequence[str], Sequence[Cell]]]
+    rows: Rows
     wanted: int
     done: int
 
@@ -75,6 +82,87 @@ def _table_view(item: Item, contents: Contents) -> TableView:
 
 def _href(item: Item, cell: CellComparison | None) -> str:
     return "" if cell is None or not cell.wanted else f"#cell={cell_name(item, cell)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerView:
+    """A comparison of `tfkd compare` as the template draws it; `axes` has one interval per difference."""
+
+    item: Item
+    answer: Answer
+    methods: Sheet
+    differences: Sheet
+    trials: Sheet
+    rows: Rows  # of `methods`, with links to their runs
+    trial_rows: Rows
+    axes: Sequence[Axis]
+
+
+def answer_views(contents: Contents) -> list[AnswerView]:
+    """All comparisons, the newest first."""
+    found = []
+    for item in contents.items:
+        if item.compared:
+            answer = contents.answers[item.slug]
+            methods, differences, trials = sheets.sheets(answer)
+            found.append(
+                AnswerView(
+                    item=item,
+                    answer=answer,
+                    methods=methods,
+                    differences=differences,
+                    trials=trials,
+                    rows=_plain_rows(methods, link=f"#cell={item.slug}/"),
+                    trial_rows=_plain_rows(trials),
+                    axes=_intervals(answer.differences),
+                )
+            )
+    return found
+
+
+def _plain_rows(sheet: Sheet, *, link: str = "") -> Rows:
+    """The rows of a sheet; with `link`, one that leads to the runs of each row's method."""
+    return [
+        (row.labels, [
+            Cell(lines=field.lines, href=f"{link}{row.labels[0]}" if link and head == LINKED else "")
+            for head, field in zip(sheet.columns, row.fields, strict=True)
+        ])
+        for row in sheet.rows
+    ]  # fmt: skip
+
+
+def _intervals(differences: Sequence[Difference]) -> list[Axis]:
+    """One axis per difference, all of one scale."""
+    ends = [0.0]
+    for each in differences:
+        ends += [end for end in (each.points, each.low, each.high) if end is not None]
+    place, low, high = _scale(ends)
+    return [
+        Axis(
+            zero=place(0),
+            margin=None,
+            printed=None,
+            marks=[
+                Mark(
+                    epoch="best",
+                    at=place(each.points),
+                    low=None if each.low is None else place(each.low),
+                    high=None if each.high is None else place(each.high),
+                    text=f"{each.points:+.2f}",
+                )
+            ],
+            low=low,
+            high=high,
+        )
+        for each in differences
+    ]
+
+
+def _scale(ends: Sequence[float]) -> tuple[Place, str, str]:
+    """Points → percent of an axis that holds all `ends`, and the texts at its own ends."""
+    span = max(LEAST_SPAN, max(ends) - min(ends))
+    low, high = min(ends) - 0.06 * span, max(ends) + 0.06 * span
+    return (lambda points: round(100 * (points - low) / (high - low), 2)), f"{low:+.1f}", f"{high:+.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +230,14 @@ def _axis(best: ClaimVerdict, last: ClaimVerdict) -> Axis | None:
     ends = [0.0, *([-margin, margin] if margin else []), *(_ends(measured))]
     if best.printed_gain is not None:
         ends.append(best.printed_gain)
-    span = max(LEAST_SPAN, max(ends) - min(ends))
-    low, high = min(ends) - 0.06 * span, max(ends) + 0.06 * span
-
-    def place(points: float) -> float:
-        return round(100 * (points - low) / (high - low), 2)
-
+    place, low, high = _scale(ends)
     return Axis(
         zero=place(0),
         margin=(place(-margin), place(margin)) if margin else None,
         printed=None if best.printed_gain is None else place(best.printed_gain),
         marks=[_mark(each, place) for each in measured],
-        low=f"{low:+.1f}",
-        high=f"{high:+.1f}",
+        low=low,
+        high=high,
     )
 
 

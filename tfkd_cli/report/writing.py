@@ -14,6 +14,8 @@ from typing import Any
 
 from paper_tables import render
 from paper_tables.compare import CellComparison, Comparison
+from paper_tables.render import sheet_latex, sheet_markdown
+from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, gather
 from tfkd_cli.report.details import page_data
@@ -109,6 +111,10 @@ def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
         found[f"{slug}.csv"] = partial(render.csv, comparison)
         found[f"{slug}.tex"] = partial(render.latex, comparison)
         found[f"{slug}.html"] = partial(_document, slug, comparison)
+    for slug, answer in contents.answers.items():
+        found[f"{slug}.md"] = partial(sheets.document, answer, sheet_markdown.markdown)
+        found[f"{slug}.csv"] = partial(sheets.csv_text, answer)
+        found[f"{slug}.tex"] = partial(sheets.document, answer, sheet_latex.latex)
     judged = contents.claims[0]  # the paper's own scale
     found["claims.md"] = partial(render.claims_markdown, judged.best, judged.last)
     found["claims.tex"] = partial(render.claims_latex, judged.best, judged.last)

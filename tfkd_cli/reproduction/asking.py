@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
-from paper_tables.spec import Cell, Figure, Setting, Table
-from tfkd_cli import data, grid, models
+from paper_tables.spec import Figure, Table, TeacherSeeds
+from tfkd_cli import data, grid, models, schema
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
-from tfkd_cli.grid import Axes
-from tfkd_cli.methods import method
-from tfkd_cli.reproduction import comparing
+from tfkd_cli.grid import Axes, Compared
+from tfkd_cli.methods import Form, method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.reproduction.settings import Request, Scale
+from tfkd_cli.schema import Count, Digest
 from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
+
+
+class _Asked(schema.Record):
+    """A request as `Campaign.record` writes it."""
+
+    names: list[str]
+    seeds: tuple[Count, ...]
+    scale: Scale
+    form: Form
+    fast: bool
+    overrides: dict[str, Any]
+    data: dict[str, str]
+    teacher_seeds: TeacherSeeds = "one"  # earlier requests lack it
+    axes: Axes | None = None
+    foreign_teacher: ForeignTeacher | None = None
+    compared: Compared | None = None
+    keys: dict[str, list[Digest]] | None = None
+    schema: Literal[1] = 1
+    command: str = ""
+    id: str = ""
 
 
 def for_names(names: Sequence[str], bare: Request, *, execution: Execution) -> Request:
@@ -74,7 +94,7 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     A size of the user's own, as in `folder64:PATH`, stands; built-in sets keep theirs.
     """
     kind, colon, rest = dataset.strip().partition(":")
-    if not colon:
+    if not colon or kind == "python":
         return dataset if "@" in dataset else data.dataset(dataset).name
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
@@ -101,13 +121,8 @@ def to_json(request: Request) -> dict[str, Any]:
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
         "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
-        "settings": [asdict(cell.setting) for table in request.tables for cell in _own_cells(table)],
+        "compared": asdict(request.compared) if request.compared else None,
     }
-
-
-def _own_cells(table: Table) -> Iterable[Cell]:
-    """The cells of a table that is nowhere written down: that of `tfkd compare`."""
-    return table.cells() if table.name == comparing.NAME else ()
 
 
 def identity(request: Request) -> str:
@@ -117,38 +132,31 @@ def identity(request: Request) -> str:
 
 
 def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
-    """The request that `to_json` kept, with its data sets as they were resolved then."""
-    try:
-        kept = record.get("foreign_teacher")
-        foreign = ForeignTeacher(**kept) if kept else None
-        axes: Axes | None = None
-        items: list[Table | Figure] = []
-        if record.get("settings"):
-            items = [comparing.table([_setting(each) for each in record["settings"]])]
-        elif record.get("axes"):
-            axes = Axes(**{name: _tuples(value) for name, value in record["axes"].items()})
-            items = [grid.table(axes)]
-        else:
-            items = list(paper().expand(list(record["names"])))
-        return Request(
-            tables=tuple(each for each in items if isinstance(each, Table)),
-            figures=tuple(each for each in items if isinstance(each, Figure)),
-            axes=axes,
-            foreign_teacher=foreign,
-            data={name: _as_recorded(resolved, execution) for name, resolved in record["data"].items()},
-            seeds=tuple(int(seed) for seed in record["seeds"]),
-            scale=record["scale"],
-            form=record["form"],
-            fast=bool(record["fast"]),
-            teacher_seeds=record.get("teacher_seeds", "one"),  # requests of version 1 lack it
-            overrides=Overrides.from_json(record["overrides"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RequestError(
-            f"a record of an earlier request cannot be read: {type(error).__name__}: {error}.",
-            expected="a file in requests/ that tfkd wrote.",
-            hint="move that file away; the runs it asked for are not touched.",
-        ) from error
+    """The request that `to_json` kept, with its data sets as they were resolved then.
+
+    That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
+    """
+    asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
+    items: list[Table | Figure] = []
+    losses = [method(name).loss for name in asked.axes.methods] if asked.axes else []
+    if asked.axes:
+        items = [grid.table(asked.axes)]
+    elif not asked.compared:
+        items = list(paper().expand(asked.names))
+    return Request(
+        tables=tuple(each for each in items if isinstance(each, Table)),
+        figures=tuple(each for each in items if isinstance(each, Figure)),
+        axes=asked.axes,
+        compared=asked.compared,
+        foreign_teacher=asked.foreign_teacher,
+        data={name: _as_recorded(resolved, execution) for name, resolved in asked.data.items()},
+        seeds=asked.seeds,
+        scale=asked.scale,
+        form=asked.form,
+        fast=asked.fast,
+        teacher_seeds=asked.teacher_seeds,
+        overrides=Overrides.from_json(asked.overrides, losses=losses),
+    )
 
 
 def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
@@ -161,12 +169,3 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
         return found
     base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
     return ResolvedData(facts=replace(base, name=resolved, full=False))
-
-
-def _setting(record: Mapping[str, Any]) -> Setting:
-    pairs = {name: tuple((key, value) for key, value in record[name]) for name in ("loss", "recipe")}
-    return Setting(**{**record, **pairs})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

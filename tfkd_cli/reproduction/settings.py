@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 
 from paper_tables import hyperparameters
 from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
-from tfkd_cli.data import ResolvedData
+from tfkd_cli.data import DataSet, ResolvedData
+from tfkd_cli.data import dataset as find_data_set
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.grid import Axes
-from tfkd_cli.methods import METHODS, Form, Loss
+from tfkd_cli.grid import Axes, Compared
+from tfkd_cli.methods import Form, Loss, method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
 
@@ -35,6 +36,8 @@ class Request:
     overrides: Overrides = field(default_factory=Overrides)
     data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
     axes: Axes | None = None  # the grid behind the table of `tfkd run`
+    compared: Compared | None = None  # what is behind the table of `tfkd compare`
+    trials: frozenset[Setting] = frozenset()  # settings of that table which have one run, with its trial seed
     foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
 
     def __post_init__(self) -> None:
@@ -83,7 +86,9 @@ class Request:
         found = {}
         for setting in item.settings():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
-            found[setting] = tuple(seeded(spec, seed, teachers) for seed in self.seeds)
+            trial = self.compared if setting in self.trials else None
+            seeds = (trial.trial_seed,) if trial else self.seeds
+            found[setting] = tuple(seeded(spec, seed, teachers) for seed in seeds)
         return found
 
     def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
@@ -100,7 +105,7 @@ class Request:
     ) -> RunSpec:
         """The run of one setting and seed; `own_epochs`: a teacher's epoch counts in its own recipe."""
         form = setting.form or self.form
-        known = published(setting, form)
+        known = self.looked_up(replace(setting, loss=(), recipe=()), form)
         loss = self._loss(setting, form, known.loss)
         spec = RunSpec(
             dataset=self.data_name(setting.dataset),
@@ -115,15 +120,30 @@ class Request:
         """The resolved name of a data set: what enters the run's key."""
         return self.data[dataset].name if dataset in self.data else dataset
 
+    def facts(self, dataset: str) -> DataSet:
+        """The facts of a data set as a setting names it: of its content here, or of its official one."""
+        return self.data[dataset].facts if dataset in self.data else find_data_set(dataset)
+
+    def looked_up(self, setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
+        """What hyperparameters.toml and the setting say; a data set outside tfkd may name an augmentation."""
+        found = hyperparameters.lookup(setting, form=form)
+        own = self.facts(setting.dataset).augmentation
+        if not own:
+            return found
+        named = hyperparameters.Sourced(own, "declared", "by the data set")
+        return replace(found, recipe={"augment": named, **found.recipe})
+
     def _loss(self, setting: Setting, form: Form, looked_up: Mapping[str, hyperparameters.Sourced]) -> Loss:
-        kind = METHODS[setting.method].loss
+        kind = method(setting.method).loss
         values = {
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
             **dict(setting.loss),
             **self._loss_overrides(setting, kind),
         }
-        return kind(**values)
+        loss = kind(**values)
+        loss.check(self.facts(setting.dataset).classes)
+        return loss
 
     def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
         return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
@@ -145,7 +165,7 @@ class Request:
             return None
         if setting.teacher is not None and self.foreign_teacher is not None:
             return self.foreign_teacher
-        network = setting.student if METHODS[setting.method].teacher == "self" else setting.teacher
+        network = setting.student if method(setting.method).teacher == "self" else setting.teacher
         if network is None:
             raise RequestError(
                 f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
@@ -168,7 +188,7 @@ class Request:
 
     def _check_loss_overrides(self) -> None:
         """Every `loss.*` of the command line must reach at least one of the runs asked for."""
-        kinds = {METHODS[s.method].loss for item in self.items for s in item.settings()}
+        kinds = {method(s.method).loss for item in self.items for s in item.settings()}
         for name, value in self.overrides.loss:
             if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
                 raise RequestError(
@@ -176,11 +196,6 @@ class Request:
                     expected="a method whose loss has this field.",
                     hint="`tfkd list methods` shows the fields of each loss.",
                 )
-
-
-def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
-    """What hyperparameters.toml says of a setting, without what its own table declares on top."""
-    return hyperparameters.lookup(replace(setting, loss=(), recipe=()), form=form)
 
 
 def seeded(spec: RunSpec, seed: int, teacher_seeds: TeacherSeeds) -> RunSpec:

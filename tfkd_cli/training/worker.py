@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from tfkd_cli.errors import RunError, TfkdError
+from tfkd_cli.regular_files import open_to_append
 from tfkd_cli.training import provenance
 from tfkd_cli.training.submission import Job, JobRun, read_job
 
@@ -152,7 +153,7 @@ def do(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
 def begin(store: str, submission: str, index: str, environment: Mapping[str, str], log: Path) -> NoReturn:
     """`main` in a process of its own session that prints to the end of `log`; its exit code ends it."""
     os.setsid()
-    with log.open("ab") as stream:
+    with open_to_append(log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.environ.update(environment)

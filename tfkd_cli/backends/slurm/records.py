@@ -13,18 +13,35 @@ All but the last are written once; a crash in between is repaired from SLURM's o
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tfkd_cli.backends.slurm.arrays import ranges
+from tfkd_cli.errors import RunError
+from tfkd_cli.schema import Count, Meta, Record
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
     from tfkd_cli.store import Store
+
+
+class _Intent(Record):
+    """`arrays/0001.json`: what is to be sent."""
+
+    name: str
+    first: Count
+    packs: tuple[tuple[str, ...], ...]
+    after: tuple[tuple[str, ...], ...]
+
+
+class _Sent(Record):
+    """`arrays/0001.sent`: what sbatch gave."""
+
+    ids: tuple[Annotated[str, Meta(pattern=r"\A\d+(_\d+)?\Z")], ...]
 
 
 @dataclass(kw_only=True)
@@ -142,28 +159,28 @@ def _made(folder: Path) -> tuple[int, str]:
 
 def _arrays_of(folder: Path) -> Iterator[Array]:
     for path in sorted((folder / "arrays").glob("*.json")):
-        try:
-            sent = reading.read_object(path.with_suffix(".sent")) or {}
-            yield _parse(folder, path, reading.read_object(path) or {}, ids=sent.get("ids", []))
-        except (reading.DamagedFile, KeyError, TypeError, ValueError):
-            continue
+        with contextlib.suppress(RunError, ValueError):
+            intent = reading.read_as(path, _Intent)
+            if intent is not None and len(intent.packs) == len(intent.after) > 0:
+                ids = _ids(path.with_suffix(".sent"))
+                yield Array(
+                    submission=folder.name,
+                    number=int(path.stem),
+                    packs=intent.packs,
+                    after=intent.after,
+                    first=intent.first,
+                    folder=folder,
+                    ids=ids if len(ids) == len(intent.packs) else (),
+                )
 
 
-def _parse(folder: Path, path: Path, data: Mapping[str, Any], *, ids: Sequence[str]) -> Array:
-    packs = tuple(tuple(map(str, pack)) for pack in data["packs"])
-    after = tuple(tuple(map(str, each)) for each in data["after"])
-    if len(packs) != len(after) or not packs:
-        raise ValueError("an intent without jobs")
-    known = len(ids) == len(packs) and all(re.fullmatch(r"\d+(_\d+)?", str(each)) for each in ids)
-    return Array(
-        submission=folder.name,
-        number=int(path.stem),
-        packs=packs,
-        after=after,
-        first=int(data["first"]),
-        folder=folder,
-        ids=tuple(ids) if known else (),
-    )
+def _ids(path: Path) -> tuple[str, ...]:
+    """The ids that sbatch gave; none where that is damaged: the array's name in the queue gives them."""
+    with contextlib.suppress(RunError):
+        if (sent := reading.read_as(path, _Sent)) is not None:
+            ids: tuple[str, ...] = sent.ids
+            return ids
+    return ()
 
 
 def log_of(store: Store, folder: str) -> Path | None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from paper_tables.spec import Setting
+from paper_tables.spec import Setting, Values
 from tfkd_cli import data
+from tfkd_cli.compare.answer import Answer, Difference, answer, at_chance
+from tfkd_cli.compare.comparison import Comparison, asked
+from tfkd_cli.compare.trials import chosen
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking, overrides
-from tfkd_cli.reproduction.answer import Difference, answer
-from tfkd_cli.reproduction.comparing import Comparing
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.reproduction.trials import chosen
 from tfkd_cli.results import frames
 from tfkd_cli.results.reading import Run
 from tfkd_cli.spec import RunSpec, Teacher
@@ -26,13 +29,16 @@ FACTS = replace(data.dataset("digits"), name="folder@0123456789ab", full=False)
 METHODS = ("baseline", "lsr", "tf-reg", "tf-self")
 
 
-def comparing(*, val_images: int = 30, trials: int = 3, seeds: int = 3, **recipe: Any) -> Comparing:
-    asked = Request(
+def comparing(
+    *, val_images: int = 30, trials: int = 3, seeds: int = 3, loss: Values = (), **recipe: Any
+) -> Comparison:
+    request = Request(
         seeds=tuple(range(seeds)),
-        overrides=overrides.Overrides(tuple(sorted({"epochs": 2, **recipe}.items()))),
+        axes=Axes(dataset="folder:x", students=("resnet8",), methods=METHODS),
+        overrides=overrides.Overrides(tuple(sorted({"epochs": 2, **recipe}.items())), loss),
         data={"folder:x": ResolvedData(facts=replace(FACTS, val_images=val_images))},
     )
-    return Comparing(asked=asked, dataset="folder:x", student="resnet8", teacher=None, trials=trials)
+    return Comparison(asked(request, trials=trials))
 
 
 def done(spec: RunSpec, accuracy: float, *, val: float, val_loss: float = 1.0) -> RunState:
@@ -42,9 +48,11 @@ def done(spec: RunSpec, accuracy: float, *, val: float, val_loss: float = 1.0) -
     return RunState(key=spec.key, name=spec.folder, status="done", result=result)
 
 
-def everything_done(compared: Comparing, **accuracies: float) -> dict[str, RunState]:
-    """All stages done: accuracies by method, a little more with each seed."""
-    states: dict[str, RunState] = {}
+def everything_done(
+    compared: Comparison, known: Mapping[str, RunState] = MappingProxyType({}), **accuracies: float
+) -> dict[str, RunState]:
+    """All stages done: accuracies by method, a little more with each seed; `known` runs as they are."""
+    states = dict(known)
     for _ in range(3):
         for stage in compared.stages(states):
             for spec in stage.runs:
@@ -63,9 +71,7 @@ def test_every_method_gets_the_same_number_of_trials() -> None:
 
 def test_the_first_trial_is_the_default_of_the_method() -> None:
     compared = comparing()
-    plain = replace(compared.asked, tables=()).spec(
-        Setting(dataset="folder:x", student="resnet8", method="lsr")
-    )
+    plain = compared.asked.spec(Setting(dataset="folder:x", student="resnet8", method="lsr"))
     first = compared.loss_trials({})["lsr"][0].spec
     assert (first.loss, first.recipe) == (plain.loss, plain.recipe)
 
@@ -126,33 +132,98 @@ def test_the_rate_that_was_asked_for_is_the_middle_of_those_tried() -> None:
 
 
 def test_alpha_and_temperature_are_not_taken_from_the_command_line() -> None:
-    asked = replace(comparing().asked, overrides=overrides.Overrides(loss=(("alpha", 0.5),)))
     with pytest.raises(RequestError, match="chooses alpha itself"):
-        replace(comparing(), asked=asked)
+        comparing(loss=(("alpha", 0.5),))
+
+
+def answered(compared: Comparison, states: dict[str, RunState]) -> Answer:
+    specs = {spec.key: spec for stage in compared.stages(states) for spec in stage.runs}
+    runs = (Run(name=state.name, spec=specs.get(key), state=state) for key, state in states.items())
+    return answer(compared.asked, states, frames.runs_frame(runs))
 
 
 def test_a_clear_gain_is_called_one() -> None:
     compared = comparing()
     states = everything_done(compared, tf_reg=85.0)
-    specs = {spec.key: spec for stage in compared.stages(states) for spec in stage.runs}
-    runs = frames.runs_frame(
-        Run(name=state.name, spec=specs.get(key), state=state) for key, state in states.items()
+    first = next(spec for spec in compared.stages(states)[-1].runs if spec.method == "tf-reg")
+    states[first.key] = done(first, 85.5, val=85.5)  # or the difference would be the same with every seed
+    found = answered(compared, states)
+    assert found.differences[0].points == pytest.approx(5.0, abs=0.4)
+    assert found.sentence.endswith("n = 3: tf-reg is better.")
+    assert (found.done, found.wanted) == (len(states), len(states))
+
+
+def test_at_chance_nothing_can_be_said_whatever_the_intervals() -> None:
+    compared = comparing()
+    states = everything_done(compared, tf_reg=12.0, lsr=10.0)  # of 10 classes
+    found = answered(compared, states)
+    assert [line.method for line in found.lines if line.at_chance] == ["lsr", "tf-reg"]
+    assert "nothing can be said, tf-reg and lsr are at chance; train longer" in found.sentence
+    assert "is better" not in found.sentence
+
+
+def test_chance_is_two_standard_errors_wide() -> None:
+    """The error of guessing among 2 × 50 images is 5 points; of 90 and 10 images, 8.3."""
+    assert at_chance([59.9], [50, 50])
+    assert not at_chance([60.1], [50, 50])
+    assert at_chance([60.1], [90, 10])
+    assert at_chance([40.0, 80.0], [5000, 5000]), (
+        "two seeds that far apart do not say that anything was learnt"
     )
-    found = answer(compared, states, runs, test_images=300, classes=2)
-    assert found.differences[0].points == pytest.approx(5.0)
-    assert "tf-reg is better" in found.sentence or "nothing can be said" in found.sentence
 
 
-def test_a_stage_is_kept_as_a_request_that_can_be_asked_again() -> None:
-    stage = comparing().stages({})[1]
-    again = asking.from_json(asking.to_json(stage.request), execution=Execution(cache="no-such-cache"))
-    assert [table.settings() for table in again.tables] == [t.settings() for t in stage.request.tables]
+def test_a_chosen_value_at_the_edge_of_its_trials_is_flagged() -> None:
+    compared = comparing()
+    states = everything_done(compared)
+    found = {line.method: line.edges for line in answered(compared, states).lines}
+    assert found["baseline"] == {}  # equally good rates: the first is taken, which lies between the others
+    assert found["tf-reg"] == {"alpha": "smallest", "temperature": "largest"}
+
+    highest = compared.rate_trials()[2].spec
+    states = everything_done(compared, {highest.key: done(highest, 90, val=90)})
+    assert answered(compared, states).lines[0].edges == {"lr": "largest"}
 
 
-def difference(points: float, low: float | None, high: float | None, seeds: int | None) -> Difference:
+def test_there_is_no_answer_before_all_trials_are_done() -> None:
+    compared = comparing()
+    trials = compared.rate_trials()
+    found = answered(compared, {each.spec.key: done(each.spec, 80, val=80) for each in trials})
+    assert (found.lines, found.differences) == ((), ())
+    assert found.sentence.startswith("No answer yet: 3 of 20 runs are done")
+
+
+def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
+    compared = comparing()
+    again = asking.from_json(asking.to_json(compared.asked), execution=Execution(cache="no-such-cache"))
+    assert again.compared == compared.asked.compared
+    assert Comparison(again).name == compared.name
+    assert compared.name.startswith("compare-x-resnet8-")
+    others = {comparing(trials=2).name, comparing(lr=0.02).name, comparing(epochs=3).name, compared.name}
+    assert len(others) == 4
+    assert comparing(seeds=5).name == compared.name  # more seeds make the same comparison surer
+
+
+def test_trials_have_one_run_and_the_compared_settings_one_per_seed() -> None:
+    compared = comparing()
+    states = everything_done(compared)
+    whole = compared.request(states)
+    wanted = {spec.key for spec in whole.runs(whole.tables[0])}
+    assert wanted == {spec.key for stage in compared.stages(states) for spec in stage.runs} == {*states}
+    more = replace(whole, seeds=(0, 1, 2, 3))
+    assert len(more.runs(more.tables[0])) == len(wanted) + 4
+
+
+def test_a_training_that_is_too_short_is_warned_of() -> None:
+    assert "Use --epochs " in comparing().too_short()
+    assert comparing(epochs=60).too_short() == ""
+
+
+def difference(
+    points: float, low: float | None, high: float | None, seeds: int | None, word: Any = "not shown"
+) -> Difference:
     return Difference(
         method="tf-reg", against="lsr", points=points, low=low, high=high, n=5, seeds_for_worth=seeds,
-        p=0.5, p_holm=0.5,
+        p=0.5, p_holm=0.5, word=word,
     )  # fmt: skip
 
 
@@ -161,9 +232,14 @@ def test_the_answer_is_one_sentence() -> None:
         "tf-reg − lsr = +0.12 points, 95 % −0.30 … +0.54, n = 5: no measurable difference; "
         "about 22 seeds would show 0.3"
     )
-    assert difference(0.6, 0.1, 1.1, 9).sentence.endswith("n = 5: tf-reg is better")
+    assert difference(0.6, 0.1, 1.1, 9, "holds").sentence.endswith("n = 5: tf-reg is better")
+    corrected = replace(difference(0.6, 0.1, 1.1, 9), p=0.03).verdict
+    assert corrected == "no measurable difference after Holm's correction"
     assert "more than 1,000 seeds" in difference(0.1, -5, 5.2, None).sentence
-    assert "one seed cannot tell" in difference(0.1, None, None, None).sentence
+    assert (
+        "too few seeds to tell; give at least --seeds 3"
+        in difference(0.1, None, None, None, "too few runs").sentence
+    )
     assert "the same with every seed, so nothing can be said" in difference(0.0, 0.0, 0.0, 2).sentence
 
 

@@ -1,0 +1,144 @@
+"""An answer as sheets, which `paper_tables.render` draws in a terminal and as Markdown, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from paper_tables.render.sheet import Field, Sheet, SheetRow
+from paper_tables.render.sheet import Line as Text
+from tfkd_cli.compare.answer import Answer, Difference, Line, signed
+from tfkd_cli.console import duration
+
+SYMBOLS: Mapping[str, str] = {"alpha": "α", "temperature": "τ"}
+ARROWS: Mapping[str, str] = {"largest": "↑", "smallest": "↓", "": ""}
+COST = "Cost: training time of one run, + that of its teacher."
+HOLM = "p: the first difference is the question and is judged alone; the others are corrected by Holm."
+
+
+def sheets(found: Answer) -> tuple[Sheet, Sheet, Sheet]:
+    """The methods, the differences between them, and the trials."""
+    return methods_sheet(found), differences_sheet(found), trials_sheet(found)
+
+
+def methods_sheet(found: Answer) -> Sheet:
+    """A row per method: the values its trials chose, and what came of them on the test part."""
+    images = (
+        f"Means ± standard deviations over seeds on {found.test_images:,} test images (one image is "
+        f"{100 / max(1, found.test_images):.2f} points). The validation part chose epochs and values."
+    )
+    left_out = [f"Left out: {line}" for line in found.left_out]
+    columns = ("chosen", "n", "top-1 %", "balanced %", "NLL", "ECE %", "cost")
+    notes = [images, COST, *found.notes, *left_out] if found.lines else left_out
+    return _sheet(found, found.title, "method", columns, map(_method_row, found.lines), notes)
+
+
+def differences_sheet(found: Answer) -> Sheet:
+    """A row per pair of methods: their difference in points, its interval, p and verdict."""
+    columns = ("points", "95 %", "p", "verdict")
+    rows = [
+        (f"{each.method} − {each.against}", signed(each.points), _interval(each), _p(each), each.verdict)
+        for each in found.differences
+    ]
+    return _sheet(found, "Differences of top-1 accuracy", "difference", columns, rows, [HOLM] if rows else [])
+
+
+def trials_sheet(found: Answer) -> Sheet:
+    """A row per trial: its values and its scores on the validation part."""
+    rows = [
+        (
+            each["method"],
+            ", ".join(_value(name, value) for name, value in each["values"].items()),
+            "" if each["val_accuracy"] is None else f"{each['val_accuracy']:.2f}",
+            "" if each["val_loss"] is None else f"{each['val_loss']:.3f}",
+            "chosen" if each["chosen"] else "",
+        )
+        for each in found.trials
+    ]
+    return _sheet(found, "Trials", "method", ("values", "validation top-1 %", "validation NLL", ""), rows)
+
+
+def document(found: Answer, draw: Callable[[Sheet], str]) -> str:
+    """All sheets as `draw` writes them, the sentence first among the notes of the first."""
+    first, *rest = sheets(found)
+    shown = [replace(first, notes=(found.sentence, *first.notes)), *(each for each in rest if each.rows)]
+    return "\n".join(map(draw, shown))
+
+
+def csv_text(found: Answer) -> str:
+    """One line per method, in full digits."""
+    out = io.StringIO()
+    rows = [
+        {
+            "method": line.method,
+            "chosen": " ".join(f"{name}={value:g}" for name, value in line.chosen.items()),
+            "n": line.n,
+            **{f"{name}_{kind}": values[name] for kind, values in (("mean", line.mean), ("std", line.std))
+               for name in line.mean},
+            "at_chance": line.at_chance,
+            "seconds": line.seconds,
+            "teacher_seconds": line.teacher_seconds,
+        }
+        for line in found.lines
+    ]  # fmt: skip
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["method"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _sheet(
+    found: Answer,
+    title: str,
+    head: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    notes: Sequence[str] = (),
+) -> Sheet:
+    shown = (
+        SheetRow(labels=(first,), fields=tuple(Field(lines=(Text(text),)) for text in rest))
+        for first, *rest in rows
+    )
+    return Sheet(
+        name=found.name,
+        title=title,
+        heads=(head,),
+        columns=tuple(columns),
+        rows=tuple(shown),
+        notes=tuple(notes),
+    )
+
+
+def _method_row(line: Line) -> tuple[str, ...]:
+    def spread(name: str, digits: int = 2) -> str:
+        std = line.std[name]
+        return f"{line.mean[name]:.{digits}f}" + ("" if std is None else f"±{std:.{digits}f}")
+
+    values = (_value(name, value, line.edges.get(name, "")) for name, value in line.chosen.items())
+    teacher = f" + {duration(line.teacher_seconds)}" if line.teacher_seconds else ""
+    return (
+        line.method,
+        ", ".join(values),
+        str(line.n),
+        spread("accuracy"),
+        spread("balanced_accuracy"),
+        spread("loss", 3),
+        spread("ece"),
+        f"{duration(line.seconds)}{teacher}",
+    )
+
+
+def _value(name: str, value: float, edge: str = "") -> str:
+    return f"{SYMBOLS.get(name, name)}={value:g}{ARROWS[edge]}"
+
+
+def _interval(each: Difference) -> str:
+    known = each.low is not None and each.high is not None
+    return f"[{signed(each.low or 0)}, {signed(each.high or 0)}]" if known else ""
+
+
+def _p(each: Difference) -> str:
+    return "" if each.p_holm is None else f"{each.p_holm:.3f}"
