@@ -317,9 +317,9 @@ def _has_ended(opened: Store, folder: RunFolder) -> bool:
     status = folder.state().status
     if status in ("done", "damaged", "running") or not _has_submissions(opened):
         return status not in ("running", "resumable", "todo")
-    from tfkd_cli.commands import cluster
+    from tfkd_cli.backends.slurm.queue import queue_states
 
-    job = cluster.queue(opened)[0].get(folder.name)
+    job = queue_states(opened).get(folder.name)
     if job is not None and job.status in ("queued", "running", "blocked"):
         return False
     return status == "failed" or (job is not None and job.status == "died")
