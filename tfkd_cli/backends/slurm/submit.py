@@ -100,7 +100,7 @@ def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
     Unfinished teachers of its own go before it. RequestError when it is done, or in SLURM's queue.
     """
     runs = [run for run in plan.todo if run.spec in spec.lineage]
-    if not runs:
+    if spec not in [run.spec for run in runs]:
         raise RequestError(
             f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
         )
