@@ -148,11 +148,12 @@ def test_an_index_that_means_nothing_is_a_bad_request(
     assert Worker(store, name, index).wait() == worker.BAD_SPEC
 
 
-def test_a_broken_spec_is_a_bad_request(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
+def test_a_damaged_spec_json_is_written_again_from_the_job(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
     name = submitted(store, tiny_data, spec)
     store.run(spec).declare(spec)
     (store.run(spec).path / "spec.json").write_bytes(b'{"schema": 1')
-    assert Worker(store, name).wait() == worker.BAD_SPEC
+    assert Worker(store, name).wait() == worker.DONE
+    assert store.run(spec).spec() == spec
 
 
 def test_a_worker_saves_and_ends_when_its_forkserver_is_killed(
