@@ -148,7 +148,9 @@ def test_an_index_that_means_nothing_is_a_bad_request(
     assert Worker(store, name, index).wait() == worker.BAD_SPEC
 
 
-def test_a_damaged_spec_json_is_written_again_from_the_job(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
+def test_a_damaged_spec_json_is_written_again_from_the_job(
+    store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
     name = submitted(store, tiny_data, spec)
     store.run(spec).declare(spec)
     (store.run(spec).path / "spec.json").write_bytes(b'{"schema": 1')
