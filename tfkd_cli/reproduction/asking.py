@@ -199,4 +199,5 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
 
 
 def _axes(record: Mapping[str, Any]) -> Axes:
-    return Axes(**{name: tuple(each) if isinstance(each, list) else each for name, each in record.items()})
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+    return Axes(**values)
