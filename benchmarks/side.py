@@ -54,11 +54,30 @@ def conventional(workload: Workload, arrays: Arrays, *, steps: int, workers: int
     return play
 
 
+class Marks:
+    """Says what each step boundary of a training ends: a batch of the teacher, a step or an evaluation."""
+
+    def __init__(self, clock: Clock, *, images: int, teacher_batch: int) -> None:
+        self._clock, self._images, self._teacher_batch = clock, images, teacher_batch
+        self._before = (0, 0)
+        self._left = images  # that the teacher has not seen in this epoch
+
+    def at_step(self, epoch: int, step: int) -> None:
+        """Mark the clock; a teacher's batch counts as so many training batches."""
+        if step:
+            self._clock.mark("step" if (epoch, step) != self._before else "evaluation")
+        else:
+            images = min(self._teacher_batch, self._left)
+            self._clock.mark("teacher", batches=images / BATCH)
+            self._left = self._left - images or self._images
+        self._before = (epoch, step)
+
+
 def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
     """tfkd's trainer as it is; a block is an epoch of `steps` batches.
 
-    With --fast an image costs its share of a "teacher" batch and of a "step", or the latter alone where logits
-    are cached. A teacher batch is larger than a training batch; its time is given per `BATCH` images.
+    With --fast an image costs its share of a "teacher" batch and of a "step", or of a step alone where the
+    logits are cached. A teacher batch is larger than a training batch; its time is given per `BATCH` images.
     """
     import torch
 
@@ -68,17 +87,7 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
 
     facts, device, clock = arrays.facts, torch.device("cpu"), Clock()
     images, teacher_batch = steps * BATCH, images_at_once(device, facts.size)
-    seen, left = [(0, 0)], [images]
-
-    def at_step() -> None:
-        now = (training.epoch, training.step)
-        if not training.step:
-            clock.mark("teacher", batches=min(teacher_batch, left[0]) / BATCH)
-            left[0] = left[0] - teacher_batch if left[0] > teacher_batch else images
-        else:
-            clock.mark("step" if now != seen[0] else "evaluation")
-        seen[0] = now
-
+    marks = Marks(clock, images=images, teacher_batch=teacher_batch)
     teacher = _teacher(workload.teacher, arrays, fast=fast) if workload.teacher else None
     teacher_logits = None
     if teacher is not None and fast:
@@ -91,7 +100,7 @@ def ours(workload: Workload, arrays: Arrays, *, steps: int, fast: bool) -> Play:
         device=device,
         teacher=teacher,
         teacher_logits=teacher_logits,
-        at_step=at_step,
+        at_step=lambda: marks.at_step(training.epoch, training.step),
     )
     epochs = training.epochs()
 

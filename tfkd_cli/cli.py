@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, Entry] = {
     "reproduce": Entry("runs", "What the named tables and figures still need; then prints them."),
     "plan": Entry("runs", "Exactly `reproduce --dry-run`: runs wanted, shared, done, to do; their cost."),
     "status": Entry("store", "Counts, failures and time left of everything that was asked for."),
+    "runs": Entry("browsing", "One line per run, sorted and filtered by any column of `results.load`."),
+    "diff": Entry("browsing", "What differs between two runs: settings, numerics, code and result."),
     "show": Entry("store", "A table, figure or run, to stdout: published beside measured."),
     "report": Entry("store", "Everything to files: DIR/index.html and DIR/report/…, and nothing else."),
     "logs": Entry("store", "A run's log, of its newest attempt."),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfkd_cli.results import columns
 from tfkd_cli.results.frames import confusion_matrix, epochs_frame, runs_frame
 from tfkd_cli.results.reading import Run, read
 from tfkd_cli.store import Store
@@ -19,7 +20,7 @@ from tfkd_cli.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "confusion_matrix", "epochs_frame", "load", "read", "runs_frame"]
+__all__ = ["Run", "columns", "confusion_matrix", "epochs_frame", "load", "read", "runs_frame"]
 
 
 def load(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,0 +1,165 @@
+"""`tfkd runs` and `tfkd diff`: single runs, and in what two of them differ, from `results.load`'s frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkd_cli import console, results
+from tfkd_cli.commands import session
+from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.options import JsonOption, StoreOptions, with_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_COMPARED = ("run", "key", "finished_at")  # different in any two runs
+SETTINGS = {*results.columns.IDENTITY, *results.columns.RECIPE, *results.columns.LOSS}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(name="runs")(list_runs)
+    app.command()(diff)
+
+
+@with_options
+def list_runs(
+    store: StoreOptions,
+    output: JsonOption,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="COLUMN=VALUE or COLUMN=A,B; repeatable, all must hold."),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", help="By this column; -COLUMN for the largest first.")
+    ] = "finished_at",
+) -> int:
+    """One line per run, sorted and filtered by any column of `results.load`.
+
+    Example: tfkd runs --where student=resnet8 --where method=kd,baseline --sort -best_accuracy
+    """
+    opened = session.open_store(store, write=False)
+    frame = results.runs_frame(results.read(opened).values())
+    for condition in where or ():
+        frame = frame[_matches(frame, condition)]
+    column = canonical(sort.removeprefix("-"), list(frame.columns), kind="column")
+    frame = frame.sort_values([column, "run"], ascending=not sort.startswith("-"), na_position="last")
+    if output.json:
+        console.print_json(_records(frame))
+        return 0
+    if rows := [_line(row) for row in _records(frame)]:
+        console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
+    console.say(f"{len(rows)} run{'' if len(rows) == 1 else 's'}. `tfkd show KEY` shows one of them.")
+    return 0
+
+
+def _matches(frame: pd.DataFrame, condition: str) -> pd.Series[bool]:
+    """The rows for which COLUMN=A,B holds; numbers are compared as numbers, words without regard to case."""
+    name, equals, values = condition.partition("=")
+    if not equals:
+        raise RequestError(
+            f'--where "{condition}" has no "=".',
+            expected="COLUMN=VALUE.",
+            hint="tfkd runs --where status=done",
+        )
+    column = frame[canonical(name.strip(), list(frame.columns), kind="column")]
+    wanted = [each.strip().lower() for each in values.split(",")]
+    return column.map(lambda value: any(_is(value, each) for each in wanted)).astype(bool)
+
+
+def _is(value: Any, word: str) -> bool:
+    try:
+        return float(value) == float(word)
+    except (TypeError, ValueError):
+        return str(value).lower() == word
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dictionary per run; None where a run has no value."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    return (
+        str(row["key"])[:12],
+        _short_name(row),
+        str(row["status"]),
+        percent(row["best_accuracy"]),
+        percent(row["last_accuracy"]),
+        "-" if row["seconds"] is None else console.duration(row["seconds"]),
+    )
+
+
+def _short_name(row: dict[str, Any]) -> str:
+    """`cifar100 · resnet8 · kd from resnet20 · s1`; the folder's name where the run cannot be read."""
+    if row["student"] is None:
+        return str(row["run"])
+    dataset = row["dataset"].rpartition("/")[2]
+    taught = f" from {row['teacher']}" if row["teacher"] else ""
+    return f"{dataset} · {row['student']} · {row['method']}{taught} · s{row['seed']}"
+
+
+@with_options
+def diff(
+    first: Annotated[str, typer.Argument(help="A run's key or folder, or the first digits of a key.")],
+    second: Annotated[str, typer.Argument(help="Another run.")],
+    store: StoreOptions,
+    output: JsonOption,
+) -> int:
+    """What differs between two runs: settings, numerics, code and result.
+
+    Example: tfkd diff 3f2a 91c0
+    """
+    opened = session.open_store(store, write=False)
+    names = [opened.find(each).name for each in (first, second)]
+    found = {run.name: run for run in results.read(opened).values() if run.name in names}
+    runs = [found[name] for name in names]
+    different = list(_differences([_values(run) for run in runs]))
+    if output.json:
+        heads = ("part", "field", "first", "second")
+        console.print_json(
+            {"runs": names, "different": [dict(zip(heads, d, strict=True)) for d in different]}
+        )
+        return 0
+    target = console.out()
+    target.print(f"1: {names[0]}\n2: {names[1]}", markup=False)
+    if different:
+        target.print(console.simple_table(("", "field", "1", "2"), different))
+    else:
+        target.print("The two are alike in settings, numerics, code and result.", markup=False)
+    return 0
+
+
+def _differences(values: Sequence[Mapping[tuple[str, str], str]]) -> Iterator[tuple[str, ...]]:
+    """(part, field, a value for each run) where the values are not all the same."""
+    for part, name in dict.fromkeys(key for each in values for key in each):
+        pair = [each.get((part, name), "") for each in values]
+        if len({*pair}) > 1:
+            yield part, name, *pair
+
+
+def _values(run: results.Run) -> dict[tuple[str, str], str]:
+    """(part, field) → value as text: the run's row of the frame, then the numerics of its device."""
+    (row,) = _records(results.runs_frame([run]))
+    found = {(_part(name), name): _text(value) for name, value in row.items() if name not in NOT_COMPARED}
+    numerics = (run.result or run.began).get("numerics") or {}
+    return found | {("numerics", name): _text(value) for name, value in numerics.items()}
+
+
+def _part(column: str) -> str:
+    if column in SETTINGS or column not in results.columns.OUTCOME:
+        return "settings"
+    return "code" if column == "commit" else "result"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else console.first_line(str(value))
