@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
-from tfkd_cli import models
+from tfkd_cli import grid, models
 from tfkd_cli.compare.trials import Trial, check_count, chosen, loss_settings, rate_settings
 from tfkd_cli.errors import RequestError
-from tfkd_cli.grid import Compared
-from tfkd_cli.methods import METHODS
+from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.overrides import Overrides
@@ -65,6 +65,7 @@ def asked(request: Request, *, trials: int) -> Request:
         dataset=axes.dataset,
         student=axes.students[0],
         teacher=axes.teachers[0] if axes.teachers else None,
+        methods=axes.methods,
         trials=trials,
         trial_seed=request.seeds[0],
         lr=recipe.pop("lr", request.spec(baseline).recipe.lr),
@@ -91,8 +92,8 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What is compared, `kd` with a teacher only."""
-        return (*UNTAUGHT, "kd") if self.compared.teacher else UNTAUGHT
+        """What is compared, the baseline first."""
+        return self.compared.methods
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ class Comparison:
 
     def rate_trials(self) -> list[Trial]:
         """The baseline at several learning rates."""
-        baseline = self._setting("baseline")
+        baseline = self._settings["baseline"]
         return self._as_trials(rate_settings(baseline, self.compared.trials, lr=self.compared.lr))
 
     def loss_trials(self, states: States) -> dict[str, list[Trial]]:
@@ -114,7 +115,7 @@ class Comparison:
         rate = _best(self.rate_trials(), states).recipe
         found = {}
         for method in self.methods[1:]:
-            setting = replace(self._setting(method), recipe=rate)
+            setting = replace(self._settings[method], recipe=rate)
             default = self.asked.spec(setting).loss
             found[method] = self._as_trials(loss_settings(setting, self.compared.trials, default=default))
         return found
@@ -159,15 +160,13 @@ class Comparison:
             f"comparison will end at chance. Use --epochs {math.ceil(least / per_epoch)} or more."
         )
 
-    def _setting(self, method: str) -> Setting:
+    @cached_property
+    def _settings(self) -> Mapping[str, Setting]:
+        """Method → its setting, without the values that trials choose."""
         what = self.compared
-        taught = METHODS[method].teacher == "given"
-        return Setting(
-            dataset=what.dataset,
-            student=what.student,
-            method=method,
-            teacher=what.teacher if taught else None,
-        )
+        teachers = (what.teacher,) if what.teacher else ()
+        axes = Axes(dataset=what.dataset, students=(what.student,), methods=what.methods, teachers=teachers)
+        return {cell.column: cell.setting for cell in grid.table(axes).cells()}
 
     def _as_trials(self, settings: Sequence[Setting]) -> list[Trial]:
         seed = self.compared.trial_seed

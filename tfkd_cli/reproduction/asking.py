@@ -165,8 +165,8 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
         )
         kept = record.get("foreign_teacher")
         foreign = ForeignTeacher(**kept) if kept else None
-        compared = Compared(**record["compared"]) if record.get("compared") else None
-        axes = _axes(record["axes"]) if record.get("axes") else None
+        compared = Compared(**_tuples(record["compared"])) if record.get("compared") else None
+        axes = Axes(**_tuples(record["axes"])) if record.get("axes") else None
         names = [] if axes or compared else list(record["names"])
         items = [grid.table(axes)] if axes else paper().expand(names)
         return Request(
@@ -198,6 +198,6 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
     return ResolvedData(facts=replace(base, name=resolved, full=False))
 
 
-def _axes(record: Mapping[str, Any]) -> Axes:
-    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
-    return Axes(**values)
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's fields, lists as tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
