@@ -248,7 +248,7 @@ def difference(
 def test_the_answer_is_one_sentence() -> None:
     assert difference(0.12, -0.3, 0.54, 22).sentence == (
         "tf-reg − lsr = +0.12 points, 95 % −0.30 … +0.54, n = 5: no measurable difference; "
-        "about 22 seeds would show 0.3"
+        "about 22 seeds would show 0.3 points"
     )
     assert difference(0.6, 0.1, 1.1, 9, "holds").sentence.endswith("n = 5: tf-reg is better")
     corrected = replace(difference(0.6, 0.1, 1.1, 9), p=0.03).verdict

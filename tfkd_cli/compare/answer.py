@@ -117,8 +117,8 @@ class Difference:
         if self.word != "not shown":
             return ""
         if self.seeds_for_worth is None:
-            return f"more than 1,000 seeds would be needed to show {WORTH}"
-        return f"about {self.seeds_for_worth:,} seeds would show {WORTH}"
+            return f"more than 1,000 seeds would be needed to show {WORTH} points"
+        return f"about {self.seeds_for_worth:,} seeds would show {WORTH} points"
 
 
 @dataclass(frozen=True, kw_only=True)
