@@ -54,7 +54,7 @@ wheel: $(VENV)/.dev
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel . >build/wheel/build.log
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet typer rich submitit
+	build/wheel/venv/bin/python -m pip install --quiet typer rich msgspec submitit
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	mkdir build/wheel/elsewhere
 	cd build/wheel/elsewhere && ../venv/bin/tfkd --help >/dev/null

@@ -1,7 +1,7 @@
-"""The loop the field writes: PIL transforms in DataLoader workers, fp32, eager, the teacher asked each step.
+"""The loop the field writes: PIL transforms in DataLoader workers, fp32, eager, the teacher run at each step.
 
 Written plainly, as such loops are; nothing of tfkd's trainer is used, only its networks (in torch's default
-memory format). `teacher_grad` asks the teacher with gradients on, as the released code does.
+memory format). `teacher_grad` runs the teacher with gradients on, as the released code does.
 """
 
 from __future__ import annotations

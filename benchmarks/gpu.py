@@ -1,9 +1,10 @@
-"""`python -m benchmarks.gpu --minutes 10`: all that needs a GPU, in one run; a table, and one JSON file.
+"""`python -m benchmarks.gpu --minutes 10`: all that needs a GPU, in one run and one JSON file.
 
-In this order, each part within its share of the time: the tests marked `cuda`; every workload of the speed
-benchmark beside the conventional loop on the same GPU; four networks in fp32, TF32 and bf16 with the host's
-time per step and the share of a step that its input takes; several runs at once on the GPU; and, in the
-minutes that are left, paper-scale runs, cheapest first (`--data-dir` names the official files).
+In this order, each part until its share of the time is over: the tests marked `cuda`; four networks in bf16,
+TF32, fp32 and compiled, with the host's time per step and the share of a step that its input takes; several
+runs at once on the GPU; every workload of the speed benchmark beside the conventional loop on the same GPU;
+and, in the minutes that are left, paper-scale runs, cheapest first (`--data-dir` names the official files).
+The file is written after every measurement, so that one that is stopped leaves what it has.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import replace
 from operator import truediv
 from pathlib import Path
 from statistics import median
+from subprocess import PIPE
 from typing import Any
 
 import torch
@@ -33,15 +35,30 @@ from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.training import precision, timing
 from tfkd_cli.training.epoch_data import EpochData
 from tfkd_cli.training.evaluation import part_of
-from tfkd_cli.training.trainer import Training
+from tfkd_cli.training.trainer import Epoch, Training
 
 NETWORKS = ("plain-cnn", "resnet18", "mobilenetv2", "shufflenetv2")
-ARITHMETIC = ("fp32", "tf32", "bf16")
+ARITHMETIC = ("bf16", "tf32", "fp32", "bf16 compiled")
 AT_ONCE = (1, 2, 4, 8)
 IMAGES = 50_000
 BLOCK_SECONDS = 3.0
 WARM_UP_STEPS = 3  # of the conventional loop
+SEVERAL_SECONDS = 5.0
+GRAPHED_EPOCHS, COMPILED_EPOCHS = (
+    20,
+    200,
+)  # long enough for a graph; for torch.compile as well, at 50,000 images
+ENDS = {
+    "cuda_tests": 0.3,
+    "networks": 0.5,
+    "several": 0.65,
+    "workloads": 0.85,
+    "cells": 1.0,
+}  # shares of time
 ROOT = Path(__file__).parent.parent
+
+Found = Iterator[tuple[str, Any]]
+"""The measurements of a part, one after the other, each with its name."""
 
 BARS = {  # set before the first measurement, for an H100 or H200; images per second
     "resnet18 in bf16": 20_000,
@@ -75,8 +92,14 @@ class Rate:
             teacher=timing.random_teacher(spec, arrays.facts, device) if spec.teacher else None,
             at_step=lambda: self._marks.append(time.perf_counter()),
         )
-        self._epochs = self._training.epochs()
-        next(self._epochs)  # the first epoch chooses kernels, compiles and records
+        started = time.perf_counter()
+        self._epoch()  # the first one chooses kernels, compiles and records
+        self.first_epoch_seconds = time.perf_counter() - started
+
+    def _epoch(self) -> Epoch:
+        if self._training.done:
+            self._training.epoch = 2  # a fast GPU does more epochs in a block than the run has
+        return next(self._training.epochs())
 
     def block(self, seconds: float | None = None) -> float:
         """Images per second over at least so long: the median over whole epochs, without evaluation."""
@@ -84,7 +107,7 @@ class Rate:
         ends = time.perf_counter() + (BLOCK_SECONDS if seconds is None else seconds)
         while not rates or time.perf_counter() < ends:
             self._marks.clear()
-            rates.append(next(self._epochs).images_per_second)
+            rates.append(self._epoch().images_per_second)
         return median(rates)
 
     def host_seconds(self) -> float:
@@ -92,8 +115,8 @@ class Rate:
         first = self._marks[1:9]
         return median(b - a for a, b in itertools.pairwise(first)) if len(first) > 1 else 0.0
 
-    def input_share(self) -> float:
-        """The share of a step that preparing its images takes."""
+    def input_share(self, images_per_second: float) -> float:
+        """The share of a step that preparing its images takes, in training at this rate."""
         train = part_of(self._arrays.train_images_NCHW, self._arrays.train_labels_N, self._device)
         epoch_data = EpochData(train, self._arrays.facts, self._spec.recipe, seed=0)
         seconds = []
@@ -104,7 +127,7 @@ class Rate:
                 pass
             synchronize(self._device)
             seconds.append(time.perf_counter() - started)
-        return min(seconds) * self.block(0) / len(train.labels_N)
+        return min(seconds) * images_per_second / len(train.labels_N)
 
 
 def synchronize(device: torch.device) -> None:
@@ -147,36 +170,38 @@ def conventional_rate(workload: Workload, arrays: Arrays, *, device: torch.devic
 
 
 def spec_of(network: str, arithmetic: str) -> RunSpec:
-    """A baseline of the paper's CIFAR recipe in this arithmetic, long enough for a graph to be recorded."""
-    recipe = Recipe(epochs=20, batch_size=BATCH, lr=LR, milestones=())
-    if arithmetic == "bf16":
+    """A baseline of the paper's CIFAR recipe in this arithmetic."""
+    epochs = COMPILED_EPOCHS if "compiled" in arithmetic else GRAPHED_EPOCHS
+    recipe = Recipe(epochs=epochs, batch_size=BATCH, lr=LR, milestones=())
+    if arithmetic.startswith("bf16"):
         recipe = replace(recipe, precision="bf16")
     return RunSpec(dataset="cifar10", student=network, recipe=recipe)
 
 
-def networks(options: argparse.Namespace, arrays: Arrays) -> dict[str, Any]:
+def networks(options: argparse.Namespace, arrays: Arrays) -> Found:
     """Each network alone, in each arithmetic."""
-    found: dict[str, Any] = {}
-    for network in options.network:
-        for arithmetic in ARITHMETIC:
-            if arithmetic == "tf32" and options.device.type != "cuda":
-                continue
-            with utilization(options.device) as used:
-                spec, tf32 = spec_of(network, arithmetic), arithmetic == "tf32"
-                rate = Rate(spec, arrays, device=options.device, tf32=tf32)
-                images_per_second = rate.block()
-            found.setdefault(network, {})[arithmetic] = {
+    on_gpu = options.device.type == "cuda"
+    for arithmetic, network in itertools.product(ARITHMETIC, options.network):
+        if not on_gpu and arithmetic in ("tf32", "bf16 compiled"):
+            continue
+        spec, tf32 = spec_of(network, arithmetic), arithmetic == "tf32"
+        rate = Rate(spec, arrays, device=options.device, tf32=tf32)
+        with utilization(options.device) as used:
+            images_per_second = rate.block()
+        yield (
+            f"{network} in {arithmetic}",
+            {
                 "images_per_second": round(images_per_second),
+                "first_epoch_seconds": round(rate.first_epoch_seconds, 2),
                 "host_seconds_per_step": rate.host_seconds(),
-                "input_share": round(rate.input_share(), 4),
+                "input_share": round(rate.input_share(images_per_second), 4),
                 "gpu_utilization": used(),
-            }
-    return found
+            },
+        )
 
 
-def workloads(options: argparse.Namespace, arrays: Arrays) -> dict[str, Any]:
+def workloads(options: argparse.Namespace, arrays: Arrays) -> Found:
     """Every workload of the speed benchmark: conventional, fast and fp32, two alternating rounds."""
-    found = {}
     for name in options.workload:
         workload = WORKLOADS[name]
         sides = {
@@ -191,34 +216,57 @@ def workloads(options: argparse.Namespace, arrays: Arrays) -> dict[str, Any]:
             for side, rate in sides.items():
                 precision.configure(options.device, tf32=True)
                 rates[side].append(rate.block())
-        found[name] = {
-            "images_per_second": {side: [round(each) for each in values] for side, values in rates.items()},
-            "ratio": round(median(map(truediv, rates["fast"], rates["conventional"])), 2),
-        }
-    return found
+        yield (
+            name,
+            {
+                "images_per_second": {side: list(map(round, values)) for side, values in rates.items()},
+                "ratio": round(median(map(truediv, rates["fast"], rates["conventional"])), 2),
+            },
+        )
 
 
 def _timed_spec(workload: Workload, *, fast: bool) -> RunSpec:
     """The workload's run with its teacher run at each step, of graph length."""
     spec = workload.spec(dataset="cifar10", fast=fast)
-    return replace(spec, recipe=replace(spec.recipe, epochs=20, augment_stream="seed"))
+    return replace(spec, recipe=replace(spec.recipe, epochs=GRAPHED_EPOCHS, augment_stream="seed"))
 
 
-def several(options: argparse.Namespace) -> dict[str, Any]:
+def several(options: argparse.Namespace) -> Found:
     """The sum of the images per second of 1, 2, 4 and 8 processes that train at the same time."""
-    found: dict[str, Any] = {}
-    for network in options.network[:2]:
-        for number in options.at_once:
-            command = [
-                *(sys.executable, "-m", "benchmarks.gpu", "--one", network),
-                *("--device", str(options.device), "--images", str(options.images)),
-            ]
+    for network, number in itertools.product(options.network[:2], options.at_once):
+        command = [
+            *(sys.executable, "-m", "benchmarks.gpu", "--one", network),
+            *("--device", str(options.device), "--images", str(options.images)),
+        ]
+        with contextlib.ExitStack() as stack:
             processes = [
-                subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(number)
+                stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True))
+                for _ in range(number)
             ]
-            rates = [float(process.communicate()[0] or 0) for process in processes]
-            found.setdefault(network, {})[str(number)] = round(sum(rates))
-    return found
+            rates = _measured_together(processes)
+        yield f"{network}, {number} at once", round(sum(rates))
+
+
+def _measured_together(processes: list[subprocess.Popen[str]]) -> list[float]:
+    """What processes print that measure from the moment on at which all of them are ready (`one`)."""
+    for process in processes:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise RuntimeError("a process that should train beside others ended early")
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [float(process.communicate()[0]) for process in processes]
+
+
+def one(options: argparse.Namespace, arrays: Arrays) -> None:
+    """Get ready, wait for the word, measure and print images per second."""
+    on_gpu = options.device.type == "cuda"
+    rate = Rate(spec_of(options.one, "bf16"), arrays, device=options.device, tf32=True)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(rate.block(SEVERAL_SECONDS if on_gpu else 0.0))
 
 
 @contextlib.contextmanager
@@ -230,24 +278,26 @@ def utilization(device: torch.device) -> Iterator[Callable[[], float | None]]:
         return
     query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
     command = [*query, "-i", str(device.index or 0)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield lambda: round(sum(values) / len(values), 1) if values else None
-        process.terminate()
-        output = process.communicate()[0]
-        values += [float(line) for line in output.split() if line.replace(".", "").isdigit()]
+    with subprocess.Popen(command, stdout=PIPE, text=True) as process:
+        try:
+            yield lambda: round(sum(values) / len(values), 1) if values else None
+        finally:  # it would never end by itself
+            process.terminate()
+            output = process.communicate()[0]
+            values += [float(line) for line in output.split() if line.replace(".", "").isdigit()]
 
 
-def cuda_tests(options: argparse.Namespace) -> dict[str, Any]:
+def cuda_tests(options: argparse.Namespace) -> Found:
     """The tests marked `cuda`."""
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "tests"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    return {"exit_code": done.returncode, "output": done.stdout[-3000:]}
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n", "4", "-rfE", "tests/training"]
+    limit = 60 * options.minutes * ENDS["cuda_tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
+    yield "pytest", {"exit_code": done.returncode, "output": done.stdout[-3000:]}
 
 
-def cells(options: argparse.Namespace, *, until: float) -> dict[str, Any]:
+def cells(options: argparse.Namespace, *, until: float) -> Found:
     """Paper-scale runs with one seed, cheapest first, until the time is over; their records, packed."""
     results = options.json.absolute().with_suffix(".results")
-    tried = []
     for student, methods, dataset in CELLS:
         left = until - time.monotonic()
         if left < 30:
@@ -263,20 +313,11 @@ def cells(options: argparse.Namespace, *, until: float) -> dict[str, Any]:
             except subprocess.TimeoutExpired:
                 process.send_signal(2)  # as Ctrl-C: the runs save their state
                 process.wait()
-        tried.append({"student": student, "methods": methods, "exit_code": process.returncode})
-    packed = options.json.with_suffix(".records.tar.gz")
-    pack = [
-        sys.executable,
-        "-m",
-        "tfkd_cli",
-        "pack",
-        "--results",
-        str(results),
-        "--out",
-        str(packed.absolute()),
-    ]
+        yield f"{student} {methods}, exit code", process.returncode
+    packed = options.json.absolute().with_suffix(".records.tar.gz")
+    pack = [sys.executable, "-m", "tfkd_cli", "pack", "--results", str(results), "--out", str(packed)]
     subprocess.run(pack, cwd=ROOT, check=False, stdout=sys.stderr)
-    return {"tried": tried, "records": packed.name}
+    yield "records", packed.name
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -315,32 +356,43 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write after each part; the exit code of the cuda tests, where they ran."""
+    """Measure, and write after each measurement; 1 where the cuda tests ran and did not pass, else 0."""
     started = time.monotonic()
     options = parse(arguments)
     arrays = timing.random_arrays(data.dataset("cifar10"), options.images)
     if options.one:
-        rate = Rate(spec_of(options.one, "bf16"), arrays, device=options.device, tf32=True)
-        print(rate.block(10.0 if options.device.type == "cuda" else 0.0))
+        one(options, arrays)
         return 0
-    found: dict[str, Any] = {"machine": machine(options.device), "bars": BARS}
-    parts: dict[str, Callable[[], Any]] = {
-        **({} if options.no_tests else {"cuda_tests": lambda: cuda_tests(options)}),
-        "networks": lambda: networks(options, arrays),
-        "several": lambda: several(options),
-        "workloads": lambda: workloads(options, arrays),
-    }
+    seconds = 60 * options.minutes
+    parts = {"networks": networks(options, arrays), "several": several(options)}
+    parts["workloads"] = workloads(options, arrays)
+    if not options.no_tests:
+        parts = {"cuda_tests": cuda_tests(options), **parts}
     if options.data_dir:
-        parts["cells"] = lambda: cells(options, until=started + 60 * options.minutes - 20)
+        parts["cells"] = cells(options, until=started + seconds - 20)
+    found: dict[str, Any] = {"machine": machine(options.device), "bars": BARS}
     for name, part in parts.items():
         print(f"{time.monotonic() - started:5.0f} s  {name}", file=sys.stderr)
-        try:
-            found[name] = part()
-        except Exception as error:  # the other parts are worth having
-            found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        found[name] = {}
+        until = started + seconds * (1.0 if name == "cells" else ENDS[name])
+        for _ in measured(part, into=found[name], until=until):
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    return int(found.get("cuda_tests", {}).get("exit_code", 0) != 0)
+    return int(not options.no_tests and found["cuda_tests"].get("pytest", {}).get("exit_code") != 0)
+
+
+def measured(part: Found, *, into: dict[str, Any], until: float) -> Iterator[None]:
+    """Take in the measurements of a part until its time is over; yields after each."""
+    try:
+        for name, value in part:
+            into[name] = value
+            yield
+            if time.monotonic() > until:
+                into["stopped"] = "its share of the time was over"
+                break
+    except Exception as error:  # the other parts are worth having
+        into["failed"] = f"{type(error).__name__}: {error}"[:2000]
+    yield
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import typer
 
 from paper_tables.spec import Table
 from tfkd_cli.cli import COMMANDS, app
-from tfkd_cli.commands.explaining import DIFFERENCES
 from tfkd_cli.execution import Execution
+from tfkd_cli.methods import LOSSES
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
@@ -78,7 +79,8 @@ def _cost_line(name: str, runs: int, seconds: float, chain: float, disk: float, 
 def differences() -> str:
     """Where the released code and the printed equation differ, by the field that says so."""
     lines = ["| field | released code against printed equation |", "|---|---|"]
-    return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in DIFFERENCES.items()])
+    texts = {f.name: f.metadata["forms_differ"] for loss in LOSSES.values() for f in fields(loss)}
+    return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in texts.items() if text])
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {

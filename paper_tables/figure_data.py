@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from paper_tables.measured import NOTHING, Epoch, Measured
 from paper_tables.spec import Figure, PaperTablesError, Series, Setting
 from paper_tables.statistics import deviation
 
+Distributions = Mapping[str, Callable[..., Sequence[float]]]
 NOT_MEASURED = "not measured yet"
 FEWEST_CURVES = 2  # runs that make a band
 
@@ -94,13 +96,15 @@ class Sources:
     """What was measured for a figure. Each kind of figure takes its own; all may be empty.
 
     `teacher_accuracy`: by the student's setting, the test accuracy (percent) of the checkpoint that taught
-    it. `soft_targets`: by temperature, probabilities by class, most probable first.
+    it. `soft_targets`: by temperature, probabilities by class, most probable first. `distributions`: by
+    name, what computes target probabilities by class from the values of a series.
     """
 
     measured: Mapping[Setting, Measured]
     teacher_accuracy: Mapping[Setting, float]
     curves: Mapping[Setting, Sequence[Curve]]
     soft_targets: Mapping[float, Sequence[float]]
+    distributions: Distributions
     epoch: Epoch
 
 
@@ -111,6 +115,7 @@ def figure_data(
     teacher_accuracy: Mapping[Setting, float] | None = None,
     curves: Mapping[Setting, Sequence[Curve]] | None = None,
     soft_targets: Mapping[float, Sequence[float]] | None = None,
+    distributions: Distributions | None = None,
     epoch: Epoch = "best",
 ) -> FigureData:
     """The data of one of the paper's figures: what is published, and as much as was measured."""
@@ -119,6 +124,7 @@ def figure_data(
         teacher_accuracy=teacher_accuracy or {},
         curves=curves or {},
         soft_targets=soft_targets or {},
+        distributions=distributions or {},
         epoch=epoch,
     )
     return _assembled(figure, sources)
@@ -260,39 +266,17 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
 
 def _bars(series: Series, slot: int, sources: Sources) -> Iterator[Bars]:
     if series.values:
-        yield Bars(label=series.label, heights=distribution(**dict(series.values)), slot=slot)
+        yield Bars(label=series.label, heights=_distribution(sources, **dict(series.values)), slot=slot)
 
 
-def distribution(
-    *,
-    distribution: str,
-    classes: int,
-    correct: int = 1,
-    correct_prob: float = 0.99,
-    temperature: float = 1.0,
-    softening: str = "softmax",
-) -> tuple[float, ...]:
-    """Target probabilities by class: `uniform` (LSR), or `virtual-teacher` (paper Eq. 8, softened).
-
-    `softmax`: softmax(p/τ), as released. `power`: p^(1/τ), normalised, as we read Eq. 9.
-    """
+def _distribution(sources: Sources, *, distribution: str, classes: int, **values: Any) -> tuple[float, ...]:
+    """Target probabilities by class: `uniform` (LSR), or one of those that `sources` computes."""
     if distribution == "uniform":
         return (1 / classes,) * classes
-    if distribution != "virtual-teacher":
-        raise PaperTablesError(
-            f'unknown distribution "{distribution}".', expected="Known: uniform, virtual-teacher."
-        )
-    wrong = (1 - correct_prob) / (classes - 1)
-    hard = [correct_prob if each == correct else wrong for each in range(1, classes + 1)]
-    return _softened(hard, temperature, softening)
-
-
-def _softened(hard: Sequence[float], temperature: float, softening: str) -> tuple[float, ...]:
-    import numpy as np
-
-    p = np.asarray(hard, dtype=float)
-    weights = np.exp(p / temperature) if softening == "softmax" else p ** (1 / temperature)
-    return tuple(float(each) for each in weights / weights.sum())
+    if distribution not in sources.distributions:
+        known = ", ".join(["uniform", *sources.distributions])
+        raise PaperTablesError(f'unknown distribution "{distribution}".', expected=f"Known: {known}.")
+    return tuple(sources.distributions[distribution](classes=classes, **values))
 
 
 def _soft_targets(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level]:

@@ -12,16 +12,38 @@ from tfkd_cli.grid import Axes, parse_seeds, table
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("3", (0, 1, 2)), ("0-4", (0, 1, 2, 3, 4)), ("7,9", (7, 9)), ("1", (0,)), ("0-1,7", (0, 1, 7))],
+    [
+        ("3", (0, 1, 2)),
+        ("0-4", (0, 1, 2, 3, 4)),
+        ("7,9", (7, 9)),
+        ("1", (0,)),
+        ("0-1,7", (0, 1, 7)),
+        ("20", tuple(range(20))),
+        ("123456-123456", (123456,)),
+        ("0-41", tuple(range(42))),
+    ],
 )
 def test_seeds_are_a_count_a_range_or_a_list(text: str, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["0", "", "x", "4-1", "-3", "1,,2", "1.5", "0-"])
+@pytest.mark.parametrize("text", ["0", "", "x", "4-1", "4-1,3", "-3", "1,,2", "1.5", "0-", "٣"])
 def test_seeds_that_name_none_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="names no seed"):
         parse_seeds(text)
+
+
+@pytest.mark.parametrize("text", ["42", "123456", "1234567"])
+def test_a_number_that_may_be_meant_as_one_seed_is_refused_with_both_ways_to_say_it(text: str) -> None:
+    with pytest.raises(RequestError, match="is a count") as caught:
+        parse_seeds(text)
+    assert f"--seeds {text}-{text} is the one seed" in caught.value.hint
+    assert f"--seeds 0-{int(text) - 1}" in caught.value.hint
+
+
+def test_a_range_of_more_seeds_than_anybody_trains_is_refused_not_cut_short() -> None:
+    with pytest.raises(RequestError, match="names 999,999,999 seeds"):
+        parse_seeds("1-999999999")
 
 
 @given(st.text(max_size=12))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -70,6 +71,7 @@ def batch(seed: int, images: int = 5, classes: int = 7) -> tuple[Tensor, Tensor,
 
 seeds = st.integers(0, 10_000)
 alphas = st.floats(0, 1)
+smoothings = st.floats(0, 0.85)  # spread over the others, more than 6/7 would invert the labels
 temperatures = st.floats(0.5, 50)
 forms = st.sampled_from(["released", "printed"])
 
@@ -78,13 +80,13 @@ forms = st.sampled_from(["released", "printed"])
 def test_alpha_zero_is_cross_entropy(seed: int, temperature: float, form: str, loss_type: type[Loss]) -> None:
     logits_NK, labels_N, teacher_NK = batch(seed)
     values: dict[str, Any] = {} if loss_type is LabelSmoothing else {"temperature": temperature}
-    loss = loss_type(alpha=0.0, **values, **loss_type.FORMS[form])  # type: ignore[call-arg]
+    loss = loss_type(**{"alpha": 0.0, **values, **loss_type.FORMS[form]})
     assert loss(logits_NK, labels_N, teacher_NK).total.item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits_NK, labels_N).item(), rel=1e-12
     )
 
 
-@given(seeds, alphas, st.floats(-50, 50), forms, st.sampled_from(list(LOSSES.values())))
+@given(seeds, smoothings, st.floats(-50, 50), forms, st.sampled_from(list(LOSSES.values())))
 def test_adding_a_constant_to_the_logits_changes_nothing(
     seed: int, alpha: float, shift: float, form: str, loss_type: type[Loss]
 ) -> None:
@@ -117,6 +119,16 @@ def test_printed_lsr_is_equation_2_without_its_constant(seed: int, alpha: float)
     equation_2 = -(smoothed_NK * logits_NK.log_softmax(1)).sum(1).mean().item()
     printed = LabelSmoothing(alpha=alpha, spread="all")(logits_NK, labels_N).total.item()
     assert printed + alpha * math.log(classes) == pytest.approx(equation_2, rel=1e-10)
+
+
+@given(seeds, alphas)
+def test_printed_lsr_is_torchs_label_smoothing_without_its_constant(seed: int, alpha: float) -> None:
+    logits_NK, labels_N, _ = batch(seed)
+    logits_NK.requires_grad_()
+    ours = LabelSmoothing(alpha=alpha, spread="all")(logits_NK, labels_N).total
+    torchs = torch.nn.functional.cross_entropy(logits_NK, labels_N, label_smoothing=alpha)
+    assert ours.item() + alpha * math.log(7) == pytest.approx(torchs.item(), rel=1e-10)
+    torch.testing.assert_close(*(torch.autograd.grad(each, logits_NK)[0] for each in (ours, torchs)))
 
 
 @given(seeds, alphas)
@@ -157,10 +169,30 @@ def test_the_printed_virtual_teacher_is_its_definition_softened_and_normalised(
     torch.testing.assert_close(virtual_NK, power_NK / power_NK.sum(1, keepdim=True))
 
 
+@given(seeds, temperatures, st.sampled_from(["softmax", "power"]))
+def test_the_two_probabilities_of_the_virtual_teacher_are_those_it_teaches(
+    seed: int, temperature: float, softening: Literal["softmax", "power"]
+) -> None:
+    logits_NK, labels_N, _ = batch(seed)
+    loss = TfReg(temperature=temperature, softening=softening)
+    right, wrong = loss.virtual_probabilities(7)
+    expected_NK = torch.full_like(logits_NK, wrong).scatter(1, labels_N[:, None], right)
+    torch.testing.assert_close(loss.virtual_teacher(logits_NK, labels_N), expected_NK)
+
+
+def test_the_virtual_teacher_has_the_probabilities_of_the_papers_notes() -> None:
+    # paper.md b: softmax(p/τ) gives 0.1045 / 0.0995 at τ = 20 and 0.1093 / 0.0990 at τ = 10; p^(1/τ) 0.135.
+    assert TfReg(temperature=20).virtual_probabilities(10) == pytest.approx((0.1045, 0.0995), abs=5e-5)
+    assert TfReg(temperature=10).virtual_probabilities(10) == pytest.approx((0.1093, 0.0990), abs=5e-5)
+    assert TfReg(temperature=20, softening="power").virtual_probabilities(10)[0] == pytest.approx(
+        0.135, abs=5e-4
+    )
+
+
 def test_the_released_tf_reg_of_resnet18_is_label_smoothing_of_one_tenth() -> None:
-    weights = TfReg(alpha=0.1, temperature=20, multiplier=100).weights(100)
-    assert weights.ce + weights.kl == pytest.approx(1.0)
-    assert weights.kl / (weights.ce + weights.kl) == pytest.approx(0.1)
+    loss = TfReg(alpha=0.1, temperature=20, multiplier=100)
+    assert loss.weights(100) == pytest.approx({"ce": 0.9, "kl": 0.1})
+    assert loss.epsilon(100) == pytest.approx(0.1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -171,10 +203,10 @@ def test_the_released_kd_weights_are_those_of_the_paper_notes(
     alpha: float, temperature: float, multiplier: float, kl: float
 ) -> None:
     loss = Distillation(alpha=alpha, temperature=temperature, multiplier=multiplier)
-    assert loss.weights(100) == pytest.approx((1 - alpha, kl))
+    assert loss.weights(100) == pytest.approx({"ce": 1 - alpha, "kl": kl})
 
 
-@given(seeds, alphas)
+@given(seeds, smoothings)
 def test_released_lsr_weights_describe_its_gradient(seed: int, alpha: float) -> None:
     logits_NK, labels_N, _ = batch(seed)
     loss = LabelSmoothing(alpha=alpha)
@@ -185,7 +217,7 @@ def test_released_lsr_weights_describe_its_gradient(seed: int, alpha: float) -> 
         return torch.autograd.grad(total, logits_NK)[0]
 
     logits_NK.requires_grad_()
-    described = weight.ce * cross_entropy(logits_NK, labels_N) + weight.kl * kl_divergence(
+    described = weight["ce"] * cross_entropy(logits_NK, labels_N) + weight["kl"] * kl_divergence(
         uniform_NK, logits_NK.log_softmax(1)
     )
     torch.testing.assert_close(gradient(loss(logits_NK, labels_N).total), gradient(described))
@@ -205,8 +237,51 @@ def test_released_lsr_weights_describe_its_gradient(seed: int, alpha: float) -> 
     ],
 )
 def test_a_loss_refuses_values_that_mean_nothing(loss_type: type[Loss], values: dict[str, float]) -> None:
-    with pytest.raises(RequestError):
-        loss_type(**values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError) as refused:
+        loss_type(**values)
+    assert isinstance(refused.value, RequestError)
+    assert refused.value.expected
+
+
+@pytest.mark.parametrize(("classes", "alpha"), [(2, 0.51), (10, 0.95), (100, 1.0)])
+def test_smoothing_over_the_others_that_would_invert_the_labels_is_refused(
+    classes: int, alpha: float
+) -> None:
+    loss = LabelSmoothing(alpha=alpha)
+    with pytest.raises(ValueError, match="every wrong class would get more of the target"):
+        loss(torch.zeros(3, classes), torch.zeros(3, dtype=torch.int64))
+    LabelSmoothing(alpha=alpha, spread="all").check(classes)
+    LabelSmoothing(alpha=(classes - 1) / classes).check(classes)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES.values())
+@pytest.mark.parametrize(
+    "labels_N",
+    [torch.full((4, 7), 1 / 7), torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.zeros(3, dtype=torch.int64)],
+    ids=["mixed", "floats", "too few"],
+)
+def test_labels_that_are_no_class_indices_are_refused(loss_type: type[Loss], labels_N: Tensor) -> None:
+    with pytest.raises(ValueError, match="labels of shape") as refused:
+        loss_type()(torch.zeros(4, 7), labels_N, torch.zeros(4, 7))
+    assert "(4,)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "loss", [kind(**kind.FORMS[form]) for kind in LOSSES.values() for form in kind.FORMS]
+)
+def test_a_loss_is_the_weighted_sum_of_the_parts_it_reports(loss: Loss) -> None:
+    logits_NK, labels_N, teacher_NK = batch(0)
+    total, parts = loss(logits_NK, labels_N, teacher_NK)
+    assert parts.keys() == loss.reports.keys() == loss.weights(7).keys()
+    if not isinstance(loss, LabelSmoothing) or loss.spread == "all":  # whose KL is of another distribution
+        weighted = sum(weight * parts[name].item() for name, weight in loss.weights(7).items())
+        assert total.item() == pytest.approx(weighted)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES.values())
+def test_every_field_of_a_loss_is_documented(loss_type: type[Loss]) -> None:
+    assert all(each.metadata["meaning"] for each in fields(loss_type))
+    assert loss_type.__doc__
 
 
 def test_a_teacher_that_contradicts_itself_with_zero_probability_gives_no_nan() -> None:

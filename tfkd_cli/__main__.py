@@ -33,6 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print_error(refused)
         return 1
+    except (ImportError, MemoryError) as error:
+        if "--debug" in given:
+            raise
+        from tfkd_cli.console import print_error
+        from tfkd_cli.errors import RunError
+
+        reason = (str(error).splitlines() or ["not enough memory"])[-1]
+        hint = "check limits on memory (ulimit -v), then the installation with `tfkd doctor`."
+        print_error(RunError(f"a library cannot be loaded or needs more memory: {reason[:300]}.", hint=hint))
+        return 1
 
 
 def _main(given: Sequence[str]) -> int:

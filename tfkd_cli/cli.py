@@ -35,6 +35,10 @@ COMMANDS: Mapping[str, Entry] = {
     "diff": Entry("browsing", "What differs between two runs: settings, numerics, code and result."),
     "show": Entry("store", "A table, figure or run, to stdout: published beside measured."),
     "report": Entry("store", "Everything to files: DIR/index.html and DIR/report/…, and nothing else."),
+    "predict": Entry(
+        "using", "Class and probability of each image by a run's student, with the run's own preprocessing."
+    ),
+    "export": Entry("using", "A run's student as one file for other programs."),
     "logs": Entry("store", "A run's log, of its newest attempt."),
     "list": Entry("things", "Methods, models, datasets, tables, figures or clusters."),
     "data": Entry("things", "Fetch and decode a data set into the cache, once for all runs."),

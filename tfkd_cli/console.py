@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkd_cli.errors import UNSEEN, plain
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -30,14 +32,25 @@ def talk() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    class PlainConsole(Console):
+        """Shows control characters in text as escapes; the styles of tables are its own."""
+
+        def print(self, *objects: Any, **how: Any) -> None:
+            super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **how)
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+
+
+def show(text: str) -> None:
+    """Data to stdout, never wrapped or marked up."""
+    print(plain(text), flush=True)
 
 
 def say(text: str) -> None:
     """One line of talk, on stderr, never wrapped or marked up."""
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def print_error(error: Exception) -> None:
@@ -53,8 +66,10 @@ def print_json(value: Any) -> None:
     """JSON for scripts, to stdout."""
     import json
 
-    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(value, indent=2, ensure_ascii=not unicode, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if not (sys.stdout.encoding or "").lower().startswith("utf") or UNSEEN.search(text):
+        text = json.dumps(value, indent=2, allow_nan=False)
+    print(text)
 
 
 def first_line(message: str) -> str:
@@ -87,7 +102,7 @@ def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = [[str(value) for value in row] for row in rows]
+    shown = [[plain(str(value)) for value in row] for row in rows]
     table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column, head in enumerate(heads):
         numeric = all(re.fullmatch(NUMBER, row[column]) for row in shown)

@@ -2,6 +2,7 @@
 
 TfkdError
 ├── RequestError   the request was wrong               exit code 2
+│   └── InvalidValueError   a value that means nothing; also a ValueError
 └── RunError       a run or the machine failed         exit code 1
 
 Every error has three parts: what happened (with the value), what was expected, what to do.
@@ -10,7 +11,16 @@ Every error has three parts: what happened (with the value), what was expected, 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that change the direction of text, and lone surrogates."""
+
+
+def plain(text: str) -> str:
+    """`text` with what a terminal would obey or hide shown as an escape: `\\x1b`, `\\u202e`."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class TfkdError(Exception):
@@ -37,6 +47,10 @@ class RequestError(TfkdError):
     """The request was wrong: nothing was started."""
 
     exit_code = 2
+
+
+class InvalidValueError(RequestError, ValueError):
+    """A value that means nothing, refused where it is set: for callers in Python a ValueError."""
 
 
 class RunError(TfkdError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tfkd_cli import schema
+from tfkd_cli.schema import NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +22,18 @@ class Execution:
     cache: str  # decoded data sets, shared by all runs on a machine
     data_dir: str | None = None  # a read-only folder with official files
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    threads: int | None = None  # per run; None: cores ÷ slots
-    checkpoint_minutes: float = 3.0  # the most work a kill may cost
-    teacher_cache_gb: float = 20.0  # cap on <results>/teacher-logits
+    threads: Positive | None = None  # per run; None: cores ÷ slots
+    checkpoint_minutes: NotNegative = 3.0  # the most work a kill may cost
+    teacher_cache_gb: NotNegative = 20.0  # cap on <results>/teacher-logits
     tf32: bool = True  # on GPUs that have it: convolutions and matrix products of fp32 recipes
     tensorboard: bool = False
     verbose: bool = False
     follow_links: bool = False  # in a folder of images: links are followed wherever they lead
     nested: bool = False  # in a folder of images: folders inside a class belong to it
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        schema.check(self, of="execution")
 
     def to_json(self) -> dict[str, Any]:
         """All values as JSON types."""
@@ -36,8 +42,9 @@ class Execution:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Execution:
         """The execution that `to_json` wrote; keys of a newer version are left aside."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        known = {name: value for name, value in data.items() if name in schema.types_of(cls)}
+        found: Execution = schema.convert(known, cls, of="execution")
+        return found
 
     @property
     def cache_path(self) -> Path:

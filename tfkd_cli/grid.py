@@ -10,6 +10,10 @@ from paper_tables.spec import Cell, Column, Row, Setting, Table
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import METHODS, Method, method
 
+MOST_COUNTED = 20  # seeds; a larger count is more likely to be meant as one seed
+MOST_SEEDS = 10_000
+_SEEDS = re.compile(r"\s*\d{1,9}(-\d{1,9})?(\s*,\s*\d{1,9}(-\d{1,9})?)*\s*", re.ASCII)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
@@ -43,25 +47,38 @@ class Compared:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`3` → 0, 1, 2; `0-4` → 0 … 4; `7,9` → 7, 9; RequestError on anything else."""
-    seeds: tuple[int, ...] = ()
-    if re.fullmatch(r"\s*\d{1,6}\s*", text):
-        seeds = tuple(range(int(text)))
-    elif re.fullmatch(r"\s*\d{1,9}(-\d{1,9})?(\s*,\s*\d{1,9}(-\d{1,9})?)*\s*", text, re.ASCII):
-        seeds = tuple(dict.fromkeys(seed for part in text.split(",") for seed in _seed_range(part)))
-    if not seeds:
+    """`3` → 0, 1, 2; `0-4` → 0 … 4; `7,9` → 7, 9; `42-42` → 42.
+
+    RequestError on anything else, and on a count above MOST_COUNTED, which may be meant as one seed.
+    """
+    parts = [_seed_range(part) for part in text.split(",")] if _SEEDS.fullmatch(text) else []
+    if text.strip().isdigit() and parts:
+        (count,) = parts[0]
+        if count > MOST_COUNTED:
+            raise RequestError(
+                f"--seeds {count} is a count: the {count:,} seeds from 0 to {count - 1:,}.",
+                expected=f"a count of at most {MOST_COUNTED}, a range or a list.",
+                hint=f"--seeds {count}-{count} is the one seed {count}, --seeds 0-{count - 1} all of these.",
+            )
+        parts = [range(count)]
+    if not parts or not all(parts):
         raise RequestError(
             f'--seeds "{text}" names no seed.',
             expected="a count (3 is 0, 1, 2), a range (0-4) or a list (7,9); at least one seed.",
             hint="--seeds 3",
         )
-    return seeds
+    if sum(map(len, parts)) > MOST_SEEDS:
+        raise RequestError(
+            f'--seeds "{text}" names {sum(map(len, parts)):,} seeds.',
+            expected=f"at most {MOST_SEEDS:,}: each is a run of its own of every student and method.",
+            hint="--seeds 0-4",
+        )
+    return tuple(dict.fromkeys(seed for part in parts for seed in part))
 
 
 def _seed_range(part: str) -> range:
     first, _, last = part.strip().partition("-")
-    start, stop = int(first), int(last or first) + 1
-    return range(start, min(stop, start + 1_000_000))
+    return range(int(first), int(last or first) + 1)
 
 
 def table(axes: Axes) -> Table:
@@ -72,7 +89,7 @@ def table(axes: Axes) -> Table:
     pairs = [(student, teacher) for student in axes.students for teacher in axes.teachers or (None,)]
     rows = tuple(_row(index, pair, methods, axes) for index, pair in enumerate(pairs))
     heads = ("Student", "Teacher") if axes.teachers else ("Student",)
-    title = f"{', '.join(axes.methods)} on {axes.dataset}"
+    title = f"{', '.join(each.short for each in methods)} on {axes.dataset}"
     return Table(name="run", title=title, kind="grid", heads=heads, columns=columns, rows=rows)
 
 

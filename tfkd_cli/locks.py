@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from tfkd_cli.regular_files import open_to_append
+
 WAIT_SECONDS = 0.05  # between two attempts to lock
 
 
@@ -20,8 +22,8 @@ def held(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[bool]:
     ends the waiting. The kernel releases the lock when its holder ends, however it ends.
     """
     try:
-        file = path.open("a")
-    except OSError:  # read-only, full, or no such folder
+        file = open_to_append(path)
+    except OSError:  # read-only, full, no such folder, or a link
         yield False
         return
     with file:

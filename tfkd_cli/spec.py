@@ -13,11 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import LOSSES, CrossEntropy, Distillation, Loss
+from tfkd_cli.methods import CrossEntropy, Loss, loss_type
+from tfkd_cli.schema import LARGEST, Count, Digest, Meta, Name, NotNegative, Number, Positive, Record
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
@@ -26,19 +28,12 @@ SNAPSHOT_EPOCHS = (1, 10, 20, 35, 50, 80, 120, 160)
 """Epochs (of 200) whose weights every baseline run keeps: De-KD and Figure 2 need them."""
 
 PAPER_EPOCHS = 200
+NEWER = "a newer tfkd may have written it; nothing was changed."
 
+Epochs = Annotated[int, Meta(ge=1, le=1_000_000)]
 Optimizer = Literal["sgd", "adam"]
 Precision = Literal["fp32", "bf16"]
 AugmentStream = Literal["seed", "shared"]
-
-
-def _positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise RequestError(
-            f"{name} is {value}.",
-            expected="a finite number above 0.",
-            hint=f"leave it out: `tfkd explain` shows the {name} that a setting has by itself.",
-        )
 
 
 def _later(default: Any) -> Any:
@@ -50,50 +45,35 @@ def _later(default: Any) -> Any:
 class Recipe:
     """How a network is optimised; the defaults are the paper's CIFAR recipe."""
 
-    epochs: int = 200
-    batch_size: int = 128
-    lr: float = 0.1  # at a batch of 128; scaled linearly with the batch size
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    epochs: Epochs = 200
+    batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
+    lr: Annotated[float, Meta(gt=0, le=LARGEST)] = 0.1  # at a batch of 128; linear in the batch
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 5e-4
     optimizer: Optimizer = "sgd"
-    milestones: tuple[int, ...] = (60, 120, 160)  # epochs done before each drop
-    lr_factor: float = 0.2
-    warmup_epochs: float = 1.0  # linear per step, from lr/N to lr (*released main.py*; not in the paper)
+    milestones: tuple[Epochs, ...] = (60, 120, 160)  # epochs done before each drop
+    lr_factor: Number = 0.2
+    warmup_epochs: NotNegative = (
+        1.0  # linear per step, from lr/N to lr (*released main.py*; not in the paper)
+    )
     augment: str = "crop-flip-rotate15"
     augment_stream: AugmentStream = "seed"
     precision: Precision = "fp32"
-    holdout: float = _later(0.0)  # share of the training images that validates, where data have no such part
+    # The share of the training images that validates, where the data have no such part.
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = _later(0.0)
 
     def __post_init__(self) -> None:
-        _positive("recipe.epochs", self.epochs)
-        _positive("recipe.batch_size", self.batch_size)
-        _positive("recipe.lr", self.lr)
-        for name, allowed in (
-            ("optimizer", ("sgd", "adam")),
-            ("precision", ("fp32", "bf16")),
-            ("augment_stream", ("seed", "shared")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise RequestError(
-                    f'recipe.{name} is "{getattr(self, name)}".',
-                    expected=f"one of {', '.join(allowed)}.",
-                )
+        schema.check(
+            self, of="recipe", hint="leave it out: `tfkd explain` shows what a setting has by itself."
+        )
         if self.augment not in AUGMENTATIONS:
             raise RequestError(
                 f'recipe.augment is "{self.augment}".', expected=f"one of {', '.join(AUGMENTATIONS)}."
             )
-        if any(milestone < 1 for milestone in self.milestones):
-            raise RequestError(
-                f"recipe.milestones is {self.milestones}.", expected="epochs of 1 or more, as 60,120,160."
-            )
-        if any(not 0 <= value < math.inf for value in (self.momentum, self.weight_decay, self.warmup_epochs)):
-            raise RequestError("momentum, weight_decay and warmup_epochs must be finite and not negative.")
-        if not 0 <= self.holdout <= 0.5:
-            raise RequestError(f"recipe.holdout is {self.holdout}.", expected="a share of 0 to 0.5.")
 
     def with_epochs(self, epochs: int) -> Recipe:
         """This recipe at another length: milestones scale (half up, ≥ 1), warm-up min(1, epochs/20)."""
-        _positive("recipe.epochs", epochs)
+        schema.convert(epochs, Epochs, of="recipe.epochs")
         scaled = {max(1, math.floor(m * epochs / self.epochs + 0.5)) for m in self.milestones}
         warmup = min(1.0, self.warmup_epochs, epochs / 20)
         return replace(self, epochs=epochs, milestones=tuple(sorted(scaled)), warmup_epochs=warmup)
@@ -136,8 +116,8 @@ class Teacher:
 class ForeignTeacher:
     """A teacher from a file of another code base: its architecture and the sha256 of its weights."""
 
-    network: str
-    digest: str
+    network: Name
+    digest: Digest
 
     @property
     def mark(self) -> str:
@@ -159,15 +139,14 @@ class RunSpec:
     SCHEMA: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise RequestError(f"seed is {self.seed}.", expected="a seed of 0 or more.")
+        schema.convert(self.seed, Count, of="seed")
         if self.loss.needs_teacher and self.teacher is None:
             raise RequestError(
-                f"{self.loss.kind} needs a teacher, none was given.", hint="add --teacher resnet18."
+                f"{self.loss.name} needs a teacher, none was given.", hint="add --teacher resnet18."
             )
         if not self.loss.needs_teacher and self.teacher is not None:
             raise RequestError(
-                f"{self.loss.kind} takes no teacher, {self.teacher.network} was given.",
+                f"{self.loss.name} takes no teacher, {self.teacher.network} was given.",
                 hint="leave out --teacher, or use --method kd.",
             )
 
@@ -213,21 +192,17 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        if isinstance(self.loss, CrossEntropy):
-            return "baseline" if self.loss.scale == 1 else "scaled-ce"
-        if not isinstance(self.loss, Distillation):
-            return {"label-smoothing": "lsr", "tf-reg": "tf-reg"}[self.loss.kind]
-        if isinstance(self.teacher, Teacher) and isinstance(self.teacher.checkpoint, int):
-            return "de-kd"
-        return (
-            "tf-self" if isinstance(self.teacher, Teacher) and self.teacher.network == self.student else "kd"
+        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        return self.loss.run_name(
+            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
+            same_network=teacher is not None and teacher.network == self.student,
         )
 
     @property
     def folder(self) -> str:
         """`cifar100-resnet18-kd-from-mobilenetv2-s0-8d4c1185ab12`: readable, then unique."""
         parts = [self.dataset, self.student, self.method]
-        if self.method in ("kd", "de-kd") and self.teacher is not None:
+        if self.teacher is not None and self.method != "tf-self":
             parts.append(f"from-{self.teacher.network}")
             if isinstance(self.teacher, Teacher) and self.teacher.checkpoint != "best":
                 epoch = self.teacher.checkpoint
@@ -248,14 +223,7 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` wrote; RequestError on anything else."""
-        try:
-            return _run_from(data)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise RequestError(
-                f"not a run's description: {type(error).__name__}: {error}.",
-                expected="the spec.json that tfkd wrote.",
-                hint="a newer tfkd may have written it; nothing was changed.",
-            ) from error
+        return _run_from(schema.convert(data, _Description, hint=NEWER))
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:
@@ -301,33 +269,55 @@ def _as_before(each: Any, owner: Any) -> bool:
     return "as_before" in each.metadata and getattr(owner, each.name) == each.metadata["as_before"]
 
 
-def _run_from(data: Mapping[str, Any]) -> RunSpec:
-    if data["schema"] != RunSpec.SCHEMA or data["trainer"] != TRAINER_VERSION:
-        raise ValueError(f"schema {data['schema']}, trainer {data['trainer']}")
-    return _run_fields(data)
+class _Run(Record):
+    """A run in JSON, as a student or inside its student's teacher."""
+
+    dataset: Name
+    student: Name
+    loss: dict[str, Any]
+    teacher: dict[str, Any] | None
+    recipe: dict[str, Any]
+    seed: Count
 
 
-def _run_fields(data: Mapping[str, Any]) -> RunSpec:
-    loss = dict(data["loss"])
+class _Description(_Run):
+    """spec.json."""
+
+    schema: Literal[1]
+    trainer: Literal[2]
+    key: str = ""
+
+
+class _Teaching(Record):
+    """A teacher in JSON."""
+
+    run: _Run
+    checkpoint: Literal["best", "last"] | Positive
+
+
+def _run_from(data: _Run) -> RunSpec:
     return RunSpec(
-        dataset=_text(data["dataset"]),
-        student=_text(data["student"]),
-        loss=LOSSES[loss.pop("kind")](**loss),
-        teacher=_teacher_from(data["teacher"]),
-        recipe=Recipe(**{**data["recipe"], "milestones": tuple(data["recipe"]["milestones"])}),
-        seed=int(data["seed"]),
+        dataset=data.dataset,
+        student=data.student,
+        loss=_loss_from(data.loss),
+        teacher=_teacher_from(data.teacher),
+        recipe=schema.convert(data.recipe, Recipe, of="recipe", hint=NEWER),
+        seed=data.seed,
     )
+
+
+def _loss_from(data: Mapping[str, Any]) -> Loss:
+    kind = loss_type(schema.convert(data.get("kind"), Name, of="loss.kind", hint=NEWER))
+    values = {name: value for name, value in data.items() if name != "kind"}
+    loss: Loss = schema.convert(values, kind, of="loss", hint=NEWER)
+    return loss
 
 
 def _teacher_from(data: Mapping[str, Any] | None) -> Teacher | ForeignTeacher | None:
     if data is None:
         return None
     if "digest" in data:
-        return ForeignTeacher(network=_text(data["network"]), digest=_text(data["digest"]))
-    return Teacher(run=_run_fields(data["run"]), checkpoint=data["checkpoint"])
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or "\0" in value or len(value) > 500:
-        raise ValueError(f"not a name: {str(value)[:40]!r}")
-    return value
+        foreign: ForeignTeacher = schema.convert(data, ForeignTeacher, of="teacher", hint=NEWER)
+        return foreign
+    teaching = schema.convert(data, _Teaching, of="teacher", hint=NEWER)
+    return Teacher(run=_run_from(teaching.run), checkpoint=teaching.checkpoint)

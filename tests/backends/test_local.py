@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli.backends import Event, Outcome, local, sharing_logits, taught_with
+from tfkd_cli.backends import Event, Outcome, local, processes, sharing_logits, taught_with
 from tfkd_cli.backends import slots as slotting
 from tfkd_cli.backends.local import left_seconds, run_local, unfinished
 from tfkd_cli.backends.slots import slots, width
@@ -29,6 +30,8 @@ from tfkd_cli.store import Store
 from tfkd_cli.training import provenance, runner, worker
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from tests.conftest import TinyData
 
 RECIPE = Recipe(epochs=2, batch_size=8, milestones=(1,), warmup_epochs=0, augment="crop-flip")
@@ -160,6 +163,25 @@ def test_a_second_ctrl_c_kills_the_workers(
     assert not Path(f"/proc/{pids[0]}").exists()
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_a_ctrl_c_while_a_worker_is_being_started_leaves_no_worker(
+    store: Store, teacher: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """Else multiprocessing would wait at the end of the command until that worker had finished its run."""
+    long = replace(teacher, recipe=replace(RECIPE, epochs=100_000))
+    start = processes.start
+
+    def interrupted(process: BaseProcess) -> BaseProcess:
+        if started:
+            start(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes, "start", interrupted)
+    outcome, _ = do([long], store, tiny_data)
+    assert outcome == Outcome(interrupted=True)
+    assert not multiprocessing.active_children()
+
+
 def test_a_killed_worker_is_started_again_and_gives_up_at_the_third_time(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
@@ -242,7 +264,7 @@ def test_a_run_another_process_works_on_is_waited_for(
     assert f"process {os.getpid()} on" in waiting.message
 
 
-def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
+def test_students_that_share_a_teacher_in_a_fast_grid_share_its_cached_logits(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:
     fast = replace(teacher, recipe=RECIPE.fast())
@@ -253,7 +275,7 @@ def test_students_that_share_a_teacher_in_a_fast_grid_find_its_answers(
     assert kept == ["epoch-001.npy", "epoch-002.npy"]
 
 
-def test_answers_are_kept_for_students_that_ask_the_same_and_no_others(teacher: RunSpec) -> None:
+def test_logits_are_cached_for_students_that_need_the_same_and_no_others(teacher: RunSpec) -> None:
     fast = replace(teacher, recipe=RECIPE.fast())
     same = [taught_by(fast, temperature=4), taught_by(fast, temperature=8), taught_by(fast, seed=1)]
     alone = replace(taught_by(fast), teacher=Teacher(run=fast, checkpoint=1))

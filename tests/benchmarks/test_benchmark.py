@@ -235,7 +235,29 @@ def test_the_gpu_script_measures_every_part_on_whatever_device_it_is_given(
     options += ["--network", "plain-cnn", "--workload", "plain-cnn", "--json", str(out)]
     assert gpu.main(options) == 0
     found = json.loads(out.read_text())
-    assert set(found["networks"]["plain-cnn"]) == {"fp32", "bf16"}
-    assert all(each["images_per_second"] > 0 for each in found["networks"]["plain-cnn"].values())
-    assert found["several"]["plain-cnn"]["2"] > 0
+    assert set(found["networks"]) == {"plain-cnn in fp32", "plain-cnn in bf16"}
+    assert all(each["images_per_second"] > 0 for each in found["networks"].values())
+    assert found["several"]["plain-cnn, 2 at once"] > 0
     assert found["workloads"]["plain-cnn"]["ratio"] > 0
+
+
+def test_a_gpu_that_does_more_epochs_than_the_run_has_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "GRAPHED_EPOCHS", 2)
+    arrays = random_arrays(dataset("cifar10"), images=64)
+    spec = gpu.spec_of("plain-cnn", "fp32")
+    rate = gpu.Rate(spec, arrays, device=torch.device("cpu"), tf32=False)
+    assert [rate.block(0.0) > 0 for _ in range(4)] == [True] * 4
+
+
+def test_a_part_of_the_gpu_script_that_fails_or_takes_too_long_leaves_what_it_measured() -> None:
+    def part(ends: Callable[[], Any]) -> gpu.Found:
+        yield "first", 1
+        ends()
+        yield "second", 2
+
+    found: dict[str, Any] = {}
+    list(gpu.measured(part(lambda: None), into=found, until=0.0))
+    assert found == {"first": 1, "stopped": "its share of the time was over"}
+    found.clear()
+    list(gpu.measured(part(lambda: 1 // 0), into=found, until=time.monotonic() + 1000))
+    assert set(found) == {"first", "failed"}

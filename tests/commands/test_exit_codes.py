@@ -98,3 +98,58 @@ def test_an_early_ctrl_c_ends_without_a_traceback(tmp_path: Path, seconds: float
     # Python ends by the signal itself where exec() of a text was interrupted; to a shell, both are 130.
     assert ended.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in ended.stderr
+
+
+def test_a_library_that_cannot_be_loaded_is_a_message_and_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def short(*arguments: object, **options: object) -> None:
+        raise ImportError("libblas.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("tfkd_cli.console.print_json", short)
+    assert main(["list", "methods", "--json"]) == 1
+    said = capfd.readouterr().err
+    assert "failed to map segment" in said
+    assert "ulimit -v" in said
+
+
+@pytest.mark.parametrize("option", ["--cache-dir", "--data-dir"])
+def test_a_home_folder_that_nobody_has_is_refused(
+    tmp_path: Path, option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = main([*RUN, "--dry-run", option, "~nosuchuser/x", "--results", str(tmp_path / "results")])
+    assert (code, "no home folder to put for ~nosuchuser" in capfd.readouterr().err) == (2, True)
+
+
+def test_without_home_and_account_the_cache_must_be_named(tmp_path: Path) -> None:
+    script = """
+import os, pwd, sys
+from tfkd_cli.__main__ import main
+for name in ("HOME", "TFKD_CACHE", "XDG_CACHE_HOME"):
+    os.environ.pop(name, None)
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+sys.exit(main())
+"""
+    results = ["--results", str(tmp_path / "results")]
+    for more, code in ([], 2), (["--cache-dir", str(tmp_path)], 0):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, "status", *results, *more],
+            env=worker.environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == code, ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_class_name_with_escapes_is_shown_and_not_obeyed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos\x1b[31m"
+    folder.mkdir()
+    assert main(["data", f"folder:{folder}"]) == 2
+    said = capfd.readouterr().err
+    assert "\x1b" not in said
+    assert r"\x1b[31m" in said

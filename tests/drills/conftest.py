@@ -187,6 +187,18 @@ def parent_of(pid: int) -> int:
         return 0
 
 
+def is_to_end(pid: int) -> bool:
+    """Whether a stopped process has been sent a SIGTERM that it has not taken yet."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if (
+                line.startswith(("ShdPnd:", "SigPnd:"))
+                and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+            ):
+                return True
+    return False
+
+
 def zombies_of(parents: set[int]) -> list[int]:
     """Processes that have ended and were not reaped by one of these."""
     found = []

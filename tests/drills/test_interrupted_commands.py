@@ -51,10 +51,12 @@ class Acts:
     def ctrl_c_twice(self, drill: Drill) -> None:
         """Workers that cannot save (stopped here) hold up a first Ctrl-C; a second one ends them."""
         process = self._at_work(drill)
-        for pid in drill.workers():
+        workers = drill.workers()
+        for pid in workers:
             self._play.kill(pid, signal.SIGSTOP)
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.5)
+        # Two signals that are sent before the command has taken the first are one: it passes that on.
+        self._play.until(lambda: any(map(self._play.is_to_end, workers)) or None)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         self._interrupted(drill, drill.ended(process), lost_seconds=1.0)

@@ -81,7 +81,7 @@ class Bench:
             backend="local",
         )
         log = self.store.submission_path(submission) / "0.log"
-        return processes.start(worker.begin, str(self.store.root), submission, "0", {}, log)
+        return processes.start(processes.make(worker.begin, str(self.store.root), submission, "0", {}, log))
 
     def wait(self, process: BaseProcess) -> int:
         process.join(self.play.PATIENCE)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paper_tables.figure_data import distribution
 from paper_tables.measured import Measured
 from paper_tables.plot import (
     Bars,
@@ -141,29 +140,23 @@ def test_a_single_run_has_no_band() -> None:
     assert (line.label, line.low, line.high) == ("mine", (), ())
 
 
-def test_the_virtual_teacher_is_softened_both_ways() -> None:
-    # paper.md b: softmax(p/τ) gives 0.1045 / 0.0995 at τ = 20 and 0.1093 / 0.0990 at τ = 10; p^(1/τ) 0.135.
-    def both(temperature: float, softening: str) -> tuple[float, float]:
-        found = distribution(
-            distribution="virtual-teacher",
-            classes=10,
-            correct=6,
-            correct_prob=0.99,
-            temperature=temperature,
-            softening=softening,
-        )
-        assert sum(found) == pytest.approx(1)
-        return found[5], found[0]
+def bars_of(**values: object) -> Series:
+    return Series(label="p", values=tuple(values.items()))
 
-    assert both(20, "softmax") == pytest.approx((0.1045, 0.0995), abs=5e-5)
-    assert both(10, "softmax") == pytest.approx((0.1093, 0.0990), abs=5e-5)
-    assert both(20, "power")[0] == pytest.approx(0.135, abs=5e-4)
-    assert distribution(distribution="uniform", classes=4) == (0.25,) * 4
+
+def test_a_distribution_is_computed_by_what_was_handed_in() -> None:
+    series = bars_of(distribution="virtual-teacher", classes=3, correct=2)
+    given = {
+        "virtual-teacher": lambda *, classes, correct: [float(each == correct) for each in range(classes)]
+    }
+    data = figure_data(replace(SWEEP, kind="bars", series=(series,)), distributions=given)
+    assert data.bars == (Bars(label="p", heights=(0.0, 0.0, 1.0)),)
 
 
 def test_an_unknown_distribution_is_refused() -> None:
+    series = bars_of(distribution="normal", classes=4)
     with pytest.raises(PaperTablesError, match="unknown distribution"):
-        distribution(distribution="normal", classes=4)
+        figure_data(replace(SWEEP, kind="bars", series=(series,)))
 
 
 def test_bars_need_no_run() -> None:

@@ -37,7 +37,7 @@ class Grid:
     def change(self, index: int, **changes: Any) -> None:
         """Change a run's result.json, its digest too."""
         path = self.path(index) / "result.json"
-        path.write_bytes(publishing.encode_result({**json.loads(path.read_text()), **changes}))
+        path.write_bytes(publishing.sealed({**json.loads(path.read_text()), **changes}))
 
     def report(self) -> Written:
         """Its report, beside it."""
@@ -120,11 +120,21 @@ def test_a_finished_run_counts_without_its_description_and_that_is_noted(
     grid: Grid, content: bytes | None
 ) -> None:
     path = grid.path(0) / "spec.json"
+    (grid.path(0) / "attempts" / "0001" / "spec.json").unlink()
     path.unlink() if content is None else path.write_bytes(content)
     written = grid.report()
     assert written.left_out == ()
     assert grid.statuses() == ["done"] * 6
     assert any(str(path) in note for note in written.notes)
+
+
+def test_a_broken_description_is_repaired_from_its_attempt(grid: Grid) -> None:
+    path = grid.path(0) / "spec.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-9])
+    written = grid.report()
+    assert (written.left_out, written.notes) == ((), ())
+    assert path.read_bytes() == sound
 
 
 def test_damage_that_comes_after_a_good_report_is_seen(grid: Grid) -> None:

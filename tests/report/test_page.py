@@ -13,6 +13,7 @@ import pytest
 
 from paper_tables import render
 from tfkd_cli import report
+from tfkd_cli.report import page as pages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +157,11 @@ def test_the_errata_of_the_paper_are_listed(demo: Made) -> None:
     texts = [each["text"] for each in demo.record["errata"]]
     assert len(texts) >= 8
     assert all(text.split(";")[0] in html.unescape(demo.page) for text in texts)
+
+
+def test_marks_that_hide_or_turn_text_are_shown_as_escapes_on_the_page() -> None:
+    hostile = {"classes": ["photo\u202egnp", "a\x1b[31mb", "猫"], "log": r"\u202e as typed"}
+    shown = json.loads(pages._json(hostile, ensure_ascii=False))
+    assert shown == {"classes": [r"photo\u202egnp", r"a\x1b[31mb", "猫"], "log": r"\u202e as typed"}
+    template = pages._environment().from_string("<td>{{ name }}</td>")
+    assert template.render(name="<b>\u202e") == r"<td>&lt;b&gt;\u202e</td>"

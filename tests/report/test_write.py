@@ -123,7 +123,7 @@ def test_files_that_no_report_shows_any_more_stay_until_they_are_cleaned(
     found = {each.path.relative_to(tmp_path / "report").as_posix() for each in outdated}
     assert table in found
     assert found.isdisjoint({"mine.txt", "demo.md", "runs.csv"})
-    free(outdated)
+    free(outdated, tmp_path)
     assert report.outdated(tmp_path) == []
     assert (tmp_path / "report" / "demo.md").exists()
 

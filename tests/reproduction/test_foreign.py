@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from tfkd_cli import models
 from tfkd_cli.__main__ import main
 from tfkd_cli.errors import RequestError
+from tfkd_cli.regular_files import WEIGHTS_LIMIT
 from tfkd_cli.reproduction import foreign
 from tfkd_cli.training import checkpoints
 
@@ -95,6 +97,74 @@ def test_a_teacher_that_scores_as_chance_is_refused_before_anything_is_trained(
     assert "scores as chance" in said
     assert "cat, dog" in said
     assert not (tmp_path / "results").exists()
+
+
+def test_a_teacher_whose_classes_are_in_another_order_is_refused_with_its_order(
+    photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = dict(trained(photos))
+    last = [name for name in weights if weights[name].shape[:1] == (2,)]
+    torch.save({**weights, **{name: weights[name].flip(0) for name in last}}, tmp_path / "swapped.pt")
+    assert main(asked(photos, tmp_path / "swapped.pt")) == 2
+    said = capfd.readouterr().err
+    assert (
+        "are in another order than those of the data: of 40 images it is right on 0.00 %, and would" in said
+    )
+    assert "be on 100.00 % with its outputs reordered (2 of 2 classes: cat as output 1" in said
+    assert "its outputs seem to be dog, cat" in said
+    assert not (tmp_path / "results").exists()
+
+
+def check_order(rows: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
+    """Check the order by a confusion matrix: images by class and by what they are called."""
+    foreign._check_order([[" ".join(map(str, row)) for row in rows]], class_names, path="x.pt")
+
+
+def test_a_teacher_with_natural_order_is_told_from_the_folders_alphabetical_one() -> None:
+    natural = [str(number) for number in range(1, 13)]
+    names = sorted(natural)
+    rows = [[45 if natural[output] == name else 5 for output in range(12)] for name in names]
+    with pytest.raises(RequestError, match="11 of 12 classes: 10 as output 9, 11 as output 10") as caught:
+        check_order(rows, names)
+    assert "its outputs seem to be 1, 2, 3, 4, 5, 6 …" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[90, 5, 5], [5, 90, 5], [5, 5, 90]],  # right
+        [[30, 70, 0], [0, 100, 0], [10, 60, 30]],  # everything is called one class
+        [[20, 40, 40], [15, 45, 40], [10, 45, 45]],  # hardly trained: a chain of preferences, no circle
+        [[3, 4, 3], [4, 3, 3], [3, 3, 4]],  # a circle within chance
+        [[0, 2, 0], [2, 0, 0], [0, 0, 2]],  # too few images to say
+    ],
+)
+def test_a_weak_teacher_is_not_taken_for_one_with_another_order(rows: list[list[int]]) -> None:
+    check_order(rows, ["a", "b", "c"])
+
+
+def test_two_exchanged_classes_of_many_are_found() -> None:
+    rows = [[40 if output == (1, 0, 2, 3)[label] else 3 for output in range(4)] for label in range(4)]
+    with pytest.raises(RequestError, match="2 of 4 classes: a as output 1, b as output 0"):
+        check_order(rows, list("abcd"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: None, lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_file_of_weights_is_refused_and_never_waited_for(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "teacher.pt")
+    with pytest.raises(RequestError, match="cannot be read"):
+        foreign.identify(tmp_path / "teacher.pt", ("resnet8",))
+
+
+def test_an_enormous_file_is_refused_before_its_digest_is_taken(tmp_path: Path) -> None:
+    with (tmp_path / "teacher.pt").open("wb") as stream:
+        stream.truncate(WEIGHTS_LIMIT + 1)
+    with pytest.raises(RequestError, match="it is enormous"):
+        foreign.identify(tmp_path / "teacher.pt", ("resnet8",))
 
 
 def test_a_teacher_of_other_classes_is_refused_with_both_numbers(

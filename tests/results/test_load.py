@@ -179,7 +179,7 @@ def test_a_run_that_contradicts_its_metrics_is_damaged_and_has_no_number(store: 
     folder = store.run(SPECS[0])
     path = folder.path / "result.json"
     forged = {**json.loads(path.read_text()), "best": {"epoch": 2, "accuracy": 99.0}}
-    path.write_bytes(publishing.encode_result(forged))
+    path.write_bytes(publishing.sealed(forged))
     runs, epochs = results.load(store.root)
     found = runs.set_index("run").loc[folder.name]
     assert found["status"] == "damaged"

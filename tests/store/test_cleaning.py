@@ -20,8 +20,8 @@ def test_only_snapshots_that_no_plan_needs_are_freed(store: Store, tiny_spec: Ru
     found = store.cleanable(needed={})
     size = (run.path / "weights/epoch-001.pt").stat().st_size
     assert [(each.path.name, each.bytes) for each in found] == [("epoch-001.pt", size)]
-    assert free(found) == size
-    assert free(found) == 0
+    assert free(found, store.root) == size
+    assert free(found, store.root) == 0
     state = run.state()
     assert (state.status, state.missing) == ("done", ("epoch-001.pt",))
     assert state.can_teach("best")
@@ -50,7 +50,7 @@ def test_a_resumable_run_keeps_its_two_furthest_sound_states(store: Store, tiny_
     paths[2].write_bytes(b"!!!")
     found = store.cleanable(needed={})
     assert [each.path for each in found] == [paths[0]]
-    free(found)
+    free(found, store.root)
     assert run.newest_states() == [paths[3], paths[1]]
 
 
@@ -88,7 +88,7 @@ def test_cached_logits_of_teachers_that_no_unfinished_run_has_are_freed(store: S
         (store.teacher_logits_path / name / "epoch-002.lock").touch()
     found = store.cleanable(needed={}, teachers={"ba9876543210"})
     assert {each.path.name: each.bytes for each in found} == {names[0]: 3, names[2]: 3}
-    assert free(found) == 6
+    assert free(found, store.root) == 6
     assert sorted(path.name for path in store.teacher_logits_path.iterdir()) == [names[1], "mine"]
 
 
@@ -99,7 +99,7 @@ def test_what_a_kill_left_beside_cached_logits_in_use_is_freed(store: Store) -> 
     _age(folder / ".epoch-003.npy.1.tmp")
     found = store.cleanable(needed={}, teachers={"0123456789ab"})
     assert [each.path.name for each in found] == [".epoch-003.npy.1.tmp"]
-    free(found)
+    free(found, store.root)
     assert [path.name for path in folder.iterdir()] == ["epoch-001.npy"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,50 @@ def test_only_the_runs_asked_for_are_packed(store: Store, packed: Path, tiny_spe
 def test_a_pack_is_not_trained_into(packed: Path) -> None:
     with pytest.raises(RequestError, match="a file of records"):
         Store.open(packed, create=True)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("records.json", "is no .tar.gz"),
+        ("runs/x.tar.gz", "lies among the records"),
+        ("requests/x.tar.gz", "lies among the records"),
+        ("runs/{run}/result.json", "is no .tar.gz"),
+        ("../folder.tar.gz", "is a link, a folder or a device"),
+        ("../link.tar.gz", "is a link, a folder or a device"),
+        ("../circle.tar.gz", "is a link, a folder or a device"),
+        ("../pipe.tar.gz", "is a link, a folder or a device"),
+    ],
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pack_is_written_neither_over_a_record_nor_through_a_link(
+    store: Store, packed: Path, tmp_path: Path, out: str, said: str, force: bool
+) -> None:
+    (tmp_path / "folder.tar.gz").mkdir()
+    (tmp_path / "link.tar.gz").symlink_to(packed)
+    (tmp_path / "circle.tar.gz").symlink_to(tmp_path / "circle.tar.gz")
+    os.mkfifo(tmp_path / "pipe.tar.gz")
+    before = packed.read_bytes()
+    path = store.root / out.format(run=next(store.runs()).name)
+    with pytest.raises(RequestError, match=said):
+        store.pack(None, path, force=force)
+    assert packed.read_bytes() == before
+    assert {state.status for state in store.scan().values()} == {"done", "failed"}
+
+
+@pytest.mark.parametrize("content", [b"my thesis", gzip.compress(b"my thesis"), b""])
+def test_a_file_that_is_no_pack_is_replaced_only_by_force(
+    store: Store, tiny_spec: RunSpec, play: Any, tmp_path: Path, content: bytes
+) -> None:
+    play.train(store.root, tiny_spec)
+    path = tmp_path / "mine.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="no file that `tfkd pack` made") as caught:
+        store.pack(None, path)
+    assert "--force" in caught.value.hint
+    assert path.read_bytes() == content
+    store.pack(None, path, force=True)
+    assert list(Store.open(path, create=False, writable=False).scan()) == [tiny_spec.key]
 
 
 SPEC = "runs/x-0123456789ab/spec.json"

@@ -66,7 +66,7 @@ def test_a_line_in_the_middle_is_left_out_and_named() -> None:
 def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate(1 << 40)  # sparse
-    with pytest.raises(DamagedFile, match="has 1099511627776 bytes"):
+    with pytest.raises(DamagedFile, match="1,099,511,627,776 bytes"):
         reading.read_json(tmp_path / "x")
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path, kind: str
         path.mkdir()
     else:
         path = Path("/dev/zero")
-    with pytest.raises(RunError, match=r"is not a file|is a link"):
+    with pytest.raises(RunError, match="it is a"):
         reading.read_json(path)
 
 

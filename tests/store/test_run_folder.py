@@ -46,13 +46,48 @@ def test_a_run_is_declared_once_and_known_by_its_spec(run: RunFolder, tiny_spec:
     assert json.loads(before)["key"] == tiny_spec.key
 
 
-def test_a_folder_that_holds_another_runs_spec_is_refused(
-    run: RunFolder, store: Store, tiny_spec: RunSpec
+def damaged_spec(run: RunFolder, damage: str, spec: RunSpec) -> None:
+    """spec.json is broken, missing, a link, or another run's."""
+    path = run.path / "spec.json"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "broken":
+        path.write_bytes(whole.replace(b'"resnet8"', b'"resnet9"'))
+    elif damage == "another's":
+        path.write_text(json.dumps(replace(spec, seed=1).to_json()))
+    elif damage == "link":
+        path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("damage", ["broken", "missing", "link", "another's"])
+def test_a_damaged_description_is_written_again_by_the_command_that_asks_for_the_run(
+    run: RunFolder, tiny_spec: RunSpec, damage: str
 ) -> None:
-    other = replace(tiny_spec, seed=1)
-    (run.path / "spec.json").write_text(json.dumps(other.to_json()))
-    with pytest.raises(RunError, match="describes run"):
-        run.declare(tiny_spec)
+    damaged_spec(run, damage, tiny_spec)
+    with pytest.raises(
+        DamagedFile, match=r"(?s)spec\.json.*the command that asked for this run writes it again"
+    ):
+        run.spec()
+    run.declare(tiny_spec)
+    assert run.spec() == tiny_spec
+
+
+@pytest.mark.parametrize("damage", ["broken", "missing", "link", "another's"])
+def test_a_damaged_description_is_repaired_from_the_copy_of_an_attempt(
+    finished: RunFolder, tiny_spec: RunSpec, damage: str
+) -> None:
+    sound = (finished.path / "spec.json").read_bytes()
+    damaged_spec(finished, damage, tiny_spec)
+    assert finished.spec() == tiny_spec
+    assert (finished.path / "spec.json").read_bytes() == sound
+
+
+def test_two_runs_whose_keys_begin_alike_are_not_mixed(run: RunFolder, tiny_spec: RunSpec) -> None:
+    class Collided(RunSpec):
+        key = tiny_spec.key[:12] + "0" * 52
+
+    with pytest.raises(RunError, match="belongs to another run"):
+        run.declare(Collided(dataset="digits", student="resnet8"))
 
 
 def test_a_new_run_is_todo_then_running_then_resumable(run: RunFolder) -> None:
@@ -144,6 +179,22 @@ def test_numerics_are_fixed_by_the_first_attempt(run: RunFolder) -> None:
     assert run.numerics() is None
     assert run.fix_numerics({"threads": 1}) == {"threads": 1}
     assert run.fix_numerics({"threads": 2}) == {"threads": 1}
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b'{"threads": 9}' * 2, b'{"threads": "4"}', b'{"threads": 0}']
+)
+def test_damaged_numerics_are_those_of_the_attempt_that_saved_a_state(run: RunFolder, damage: bytes) -> None:
+    attempt = run.start_attempt(owner={})
+    attempt.write_env({"numerics": {"threads": 4, "device": "cpu"}})
+    save(attempt, b"state", step=1)
+    run.fix_numerics({"threads": 4, "device": "cpu"})
+    path = run.path / "numerics.json"
+    sound = path.read_bytes()
+    for bad in (damage, sound.replace(b"4", b"5", 1)):
+        path.write_bytes(bad)
+        assert run.numerics() == {"threads": 4, "device": "cpu"}
+        assert path.read_bytes() == sound
 
 
 def test_the_two_newest_states_of_an_attempt_are_kept(run: RunFolder) -> None:
@@ -354,7 +405,7 @@ def test_folders_that_lead_out_of_the_store_are_refused(
 
 def test_publishing_refuses_a_result_that_no_reader_would_accept(run: RunFolder, tiny_spec: RunSpec) -> None:
     attempt = run.start_attempt(owner={})
-    with pytest.raises(DamagedFile, match='"best" is'):
+    with pytest.raises(DamagedFile, match="best is missing"):
         attempt.publish(metrics=[], weights={}, result={"key": tiny_spec.key, "epochs": 2})
     assert run.result() is None
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
+import functools
 import io
+import os
 import pickle
+import random
+import sys
 import zipfile
 from argparse import Namespace
-from pathlib import Path
+from collections import Counter, defaultdict
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +24,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tfkd_cli.errors import RunError
+from tfkd_cli.regular_files import WEIGHTS_LIMIT
 from tfkd_cli.training import checkpoints
 
 
@@ -49,18 +57,84 @@ def test_a_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "net", "model_state_dict", "weights"])
-@pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_weights_of_other_code_bases_are_read(
-    tmp_path: Path, wrapper: str | None, prefix: str, zipped: bool
-) -> None:
+def test_weights_of_other_code_bases_are_read(tmp_path: Path, wrapper: str | None, zipped: bool) -> None:
     net = network()
-    weights: Any = {prefix + name: value for name, value in net.state_dict().items()}
+    weights = net.state_dict()
     value = weights if wrapper is None else {wrapper: weights, "epoch": 7, "acc": 71.2}
     path = saved(tmp_path, value, _use_new_zipfile_serialization=zipped)
     read = checkpoints.read_weights(path)
     assert read.keys() == net.state_dict().keys()
-    checkpoints.fill(network(), read, path=path, name="resnet18")
+    assert checkpoints.fill(network(), read, path=path, name="resnet18") == ""
+
+
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "model.", "net.", "student.backbone."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_that_all_names_share_is_left_out_and_said(tmp_path: Path, prefix: str) -> None:
+    net, other = network(), network()
+    nn.init.zeros_(other[0].weight)  # type: ignore[index]
+    path = saved(tmp_path, {"state_dict": {prefix + name: v for name, v in net.state_dict().items()}})
+    said = checkpoints.fill(other, checkpoints.read_weights(path), path=path, name="resnet18")
+    assert said == f'"{prefix}" was left out of the names of its tensors'
+    assert torch.equal(other[0].weight, net[0].weight)  # type: ignore[index]
+
+
+def test_tensors_beside_the_network_such_as_a_losss_are_ignored_and_counted(tmp_path: Path) -> None:
+    weights = {f"model.{name}": value for name, value in network().state_dict().items()}
+    weights |= {"criterion.weight": torch.ones(2), "train_acc.correct": torch.ones(())}
+    said = checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
+    assert said.endswith("and 2 other tensors were ignored")
+
+
+def test_of_two_networks_that_fit_none_is_chosen(tmp_path: Path) -> None:
+    weights = {f"{part}.{name}": v for name, v in network().state_dict().items() for part in ("model", "ema")}
+    with pytest.raises(RunError, match=r"holds 2 sets of weights that fit: ema\., model\."):
+        checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
+
+
+def test_a_networks_own_prefix_is_no_prefix(tmp_path: Path) -> None:
+    net = nn.Sequential()
+    net.add_module("net", network())
+    assert checkpoints.fill(net, dict(net.state_dict()), path=tmp_path, name="own") == ""
+
+
+def test_the_only_state_dict_under_a_name_of_its_own_is_found_beside_an_optimizer(tmp_path: Path) -> None:
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.ones(2, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    path = saved(tmp_path, {"teacher": net.state_dict(), "opt": optimizer.state_dict()})
+    assert checkpoints.read_weights(path).keys() == net.state_dict().keys()
+
+
+@pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(2)}])
+def test_safetensors_are_read(tmp_path: Path, beside: dict[str, torch.Tensor]) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "model.safetensors"
+    weights = {f"model.{name}": value for name, value in network().state_dict().items()}
+    safetensors.save_file({**weights, **beside}, path)
+    checkpoints.fill(network(), checkpoints.read_weights(path), path=path, name="resnet18")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 30])
+def test_damaged_safetensors_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(RunError, match="cannot read the weights"):
+        checkpoints.read_weights(path)
+
+
+def test_without_the_package_safetensors_the_way_to_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(RunError, match="needs the package safetensors") as caught:
+        checkpoints.read_weights(path)
+    assert "tfkd[safetensors]" in caught.value.hint
 
 
 def test_old_files_without_batch_norms_counter_still_fit(tmp_path: Path) -> None:
@@ -93,12 +167,71 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, value: Any) -> N
         checkpoints.read_weights(saved(tmp_path, value))
 
 
-@pytest.mark.parametrize(
-    "beside", [{"args": Namespace(lr=0.1)}, {"best": np.float64(91.2), "epoch": np.int64(3)}]
-)
-def test_options_and_scores_beside_the_weights_do_no_harm(tmp_path: Path, beside: dict[str, Any]) -> None:
-    path = saved(tmp_path, {"model": network().state_dict(), **beside})
-    assert checkpoints.read_weights(path).keys() == network().state_dict().keys()
+class Options(dict[str, Any]):
+    """A dict with a class of its own, as yacs, EasyDict and Lightning have."""
+
+
+class Stages(list[int]):
+    """A list with a class of its own."""
+
+
+class Phase(enum.Enum):
+    """An enumeration of another code base."""
+
+    TRAINING = 1
+
+
+def _options() -> Options:
+    made = Options(lr=0.1, stages=Stages([1, 2]))
+    made.frozen = True  # type: ignore[attr-defined]  # yacs keeps such a flag: the state of a dict
+    return made
+
+
+BESIDE: dict[str, Any] = {
+    "a namespace": Namespace(lr=0.1),
+    "scores": {"best": np.float64(91.2), "epoch": np.int64(3)},
+    "paths": [Path("runs/1"), PureWindowsPath("c:/x")],
+    "a defaultdict": defaultdict(list, {"loss": [0.1, 0.2]}),
+    "a counter": Counter("aab"),
+    "arrays": {"mean": np.ones(3), "names": np.array(["a", "b"]), "objects": np.array([None, {}])},
+    "NumPy's old random state": np.random.get_state(),
+    "NumPy's generator": np.random.default_rng(0),
+    "Python's random state": random.getstate(),
+    "torch's random state": torch.get_rng_state(),
+    "options with a class": _options(),
+    "an enumeration": Phase.TRAINING,
+    "a set": {1, 2},
+    "a date": datetime.datetime(2020, 1, 1),
+    "a schedule": functools.partial(pow, 2),
+    "keys of a class": {np.float64(0.5): 1, Phase.TRAINING: 2},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("what", BESIDE)
+@pytest.mark.parametrize("first", [True, False])
+def test_whatever_is_beside_the_weights_does_no_harm(
+    tmp_path: Path, what: str, zipped: bool, first: bool
+) -> None:
+    net = network()
+    parts = {"model": net.state_dict(), "beside": BESIDE[what]}
+    value = parts if first else dict(reversed(parts.items()))
+    read = checkpoints.read_weights(saved(tmp_path, value, _use_new_zipfile_serialization=zipped))
+    assert torch.equal(read["0.weight"], net.state_dict()["0.weight"])
+    assert read.keys() == net.state_dict().keys()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_beside_the_weights_is_imported_or_run(tmp_path: Path, zipped: bool) -> None:
+    target = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return eval, (f"open({str(target)!r}, 'w')",)
+
+    value = {"model": network().state_dict(), "beside": Evil()}
+    checkpoints.read_weights(saved(tmp_path, value, _use_new_zipfile_serialization=zipped))
+    assert not target.exists()
 
 
 def test_a_whole_network_in_a_file_is_refused_by_the_name_of_what_it_holds(tmp_path: Path) -> None:
@@ -132,15 +265,25 @@ def test_a_file_that_unpacks_to_something_enormous_is_refused_unread(tmp_path: P
 def test_a_sparse_file_of_many_gigabytes_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "large.pt"
     with path.open("wb") as stream:
-        stream.truncate(int((checkpoints.LARGEST_GB + 1) * 1e9))
-    with pytest.raises(RunError, match=r"it is enormous: 9\.0 GB"):
+        stream.truncate(WEIGHTS_LIMIT + 1)
+    with pytest.raises(RunError, match="it is enormous: 8,589,934,593 bytes"):
         checkpoints.read_weights(path)
 
 
-@pytest.mark.parametrize("missing", ["", "folder"])
-def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
-    with pytest.raises(RunError, match="there is no such file"):
-        checkpoints.read_weights(tmp_path / missing)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "there is no such file"),
+        (Path.mkdir, "it is a folder, a pipe, a socket or a device"),
+        (os.mkfifo, "it is a folder, a pipe, a socket or a device"),
+        (lambda path: path.symlink_to(path), "links lead in a circle"),
+    ],
+)
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, make: Any, said: str) -> None:
+    path = tmp_path / "weights.pt"
+    make(path)
+    with pytest.raises(RunError, match=said):
+        checkpoints.read_weights(path)
 
 
 WHOLE = io.BytesIO()

@@ -137,7 +137,7 @@ def forward_pass(training: Training) -> Callable[[Batch], None]:
         parts, logits_NK = training._loss(batch)
         training._add(parts, logits_NK, batch.labels_N)
         for loss in EVERY_LOSS:
-            training._add(loss(logits_NK, batch.labels_N, batch.teacher_NK), logits_NK, batch.labels_N)
+            loss(logits_NK, batch.labels_N, batch.teacher_NK)
 
     return step
 
@@ -169,6 +169,19 @@ def test_a_step_copies_nothing_to_a_gpu_and_reads_nothing_from_it(
     watch = watched(training, forward_pass(training))
     assert (watch.copies, watch.on_cpu, watch.bf16) == ([], [], arithmetic == "bf16")
     assert training._sums.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("network", "dropout"), [("plain-cnn", True), ("googlenet", True), ("resnet8", False)]
+)
+def test_a_step_seeds_the_generators_for_networks_with_dropout_alone(
+    network: str, dropout: bool, fake_cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = training_of(network, device=fake_cuda, cached=True)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    watched(training, lambda batch: None)
+    assert len(set(seeds)) == (training.steps if dropout else 0)
 
 
 @pytest.mark.parametrize("recipe", sorted(AUGMENTATIONS))
@@ -231,7 +244,7 @@ def mixes_devices(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None
 
 
 def computes_on_the_cpu(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
-    return CrossEntropy()(logits_NK, labels_N)._replace(ce=torch.ones(()).exp())
+    return CrossEntropy()(logits_NK, labels_N)._replace(parts={"ce": torch.ones(()).exp()})
 
 
 def copies_to_the_device(logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None) -> LossParts:
@@ -253,7 +266,9 @@ def test_a_loss_that_would_make_the_host_wait_is_found_out(
 ) -> None:
     training = training_of("resnet8", device=fake_cuda, cached=True)
     step = forward_pass(training)
-    training.spec = cast("RunSpec", SimpleNamespace(seed=0, recipe=training.spec.recipe, loss=wrong))
+    called = {"__call__": lambda self, *batch, epoch: wrong(*batch)}
+    loss = type("Wrong", (CrossEntropy,), called)()
+    training.spec = cast("RunSpec", SimpleNamespace(seed=0, recipe=training.spec.recipe, loss=loss))
     found = None
     try:
         watch = watched(training, step)
@@ -315,10 +330,20 @@ def test_a_graph_replays_full_batches_after_real_steps_and_leaves_the_last_batch
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_written_and_the_log_says_so(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    inside: list[object] = []
+
+    @contextlib.contextmanager
+    def stream(given: object) -> Iterator[None]:
+        inside.append(given)
+        yield
+        inside.pop()
+
     def refuse(given: Graph) -> contextlib.AbstractContextManager[None]:
+        assert inside  # what holds the current stream; torch.cuda.graph would leave another
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
     stepped: list[Batch] = []
     step = GraphedStep(stepped.append, batch_size=4)
     for _ in range(6):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tfkd_cli import models
 from tfkd_cli.errors import RunError
-from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
+from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, LossParts, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec
 from tfkd_cli.training import checkpoints, precision, trainer
 from tfkd_cli.training.epoch_data import seed_of, split
@@ -262,8 +265,7 @@ def test_accuracies_are_percent_of_all_images_and_losses_means_per_image() -> No
     training = training_of(spec_of(LabelSmoothing(alpha=0.2, spread="all"), epochs=1))
     (epoch,) = training.epochs()
     assert 0 <= epoch.test_accuracy <= epoch.test_top5 == 100.0  # three classes: all are in the top three
-    assert epoch.loss_kl is not None
-    assert epoch.train_loss == pytest.approx(0.8 * epoch.loss_ce + 0.2 * epoch.loss_kl)
+    assert epoch.train_loss == pytest.approx(0.8 * epoch.parts["ce"] + 0.2 * epoch.parts["kl"])
     network, data = training.network.eval(), arrays()
     with torch.no_grad():
         images = (torch.from_numpy(data.test_images_NCHW) / 255 - 0.5) / 0.25
@@ -273,7 +275,7 @@ def test_accuracies_are_percent_of_all_images_and_losses_means_per_image() -> No
 
 def test_plain_cross_entropy_has_no_kl_in_its_record() -> None:
     (epoch,) = training_of(spec_of(epochs=1)).epochs()
-    assert epoch.line(attempt=3)["loss_kl"] is None
+    assert [name for name in epoch.line(attempt=3) if name.startswith("loss_")] == ["loss_ce"]
     assert list(epoch.line(attempt=3))[:3] == ["epoch", "attempt", "lr"]
 
 
@@ -281,9 +283,63 @@ def test_a_diverging_loss_says_where_and_what_to_try() -> None:
     training = training_of(spec_of(lr=1e30))
     with pytest.raises(RunError, match=r"the loss became (nan|inf) in epoch \d+, by step \d+ of 3") as caught:
         list(training.epochs())
-    assert "--lr" in str(caught.value)
+    assert caught.value.hint == "try --lr 1e+29."
     with pytest.raises(RunError):
         training.state()  # never saved
+
+
+@pytest.mark.parametrize("lr", [1e-4, 0.003, 0.1, 7.0])
+def test_a_diverging_loss_is_never_answered_with_a_larger_rate_or_more_weight(lr: float) -> None:
+    loss = Distillation(temperature=1.5, multiplier=50.0)
+    training = training_of(spec_of(loss, lr=lr))
+    training._sums[0] = math.nan
+    with pytest.raises(RunError) as caught:
+        training._refuse_divergence()
+    assert caught.value.hint == f"try --lr {lr / 10:g} or --temperature 1 or --set loss.multiplier=1."
+
+
+def test_a_state_of_a_cross_entropy_run_from_before_parts_had_names_is_continued() -> None:
+    training = training_of(spec_of(epochs=1))
+    state = training.state()
+    state["sums"] = torch.tensor([3.0, 2.0, 0.0, 5.0], dtype=torch.float64)  # loss, ce, kl, right
+    again = training_of(spec_of(epochs=1))
+    again.load(state)
+    assert again._sums.tolist() == [3.0, 2.0, 5.0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ramped(CrossEntropy):
+    """Cross-entropy times the epoch."""
+
+    depends_on_epoch = True
+
+    def __call__(
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = 1
+    ) -> LossParts:
+        total, parts = super().__call__(logits_NK, labels_N)
+        return LossParts(epoch * total, parts)
+
+
+def test_a_loss_is_told_the_epoch() -> None:
+    for epoch in training_of(spec_of(Ramped(), epochs=3)).epochs():
+        assert epoch.train_loss == pytest.approx(epoch.epoch * epoch.parts["ce"])
+
+
+@pytest.mark.parametrize(("loss", "times"), [(CrossEntropy(), 0), (Ramped(), 3)])
+def test_a_step_is_recorded_anew_in_each_epoch_where_the_loss_depends_on_it(
+    loss: Loss, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, made = training_of(spec_of(loss, epochs=3)), Mock()
+    made.side_effect = training._step_to_run
+    monkeypatch.setattr(training, "_step_to_run", made)
+    list(training.epochs())
+    assert made.call_count == times
+
+
+def test_parts_that_a_loss_did_not_announce_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ramped, "reports", {"ce": "", "other": ""})
+    with pytest.raises(RunError, match="gave the parts ce"):
+        next(training_of(spec_of(Ramped(), epochs=1)).epochs())
 
 
 def test_bf16_trains_as_fp32_does_up_to_rounding() -> None:

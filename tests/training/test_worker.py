@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, store: Store, submission: str, index: str = "0") -> None:
         self.log = store.submission_path(submission) / f"{index}.log"
         arguments = (str(store.root), submission, index)
-        self.process = processes.start(worker.begin, *arguments, {}, self.log)
+        self.process = processes.start(processes.make(worker.begin, *arguments, {}, self.log))
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process.pid is not None

@@ -159,6 +159,7 @@ class _Pool:
     def interrupt(self) -> None:
         """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
         self._interrupted = True
+        self._forget_unstarted()
         for end in (BaseProcess.terminate, BaseProcess.kill):
             with contextlib.suppress(KeyboardInterrupt):
                 for running in self._running:
@@ -168,10 +169,14 @@ class _Pool:
 
     def close(self) -> None:
         """No worker is left behind; those that still run after an interrupt are killed."""
+        self._forget_unstarted()
         for running in self._running:
             running.process.kill() if self._interrupted else running.process.terminate()
         for running in self._running:
             running.process.join()
+
+    def _forget_unstarted(self) -> None:
+        self._running = [each for each in self._running if each.process.pid is not None]
 
     def outcome(self) -> Outcome:
         """What became of the runs so far."""
@@ -187,13 +192,15 @@ class _Pool:
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
-        process = processes.start(
+        process = processes.make(
             worker.begin,
             *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
             self._slots.environments[slot],
             self._log(folder),
         )
+        # Noted before it is started: a Ctrl-C in between must find it.
         self._running.append(_Running(process=process, folder=folder, slot=slot))
+        processes.start(process)
 
     def _log(self, folder: str) -> Path:
         return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 
@@ -29,8 +29,13 @@ _context = multiprocessing.get_context("forkserver") if FORKS else multiprocessi
 _context.set_forkserver_preload(["tfkd_cli.training.preload"])
 
 
-def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
-    """Start `target(*arguments)` in a new process; the first call waits until torch is loaded.
+def make(target: Callable[..., object], *arguments: object) -> BaseProcess:
+    """A process that will call `target(*arguments)`; its `pid` is None until it is started."""
+    return _context.Process(target=target, args=arguments)
+
+
+def start(process: BaseProcess) -> BaseProcess:
+    """Start a process and return it; the first call waits until torch is loaded.
 
     A forkserver that was killed is started anew. A worker whose start Ctrl-C interrupts ends by itself.
     Raises RunError when no process can be started.
@@ -38,7 +43,8 @@ def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
     reason = ""
     for pause in PAUSES:
         try:
-            return _start(target, arguments)
+            _start(process)
+            return process
         except (EOFError, ConnectionError):
             reason = "the process that loads torch was killed again and again (out of memory?)"
             time.sleep(pause)  # a process that has been killed may exist for a moment
@@ -52,14 +58,12 @@ def start(target: Callable[..., object], *arguments: object) -> BaseProcess:
     )
 
 
-def _start(target: Callable[..., object], arguments: Sequence[object]) -> BaseProcess:
+def _start(process: BaseProcess) -> None:
     if FORKS:
         resource_tracker.ensure_running()  # else it is started below, and unblocks the signals again
         with _inherited():
             forkserver.ensure_running()
-    process = _context.Process(target=target, args=tuple(arguments))
     process.start()
-    return process
 
 
 def end(process: BaseProcess) -> int:

@@ -118,6 +118,8 @@ def cancel(
 ) -> int:
     """Take the runs of a table, or one run, out of SLURM's queue; what is trained is kept.
 
+    `run` means the newest `tfkd run`, with its teachers.
+
     Example: tfkd cancel table3
     """
     from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
@@ -187,6 +189,8 @@ def _specs(opened: Store, options: StoreOptions, item: str) -> list[RunSpec]:
     except UnknownNameError:
         return [find_run(opened, options, item)]
     chosen = [each for each in made if names & set(each.request.names)]
+    if item == "run":
+        del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own
     return [
         entry.spec for each in chosen for entry in each.plan().items.values() if names & set(entry.wanted_by)
     ]

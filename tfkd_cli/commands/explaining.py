@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from paper_tables.spec import PaperTablesError, Setting, Table
-from tfkd_cli import console, data
+from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
 from tfkd_cli.execution import Execution
@@ -19,16 +18,6 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.settings import Request
-
-DIFFERENCES = {
-    "reduction": "the released form averages KL over batch and classes: 1/K of the printed sum over classes",
-    "t_squared": "τ² is in the released code and not in the paper",
-    "multiplier": "the released code multiplies this model's KL, the paper has no such factor",
-    "temperature": "the released τ is not one of the supplement's 20 and 40, and Eq. 9 asks for τ ≥ 20",
-    "soften_student": "the released code softens the teacher alone, the paper both",
-    "softening": "the released form takes softmax(p^d/τ), the paper leaves it open (ours: p^(1/τ))",
-    "spread": "the released code spreads ε over the other classes, the paper over all",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +45,8 @@ def explain_setting(
 
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
-    execution, manner = session.execution(store, folder=folder), session.manner(how, "1")
+    execution = session.execution(store, folder=folder)
+    manner = session.manner(how, "1", session.split(method))
     if words:
         request = asking.for_names([words[0]], manner, execution=execution)
         settings = _meant(request, words)
@@ -69,8 +59,7 @@ def explain_setting(
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    asked = partial(explain, request, own_epochs=not words)
-    found = [asked(each, classes=_classes(request, each)) for each in settings]
+    found = [explain(request, each, own_epochs=not words) for each in settings]
     if output.json:
         console.print_json([each.to_json() for each in found])
         return 0
@@ -90,11 +79,6 @@ def _of_axes(
         teachers=session.split(teacher),
     )
     return asking.for_axes(axes, manner, execution=execution)
-
-
-def _classes(request: Request, setting: Setting) -> int:
-    resolved = request.data.get(setting.dataset)
-    return resolved.facts.classes if resolved else data.dataset(setting.dataset).classes
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:
@@ -150,10 +134,11 @@ def _print(made: Explanation) -> None:
         _row(name + (" (asked)" if name == made.asked else ""), each) for name, each in made.forms.items()
     ]
     forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
-    heads = ("form", "weight of CE", "weight of KL", "loss scale", "equals LSR with ε")
+    heads = ("form", "weights", "loss scale", "equals LSR with ε")
     target.print(console.simple_table(heads, forms))
     target.print(
-        "KL is summed over classes; q is the label, u uniform, K the number of classes.", markup=False
+        "Divergences are summed over classes; q is the label, u uniform, K the number of classes.",
+        markup=False,
     )
     for line in _sentences(made):
         target.print(line, markup=False)
@@ -167,7 +152,7 @@ def _sentences(made: Explanation) -> list[str]:
         lines.append(f"{name}: {each.equation}")
         if each.remark:
             lines.append(f"  In words: {_in_words(each)}.")
-    lines += [f"Difference: {DIFFERENCES[name]}." for name in made.differing]
+    lines += [f"Difference: {text}." for text in made.differing]
     return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
 
 
@@ -193,4 +178,5 @@ def _print_values(made: Explanation) -> None:
 
 def _row(name: str, each: Arithmetic) -> tuple[object, ...]:
     epsilon = "-" if each.epsilon is None else f"{each.epsilon:.3f}"
-    return name, f"{each.ce:.4g}", f"{each.kl:.4g}", f"{each.scale:.4g}", epsilon
+    weights = ", ".join(f"{part} {weight:.4g}" for part, weight in each.weights.items())
+    return name, weights, f"{each.scale:.4g}", epsilon

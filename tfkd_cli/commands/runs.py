@@ -25,7 +25,10 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
-Seeds = Annotated[str, typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4) or a list (7,9).")]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9)."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +41,7 @@ def register(app: typer.Typer) -> None:
 @with_options
 def run(
     student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
-    method: Annotated[str, typer.Option("--method", help="One method, or several: `tfkd list methods`.")],
+    method: Annotated[str, typer.Option("--method", help="`tfkd list methods`, or python:MODULE:CLASS.")],
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
@@ -71,7 +74,9 @@ def run(
     )
     execution = session.execution(store, where, folder)
     given = session.foreign_teacher(teacher_checkpoint, axes)
-    request = asking.for_axes(axes, session.manner(how, seeds), execution=execution, foreign=given)
+    request = asking.for_axes(
+        axes, session.manner(how, seeds, axes.methods), execution=execution, foreign=given
+    )
     execution = asking.with_sources(execution, request, teacher_file=teacher_checkpoint)
     return _go(request, execution, store, where, output)
 

@@ -15,7 +15,9 @@ from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
+from tfkd_cli.methods import method
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
+from tfkd_cli.regular_files import expanded
 from tfkd_cli.reproduction import overrides, overview
 from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign
@@ -105,15 +107,14 @@ def execution(
 
 def cache_folder(given: Path | None) -> Path:
     """`--cache-dir`, else the user's cache folder: XDG's on Linux, ~/Library/Caches on a Mac."""
-    if given is not None:
-        return given.expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tfkd"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfkd"
+    linux = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = given or Path("~/Library/Caches" if sys.platform == "darwin" else linux, "tfkd")
+    return expanded(folder, hint="name a folder with --cache-dir DIR (or TFKD_CACHE).")
 
 
-def manner(options: RunOptions, seeds: str) -> Manner:
-    """Seeds, scale, form and overrides of a request, checked."""
+def manner(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Manner:
+    """Seeds, scale, form and overrides of a request, checked; `methods`: those that the request names."""
+    losses = [method(each).loss for each in methods]
     return Manner(
         seeds=grid.parse_seeds(seeds),
         scale=options.scale,
@@ -121,7 +122,8 @@ def manner(options: RunOptions, seeds: str) -> Manner:
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,
         overrides=overrides.merged(
-            overrides.named(options.recipe), overrides.parse(options.set_ or (), options.shorthands())
+            overrides.named(options.recipe),
+            overrides.parse(options.set_ or (), options.shorthands(), losses=losses),
         ),
     )
 

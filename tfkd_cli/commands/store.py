@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,18 +14,22 @@ import typer
 from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.errors import RequestError, canonical, plain
 from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import asking, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.launch import device_kind
-from tfkd_cli.store import Store
+from tfkd_cli.store import RunFolder, Store, reading
 
 WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
     60.0,
     10.0,
     180.0,
 )  # gentle to the queue: slower while nothing changes
+
+FEW_RUNS = 20  # up to which `status` lists all that are not done
+FOLLOW_SECONDS = 1.0  # between two looks of `logs --follow`; SLURM is asked less often
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +48,7 @@ def status(
         str | None, typer.Argument(help="A table or comparison, or a run's key or folder.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every run, however many.")] = False,
 ) -> int:
     """Counts, failures and time left of everything that was asked for.
 
@@ -55,7 +61,7 @@ def status(
         if output.json:
             console.print_json(seen.to_json())
         else:
-            _print_overview(seen)
+            _print_overview(seen, every=every)
         if not watch or not any(seen.counts[state] for state in ("running", "queued")):
             return 0
         pause = WATCH_SECONDS if seen.counts != before else min(pause + WATCH_GROWS, WATCH_AT_MOST)
@@ -86,14 +92,19 @@ def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Ove
 
 def _queue(options: StoreOptions) -> tuple[dict[str, overview.Queued], list[str]]:
     """What SLURM says, where this store has submissions to it, and notes on that."""
-    if not (options.results / "submissions").is_dir():
+    opened = session.open_store(options, write=False)
+    if not _has_submissions(opened):
         return {}, []
     from tfkd_cli.commands import cluster
 
-    return cluster.queue(session.open_store(options, write=False))
+    return cluster.queue(opened)
 
 
-def _print_overview(seen: overview.Overview) -> None:
+def _has_submissions(opened: Store) -> bool:
+    return (opened.root / "submissions").is_dir()
+
+
+def _print_overview(seen: overview.Overview, *, every: bool) -> None:
     target = console.out()
     if not seen.runs:
         target.print("Nothing was asked for yet. Start with: tfkd reproduce demo", markup=False)
@@ -104,16 +115,31 @@ def _print_overview(seen: overview.Overview) -> None:
         target.print(
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
         )
+    listed = [each for each in seen.runs if every or _is_listed(each, among=len(seen.runs))]
     jobs = any(each.job for each in seen.runs)
     rows = [
-        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", *([each.job or ""] * jobs), each.message)
-        for each in seen.runs
-        if each.status in ("running", "failed", "blocked") or (each.status != "done" and len(seen.runs) <= 20)
+        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", *([each.job or ""] * jobs), _why(each))
+        for each in listed
     ]
     if rows:
         target.print(console.simple_table(("status", "run", "epoch", *(["job"] * jobs), "why"), rows))
+    waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
+    if waiting:
+        reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
+        target.print(f"Queued: {reasons}. `tfkd status --all` lists them.", markup=False)
     for note in seen.notes:
         console.say(f"Note: {note}")
+
+
+def _is_listed(run: overview.RunStatus, *, among: int) -> bool:
+    """Whether `status` lists a run without `--all`: what needs a look, and all that is left of a few."""
+    return run.status in ("running", "failed", "blocked") or (run.status != "done" and among <= FEW_RUNS)
+
+
+def _why(run: overview.RunStatus) -> str:
+    if run.status == "running" and run.age_seconds is not None:
+        return f"{console.duration(run.age_seconds)} ago"
+    return run.message
 
 
 @with_options
@@ -198,7 +224,7 @@ def report(
     if output.json:
         console.print_json({"index": str(written.index), "left_out": list(written.left_out)})
     else:
-        print(written.index)
+        console.show(str(written.index))
     return 1 if written.left_out else 0
 
 
@@ -206,7 +232,9 @@ def report(
 def logs(
     run: Annotated[str, typer.Argument(help="A run's key or folder.")],
     store: StoreOptions,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until the run ends, whatever attempts it takes.")
+    ] = False,
 ) -> int:
     """A run's log, of its newest attempt.
 
@@ -217,19 +245,74 @@ def logs(
 
     opened = session.open_store(store, write=False)
     folder = opened.run(cluster.find_run(opened, store, run))
-    of_slurm = records.log_of(opened, folder.name)
-    path = folder.log_path() or of_slurm
-    if path is None:
-        raise RequestError(f"{folder.name} has no log yet.", hint="tfkd status shows whether it has started.")
-    with path.open(encoding="utf-8", errors="replace") as log:
-        while True:
-            sys.stdout.write(log.read())
-            sys.stdout.flush()
-            if not follow or folder.state().status != "running":
-                sys.stdout.write(log.read())
-                break
-            time.sleep(1)
-    if of_slurm not in (None, path) and folder.state().status != "done":
-        print(f"\nSLURM's log, {of_slurm}:")  # killed for its memory, or at a limit: only this one says so
-        print(of_slurm.read_text(encoding="utf-8", errors="replace"))
+    if follow:
+        return _follow(opened, folder)
+    path, of_slurm = folder.log_path(), records.log_of(opened, folder.name)
+    if path is None and of_slurm is None:
+        raise RequestError(
+            f"{folder.name} has no log yet.",
+            hint="tfkd status shows whether it has started; --follow waits for it.",
+        )
+    if path is not None:
+        _show_log(path, opened.root)
+    if of_slurm is not None and (path is None or folder.state().status != "done"):
+        if path is not None:
+            # Only this one says so of a run that was killed for its memory, or at a limit.
+            console.show(f"\nSLURM's log, {of_slurm}:")
+        _show_log(of_slurm, opened.root)
     return 0
+
+
+def _show_log(path: Path, root: Path, *, start: int = 0, growing: bool = False) -> int:
+    """Print a log from byte `start`, its whole lines only while it is `growing`; where to go on.
+
+    DamagedFile for a link, a pipe or a device below the results folder.
+    """
+    try:
+        with open_regular(path, below=root) as stream:
+            stream.seek(start)
+            data = stream.read()
+    except OSError as error:
+        reading.refuse(path, error)
+    if growing:
+        data = data[: data.rfind(b"\n") + 1]
+    sys.stdout.write(plain(data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")))
+    sys.stdout.flush()
+    return start + len(data)
+
+
+def _follow(opened: Store, folder: RunFolder) -> int:
+    """Print a run's logs as they grow, one attempt after the other, until the run has ended."""
+    from tfkd_cli.backends.slurm import records
+
+    shown: Path | None = None
+    position, told = 0, False
+    while True:
+        ended = _has_ended(opened, folder)  # before the reading: what is written meanwhile is read
+        path = folder.log_path() or records.log_of(opened, folder.name)
+        if shown is not None:
+            position = _show_log(shown, opened.root, start=position, growing=path == shown and not ended)
+        if path is not None and path != shown:
+            if shown is not None:
+                console.say(f"The next log, {path}:")
+            shown, position = path, _show_log(path, opened.root, growing=not ended)
+        if ended:
+            return 0
+        waiting = folder.state().status != "running"
+        if waiting and not told:
+            console.say(f"{folder.name} is not running; waiting for its next attempt (Ctrl-C ends this).")
+        told = waiting
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _has_ended(opened: Store, folder: RunFolder) -> bool:
+    """Whether a run is done, or has failed and SLURM has no job that will try it again."""
+    status = folder.state().status
+    if status in ("done", "damaged", "running") or not _has_submissions(opened):
+        return status not in ("running", "resumable", "todo")
+    from tfkd_cli.commands import cluster
+
+    job = cluster.queue(opened)[0].get(folder.name)
+    if job is not None and job.status in ("queued", "running", "blocked"):
+        return False
+    return status == "failed" or (job is not None and job.status == "died")

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from paper_tables.hyperparameters import lookup
+from paper_tables.spec import Setting
 from tfkd_cli import console, data, models, progress
 from tfkd_cli.commands import session
 from tfkd_cli.errors import canonical
-from tfkd_cli.methods import METHODS
+from tfkd_cli.methods import all_methods
 from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import Recipe
@@ -48,7 +50,10 @@ def list_things(
 
 
 def _methods() -> Rows:
-    rows = [(m.name, m.label, m.does, ", ".join(f.name for f in fields(m.loss))) for m in METHODS.values()]
+    rows: list[tuple[Any, ...]] = [
+        (m.name, m.label, m.does, ", ".join(f.name for f in fields(m.loss))) for m in all_methods().values()
+    ]
+    rows.append(("python:MODULE:CLASS", "", "", "your own: a class derived from tfkd_cli.methods.Loss"))
     return ("method", "in the paper", "learns from", "loss fields"), rows
 
 
@@ -80,9 +85,9 @@ def _datasets() -> Rows:
             f"{d.size}×{d.size}",
             d.train_images,
             d.test_images,
-            d.augment,
+            d.augmentation or _augmentation(d.name),
         )
-        for d in data.DATASETS.values()
+        for d in data.all_datasets().values()
     ]
     rows.append(
         (
@@ -92,11 +97,18 @@ def _datasets() -> Rows:
             "",
             "",
             "",
-            "crop-flip",
+            _augmentation("folder"),
         )
     )
-    rows.append(("torchvision:NAME", "its classification sets", "", "", "", "", "crop-flip"))
+    rows.append(("torchvision:NAME", "its classification sets", "", "", "", "", _augmentation("torchvision")))
+    rows.append(("python:MODULE:NAME", "your own: a tfkd_cli.data.DataSet", "", "", "", "", ""))
     return ("data set", "label", "classes", "pixels", "training", "test", "augmentation"), rows
+
+
+def _augmentation(dataset: str) -> str:
+    """The augmentation of a network that hyperparameters.toml does not single out."""
+    found = lookup(Setting(dataset=dataset, student="", method="baseline"), form="released")
+    return str(found.recipe["augment"].value)
 
 
 def _tables() -> Rows:
@@ -160,7 +172,7 @@ def fetch_data(
         console.print_json({**facts.to_json(), "ready": made.ready})
     else:
         whole = f" ({facts.caveat})" if facts.caveat else ""
-        print(
+        console.show(
             f"{facts.name}{whole}: {facts.train_images:,} training and {facts.test_images:,} test images, "
             f"{facts.classes} classes, {facts.size}×{facts.size} pixels; ready."
         )

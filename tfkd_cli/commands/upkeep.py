@@ -39,6 +39,7 @@ def clean(
     Example: tfkd clean --yes
     """
     from tfkd_cli.report.staging import outdated
+    from tfkd_cli.store import cleaning
 
     opened = session.open_store(store, write=yes)
     made, notes = session.campaigns(opened, session.execution(store))
@@ -51,18 +52,16 @@ def clean(
     missing = [spec for each in made for spec in each.plan(states).missing]
     teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
     found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
-    found += outdated(opened.root)
+    found = cleaning.inside([*found, *outdated(opened.root)], opened.root)
     total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
         console.print_json({"bytes": total, "deleted": yes, "items": rows})
     else:
         for each in found:
-            print(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
+            console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
     if yes:
-        from tfkd_cli.store import cleaning
-
-        total = cleaning.free(found)
+        total = cleaning.free(found, opened.root)
     if not output.json:
         print(
             f"{'Freed' if yes else 'Would free'} {console.size(total)}."
@@ -93,6 +92,7 @@ def pack(
     store: StoreOptions,
     out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.")],
     items: Annotated[list[str] | None, typer.Argument(help="Tables and figures. [default: all runs]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no pack.")] = False,
 ) -> int:
     """Records only (no weights) in one file, which every reading command accepts as --results.
 
@@ -106,8 +106,8 @@ def pack(
         keys = [
             key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
         ]
-    size = opened.pack(keys, out)
-    print(f"{out}: {console.size(size)}. Read it with --results {out}")
+    size = opened.pack(keys, out, force=force)
+    console.show(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0
 
 
@@ -135,7 +135,7 @@ def doctor(
         checks.append(check)
         if not output.json:
             todo = f"\n{'':6}→ {check.todo}" if check.todo else ""
-            print(f"{MARKS[check.status]:5} {check.name}: {check.detail}{todo}", flush=True)
+            console.show(f"{MARKS[check.status]:5} {check.name}: {check.detail}{todo}")
     if output.json:
         console.print_json([asdict(check) for check in checks])
     return 1 if any(check.status == "fail" for check in checks) else 0

@@ -8,28 +8,17 @@ its default. A trial is an ordinary run: finished ones are shared, unfinished on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from paper_tables.spec import Setting, Values
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import METHODS, Distillation, LabelSmoothing, Loss, TfReg
+from tfkd_cli.methods import Loss
+from tfkd_cli.methods import method as find_method
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState
 
-# Tried in this order, the default first. Assumed: they bracket what the literature uses.
+# Tried in this order, the default first; a loss says itself which values of its fields are tried.
 RATE_FACTORS = (1.0, 0.3, 3.0, 0.1, 10.0, 0.5, 2.0, 0.2)
-SMOOTHING = (0.1, 0.05, 0.2, 0.3, 0.02, 0.15, 0.4, 0.01)
-VIRTUAL = (
-    (0.1, 20.0),
-    (0.3, 20.0),
-    (0.1, 2.0),
-    (0.5, 20.0),
-    (0.05, 20.0),
-    (0.3, 2.0),
-    (0.2, 5.0),
-    (0.5, 2.0),
-)
-TAUGHT = ((0.6, 20.0), (0.5, 4.0), (0.9, 4.0), (0.3, 4.0), (0.9, 20.0), (0.3, 20.0), (0.5, 2.0), (0.7, 8.0))
 MOST_TRIALS = len(RATE_FACTORS)
 
 
@@ -61,26 +50,29 @@ def rate_settings(baseline: Setting, count: int, *, lr: float) -> list[Setting]:
 
 def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Setting]:
     """The setting with `count` values of its loss, the default's first."""
-    first, listed = _listed(default)
-    others = [values for values in listed if values != first]
-    return [replace(setting, loss=values) for values in [first, *others][:count]]
+    listed: list[Values] = [tuple(sorted(values.items())) for values in default.trials]
+    first = tuple((name, getattr(default, name)) for name in _fields(type(default)))
+    tried = [first, *(values for values in listed if values != first)]
+    if len(tried) < count:
+        raise RequestError(
+            f"--trials is {count}, and {default.name} names {len(tried)} with its default.",
+            expected="the same number of trials for every method.",
+            hint=f"--trials {len(tried)}, or more values in {type(default).__qualname__}.trials.",
+        )
+    return [replace(setting, loss=values) for values in tried[:count]]
 
 
-def _listed(default: Loss) -> tuple[Values, list[Values]]:
-    if isinstance(default, LabelSmoothing):
-        return (("alpha", default.alpha),), [(("alpha", each),) for each in SMOOTHING]
-    if isinstance(default, TfReg | Distillation):
-        pairs = VIRTUAL if isinstance(default, TfReg) else TAUGHT
-        listed: list[Values] = [(("alpha", a), ("temperature", t)) for a, t in pairs]
-        return (("alpha", default.alpha), ("temperature", default.temperature)), listed
-    raise TypeError(f"{default.kind} has nothing to try")
+def _fields(loss: type[Loss]) -> list[str]:
+    return sorted({name for values in loss.trials for name in values})
 
 
 def tried(method: str) -> str:
     """What a method's trials vary, in words."""
     if method == "baseline":
         return "learning rate"
-    return "ε" if METHODS[method].loss is LabelSmoothing else "α, τ"
+    loss = find_method(method).loss
+    signs = {f.name: f.metadata.get("sign") or f.name for f in fields(loss)}
+    return ", ".join(signs[name] for name in _fields(loss)) or "defaults"
 
 
 def chosen(trials: Sequence[Trial], states: Mapping[str, RunState]) -> Trial | None:

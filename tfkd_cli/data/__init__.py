@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
+from tfkd_cli.regular_files import expanded
 
 if TYPE_CHECKING:
     from tfkd_cli.execution import Execution
@@ -31,6 +33,7 @@ __all__ = [
     "DataSet",
     "Progress",
     "ResolvedData",
+    "all_datasets",
     "at_size",
     "damaged",
     "dataset",
@@ -39,6 +42,7 @@ __all__ = [
     "resolve",
 ]
 
+GROUP = "tfkd.datasets"
 OWN = "own images are folder:PATH, others torchvision:NAME; see `tfkd list datasets`."
 SIZES = range(28, 513)  # pixels, of folder224: and torchvision224:
 OWN_NAME = re.compile(
@@ -49,8 +53,29 @@ OWN_NAME = re.compile(
 
 
 def dataset(name: str) -> DataSet:
-    """The facts of a built-in name; RequestError with the nearest known one."""
-    return DATASETS[canonical(name, DATASETS, kind="data set", hint=OWN)]
+    """The facts of a built-in name, of one that a package registers, or of `python:module:NAME`.
+
+    RequestError with the nearest known name otherwise.
+    """
+    if name in DATASETS or name.startswith(own_code.PREFIX):
+        return DATASETS.get(name) or _loaded(name, name)
+    others = own_code.registered(GROUP)
+    known = canonical(name, [*DATASETS, *others], kind="data set", hint=OWN)
+    return DATASETS.get(known) or _loaded(own_code.of_entry_point(others[known]), known)
+
+
+def all_datasets() -> dict[str, DataSet]:
+    """The built-in data sets and those that installed packages register; the latter are imported."""
+    return {name: dataset(name) for name in (*DATASETS, *own_code.registered(GROUP))}
+
+
+def _loaded(place: str, name: str) -> DataSet:
+    """The data set outside tfkd at `python:module:NAME`, which runs know as `name`."""
+    expected = "a tfkd_cli.data.DataSet whose `module` reads it (see tfkd_cli/data/reader.py)."
+    found = own_code.load(place, expected=expected)
+    if not isinstance(found, DataSet):
+        raise RequestError(f'"{place}" is a {type(found).__name__}.', expected=expected)
+    return replace(found, name=name)
 
 
 def resolve(name: str, *, execution: Execution) -> ResolvedData:
@@ -162,7 +187,7 @@ def _asked(name: str, execution: Execution) -> Asked:
         asked = Asked(facts, f"{facts.name}@{rest}")
         known = caches.described(execution.cache_path, asked.name)
         return asked if known is None else replace(asked, facts=_as_read(facts, known["facts"]))
-    return Asked(facts, facts.name, _expanded(rest) if rest else None)
+    return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path.") if rest else None)
 
 
 def _folder(size: int, split: int, execution: Execution) -> DataSet:
@@ -175,17 +200,6 @@ def _folder(size: int, split: int, execution: Execution) -> DataSet:
 def _as_read(facts: DataSet, before: Mapping[str, Any]) -> DataSet:
     """The facts, to be read from the same folder in the same way as the content in the cache was."""
     return replace(facts, follow_links=before["follow_links"], nested=before["nested"])
-
-
-def _expanded(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise RequestError(
-            f"{path[:80]!r} names a user whose home folder is not known.",
-            expected="a path.",
-            hint="write the whole path.",
-        ) from error
 
 
 def _parsed(name: str) -> tuple[str, int, int, str, str]:
@@ -224,7 +238,9 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
 
 
 def _data_dir(execution: Execution) -> Path | None:
-    data_dir = _expanded(execution.data_dir) if execution.data_dir else None
+    data_dir = (
+        expanded(Path(execution.data_dir), hint="write the whole path.") if execution.data_dir else None
+    )
     if data_dir is not None and not data_dir.is_dir():
         raise RequestError(
             f"the data folder {str(data_dir)!r} is not a folder.",

@@ -1,6 +1,7 @@
-"""What each data set is, without torch: classes, sizes, normalisation, default augmentation, reader.
+"""What each data set is, without torch: classes, sizes, normalisation, reader.
 
-To add a data set: one entry in `DATASETS`, one file with `locate` and `decode` (see `reader.py`).
+A data set is a `DataSet` and a module that reads it (see `reader.py`): here an entry in `DATASETS`; outside
+tfkd `--dataset python:module:NAME`, or registered under the entry point group `tfkd.datasets`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ class DataSet:
     train_images: int
     test_images: int
     val_images: int = 0  # only own folders have a validation part
-    augment: str  # the default recipe's augmentation
     mean: Channels
     std: Channels
     module: str = ""  # its reader; "" where training is not built yet
@@ -40,6 +40,7 @@ class DataSet:
     follow_links: bool = False  # of a folder: how its files were found
     nested: bool = False
     levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
+    augmentation: str = ""  # the default recipe's, of a data set that hyperparameters.toml does not know
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
 
     @property
@@ -145,7 +146,6 @@ def _cifar(name: str, label: str, classes: int) -> DataSet:
         size=32,
         train_images=50_000,
         test_images=10_000,
-        augment="crop-flip-rotate15",
         mean=CIFAR100_MEAN,
         std=CIFAR100_STD,
         module="tfkd_cli.data.cifar",
@@ -161,7 +161,6 @@ DIGITS = DataSet(
     size=32,
     train_images=1_438,
     test_images=359,
-    augment="shift",
     mean=(0.3050,),
     std=(0.3234,),
     module="tfkd_cli.data.digits",
@@ -177,7 +176,6 @@ FASHION_MNIST = DataSet(
     size=28,
     train_images=60_000,
     test_images=10_000,
-    augment="crop-flip",
     mean=(0.2860,),
     std=(0.3530,),
     module="tfkd_cli.data.fashion_mnist",
@@ -192,7 +190,6 @@ TINY_IMAGENET = DataSet(
     size=64,
     train_images=100_000,
     test_images=10_000,
-    augment="flip-rotate20",
     mean=(0.4802, 0.4481, 0.3975),
     std=(0.2302, 0.2265, 0.2262),
     module="tfkd_cli.data.tiny_imagenet",
@@ -207,7 +204,6 @@ IMAGENET = DataSet(
     size=224,
     train_images=1_281_167,
     test_images=50_000,
-    augment="rrc-flip",
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     source="ILSVRC 2012; described and planned, not trained yet",

@@ -50,7 +50,6 @@ def template(size: int, *, split: int = 0) -> DataSet:
         size=size,
         train_images=0,
         test_images=0,
-        augment="rrc-flip" if size >= FINETUNE_SIZE else "crop-flip",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         module="tfkd_cli.data.folder",

@@ -34,7 +34,6 @@ class Known:
     marker: str  # a file or folder that is there when the files are
     size: int = 0  # the images' own; 0: of several sizes
     channels: int = 3
-    flip: bool = True  # a mirrored image is still of its class
 
 
 def _digits(marker: str, *images: int, classes: int = 10, size: int = 28) -> Known:
@@ -45,7 +44,6 @@ def _digits(marker: str, *images: int, classes: int = 10, size: int = 28) -> Kno
         marker=marker,
         size=size,
         channels=1,
-        flip=False,
     )
 
 
@@ -60,14 +58,11 @@ KNOWN: Mapping[str, Known] = {
         parts=_by_name("train", "test"),
         marker="train_32x32.mat",
         size=32,
-        flip=False,
     ),
     "STL10": Known(
         classes=10, images=(5_000, 8_000), parts=_by_name("train", "test"), marker="stl10_binary", size=96
     ),
-    "GTSRB": Known(
-        classes=43, images=(26_640, 12_630), parts=_by_name("train", "test"), marker="gtsrb", flip=False
-    ),
+    "GTSRB": Known(classes=43, images=(26_640, 12_630), parts=_by_name("train", "test"), marker="gtsrb"),
     "EuroSAT": Known(classes=10, images=(27_000,), parts={}, marker="eurosat/2750", size=64),
     "Flowers102": Known(
         classes=102, images=(1_020, 1_020, 6_149), parts=_by_name(*THREE), marker="flowers-102"
@@ -106,7 +101,6 @@ def named(name: str, *, size: int) -> DataSet:
         train_images=counts[0],
         val_images=counts[1] if len(counts) == 3 else 0,
         test_images=counts[-1],
-        augment=base.augment if known.flip or size >= FINETUNE_SIZE else "shift",
         mean=base.mean if channels == 3 else (0.5,),
         std=base.std if channels == 3 else (0.25,),
         module="tfkd_cli.data.torchvision_sets",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch  # noqa: TID253  reached only through importlib
 import torch.hub  # noqa: TID253
 from torch import nn  # noqa: TID253
 
+from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.models.own import OwnName, parse, require_known, require_timm
 
@@ -69,20 +68,14 @@ def _from_timm(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
 
 def _from_python(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
     module_name, _, factory_name = parsed.rest.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does; it stays for later imports
     expected = f"{factory_name}(num_classes={classes}) in {module_name} that gives a torch.nn.Module."
+    factory = own_code.load(str(parsed), expected=expected)
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
         built = factory(num_classes=classes)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's own code may raise anything, or call sys.exit
-        raise RequestError(
-            f'"{parsed}" failed: {type(error).__name__}: {error}.',
-            expected=expected,
-            hint="modules are looked for in the current folder first; --debug shows where it failed.",
-        ) from error
+        raise own_code.failed(str(parsed), error, expected=expected) from error
     if not isinstance(built, nn.Module):
         raise RequestError(f'"{parsed}" gave {_what(built)}.', expected=expected)
     return built

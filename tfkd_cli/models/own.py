@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, fold
 from tfkd_cli.models.network import Counts, Network
 
@@ -53,7 +54,6 @@ IMAGENET = {
         maps=(0, 9_408, 546_816, 2_785_280, 56_590_336, 26_607_616))),
 }  # fmt: skip
 
-_PYTHON_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", re.ASCII)
 _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)
 
 
@@ -73,7 +73,7 @@ def parse(name: str) -> OwnName:
     """A name of one of the three forms; RequestError for anything else."""
     library, _, rest = name.partition(":")
     library = library.strip().lower()
-    if library == "python" and _PYTHON_NAME.fullmatch(rest):
+    if library == "python" and own_code.is_own(f"python:{rest}"):
         return OwnName(library=library, rest=rest)
     model, colon, flag = rest.strip().lower().partition(":")
     known_flag = not colon or flag == "pretrained"

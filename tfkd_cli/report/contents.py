@@ -142,7 +142,7 @@ def gather(
         pictures=curves,
         missing=_missing(items, runs.values(), facts),
         estimates=spending.estimates(runs.values(), facts),
-        left_out=(*unreadable, *_damaged(runs.values(), store)),
+        left_out=tuple(dict.fromkeys((*unreadable, *_damaged(runs.values(), store)))),
         notes=tuple(_notes(runs, found, campaigns)),
         store=store,
     )
@@ -167,8 +167,7 @@ def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, C
 
 def _damaged(runs: Iterable[AskedRun], store: Store) -> Iterator[str]:
     """What is left out because its records cannot be believed."""
-    for name in store.unreadable_requests():
-        yield f"requests/{name}.json is damaged: what it asked for is not known."
+    yield from store.unreadable_requests()
     yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 
 

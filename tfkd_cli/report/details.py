@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison
 from tfkd_cli.compare.answer import Answer
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
 from tfkd_cli.report.runs import AskedRun
@@ -151,11 +152,12 @@ def _confusion(run: AskedRun) -> list[str]:
 
 def _log(run: AskedRun, store: Store, *, limit: int) -> dict[str, str]:
     """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
-    path = store.folder(run.name).log_path() if run.found.state.attempts else None
+    folder = store.folder(run.name)
+    path = folder.log_path() if run.found.state.attempts else None
     try:
-        if path is None or path.is_symlink():
+        if path is None:
             raise FileNotFoundError(path)
-        with path.open("rb") as stream:
+        with open_regular(path, below=folder.path) as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - limit))
             text = stream.read(limit).decode("utf-8", errors="replace")
     except OSError:

@@ -23,6 +23,7 @@ from paper_tables.figure_data import Curve, FigureData, figure_data, training_cu
 from paper_tables.spec import Figure, Setting
 from tfkd_cli import results
 from tfkd_cli.errors import RunError
+from tfkd_cli.methods import TfReg
 from tfkd_cli.report.runs import AskedRun
 from tfkd_cli.report.staging import Staging
 from tfkd_cli.reproduction.measure import measure
@@ -71,7 +72,14 @@ def data_of(
         teacher_accuracy=taught,
         curves=curves if figure.kind == "curves" else None,
         soft_targets=_soft_targets([run for each in done.values() for run in each]),
+        distributions={"virtual-teacher": virtual_teacher},
     )
+
+
+def virtual_teacher(*, classes: int, correct: int = 1, **fields: Any) -> list[float]:
+    """Probabilities by class of Tf-KD_reg's softened teacher for class `correct` (from 1)."""
+    right, wrong = TfReg(**fields).virtual_probabilities(classes)
+    return [right if each == correct else wrong for each in range(1, classes + 1)]
 
 
 def _soft_targets(runs: Sequence[results.Run]) -> dict[float, Sequence[float]]:
@@ -152,10 +160,10 @@ def label(run: AskedRun) -> str:
         parts.append(
             f"(epoch {row['checkpoint']})" if row["checkpoint"].isdigit() else f"({row['checkpoint']})"
         )
-    if row["form"] == "printed" and method != "baseline":
+    loss = run.spec.loss
+    if row["form"] == "printed" and loss.FORMS["printed"] != loss.FORMS["released"]:
         parts.append("printed")
-    signs = {"alpha": "α", "temperature": "τ", "loss_scale": "×"}
-    parts += [f"{sign}={row[name]:g}" for name, sign in signs.items() if row[name] not in (None, 1)]
+    parts += [f"{sign}={value:g}" for sign, value in loss.signs().items() if value != 1]
     fast = row["scale"] == "paper" and (row["precision"], row["augment_stream"]) != ("fp32", "seed")
     return " ".join([*parts, *(["fast"] if fast else [])])
 

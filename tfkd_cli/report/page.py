@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from paper_tables.render.footnotes import LEGEND
 from paper_tables.spec import Figure
 from paper_tables.verdicts import NOTES
 from tfkd_cli import console
+from tfkd_cli.errors import UNSEEN, plain
 from tfkd_cli.report import view
 from tfkd_cli.report.spending import by_hardware
 
@@ -58,13 +60,29 @@ def _environment() -> Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: plain(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_function"] = _json
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
     environment.globals.update(signs=view.SIGNS, tones=view.TONES)
     return environment
+
+
+def _json(value: Any, **how: Any) -> str:
+    """JSON whose texts show control characters and marks of direction as escapes, as `errors.plain` does."""
+    text = json.dumps(value, **how)
+    return json.dumps(_plain(value), **how) if UNSEEN.search(text) or "\\u00" in text else text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _figures(contents: Contents, staging: Staging) -> Iterator[tuple[Any, ...]]:

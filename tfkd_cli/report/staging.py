@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.regular_files import link_on_the_way, open_regular
 from tfkd_cli.store import Cleanable
 
 FOLDER, INDEX = "report", "index.html"
@@ -76,7 +77,8 @@ class Staging:
 
     def keep(self, names: Sequence[str]) -> bool:
         """Keep these files of the last report; False where one of them is not there."""
-        if not all((self.folder / name).is_file() for name in names):
+        paths = [self.folder / name for name in names]
+        if not all(each.is_file() and not link_on_the_way(each, below=self.folder) for each in paths):
             return False
         self._kept += names
         return True
@@ -84,7 +86,9 @@ class Staging:
     def read(self, name: str) -> bytes:
         """The bytes of a file of the new report, made now or kept."""
         made = self._new / name
-        return (made if made.exists() else self.folder / name).read_bytes()
+        path, below = (made, self._new) if made.exists() else (self.folder / name, self.folder)
+        with open_regular(path, below=below) as stream:
+            return stream.read()
 
     def old_json(self, name: str) -> Mapping[str, Any]:
         """The JSON object in a file of the last report; empty where there is none that can be read."""
@@ -131,7 +135,8 @@ def outdated(out: Path) -> list[Cleanable]:
 
 def _json_object(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path, follow_links=False) as stream:
+            found = json.load(stream)
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

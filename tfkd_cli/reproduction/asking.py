@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from paper_tables.spec import Figure, Table, TeacherSeeds
-from tfkd_cli import data, grid, models
+from tfkd_cli import data, grid, models, schema
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes, Compared
-from tfkd_cli.methods import method
+from tfkd_cli.methods import Form, method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.reproduction.settings import Request, Scale
+from tfkd_cli.schema import Count, Digest
 from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
@@ -43,6 +44,26 @@ class Manner:
             "teacher_seeds": canonical(self.teacher_seeds, get_args(TeacherSeeds), kind="--teacher-seeds"),
             "overrides": self.overrides,
         }
+
+
+class _Asked(schema.Record):
+    """A request as `Campaign.record` writes it."""
+
+    names: list[str]
+    seeds: tuple[Count, ...]
+    scale: Scale
+    form: Form
+    fast: bool
+    overrides: dict[str, Any]
+    data: dict[str, str]
+    teacher_seeds: TeacherSeeds = "one"  # earlier requests lack it
+    axes: Axes | None = None
+    foreign_teacher: ForeignTeacher | None = None
+    compared: Compared | None = None
+    keys: dict[str, list[Digest]] | None = None
+    schema: Literal[1] = 1
+    command: str = ""
+    id: str = ""
 
 
 def for_names(names: Sequence[str], manner: Manner, *, execution: Execution) -> Request:
@@ -104,7 +125,7 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     A size of the user's own, as in `folder64:PATH`, stands; built-in sets keep theirs.
     """
     kind, colon, rest = dataset.strip().partition(":")
-    if not colon:
+    if not colon or kind == "python":
         return dataset if "@" in dataset else data.dataset(dataset).name
     built_in = [name for name in data.DATASETS if fold(name) == fold(rest)]
     if kind.lower() == "torchvision" and built_in:
@@ -154,36 +175,28 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
 
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
-    try:
-        manner = Manner(
-            seeds=tuple(int(seed) for seed in record["seeds"]),
-            scale=record["scale"],
-            form=record["form"],
-            fast=bool(record["fast"]),
-            teacher_seeds=record.get("teacher_seeds", "one"),  # requests of version 1 lack it
-            overrides=Overrides.from_json(record["overrides"]),
-        )
-        kept = record.get("foreign_teacher")
-        foreign = ForeignTeacher(**kept) if kept else None
-        compared = Compared(**_tuples(record["compared"])) if record.get("compared") else None
-        axes = Axes(**_tuples(record["axes"])) if record.get("axes") else None
-        names = [] if axes or compared else list(record["names"])
-        items = [grid.table(axes)] if axes else paper().expand(names)
-        return Request(
-            tables=tuple(each for each in items if isinstance(each, Table)),
-            figures=tuple(each for each in items if isinstance(each, Figure)),
-            axes=axes,
-            compared=compared,
-            foreign_teacher=foreign,
-            data={name: _as_recorded(resolved, execution) for name, resolved in record["data"].items()},
-            **manner.fields(),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RequestError(
-            f"a record of an earlier request cannot be read: {type(error).__name__}: {error}.",
-            expected="a file in requests/ that tfkd wrote.",
-            hint="move that file away; the runs it asked for are not touched.",
-        ) from error
+    asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
+    items: list[Table | Figure] = []
+    given = asked.axes or asked.compared
+    losses = [method(name).loss for name in given.methods] if given else []
+    if asked.axes:
+        items = [grid.table(asked.axes)]
+    elif not asked.compared:
+        items = list(paper().expand(asked.names))
+    return Request(
+        tables=tuple(each for each in items if isinstance(each, Table)),
+        figures=tuple(each for each in items if isinstance(each, Figure)),
+        axes=asked.axes,
+        compared=asked.compared,
+        foreign_teacher=asked.foreign_teacher,
+        data={name: _as_recorded(resolved, execution) for name, resolved in asked.data.items()},
+        seeds=asked.seeds,
+        scale=asked.scale,
+        form=asked.form,
+        fast=asked.fast,
+        teacher_seeds=asked.teacher_seeds,
+        overrides=Overrides.from_json(asked.overrides, losses=losses),
+    )
 
 
 def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
@@ -196,8 +209,3 @@ def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
         return found
     base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
     return ResolvedData(facts=replace(base, name=resolved, full=False))
-
-
-def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's fields, lists as tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}

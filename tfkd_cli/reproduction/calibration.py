@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfkd_cli.costs import facts_of, rate_key, threads_speed_up
+from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.schema import NotNegative, Record
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files
+from tfkd_cli.store import files, reading
 
 Rates = dict[tuple[Any, ...], float]
+
+
+class _Kept(Record):
+    """The file: keys of `costs.rate_key`, seconds."""
+
+    rates: list[tuple[tuple[str | int | None, ...], NotNegative]]
 
 
 def calibrate(request: Request, *, execution: Execution, device: str, say: Callable[[str], None]) -> None:
@@ -38,10 +45,10 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
 def rates(execution: Execution, *, device: str) -> Rates:
     """What was timed on this machine before; empty when nothing was, or the file cannot be read."""
     try:
-        kept = json.loads(_path(execution, device).read_text())
-        return {tuple(key): float(rate) for key, rate in kept["rates"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = reading.read_as(_path(execution, device), _Kept)
+    except RunError:
         return {}
+    return {key: rate for key, rate in kept.rates if rate} if kept else {}
 
 
 def _write(path: Path, known: Mapping[tuple[Any, ...], float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from paper_tables.spec import Table
 from tfkd_cli import results
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
+from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
 from tfkd_cli.reproduction import asking
@@ -134,4 +136,5 @@ def progress_of(state: RunState) -> Progress:
 def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:
     for state in states.values():
         if state.status == "done" and state.result is not None:
-            yield store.folder(state.name).spec(), state.result
+            with contextlib.suppress(RunError):  # without its description it is no like run
+                yield store.folder(state.name).spec(), state.result

@@ -126,7 +126,7 @@ def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:
     """Build a network in a process of its own, which the user's code may end (os._exit) without harm here."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     try:
-        process = processes.start(_build, sender, name, classes, channels, size)
+        process = processes.start(processes.make(_build, sender, name, classes, channels, size))
         sender.close()
         try:
             error = receiver.recv()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_origin
 
 from paper_tables import hyperparameters
+from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.methods import LOSSES, Loss
+from tfkd_cli.methods import Loss, field_types
 from tfkd_cli.spec import Recipe
 
-RECIPE_FIELDS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Recipe)}
-LOSS_FIELDS: Mapping[str, str] = {f.name: str(f.type) for loss in LOSSES.values() for f in fields(loss)}
+RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
+LOSS_FIELDS: Mapping[str, Any] = field_types()
 FINETUNE = "finetune"
-KINDS = {
-    "tuple[int, ...]": "a list of whole numbers, as 60,120,160",
-    "int": "a whole number",
-    "float": "a number",
-}
 
 
 @dataclass(frozen=True)
@@ -35,12 +30,13 @@ class Overrides:
         return {name: value for name, value in self.loss if name in known}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Overrides:
-        """The overrides that `to_json` wrote."""
-        recipe = {n.removeprefix("recipe."): v for n, v in data.items() if n.startswith("recipe.")}
-        loss = {n.removeprefix("loss."): v for n, v in data.items() if n.startswith("loss.")}
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}
-        return cls(tuple(sorted(lists.items())), tuple(sorted(loss.items())))
+    def from_json(cls, data: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()) -> Overrides:
+        """The overrides that `to_json` wrote; RequestError for anything else. `losses`: as for `parse`."""
+        changes, loss_fields = _Changes(), field_types(*losses)
+        for path, value in data.items():
+            owner, name, kind = _field(path, loss_fields)
+            changes.add(owner, name, schema.convert(value, kind, of=path))
+        return changes.made()
 
     def to_json(self) -> dict[str, Any]:
         """`{"recipe.epochs": 30, …}`."""
@@ -48,25 +44,62 @@ class Overrides:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
-def parse(settings: Iterable[str], shorthands: Mapping[str, Any]) -> Overrides:
-    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides."""
-    changes: dict[str, dict[str, Any]] = {"recipe": {}, "loss": {}}
+def parse(
+    settings: Iterable[str], shorthands: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()
+) -> Overrides:
+    """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides.
+
+    Fields of `losses` are known besides those of the paper's.
+    """
+    changes, loss_fields = _Changes(), field_types(*losses)
     for text in settings:
         path, equals, value = text.partition("=")
-        owner, dot, name = path.strip().partition(".")
-        if not (equals and dot) or owner not in ("recipe", "loss"):
-            raise RequestError(
-                f'--set "{text}" is not a setting.',
-                expected="--set recipe.FIELD=VALUE or --set loss.FIELD=VALUE.",
-                hint="--set recipe.epochs=30 --set loss.temperature=4",
-            )
-        known = RECIPE_FIELDS if owner == "recipe" else LOSS_FIELDS
-        field = canonical(name, known, kind=f"{owner} field")
-        changes[owner][field] = _typed(f"{owner}.{field}", value.strip(), known[field])
+        if not equals:
+            raise _no_setting(text)
+        owner, name, kind = _field(path, loss_fields)
+        changes.add(owner, name, _typed(f"{owner}.{name}", value.strip(), kind))
     for name, value in shorthands.items():
         if value is not None:
-            changes["recipe" if name in RECIPE_FIELDS else "loss"][name] = value
-    return Overrides(tuple(sorted(changes["recipe"].items())), tuple(sorted(changes["loss"].items())))
+            changes.add("recipe" if name in RECIPE_FIELDS else "loss", name, value)
+    return changes.made()
+
+
+class _Changes:
+    """Fields and their values, each at most once."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, Any]] = {"recipe": {}, "loss": {}}
+
+    def add(self, owner: str, name: str, value: Any) -> None:
+        """One field; RequestError where it was set to something else before."""
+        if self._values[owner].setdefault(name, value) != value:
+            raise RequestError(
+                f"{owner}.{name} is set to {self._values[owner][name]} and to {value}.",
+                expected="one value for each field.",
+                hint=f"leave out one of them: --set {owner}.{name}=… and its own option are the same.",
+            )
+
+    def made(self) -> Overrides:
+        """The overrides, sorted by name."""
+        return Overrides(*(tuple(sorted(values.items())) for values in self._values.values()))
+
+
+def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
+    """`recipe.lr` in its two names, made canonical, and the field's type."""
+    owner, dot, name = path.strip().partition(".")
+    if not dot or owner not in ("recipe", "loss"):
+        raise _no_setting(path)
+    known = RECIPE_FIELDS if owner == "recipe" else loss_fields
+    found = canonical(name, known, kind=f"{owner} field")
+    return owner, found, known[found]
+
+
+def _no_setting(text: str) -> RequestError:
+    return RequestError(
+        f'--set "{text[:80]}" is not a setting.',
+        expected="--set recipe.FIELD=VALUE or --set loss.FIELD=VALUE.",
+        hint="--set recipe.epochs=30 --set loss.temperature=4",
+    )
 
 
 def named(recipe: str | None) -> Overrides:
@@ -90,21 +123,10 @@ def merged(base: Overrides, over: Overrides) -> Overrides:
     )
 
 
-def _typed(path: str, text: str, kind: str) -> Any:
-    """`text` as the field's type (its annotation, a string); RequestError when it is not one."""
-    try:
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-        if kind == "bool":
-            return {"true": True, "false": False}[text.lower()]
-        if kind.startswith("tuple"):
-            return tuple(int(part) for part in text.strip("()[]").split(",") if part.strip())
-        return str(ast.literal_eval(text)) if text[:1] in "'\"" else text
-    except (ValueError, KeyError, SyntaxError) as error:
-        raise RequestError(
-            f"--set {path}={text}: not a value for it.",
-            expected=f"{path} is {KINDS.get(kind, kind)}.",
-            hint="`tfkd list methods` shows the fields of each loss and of the recipe.",
-        ) from error
+def _typed(path: str, text: str, kind: Any) -> Any:
+    """`text` as the field's type; RequestError when it is not one."""
+    value: Any = text.strip("'\"")
+    if get_origin(kind) is tuple:
+        value = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+    hint = "`tfkd list methods` shows the fields of each loss and of the recipe."
+    return schema.convert(value, kind, lax=True, of=f"--set {path}", hint=hint)

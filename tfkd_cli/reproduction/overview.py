@@ -28,6 +28,7 @@ class RunStatus:
     tables: tuple[str, ...]
     epoch: int | None = None
     epochs: int | None = None
+    age_seconds: float | None = None  # of what a running run last said of itself
     best_accuracy: float | None = None
     attempts: int = 0
     message: str = ""  # why it failed, what blocks it, what the queue says
@@ -99,12 +100,14 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     Requests that differ in their seeds only are one campaign over all of them.
     """
     found: dict[str, Campaign] = {}
-    notes = []
+    notes = store.unreadable_requests()
     for record in reversed(store.requests()):
         try:
             request = asking.from_json(record, execution=execution)
+            _ = request.wanted  # what it asks for exists
         except TfkdError as error:
-            notes.append(f"request {record.get('id')}: {error.what}")
+            path = store.root / "requests" / f"{record['id']}.json"
+            notes.append(f"{path}: {error.what} Hint: move it away (mv '{path}' '{path}.bad').")
             continue
         campaign = Campaign(request, store, execution, device=device)
         mark = asking.identity(request)
@@ -163,6 +166,7 @@ def _status(
         tables=tables,
         epoch=spec.recipe.epochs if status == "done" else state.epoch if state else None,
         epochs=spec.recipe.epochs,
+        age_seconds=round(state.heartbeat_age, 1) if state and state.heartbeat_age is not None else None,
         best_accuracy=result["best"]["accuracy"] if result else None,
         attempts=state.attempts if state else 0,
         message=message,

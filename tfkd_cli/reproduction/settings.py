@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from paper_tables import hyperparameters
 from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
-from tfkd_cli.data import ResolvedData
+from tfkd_cli.data import DataSet, ResolvedData
+from tfkd_cli.data import dataset as find_data_set
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Axes, Compared
-from tfkd_cli.methods import METHODS, Form, Loss
+from tfkd_cli.methods import Form, Loss, method
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
 
@@ -101,7 +102,7 @@ class Request:
     ) -> RunSpec:
         """The run of one setting and seed; `own_epochs`: a teacher's epoch counts in its own recipe."""
         form = setting.form or self.form
-        known = published(setting, form)
+        known = self.looked_up(replace(setting, loss=(), recipe=()), form)
         loss = self._loss(setting, form, known.loss)
         spec = RunSpec(
             dataset=self.data_name(setting.dataset),
@@ -116,15 +117,30 @@ class Request:
         """The resolved name of a data set: what enters the run's key."""
         return self.data[dataset].name if dataset in self.data else dataset
 
+    def facts(self, dataset: str) -> DataSet:
+        """The facts of a data set as a setting names it: of its content here, or of its official one."""
+        return self.data[dataset].facts if dataset in self.data else find_data_set(dataset)
+
+    def looked_up(self, setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
+        """What hyperparameters.toml and the setting say; a data set outside tfkd may name an augmentation."""
+        found = hyperparameters.lookup(setting, form=form)
+        own = self.facts(setting.dataset).augmentation
+        if not own:
+            return found
+        named = hyperparameters.Sourced(own, "declared", "by the data set")
+        return replace(found, recipe={"augment": named, **found.recipe})
+
     def _loss(self, setting: Setting, form: Form, looked_up: Mapping[str, hyperparameters.Sourced]) -> Loss:
-        kind = METHODS[setting.method].loss
+        kind = method(setting.method).loss
         values = {
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
             **dict(setting.loss),
             **self._loss_overrides(setting, kind),
         }
-        return kind(**values)
+        loss = kind(**values)
+        loss.check(self.facts(setting.dataset).classes)
+        return loss
 
     def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
         return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
@@ -146,7 +162,7 @@ class Request:
             return None
         if setting.teacher is not None and self.foreign_teacher is not None:
             return self.foreign_teacher
-        network = setting.student if METHODS[setting.method].teacher == "self" else setting.teacher
+        network = setting.student if method(setting.method).teacher == "self" else setting.teacher
         if network is None:
             raise RequestError(
                 f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
@@ -169,7 +185,7 @@ class Request:
 
     def _check_loss_overrides(self) -> None:
         """Every `loss.*` of the command line must reach at least one of the runs asked for."""
-        kinds = {METHODS[s.method].loss for item in self.items for s in item.settings()}
+        kinds = {method(s.method).loss for item in self.items for s in item.settings()}
         for name, value in self.overrides.loss:
             if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
                 raise RequestError(
@@ -177,11 +193,6 @@ class Request:
                     expected="a method whose loss has this field.",
                     hint="`tfkd list methods` shows the fields of each loss.",
                 )
-
-
-def published(setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
-    """What hyperparameters.toml says of a setting, without what its own table declares on top."""
-    return hyperparameters.lookup(replace(setting, loss=(), recipe=()), form=form)
 
 
 def seeded(spec: RunSpec, seed: int, teacher_seeds: TeacherSeeds) -> RunSpec:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+from tfkd_cli.methods import LOSSES, Distillation, LabelSmoothing, Loss, TfReg
 
 Columns = Mapping[str, tuple[str, str]]
 
@@ -42,19 +45,6 @@ RECIPE: Columns = {
     "holdout": ("share", "training images held out for validation; 0: none"),
 }
 
-LOSS: Columns = {
-    "alpha": ("0 to 1", "weight of the soft targets (the ε of label smoothing)"),
-    "temperature": ("", "τ"),
-    "multiplier": ("", "factor on the KL term"),
-    "reduction": ("elements, batchmean", "whether the KL term is a mean over classes or their sum"),
-    "t_squared": ("true, false", "whether the KL term is multiplied by τ²"),
-    "correct_prob": ("probability", "of the label in Tf-KD_reg's virtual teacher"),
-    "soften_student": ("true, false", "whether Tf-KD_reg divides the student's logits by τ"),
-    "softening": ("softmax, power", "how Tf-KD_reg softens its virtual teacher"),
-    "spread": ("others, all", "the classes that label smoothing spreads α over"),
-    "loss_scale": ("", "factor on the whole loss (the field `scale`)"),
-}
-
 OUTCOME: Columns = {
     "status": ("done, running, resumable, blocked, failed, damaged, todo", "see `tfkd status`"),
     "best_accuracy": (
@@ -91,6 +81,19 @@ OUTCOME: Columns = {
     "key": ("64 hex digits", "the run's key: sha256 of everything that decides its numbers"),
 }
 
+
+def loss_columns(loss: type[Loss]) -> dict[str, str]:
+    """Field of a loss → its column: the same name, with `loss_` where another column has it."""
+    taken = {*IDENTITY, *RECIPE, *OUTCOME, "scale"}  # reports have a column `scale`
+    return {f.name: f"loss_{f.name}" if f.name in taken else f.name for f in fields(loss)}
+
+
+LOSS: Columns = {
+    loss_columns(loss)[f.name]: (f.metadata["unit"], f.metadata["meaning"])
+    for loss in (Distillation, TfReg, LabelSmoothing, *LOSSES.values())
+    for f in fields(loss)
+}
+
 RUNS: Columns = {**IDENTITY, **RECIPE, **LOSS, **OUTCOME}
 
 EPOCH: Columns = {
@@ -104,8 +107,7 @@ EPOCH: Columns = {
     "test_top5": ("percent", "top-5 on the test part"),
     "val_loss": ("nats", "cross-entropy on the validation part; empty without such a part"),
     "val_accuracy": ("percent", "top-1 on the validation part"),
-    "loss_ce": ("nats", "cross-entropy part of the loss, not weighted"),
-    "loss_kl": ("nats", "KL part of the loss, summed over classes, not weighted; empty without one"),
+    **{f"loss_{part}": ("nats", what) for part, what in Loss.reports.items()},
     "seconds": ("seconds", "the epoch, testing included"),
     "teacher_seconds": ("seconds", "of these, until a teacher's logits were there"),
     "images_per_second": ("images/s", "training images"),

@@ -94,7 +94,9 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _of_spec(spec: RunSpec) -> dict[str, Any]:
-    loss = {f"loss_{name}" if name == "scale" else name: value for name, value in vars(spec.loss).items()}
+    loss = {
+        column: getattr(spec.loss, name) for name, column in columns.loss_columns(type(spec.loss)).items()
+    }
     return {
         "dataset": spec.dataset,
         "student": spec.student,

@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, reading
+from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, attempts
 from tfkd_cli.store.records import METRICS
 
 SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
@@ -93,7 +93,7 @@ def _began(folder: RunFolder) -> Mapping[str, Any]:
     """env.json of the newest attempt that has one."""
     for attempt in reversed(folder.attempts()):
         with contextlib.suppress(RunError):
-            if began := reading.read_object(attempt / "env.json"):
+            if began := attempts.environment(folder.path, int(attempt.name)):
                 return began
     return {}
 

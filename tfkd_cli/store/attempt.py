@@ -50,7 +50,7 @@ class Attempt:
 
     def write_env(self, env: Mapping[str, Any]) -> None:
         """Keep where this attempt ran: env.json."""
-        files.write_atomic(self.path / "env.json", files.encode_json(dict(env)))
+        files.write_atomic(self.path / attempts.ENVIRONMENT, files.encode_json(dict(env)))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch; numbers that are not finite are kept as null."""

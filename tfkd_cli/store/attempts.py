@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.store import files, lease, reading
+import msgspec
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.schema import Count, Digest, Record
+from tfkd_cli.store import description, files, lease, reading
 from tfkd_cli.store.lease import LEASE, OWNER, Clock
-from tfkd_cli.store.reading import DamagedFile, Lines, is_digest
-from tfkd_cli.store.records import METRICS
+from tfkd_cli.store.reading import DamagedFile, Lines
+from tfkd_cli.store.records import METRICS, Environment, Failure, fitting
 
 ATTEMPTS = "attempts"
 FAILURE = "failure.json"
+ENVIRONMENT = "env.json"
 STAGED = "publish"
+
+
+class _Note(Record):
+    """`state-000001.json`, which stands for the training state beside it."""
+
+    sha256: Digest
+    size: Count
+    step: Count
+    epoch: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +49,7 @@ class State:
         """Whether the file still holds the bytes that were saved (reads all of it)."""
         try:
             return self.path.stat().st_size == self.size and reading.digest(self.path) == self.sha256
-        except OSError:
+        except (OSError, DamagedFile):
             return False
 
     def drop(self) -> None:
@@ -87,11 +102,13 @@ def is_live(run: Path, number: int, *, clock: Clock) -> bool:
 
 
 def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
-    """An atomic mkdir of a folder that says from its first moment whose it is."""
+    """An atomic mkdir of a folder that says from its first moment whose it is, and of which run."""
     target = attempt_path(run, number)
     files.make_folder(target.parent)
-    note = lease.encode(owner, attempt=number, progress={})
-    return files.make_filled_folder(target, {OWNER: note})
+    content = {OWNER: lease.encode(owner, attempt=number, progress={})}
+    with contextlib.suppress(RunError):
+        content[description.SPEC] = description.encode(description.read(run))
+    return files.make_filled_folder(target, content)
 
 
 def states(run: Path, number: int) -> list[State]:
@@ -107,18 +124,14 @@ def states(run: Path, number: int) -> list[State]:
 
 def _read_note(path: Path, attempt: int) -> State | None:
     try:
-        note = reading.read_object(path, limit=4096)
+        note = reading.read_as(path, _Note, limit=4096)
         sequence = int(path.stem.removeprefix("state-"))
-    except (DamagedFile, ValueError):
+    except (RunError, ValueError):
         return None
-    counts = ("step", "epoch", "size")
-    if note is None or not is_digest(note.get("sha256")) or any(type(note.get(c)) is not int for c in counts):
+    if note is None:
         return None
     return State(
-        path=path.with_suffix(".pt"),
-        attempt=attempt,
-        number=sequence,
-        **{k: note[k] for k in (*counts, "sha256")},
+        path=path.with_suffix(".pt"), attempt=attempt, number=sequence, **msgspec.structs.asdict(note)
     )
 
 
@@ -138,11 +151,21 @@ def newest_failure(run: Path) -> dict[str, Any] | None:
 
 def read_failure(run: Path, number: int) -> dict[str, Any] | None:
     """The failure of one attempt, None where there is none."""
+    path = attempt_path(run, number) / FAILURE
     try:
-        failure = reading.read_object(attempt_path(run, number) / FAILURE)
-    except DamagedFile as error:
+        failure = reading.read_object(path)
+        reading.as_kind(failure or {}, Failure, path=path)
+    except RunError as error:
         return {"kind": "DamagedFile", "message": error.what, "attempt": number}
     return None if failure is None else {"attempt": number, **failure}
+
+
+def environment(run: Path, number: int) -> dict[str, Any]:
+    """Where and how an attempt ran (env.json); empty where it did not say. DamagedFile for anything else."""
+    path = attempt_path(run, number) / ENVIRONMENT
+    began = reading.read_object(path) or {}
+    reading.as_kind(began, Environment, path=path)
+    return began
 
 
 def latest_metrics(run: Path) -> Lines:
@@ -154,9 +177,10 @@ def latest_metrics(run: Path) -> Lines:
 
 def _metrics_backwards(run: Path) -> Iterator[Lines]:
     for number in reversed(attempt_numbers(run)):
-        lines = reading.read_lines(attempt_path(run, number) / METRICS)
+        path = attempt_path(run, number) / METRICS
+        lines = reading.read_lines(path)
         if lines is not None:
-            yield lines
+            yield fitting(lines, path=path)
 
 
 def encode_lines(lines: list[dict[str, Any]]) -> bytes:

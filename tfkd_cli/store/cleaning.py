@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfkd_cli.regular_files import link_on_the_way
 from tfkd_cli.store import attempts, files, scan, teacher_logits
 from tfkd_cli.store.attempts import ATTEMPTS
 from tfkd_cli.store.lease import Clock
@@ -65,11 +66,16 @@ def unused_logits(root: Path, *, teachers: Collection[str], clock: Clock) -> Ite
             yield Cleanable(path, size, "cached teacher logits no unfinished run uses")
 
 
-def free(found: Iterable[Cleanable]) -> int:
-    """Remove these; the bytes freed. What is gone already is no error."""
+def inside(found: Iterable[Cleanable], root: Path) -> list[Cleanable]:
+    """Those of them that lie in the results folder itself: what a link in it leads to belongs to others."""
+    return [each for each in found if link_on_the_way(each.path, below=root) is None]
+
+
+def free(found: Iterable[Cleanable], root: Path) -> int:
+    """Remove these where they are `inside` the results folder; the bytes freed. What is gone is no error."""
     freed = 0
     for each in found:
-        if os.path.lexists(each.path):
+        if os.path.lexists(each.path) and inside([each], root):
             files.remove(each.path)
             freed += each.bytes
     return freed

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tfkd_cli.errors import RunError
+from tfkd_cli.regular_files import open_to_append
 from tfkd_cli.store.reading import DamagedFile, digest, read_bytes, read_json
 
 __all__ = [
@@ -177,7 +178,7 @@ def _place(mine: Path, path: Path) -> bool:
 
 def append(path: Path, data: bytes) -> None:
     """Add `data` at the end of a file that one process writes; on return it is on the disk."""
-    with _reported(path), path.open("ab", buffering=0) as stream:
+    with _reported(path), open_to_append(path) as stream:
         at_write_point(f"append {path.name}")
         start = os.fstat(stream.fileno()).st_size
         try:

@@ -17,8 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from tfkd_cli.errors import RunError
+from tfkd_cli.schema import Count, Number
 from tfkd_cli.store import files, reading
-from tfkd_cli.store.reading import DamagedFile
 
 LIVE_SECONDS = 600.0
 """A heartbeat older than this is taken for the end of its owner, unless SLURM knows better."""
@@ -29,6 +32,18 @@ JOB_VARIABLE = "TFKD_JOB"
 LEASE = "lease.json"
 OWNER = "owner.json"
 _LIMIT = 64 << 10  # bytes
+
+
+class _Written(msgspec.Struct):
+    """lease.json and owner.json."""
+
+    uuid: str
+    attempt: Count
+    host: str = ""
+    pid: Count = 0
+    process_start: str = ""
+    slurm: str | None = None
+    progress: dict[str, int | Number | None] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,28 +92,13 @@ def read(path: Path, *, clock: Clock) -> Lease | None:
     """The lease in a file; a damaged one is none."""
     try:
         written = path.stat().st_mtime
-        data = reading.read_object(path, limit=_LIMIT)
-    except (OSError, DamagedFile):
+        data = reading.read_as(path, _Written, limit=_LIMIT)
+    except (OSError, RunError):
         return None
-    return None if data is None else _parse(data, age=clock.now() - written)
-
-
-def _parse(data: Mapping[str, Any], *, age: float) -> Lease | None:
-    progress = data.get("progress")
-    pid, attempt = data.get("pid"), data.get("attempt")
-    slurm = data.get("slurm")
-    if not isinstance(data.get("uuid"), str) or not isinstance(attempt, int):
+    if data is None:
         return None
-    return Lease(
-        owner=data["uuid"],
-        attempt=attempt,
-        age=age,
-        host=str(data.get("host", "")),
-        pid=pid if isinstance(pid, int) else 0,
-        process_start=str(data.get("process_start", "")),
-        slurm=None if slurm is None else str(slurm),
-        progress=progress if isinstance(progress, dict) else {},
-    )
+    values = msgspec.structs.asdict(data)
+    return Lease(owner=values.pop("uuid"), age=clock.now() - written, **values)
 
 
 @cache

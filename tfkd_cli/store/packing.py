@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import re
 import tarfile
 import zlib
@@ -15,10 +16,11 @@ from typing import IO
 from tfkd_cli.errors import RequestError
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import FAILURE
+from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
 from tfkd_cli.store.reading import LINES_LIMIT
 from tfkd_cli.store.records import METRICS
-from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, SPEC, RunFolder
+from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, RunFolder
 
 _TOTAL_LIMIT = 2 << 30  # bytes unpacked: 10,000 runs are 600 MB
 _MEMBERS_LIMIT = 500_000
@@ -29,6 +31,42 @@ _MEMBER = re.compile(
     rf"|attempts/[0-9]{{4,9}}/(?:{'|'.join(map(re.escape, _ATTEMPT_FILES))}))"
     r"|requests/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"
 )
+
+
+def check_out(out: Path, *, store: Path, force: bool = False) -> None:
+    """RequestError unless a pack may be written to `out`.
+
+    That is a `.tar.gz` outside the folders of the store, where there is nothing yet, or an earlier pack;
+    `force`: or any other file.
+    """
+    hint = "--out records.tar.gz"
+    if not out.name.endswith(".tar.gz"):
+        raise RequestError(f"--out {out} is no .tar.gz.", expected="a name that ends in .tar.gz.", hint=hint)
+    place, root = out.parent.resolve(), store.resolve()
+    if place != root and place.is_relative_to(root):
+        raise RequestError(
+            f"--out {out} lies among the records of {store}.", expected="a place of its own.", hint=hint
+        )
+    if not os.path.lexists(out):
+        return
+    if out.is_symlink() or not out.is_file():
+        raise RequestError(f"--out {out} is a link, a folder or a device.", expected="a new file.", hint=hint)
+    if not force and not _is_pack(out):
+        raise RequestError(
+            f"--out {out} is there, and no file that `tfkd pack` made.",
+            expected="a new name, or that of an earlier pack.",
+            hint="choose another name; --force replaces it.",
+        )
+
+
+def _is_pack(path: Path) -> bool:
+    """Whether a file begins as one that `pack` made."""
+    try:
+        with _BoundedGzip(path) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
+            first = tar.next()
+            return first is None or _MEMBER.fullmatch(first.name) is not None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError):
+        return False
 
 
 def pack(runs: Iterable[RunFolder], out: Path, *, requests: Path | None = None) -> int:

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from tfkd_cli.errors import RunError
+from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.records import METRICS, SCHEMA, check_result
+from tfkd_cli.store.records import METRICS, SCHEMA, SealedNumerics, check_result
 
 RESULT = "result.json"
 WEIGHTS = "weights"
@@ -33,6 +34,15 @@ WINNER = "winner.json"
 NO_DIGEST = b"0" * 64  # stands in the place of a result's own digest while that is computed
 
 log = logging.getLogger("tfkd")
+
+
+class _Retrained(Record):
+    """`attempts/retrained-1.json`."""
+
+    schema: Count
+    key: Digest
+    attempt: Positive
+    weights: dict[FileName, Digest]
 
 
 def stage(
@@ -56,29 +66,43 @@ def stage(
 
 def decide(run: Path, result: Mapping[str, Any]) -> None:
     """Make this the run's result, unless there is one; then finish whichever it is."""
-    data = encode_result(result)
+    data = sealed(result)
     parse_result(data, path=run / RESULT, key=result["key"])
     files.create_once(run / ATTEMPTS / WINNER, data)
     finish(run)
 
 
-def encode_result(result: Mapping[str, Any]) -> bytes:
-    """The bytes of result.json, with the sha256 of all of them (its own 64 digits as zeros) as `digest`."""
-    blank = files.encode_json({**result, "digest": NO_DIGEST.decode()})
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """The bytes of a record, with the sha256 of all of them (its own 64 digits as zeros) as `digest`."""
+    blank = files.encode_json({**record, "digest": NO_DIGEST.decode()})
     return blank.replace(NO_DIGEST, hashlib.sha256(blank).hexdigest().encode())
 
 
-def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
-    """The result in these bytes, of the run whose key begins with `key`; DamagedFile for any other bytes."""
-    result = check_result(reading.parse_json(data, path=path), path=path, key=key)
-    blank = data.replace(result["digest"].encode(), NO_DIGEST)
-    if hashlib.sha256(blank).hexdigest() != result["digest"]:
+def unsealed(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
+    """The numerics in these bytes; those of an earlier tfkd, which have no digest, stand as they are."""
+    found: dict[str, Any] = reading.parse_json(data, path=path)
+    reading.as_kind(found, SealedNumerics, path=path)
+    if "digest" in found:
+        _check_seal(data, found["digest"], path=path)
+    if found.pop("key", key) != key:
+        raise DamagedFile(path, "belongs to another run.", expected=f"key {key}.")
+    return {name: each for name, each in found.items() if name != "digest"}
+
+
+def _check_seal(data: bytes, digest: str, *, path: Path) -> None:
+    if hashlib.sha256(data.replace(digest.encode(), NO_DIGEST)).hexdigest() != digest:
         raise DamagedFile(
             path,
             "does not hold what was written (wrong digest).",
             expected="the bytes whose digest stands in it.",
             hint=f"bring it back, or move the run away (mv '{path.parent}' ELSEWHERE) to train it again.",
         )
+
+
+def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
+    """The result in these bytes, of the run whose key begins with `key`; DamagedFile for any other bytes."""
+    result = check_result(reading.parse_json(data, path=path), path=path, key=key)
+    _check_seal(data, result["digest"], path=path)
     return result
 
 
@@ -197,11 +221,7 @@ def retrained(run: Path) -> list[dict[str, Any]]:
         again = reading.read_object(path)
         if again is None:
             break
-        weights, attempt = again.get("weights"), again.get("attempt")
-        if not isinstance(weights, dict) or not isinstance(attempt, int):
-            raise DamagedFile(path, "names no weights.")
-        if not all(reading.is_safe_name(k) and reading.is_digest(v) for k, v in weights.items()):
-            raise DamagedFile(path, "names weights that cannot be.")
+        reading.as_kind(again, _Retrained, path=path)
         found.append(again)
     return found
 

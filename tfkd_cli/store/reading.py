@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfkd_cli.errors import RunError
+from tfkd_cli import schema
+from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.regular_files import open_regular
 
 JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
 LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
 DEPTH_LIMIT = 64  # a spec nests teacher in student: four levels each
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.@_+-]{0,239}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
@@ -35,12 +33,7 @@ class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
 
 def is_safe_name(name: object) -> bool:
     """Whether `name` may become one component of a path: no separators, no `..`, no NUL, not hidden."""
-    return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
-
-
-def is_digest(value: object) -> bool:
-    """Whether `value` is a sha256 in hex."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+    return isinstance(name, str) and re.match(schema.FILE_NAME, name) is not None
 
 
 def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
@@ -48,47 +41,22 @@ def read_bytes(path: Path, *, limit: int = JSON_LIMIT) -> bytes | None:
 
     Raises DamagedFile for a link, a pipe, a folder or a file above `limit` bytes, RunError when not readable.
     """
-    try:
-        handle = _open(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        _refuse(path, error)
-    try:
-        return _read_whole(handle, path=path, limit=limit)
-    except OSError as error:
-        _refuse(path, error)
-    finally:
-        os.close(handle)
+    for last_try in (False, True):
+        try:
+            with open_regular(path, follow_links=False, limit=limit) as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE or last_try:  # NFS: replaced by another machine while we looked
+                refuse(path, error)
+    return None
 
 
-def _read_whole(handle: int, *, path: Path, limit: int) -> bytes:
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
-        raise DamagedFile(path, "is not a file.")
-    if found.st_size > limit:
-        raise DamagedFile(path, f"has {found.st_size} bytes.", expected=f"at most {limit}.")
-    parts = []
-    while part := os.read(handle, found.st_size + 1):
-        parts.append(part)
-        if sum(map(len, parts)) > limit:
-            raise DamagedFile(path, f"grows beyond {limit} bytes.")
-    return b"".join(parts)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags)
-    except OSError as error:
-        if error.errno != errno.ESTALE:  # NFS: replaced by another machine while we looked
-            raise
-        return os.open(path, flags)
-
-
-def _refuse(path: Path, error: OSError) -> NoReturn:
-    if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
-        raise DamagedFile(path, "is a link or a device.", expected="a file of the store.") from error
+def refuse(path: Path, error: OSError) -> NoReturn:
+    """DamagedFile for what is no file of the store, RunError for one that cannot be read."""
+    if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
+        raise DamagedFile(path, f"{error.strerror}.", expected="a file of the store.") from error
     raise RunError(f"cannot read {path}: {error.strerror}.", hint="check its permissions.") from error
 
 
@@ -109,6 +77,20 @@ def read_object(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any] | None
     if not isinstance(value, dict):
         raise DamagedFile(path, f"holds a {type(value).__name__}.", expected="a JSON object.")
     return value
+
+
+def read_as(path: Path, kind: Any, *, limit: int = JSON_LIMIT) -> Any:
+    """The JSON value in `path` as a `kind` (see `tfkd_cli.schema`), None where there is no file."""
+    data = read_bytes(path, limit=limit)
+    return None if data is None else as_kind(parse_json(data, path=path), kind, path=path)
+
+
+def as_kind(value: Any, kind: Any, *, path: Path) -> Any:
+    """`value`, which was found in `path`, as a `kind`; DamagedFile when it is none."""
+    try:
+        return schema.convert(value, kind)
+    except RequestError as error:
+        raise DamagedFile(path, error.what, expected=error.expected, hint=error.hint) from error
 
 
 def parse_json(data: bytes, *, path: Path) -> Any:
@@ -204,6 +186,11 @@ def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hex; FileNotFoundError where there is none."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """The sha256 of a file, in hex; FileNotFoundError where there is none, DamagedFile for a pipe."""
+    try:
+        with open_regular(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL):
+            refuse(path, error)
+        raise

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tfkd_cli.store.reading import DamagedFile, is_digest, is_safe_name
+import msgspec
+
+from tfkd_cli import schema
+from tfkd_cli.errors import RequestError
+from tfkd_cli.schema import Count, Digest, FileName, Number, Positive, Record
+from tfkd_cli.store.reading import DamagedFile, Lines, as_kind
 
 SCHEMA = 2  # of a result: 2 carries its own digest
 METRICS = "metrics.jsonl"
@@ -43,81 +47,135 @@ class RunState:
         return self.result is not None and name in self.result["weights"] and name not in self.missing
 
 
+class _Line(msgspec.Struct):
+    epoch: Positive
+
+
+class _Scores(msgspec.Struct):
+    """The part `best` or `last`: percent and nats, empty where training diverged."""
+
+    epoch: Count
+    accuracy: Number | None
+    confusion: list[str] = []
+    loss: Number | None = None
+    top5: Number | None = None
+    balanced_accuracy: Number | None = None
+    ece: Number | None = None
+    val_accuracy: Number | None = None
+    val_loss: Number | None = None
+
+
+class Numerics(msgspec.Struct):
+    """What two computations must share to be promised equal bit for bit."""
+
+    device: str | None = None
+    device_name: str | None = None
+    threads: Positive | None = None
+    torch: str | None = None
+    arithmetic: str | None = None
+
+
+class SealedNumerics(Record):
+    """numerics.json; without key and digest where an earlier tfkd wrote it."""
+
+    key: str | None = None
+    digest: Digest | None = None
+    device: str | None = None
+    device_name: str | None = None
+    threads: Positive | None = None
+    torch: str | None = None
+    arithmetic: str | None = None
+
+
+class Submission(msgspec.Struct):
+    """submission.json: what workers need of it."""
+
+    runs: list[list[FileName]]
+    execution: dict[str, Any]
+    teacher_logits: tuple[str, ...] = ()
+    weights: dict[str, tuple[FileName, ...]] = msgspec.field(default_factory=dict)
+
+
+class Failure(msgspec.Struct):
+    """failure.json of an attempt."""
+
+    kind: str = ""
+    message: str = ""
+    traceback: str = ""
+
+
+class Environment(msgspec.Struct):
+    """env.json of an attempt: what readers need of it."""
+
+    commit: str | None = None
+    diff: str | None = None
+    cpu: str | None = None
+    numerics: Numerics | None = None
+    versions: dict[str, Any] | None = None
+
+
+class _Records(Record):
+    metrics: Digest = msgspec.field(name=METRICS)
+
+
+class _Result(msgspec.Struct):
+    """result.json; keys that no reader needs may stand there besides."""
+
+    schema: Literal[2]
+    key: Digest
+    digest: Digest
+    epochs: Count
+    best: _Scores
+    last: _Scores
+    records: _Records
+    weights: dict[FileName, Digest]
+    attempt: Positive | None = None
+    attempts: Count | None = None
+    seconds: Number | None = None
+    teacher_seconds: Number | None = None
+    images_per_second: Number | None = None
+    soft_targets: dict[str, list[Number]] | None = None
+    chosen_on: str | None = None
+    folder: str | None = None
+    numerics: Numerics | None = None
+    versions: dict[str, Any] | None = None
+    hardware: str | dict[str, Any] | None = None
+    commit: str | None = None
+    commits: dict[str, str] | None = None
+    class_names: list[str] | None = None
+    diff: str | None = None
+    finished_at: str | Number | None = None
+
+
+def fitting(lines: Lines, *, path: Path) -> Lines:
+    """The lines that hold an epoch and numbers; where others are left out, `damage` says so."""
+    kept = [line for line in lines.lines if _fits(line)]
+    if len(kept) == len(lines.lines):
+        return lines
+    left_out = len(lines.lines) - len(kept)
+    return Lines(kept, lines.damage or f"{path}: {left_out} lines hold no numbers and are left out.")
+
+
+def _fits(line: dict[str, Any]) -> bool:
+    try:
+        schema.convert(line, _Line)
+        schema.convert(line, dict[str, Number | None])
+    except RequestError:
+        return False
+    return True
+
+
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
     """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
-    if not isinstance(data, dict):
-        raise DamagedFile(path, f"holds a {type(data).__name__}.", expected="a run's result.")
-    if isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+    newer = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(newer, int) and newer > SCHEMA:
         raise DamagedFile(
             path,
-            f"has schema {data['schema']}, a newer tfkd wrote it.",
+            f"has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",
             hint="use the newer tfkd; nothing was changed.",
         )
-    for name, fits in _FIELDS.items():
-        if not fits(data.get(name)):
-            shown = str(data.get(name, "nothing"))[:60]
-            raise DamagedFile(path, f'"{name}" is {shown!r}.', expected="the result.json that tfkd wrote.")
-    if not data["key"].startswith(key):
+    if not as_kind(data, _Result, path=path).key.startswith(key):
         raise DamagedFile(path, f"belongs to run {data['key'][:12]}.", expected=f"key {key[:12]}.")
-    return data
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
-
-
-def _number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _scores(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and _count(value.get("epoch"))
-        and "accuracy" in value
-        and all(_number(each) for name, each in value.items() if name != "confusion")
-        and _texts(value.get("confusion", ()))
-    )
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
-
-
-def _digests(value: Any) -> bool:
-    return isinstance(value, dict) and all(is_safe_name(k) and is_digest(v) for k, v in value.items())
-
-
-def _records(value: Any) -> bool:
-    return _digests(value) and set(value) == {METRICS}
-
-
-def _optional(kind: type) -> Any:
-    return lambda value: value is None or isinstance(value, kind)
-
-
-_FIELDS: Mapping[str, Any] = {
-    "schema": lambda value: value == SCHEMA and not isinstance(value, bool),
-    "key": is_digest,
-    "digest": is_digest,
-    "attempt": lambda value: value is None or (_count(value) and value > 0),
-    "epochs": _count,
-    "best": _scores,
-    "last": _scores,
-    "records": _records,
-    "weights": _digests,
-    "seconds": _number,
-    "teacher_seconds": _number,
-    "chosen_on": _optional(str),
-    "folder": _optional(str),
-    "attempts": lambda value: value is None or _count(value),
-    "numerics": _optional(dict),
-    "versions": _optional(dict),
-    "hardware": lambda value: value is None or isinstance(value, str | dict),
-    "commit": _optional(str),
-    "commits": _optional(dict),
-    "class_names": lambda value: value is None or _texts(value),
-    "diff": _optional(str),
-    "finished_at": lambda value: value is None or isinstance(value, str | int | float),
-}
+    found: dict[str, Any] = data
+    return found

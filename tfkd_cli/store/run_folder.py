@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import attempts, files, lease, publishing, reading, scan
+from tfkd_cli.store import attempts, description, files, lease, publishing, reading, scan
 from tfkd_cli.store.attempt import Attempt
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile, Lines
 from tfkd_cli.store.records import METRICS, RunState
 
-SPEC = "spec.json"
 NUMERICS = "numerics.json"
+log = logging.getLogger("tfkd")
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9.@_-]{0,199}-[0-9a-f]{12}")
 
 
@@ -43,25 +44,12 @@ class RunFolder:
         RunError when another run's spec stands there.
         """
         files.make_folder(self.path)
-        if not files.create_once(self.path / SPEC, encode_spec(spec)) and self.spec().key != spec.key:
-            raise RunError(
-                f"{self.path} belongs to another run (key {self.spec().key[:12]}).",
-                expected=f"key {spec.key[:12]}.",
-                hint="keep the two in separate stores (--results), and please report it: keys have collided.",
-            )
+        description.write(self.path, spec)
         publishing.finish(self.path)
 
     def spec(self) -> RunSpec:
-        """The run this folder is for; DamagedFile when spec.json is missing or no run's description."""
-        path = self.path / SPEC
-        data = reading.read_json(path)
-        try:
-            spec = RunSpec.from_json(data)
-        except RequestError as error:
-            raise DamagedFile(path, error.what, expected=error.expected) from error
-        if not spec.key.startswith(self.short_key):
-            raise DamagedFile(path, f"describes run {spec.key[:12]}.", expected=f"run {self.short_key}.")
-        return spec
+        """The run this folder is for; DamagedFile when spec.json and its copies are missing or damaged."""
+        return description.read(self.path)
 
     def state(self) -> RunState:
         """What the folder says about the run now."""
@@ -133,13 +121,40 @@ class RunFolder:
         return Attempt(self.path, number=number, owner=mine, clock=self._clock)
 
     def numerics(self) -> dict[str, Any] | None:
-        """The numerics of the first saved training state: device, threads, torch, if there is one."""
-        return reading.read_object(self.path / NUMERICS)
+        """The numerics of the saved training states: device, threads, torch, if there are any.
+
+        Damaged ones are taken from the result, or from the attempt that saved the furthest state.
+        """
+        path = self.path / NUMERICS
+        try:
+            data = reading.read_bytes(path)
+            return None if data is None else publishing.unsealed(data, path=path, key=self.short_key)
+        except DamagedFile as damage:
+            log.warning("%s They are looked up in the run's other records.", damage.what)
+        found = self._numerics_elsewhere()
+        if found is not None:
+            with contextlib.suppress(RunError):
+                files.write_atomic(path, self._encoded(found))
+        return found
+
+    def _numerics_elsewhere(self) -> dict[str, Any] | None:
+        with contextlib.suppress(RunError):
+            if (result := self.result()) is not None:
+                return {name: each for name, each in result["numerics"].items() if name != "mixed"}
+        for state in attempts.all_states(self.path):
+            with contextlib.suppress(RunError):
+                began = attempts.environment(self.path, state.attempt)
+                if began.get("numerics"):
+                    return dict(began["numerics"])
+        return None
 
     def fix_numerics(self, numerics: Mapping[str, Any]) -> dict[str, Any]:
         """Fix the numerics unless they are: those in force."""
-        files.create_once(self.path / NUMERICS, files.encode_json(dict(numerics)))
+        files.create_once(self.path / NUMERICS, self._encoded(numerics))
         return self.numerics() or dict(numerics)
+
+    def _encoded(self, numerics: Mapping[str, Any]) -> bytes:
+        return publishing.sealed({"key": self.short_key, **numerics})
 
     def failure(self) -> dict[str, Any] | None:
         """What the newest failed attempt says."""
@@ -155,14 +170,9 @@ class RunFolder:
         return [attempts.attempt_path(self.path, number) for number in numbers]
 
     def log_path(self) -> Path | None:
-        """The log of the newest attempt that has one."""
+        """The log of the newest attempt that has one, for `open_regular(…, below=self.path)`."""
         for path in reversed(self.attempts()):
             with contextlib.suppress(OSError):
-                if (path / "log").stat().st_size:
+                if (path / "log").lstat().st_size:
                     return path / "log"
         return None
-
-
-def encode_spec(spec: RunSpec) -> bytes:
-    """spec.json: the full key, then every resolved value."""
-    return files.encode_json({"key": spec.key, **spec.to_json()})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tfkd_cli.errors import RunError
-from tfkd_cli.store import attempts, lease, publishing, reading
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import attempts, description, lease, publishing, reading
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile
 from tfkd_cli.store.records import RunState, Status
@@ -52,21 +55,21 @@ def _check_weights(run: Path, result: dict[str, Any]) -> None:
 
 
 def _unfinished(run: Path, *, clock: Clock) -> RunState:
-    spec = reading.read_object(run / "spec.json")
+    spec = _spec(run)
     numbers = attempts.attempt_numbers(run)
     holder = lease.read(run / lease.LEASE, clock=clock) if numbers else None
     state = RunState(
-        key=_spec_key(run, spec),
+        key=spec.key if spec else run.name[-12:],  # a folder that got no further than its name
         name=run.name,
         status="todo",
-        epochs=_epochs(spec),
+        epochs=spec.recipe.epochs if spec else None,
         attempts=len(numbers),
     )
     if holder is not None and holder.live:
         return replace(
             state,
             status="running",
-            epoch=_epoch(run, numbers, holder),
+            epoch=_epoch(run, holder),
             heartbeat_age=max(0.0, holder.age),
             slurm=holder.slurm,
         )
@@ -76,35 +79,28 @@ def _unfinished(run: Path, *, clock: Clock) -> RunState:
     return replace(state, status=status, failure=failure, epoch=saved[0].epoch if saved else None)
 
 
-def _epoch(run: Path, numbers: list[int], holder: Lease) -> int | None:
+def _epoch(run: Path, holder: Lease) -> int | None:
     epoch = holder.progress.get("epoch")
     if isinstance(epoch, int):
         return epoch
-    saved = attempts.states(run, numbers[-1])
+    saved = attempts.all_states(run)  # an attempt that begins goes on from the furthest
     return saved[0].epoch if saved else None
 
 
-def _epochs(spec: dict[str, Any] | None) -> int | None:
-    recipe = (spec or {}).get("recipe")
-    epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
-    return epochs if isinstance(epochs, int) else None
-
-
-def _spec_key(run: Path, spec: dict[str, Any] | None) -> str:
-    """The full key; a folder that got no further than its name is known by the key's first 12 digits."""
-    if spec is None:
-        return run.name[-12:]
-    key = spec.get("key")
-    if not isinstance(key, str) or not reading.is_digest(key) or not key.startswith(run.name[-12:]):
-        raise DamagedFile(run / "spec.json", f"has the key {str(key)[:12]}.", expected=f"{run.name[-12:]}….")
-    return key
+def _spec(run: Path) -> RunSpec | None:
+    """The run's description; None where nothing was written of it, DamagedFile where it cannot be read."""
+    try:
+        return description.read(run)
+    except DamagedFile:
+        if os.path.lexists(run / description.SPEC):
+            raise
+        return None
 
 
 def _key(run: Path) -> str:
-    try:
-        return _spec_key(run, reading.read_object(run / "spec.json"))
-    except RunError:
-        return run.name[-12:]
+    with contextlib.suppress(RunError):
+        return description.read(run).key
+    return run.name[-12:]
 
 
 def _attempts(run: Path) -> int:

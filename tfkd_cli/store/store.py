@@ -46,8 +46,9 @@ class Store:
             raise RequestError("the results folder's name holds a NUL character.")
         if root.is_file():
             return cls._open_file(root, writable=writable)
-        if root.exists() and not root.is_dir():
-            raise RequestError(f"{root} is not a folder.", hint="choose a folder with --results.")
+        if os.path.lexists(root) and not root.is_dir():
+            what = "a link that leads nowhere" if root.is_symlink() else "not a folder"
+            raise RequestError(f"{root} is {what}.", hint="choose a folder with --results.")
         try:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
@@ -156,8 +157,12 @@ class Store:
             return RunState(key=key, name="", status="todo")
         return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
 
-    def pack(self, keys: Iterable[str] | None, out: Path) -> int:
-        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size."""
+    def pack(self, keys: Iterable[str] | None, out: Path, *, force: bool = False) -> int:
+        """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size.
+
+        RequestError where it may not be written (see `packing.check_out`).
+        """
+        packing.check_out(out, store=self.root, force=force)
         wanted = None if keys is None else {key[:12] for key in keys}
         runs = (run for run in self.runs() if wanted is None or run.short_key in wanted)
         return packing.pack(runs, out, requests=self.root / "requests")
@@ -176,7 +181,7 @@ class Store:
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
         encoded = files.encode_json(dict(data))
-        mark = hashlib.sha256(encoded).hexdigest()[:10]
+        mark = _mark(encoded)
         folder = self.root / "requests"
         files.make_folder(folder)
         for path in folder.glob(f"*-{mark}.json"):
@@ -187,24 +192,30 @@ class Store:
         files.create_once(folder / f"{name}.json", encoded)
         return name
 
-    def unreadable_requests(self) -> list[str]:
-        """Names of request files that are damaged: what they asked for is not known."""
-        read = {each["id"] for each in self.requests()}
-        names = [path.stem for path in sorted((self.root / "requests").glob("*.json"))]
-        return [name for name in names if _is_request(f"{name}.json") and name not in read]
-
     def requests(self) -> list[dict[str, Any]]:
         """What was asked, the newest last, each with its `id`; unreadable ones are left out."""
-        dated = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / "requests") as entries:
-            dated = [(e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)]
-        found = []
+        return [each for each in self._read_requests() if isinstance(each, dict)]
+
+    def unreadable_requests(self) -> list[str]:
+        """Which requests are damaged, and what to do: what they asked for is not known."""
+        return [str(each) for each in self._read_requests() if isinstance(each, RunError)]
+
+    def _read_requests(self) -> Iterator[dict[str, Any] | RunError]:
+        folder, dated = self.root / "requests", []
+        try:
+            with os.scandir(folder) as entries:
+                dated = [
+                    (e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)
+                ]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            yield DamagedFile(folder, f"cannot be read: {error.strerror}.", expected="a folder.")
         for _, name in sorted(dated):
-            with contextlib.suppress(DamagedFile):
-                data = reading.read_object(self.root / "requests" / name)
-                if data is not None:
-                    found.append({**data, "id": name.removesuffix(".json")})
-        return found
+            try:
+                yield _read_request(folder / name)
+            except RunError as error:
+                yield error
 
     def add_submission(self, data: Mapping[str, Any]) -> str:
         """Keep what a backend is to run, as `submissions/<id>/submission.json`; the id."""
@@ -238,6 +249,23 @@ def _names_run(text: str, name: str) -> bool:
 
 def _is_request(name: str) -> bool:
     return name.endswith(".json") and reading.is_safe_name(name)
+
+
+def _mark(data: bytes) -> str:
+    """What the name of a request ends with."""
+    return hashlib.sha256(data).hexdigest()[:10]
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    """A request, checked against the digest in its name; DamagedFile for anything else."""
+    hint = f"move it away (mv '{path}' '{path}.bad') and give the command again; its runs are not touched."
+    data = reading.read_bytes(path) or b""
+    if path.stem.rpartition("-")[2] != _mark(data):
+        raise DamagedFile(
+            path, "does not hold what was asked.", expected="the bytes whose digest ends its name.", hint=hint
+        )
+    asked: dict[str, Any] = reading.as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
+    return {**asked, "id": path.stem}
 
 
 def _stamp() -> str:

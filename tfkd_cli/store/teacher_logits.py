@@ -16,7 +16,7 @@ FOLDER = re.compile(r"(?P<teacher>[0-9a-f]{12}|foreign)-(?P<weights>[0-9a-f]{8})
 
 
 def folders(teacher_logits: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    """The folders of the cache, with the parts of their names; links and anything else are skipped."""
+    """The folders of the cache, with the parts of their names; links in it and anything else are skipped."""
     try:
         found = sorted(teacher_logits.iterdir())
     except OSError:

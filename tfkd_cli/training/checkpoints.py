@@ -1,7 +1,8 @@
 """Weights and training state on disk: what is in the files, and how files of others are read.
 
-Everything is written by `torch.save` and read with `weights_only=True`, so no file can run code.
-Atomic writing and digests are the store's.
+Everything is written by `torch.save` and read with `weights_only=True`, so no file can run code. A file of
+another code base may hold any objects beside its weights: placeholders stand for them, and nothing of them is
+imported. Atomic writing and digests are the store's.
 
 `student.pt` is what a user takes away. Loading it takes nothing of tfkd but the network:
 
@@ -15,27 +16,33 @@ Atomic writing and digests are the store's.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which protocol 2 writes
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, Self, cast
 
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
 from tfkd_cli.errors import RunError
+from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 
 Weights = dict[str, Tensor]
 
-LARGEST_GB = 8.0
-"""A file of weights above this is refused: the largest network here (ResNeXt101) has 0.35 GB."""
+WRAPPERS = ("weights", "state_dict", "model_state_dict", "model", "net", "network", "module")
+"""Keys under which other code bases (and student.pt) put the state dict; the first of these counts."""
 
-WRAPPERS = ("weights", "state_dict", "model_state_dict", "model", "net")
-"""Keys under which other code bases (and student.pt) put the state dict."""
+LEGACY_PICKLES = 4
+"""Before torch 1.6 a file held a magic number, a version, the system, the object, and then its storages."""
 
 
 def weights_of(network: nn.Module) -> Weights:
@@ -59,42 +66,73 @@ def write_state(stream: IO[bytes], state: Mapping[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The training state in a file of ours; RunError when it cannot be read."""
-    state = _read(path)
+    _refuse_enormous(path)
+    state = _read(path, {})
     if not isinstance(state, dict):
         raise _refusal(path, "it holds no training state")
     return state
 
 
 def read_weights(path: Path) -> Weights:
-    """The state dict in `path`, bare or under one of `WRAPPERS`, with or without `module.`; else RunError."""
-    saved = _read(path)
-    for _ in range(3):
-        if not isinstance(saved, dict):
-            break
-        inner = next((saved[key] for key in WRAPPERS if isinstance(saved.get(key), dict)), None)
-        if inner is None:
-            break
-        saved = inner
-    if not _is_weights(saved):
-        raise _refusal(path, "it holds no state dict (names → tensors)")
-    return {_without_module(name): value for name, value in saved.items()}
+    """The state dict in `path`, names as they are there; RunError when there is none.
+
+    It may be bare, under one of `WRAPPERS`, or the only one in the file. Of what is beside it nothing is
+    imported or run. A `.safetensors` file needs the package safetensors (`pip install 'tfkd[safetensors]'`).
+    """
+    _refuse_enormous(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    saved = _read(path, _named_objects(path))
+    weights = _state_dict(saved)
+    if not weights:
+        objects = (each for each in (saved, *_values(saved)) if isinstance(each, _Placeholder))
+        what = next((f"a {type(each).__module__}.{type(each).__name__}"[:80] for each in objects), None)
+        what = f"{what}, and no file may run code" if what else "no state dict (names → tensors)"
+        raise _refusal(path, f"it holds {what}")
+    return weights
 
 
-def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> None:
-    """Load `weights` into `network`; RunError naming the first difference when they do not fit."""
+def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
+    """Load `weights` into `network`; what was left out of their names to make them fit, in words, or "".
+
+    DataParallel puts `module.` before all names, torch.compile `_orig_mod.`, Lightning the attribute's name.
+    RunError naming the first difference when they do not fit.
+    """
     own = network.state_dict()
     # Old files lack BatchNorm's counter of batches; nothing here reads it.
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    weights = {**counters, **weights}
-    missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    prefix = _prefix(weights, own.keys() - counters.keys(), path=path)
+    named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    fitting = {**counters, **named}
+    missing, surplus = sorted(own.keys() - fitting.keys()), sorted(fitting.keys() - own.keys())
+    shapes = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
     if missing or surplus or shapes:
         raise RunError(
-            f"{path} does not fit {name}: {_difference(missing, surplus, shapes, own=own, weights=weights)}.",
+            f"{path} does not fit {name}: {_difference(missing, surplus, shapes, own=own, weights=fitting)}.",
             expected=f"the {len(own)} tensors of {name}.",
             hint="check the network's name and the number of classes.",
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(fitting)
+    ignored = (
+        f", and {len(weights) - len(named)} other tensors were ignored" if len(named) < len(weights) else ""
+    )
+    return f'"{prefix}" was left out of the names of its tensors{ignored}' if prefix else ""
+
+
+def _prefix(weights: Weights, needed: AbstractSet[str], *, path: Path) -> str:
+    """What stands before the network's own names in the file; "" where nothing does, or they do not fit."""
+    if not weights or needed <= weights.keys():
+        return ""
+    some = min(needed, default="")
+    ends = {key.removesuffix(some) for key in weights if key.endswith(f".{some}")}
+    fitting = sorted(each for each in ends if all(each + key in weights for key in needed))
+    if len(fitting) > 1:
+        raise RunError(
+            f"{path} holds {len(fitting)} sets of weights that fit: {', '.join(fitting[:4])}.",
+            expected="one network in the file.",
+            hint="save the state dict of one alone: torch.save(network.state_dict(), PATH).",
+        )
+    return fitting[0] if fitting else ""
 
 
 def _difference(
@@ -107,34 +145,123 @@ def _difference(
     return f"it {what} ({len(missing)} missing, {len(surplus)} unknown)"
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise _refusal(path, "there is no such file")
-    _refuse_enormous(path)
+def _state_dict(saved: Any, depth: int = 3) -> Weights:
+    """The named tensors in a loaded file; empty where there are none, or several sets of them."""
+    if not isinstance(saved, dict):
+        return {}
+    inner = [saved[key] for key in WRAPPERS if isinstance(saved.get(key), dict)] if depth else []
+    if found := next(filter(None, (_state_dict(each, depth - 1) for each in inner)), None):
+        return found
+    if found := {k: v for k, v in saved.items() if isinstance(k, str) and isinstance(v, Tensor)}:
+        return found
+    others = [_state_dict(each, depth - 1) for each in saved.values()] if depth else []
+    networks = [each for each in others if any(name.endswith(".weight") for name in each)]
+    return networks[0] if len(networks) == 1 else {}
+
+
+def _values(saved: Any) -> list[Any]:
+    return list(saved.values()) if isinstance(saved, dict) else []
+
+
+def _read(path: Path, placeholders: Mapping[str, type[_Placeholder]]) -> Any:
+    allowed: list[Any] = [
+        (_Mapping if kind.is_mapping else kind, name) for name, kind in placeholders.items()
+    ]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open_regular(path) as stream:
             warnings.simplefilter("ignore")  # about the pickles of others
-            with torch.serialization.safe_globals(_harmless()):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(allowed):
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, _blocked(str(error))) from error
     except Exception as error:  # torch raises a dozen kinds for broken files; each means the same here
-        reason = str(error).strip().splitlines() or [""]
-        raise _refusal(path, f"{type(error).__name__}: {reason[0][:160]}") from error
+        raise _refusal(path, _first_line(error)) from error
 
 
-def _harmless() -> list[Any]:
-    """What training scripts keep beside the weights: options of argparse, scores as NumPy numbers.
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise RunError(
+            f"{path} needs the package safetensors, which is not installed.",
+            expected="safetensors is an optional extra of tfkd.",
+            hint="pip install 'tfkd[safetensors]', or save the state dict with torch.save.",
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # its own error, one of the system, or one of torch
+        raise _refusal(path, _first_line(error)) from error
 
-    They are rebuilt and ignored. Nothing of them runs code: a namespace takes attributes, a number bytes.
+
+class _Placeholder(list[Any]):
+    """Takes what is done to an object while it is unpickled, and does nothing."""
+
+    is_mapping: ClassVar[bool] = False  # whether some object of this class was filled with keys and values
+
+    def __new__(cls, *args: object, **more: object) -> Self:
+        """Any arguments will do."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **more: object) -> None:
+        super().__init__()
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be the key of a dictionary
+
+    def __setitem__(self, key: object, value: object) -> None:
+        type(self).is_mapping = True
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
+
+
+class _Mapping:
+    """Makes a dict where a file has one of a class of its own; `weights_only` fills no other mapping."""
+
+    def __new__(cls, *args: object, **more: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        """Any arguments will do."""
+        return OrderedDict()
+
+
+class _Survey(pickle.Unpickler):
+    """Goes through a pickle with placeholders for everything that it names: nothing is imported or called."""
+
+    def __init__(self, stream: IO[bytes], named: dict[str, type[_Placeholder]]) -> None:
+        super().__init__(stream)
+        self._named = named
+
+    def find_class(self, module: str, name: str) -> type[_Placeholder]:
+        """A placeholder's class for each name."""
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        kind = type(name, (_Placeholder,), {"__module__": module})
+        return self._named.setdefault(f"{module}.{name}", kind)
+
+    def persistent_load(self, pid: object) -> None:
+        """A tensor's storage: not needed here."""
+
+
+def _named_objects(path: Path) -> dict[str, type[_Placeholder]]:
+    """Full name → placeholder, of each class and function that the pickle in a file names.
+
+    Those that `weights_only` knows stay what they are: torch prefers its own list.
     """
-    import argparse
+    named: dict[str, type[_Placeholder]] = {}
+    with contextlib.suppress(Exception):  # a broken file: `torch.load` says what is wrong with it
+        for stream in _pickles(path):
+            _Survey(stream, named).load()
+    return named
 
-    import numpy as np
 
-    kinds = [type(np.dtype(each)) for each in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    scalar = np.float64(0).__reduce__()[0]
-    return [argparse.Namespace, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar"), *kinds]
+def _pickles(path: Path) -> Iterator[IO[bytes]]:
+    """The pickle of a zip archive, or those at the start of an older file, to be read one after the other."""
+    with open_regular(path) as stream:
+        if zipfile.is_zipfile(stream):
+            with zipfile.ZipFile(stream) as archive:
+                name = next(each for each in archive.namelist() if each.endswith("data.pkl"))
+                yield io.BytesIO(archive.read(name))
+        else:
+            stream.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                yield stream
 
 
 def _blocked(text: str) -> str:
@@ -145,17 +272,26 @@ def _blocked(text: str) -> str:
 
 
 def _refuse_enormous(path: Path) -> None:
-    size = path.stat().st_size
-    unpacked = size
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(each.file_size for each in archive.infolist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise _refusal(path, f"its directory is broken: {error}") from error
-    # torch.save does not compress, so an archive that grows was made to.
-    if size > LARGEST_GB * 1e9 or unpacked > 2 * size + 1e6:
+    """RunError for what is no file, is larger than any network, or unpacks to something larger."""
+    try:
+        with open_regular(path, limit=WEIGHTS_LIMIT) as stream:
+            size = unpacked = os.fstat(stream.fileno()).st_size
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as archive:
+                    unpacked = sum(each.file_size for each in archive.infolist())
+    except FileNotFoundError as error:
+        raise _refusal(path, "there is no such file") from error
+    except OSError as error:
+        raise _refusal(path, error.strerror or str(error)) from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _refusal(path, f"its directory is broken: {error}") from error
+    if unpacked > 2 * size + 1e6:  # torch.save does not compress, so an archive that grows was made to
         raise _refusal(path, f"it is enormous: {size / 1e9:.1f} GB, {unpacked / 1e9:.1f} GB unpacked")
+
+
+def _first_line(error: Exception) -> str:
+    reason = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {reason[0][:160]}"
 
 
 def _refusal(path: Path, reason: str) -> RunError:
@@ -164,18 +300,6 @@ def _refusal(path: Path, reason: str) -> RunError:
         expected="a state dict written by torch.save, complete, that loads with weights_only=True.",
         hint="copy the file again, or save the state dict alone: torch.save(network.state_dict(), PATH).",
     )
-
-
-def _is_weights(saved: Any) -> bool:
-    return (
-        isinstance(saved, dict)
-        and bool(saved)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in saved.items())
-    )
-
-
-def _without_module(name: str) -> str:
-    return name.removeprefix("module.")
 
 
 def plain(state: Any) -> Any:

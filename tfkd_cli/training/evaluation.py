@@ -22,7 +22,7 @@ On a CPU its maps stay in reach of the caches; on a GPU they take less memory th
 """
 
 MOST_CLASSES = 200
-"""Classes up to which a confusion matrix is counted."""
+"""Classes up to which a run's results hold a confusion matrix."""
 
 BINS = 15
 """Bins of equal width over the confidence, for the calibration error (Guo et al. 2017)."""
@@ -51,7 +51,8 @@ class Scores:
 
     `balanced_accuracy`: the mean over classes of the accuracy within a class (classes without an image
     do not count). `ece`: expected calibration error, mean |confidence - accuracy| over BINS bins.
-    `confusion`: images by true class (rows, as text "97 0 3") and predicted class; empty above MOST_CLASSES.
+    `confusion`: images by true class (rows, as text "97 0 3") and predicted class; empty where `evaluate`
+    was told fewer `most_classes`.
     """
 
     loss: float
@@ -68,11 +69,16 @@ def images_at_once(device: torch.device, size: int) -> int:
 
 
 def evaluate(
-    network: nn.Module, part: Part, facts: DataSet, *, at_step: Callable[[], None] = lambda: None
+    network: nn.Module,
+    part: Part,
+    facts: DataSet,
+    *,
+    at_step: Callable[[], None] = lambda: None,
+    most_classes: int = MOST_CLASSES,
 ) -> Scores:
     """The scores of `network` in eval mode and fp32; `at_step` is called after every batch.
 
-    The device is waited for once, at the end.
+    `most_classes`: up to which a confusion matrix is counted. The device is waited for once, at the end.
     """
     network.eval()
     device, scored = part.images_NCHW.device, []
@@ -90,7 +96,9 @@ def evaluate(
         top5=100 * float(right5_N.mean()),
         balanced_accuracy=_balanced(right_N.bool(), label_N.long(), classes=facts.classes),
         ece=_calibration_error(right_N.bool(), confidence_N),
-        confusion=_confusion(label_N.long(), predicted_N.long(), classes=facts.classes),
+        confusion=_confusion(label_N.long(), predicted_N.long(), classes=facts.classes)
+        if facts.classes <= most_classes
+        else (),
     )
 
 
@@ -104,8 +112,6 @@ def score(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def _confusion(labels_N: Tensor, predicted_N: Tensor, *, classes: int) -> tuple[str, ...]:
-    if classes > MOST_CLASSES:
-        return ()
     counts_KK = torch.bincount(labels_N * classes + predicted_N, minlength=classes**2).view(classes, classes)
     return tuple(" ".join(map(str, row)) for row in counts_KK.tolist())
 

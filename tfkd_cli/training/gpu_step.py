@@ -96,11 +96,12 @@ class GraphedStep:
         self._inputs = Batch(batch.images_NCHW.clone(), batch.labels_N.clone(), teacher_NK)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # torch.cuda.graph does not leave its own stream where a recording fails.
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
                 self._step(self._inputs)
         except RuntimeError as error:
             log.warning("the training step cannot be recorded as a CUDA graph and runs without: %s", error)
-            self._recordable = False
+            self._recordable, self._inputs = False, None
             return False
         self._graph = graph
         return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import files, reading
+from tfkd_cli.store import attempts, files
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
@@ -49,6 +49,7 @@ class Record:
         self.numerics = dict(numerics)
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
+        self._resumed = False
         self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._saved_at = self._beaten_at = time.monotonic()
@@ -73,6 +74,8 @@ class Record:
             break
         lines = b"".join(files.encode_json(line, indent=None) for line in self.lines)
         files.write_atomic(self.attempt.path / METRICS, lines)
+        self._resumed = True
+        self.beat()
 
     def _take_over(self, training: Training, state: Mapping[str, Any], *, attempts: Path) -> None:
         """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
@@ -135,7 +138,9 @@ class Record:
     def beat(self) -> bool:
         """Say how far this run is; False when another attempt has taken over."""
         self._beaten_at = time.monotonic()
-        progress: dict[str, Any] = {"epoch": 0, "epochs": self.spec.recipe.epochs}
+        progress: dict[str, Any] = {"epochs": self.spec.recipe.epochs}
+        if self._resumed:  # before, only the saved states say how far the run is
+            progress["epoch"] = 0
         if self.lines:
             done = self.lines[-1]["epoch"]
             progress |= {"epoch": done, "accuracy": self.lines[-1]["test_accuracy"]}
@@ -195,6 +200,7 @@ class Record:
             "size": facts.size,
             "mean": list(facts.mean),
             "std": list(facts.std),
+            "levels": [list(each) for each in facts.levels],  # how images of more than 8 bits are scaled
             "class_names": [str(name) for name in arrays.class_names],
             "dataset": self.spec.dataset,
             "method": self.spec.method,
@@ -213,7 +219,7 @@ class Record:
         found = {}
         for path in sorted(self.attempt.path.parent.glob("[0-9]*/env.json")):
             with contextlib.suppress(RunError):
-                began = reading.read_object(path) or {}
+                began = attempts.environment(self._folder.path, int(path.parent.name))
                 commit, diff = str(began.get("commit") or ""), str(began.get("diff") or "")
                 found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
         return found

@@ -31,6 +31,7 @@ from torch import Tensor, nn  # noqa: TID253
 
 from tfkd_cli import locks
 from tfkd_cli.errors import RunError
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.spec import RunSpec, canonical_json
 from tfkd_cli.store import files
 from tfkd_cli.store.teacher_logits import bytes_below
@@ -142,7 +143,8 @@ class TeacherLogits:
     def _read(self, path: Path) -> Tensor | None:
         """The logits in this file; None if it is missing, or damaged, which is logged."""
         try:
-            data = path.read_bytes()
+            with open_regular(path, follow_links=False) as stream:
+                data = stream.read()
             content, digest = memoryview(data)[:-SHA256_BYTES], data[-SHA256_BYTES:]
             if hashlib.sha256(content).digest() != digest:
                 raise ValueError("its SHA-256 is wrong")

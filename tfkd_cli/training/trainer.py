@@ -45,7 +45,7 @@ OPTIONAL = ("teacher_seconds", "val_loss", "val_accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What an epoch gave: accuracies in percent, losses per image, `loss_ce` and `loss_kl` unweighted."""
+    """What an epoch gave: accuracies in percent, losses per image; `parts` of the loss, unweighted."""
 
     epoch: int
     lr: float
@@ -54,8 +54,7 @@ class Epoch:
     test_loss: float
     test_accuracy: float
     test_top5: float
-    loss_ce: float
-    loss_kl: float | None
+    parts: Mapping[str, float]
     seconds: float
     images_per_second: float
     teacher_seconds: float | None = None  # of `seconds`: until the epoch's teacher logits were there
@@ -65,7 +64,8 @@ class Epoch:
     def line(self, *, attempt: int) -> dict[str, Any]:
         """The line of metrics.jsonl; what only some runs have is left out where there is none."""
         line = {"epoch": self.epoch, "attempt": attempt, **asdict(self)}
-        return {k: v for k, v in line.items() if v is not None or k not in OPTIONAL}
+        parts = {f"loss_{name}": value for name, value in line.pop("parts").items()}
+        return {k: v for k, v in line.items() if v is not None or k not in OPTIONAL} | parts
 
 
 class Training:
@@ -110,7 +110,8 @@ class Training:
         self.last_scores: dict[str, float] = {}
         self.best_weights: checkpoints.Weights = {}
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._sums = torch.zeros(4, dtype=dtype, device=device)  # loss, ce, kl, right: sums over images
+        # Sums over images: the loss, each of its parts, how many are right.
+        self._sums = torch.zeros(2 + len(spec.loss.reports), dtype=dtype, device=device)
         self._lr = 0.0
 
     def _build(self) -> nn.Module:
@@ -192,6 +193,8 @@ class Training:
     def _train(self, teacher: TeacherOf | None, at_step: Callable[[], None]) -> None:
         """The rest of the epoch's steps. On a GPU, the host waits for none of them."""
         self.network.train()
+        if self.spec.loss.depends_on_epoch:
+            self._run_step = self._step_to_run()  # a recorded step would keep the weights of its epoch
         dropout_seed = seed_of("dropout", self.spec.seed, self.epoch)
         for batch in self._data.batches(self.epoch, first=self.step, teacher=teacher):
             if self._has_dropout:
@@ -227,29 +230,36 @@ class Training:
         with precision.autocast(self.spec.recipe.precision, self.device):
             logits_NK = forward(batch.images_NCHW)
         logits_NK = logits_NK.float()
-        return self.spec.loss(logits_NK, batch.labels_N, batch.teacher_NK), logits_NK
+        loss = self.spec.loss
+        parts = loss(logits_NK, batch.labels_N, batch.teacher_NK, epoch=self.epoch)
+        if parts.parts.keys() != loss.reports.keys():
+            raise RunError(
+                f"{loss.kind} gave the parts {', '.join(parts.parts)}.",
+                expected=f"what its `reports` names: {', '.join(loss.reports)}.",
+            )
+        return parts, logits_NK
 
     def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor) -> None:
         """Add a batch to the epoch's sums."""
         with torch.no_grad():
             right = (logits_NK.argmax(1) == labels_N).sum()
-            kl = parts.total.new_zeros(()) if parts.kl is None else parts.kl
-            means = torch.stack([parts.total, parts.ce, kl]).to(self._sums.dtype)
-            self._sums[:3] += means * len(labels_N)
-            self._sums[3] += right
+            reported = [parts.parts[name] for name in self.spec.loss.reports]
+            means = torch.stack([parts.total, *reported]).to(self._sums.dtype)
+            self._sums[:-1] += means * len(labels_N)
+            self._sums[-1] += right
 
     def _refuse_divergence(self) -> None:
         loss = float(self._sums[0])
         if not math.isfinite(loss):
+            gentler = self.spec.loss.smaller_gradients()
             raise RunError(
                 f"the loss became {loss} in epoch {self.epoch}, by step {self.step + 1} of {self.steps}.",
-                expected="a finite loss; a large temperature² times multiplier makes gradients too large.",
-                hint="try --lr 0.01, a smaller --temperature or --set loss.multiplier=1, or --form printed.",
+                expected="a finite loss; too large a learning rate or weight of a term makes it infinite.",
+                hint="try " + " or ".join((f"--lr {self.spec.recipe.lr / 10:g}", *gentler)) + ".",
             )
 
     def _finish_epoch(self, tested: Scores, checked: Scores | None, *, training_seconds: float) -> Epoch:
-        loss, ce, kl, right = (self._sums / self._images).tolist()
-        has_kl = self.spec.loss.kind != "cross-entropy"
+        loss, *parts, right = (self._sums / self._images).tolist()
         epoch = Epoch(
             epoch=self.epoch,
             lr=self._lr,
@@ -258,8 +268,7 @@ class Training:
             test_loss=tested.loss,
             test_accuracy=tested.accuracy,
             test_top5=tested.top5,
-            loss_ce=ce,
-            loss_kl=kl if has_kl else None,
+            parts=dict(zip(self.spec.loss.reports, parts, strict=True)),
             seconds=self.seconds,
             images_per_second=self._images / max(training_seconds, 1e-9),
             teacher_seconds=self.teacher_seconds if self._teacher_logits else None,
@@ -320,7 +329,9 @@ class Training:
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
         self.teacher_seconds = state["teacher_seconds"]
-        self._sums.copy_(state["sums"])
+        # States of before the parts had names have a place for a KL term, whatever the loss.
+        parts = len(self._sums) - 1
+        self._sums.copy_(torch.cat([state["sums"][:parts], state["sums"][-1:]]))
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])
         self.best_weights = dict(state["best_weights"])

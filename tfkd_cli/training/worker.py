@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tfkd_cli.errors import RequestError, RunError, TfkdError
 from tfkd_cli.execution import Execution
+from tfkd_cli.regular_files import open_to_append
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, files
+from tfkd_cli.store.reading import as_kind
+from tfkd_cli.store.records import Submission
 from tfkd_cli.training import provenance
 
 if TYPE_CHECKING:
@@ -143,22 +146,22 @@ def read_job(store: str, submission: str, index: str) -> Job:
     """What the three strings mean; RequestError when they mean nothing."""
     place, _, member = index.partition(".")
     opened = Store.open(Path(store), create=False)
-    data = opened.submission(submission)
+    path = opened.submission_path(submission) / "submission.json"
+    data = as_kind(opened.submission(submission), Submission, path=path)
+    execution = Execution.from_json(data.execution)
     try:
-        pack = data["runs"][int(place)]
+        pack = data.runs[int(place)]
         folders = tuple(pack if not member else [pack[int(member)]])
-        execution = Execution.from_json(data["execution"])
-        threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
-        weights = tuple(data.get("weights", {}).get(folders[0], ()))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (IndexError, ValueError) as error:
         raise RequestError(
-            f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
-            expected="the submission.json a backend of tfkd wrote.",
+            f"submission {submission} has no run {index}.",
+            expected=f"{len(data.runs)} places of runs in {path}.",
         ) from error
-    kept = data.get("teacher_logits", [])
+    threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
     return Job(
         store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
-        folders=folders, cache_logits=all(name in kept for name in folders), weights=weights,
+        folders=folders, cache_logits=all(name in data.teacher_logits for name in folders),
+        weights=data.weights.get(folders[0], ()),
     )  # fmt: skip
 
 
@@ -194,7 +197,7 @@ def do(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
 def begin(store: str, submission: str, index: str, environment: Mapping[str, str], log: Path) -> NoReturn:
     """`main` in a process of its own session that prints to the end of `log`; its exit code ends it."""
     os.setsid()
-    with log.open("ab") as stream:
+    with open_to_append(log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.environ.update(environment)

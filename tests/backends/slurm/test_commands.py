@@ -136,3 +136,22 @@ def test_a_wrong_profile_is_refused_before_anything_else(
     assert 'unknown cluster "nosuch"' in said.err
     assert "Plan" not in said.err
     assert not results.exists()
+
+
+def test_cancel_run_takes_the_newest_tfkd_run_and_leaves_the_others(
+    fake_slurm: Any,
+    store: Store,
+    execution: Execution,
+    send: Callable[..., Submitted],
+    sent: tuple[RunSpec, RunSpec],
+    tfkd: Tell,
+) -> None:
+    axes = Axes(dataset="digits", students=("plain-cnn",), methods=("lsr",))
+    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    campaign = Campaign(request, store, execution)
+    campaign.record("tfkd run …")
+    [newest] = [each.spec for each in campaign.plan().items.values()]
+    send([newest])
+    assert "Cancelled 1 jobs" in tfkd("cancel", "run")
+    assert status(tfkd, newest)[0] == "todo"
+    assert [status(tfkd, each)[0] for each in sent] == ["queued", "queued"]

@@ -7,6 +7,7 @@ key keeps its dashes, as `--gpus`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -14,14 +15,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import msgspec
+
+from tfkd_cli import schema
 from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.regular_files import open_regular
+from tfkd_cli.regular_files import expanded, open_regular
+from tfkd_cli.schema import Meta, Record
 from tfkd_cli.spec import RunSpec
 
-Fields = Mapping[str, tuple[type, str]]
 DEFAULT = "default"
 ALIAS = "slurm"  # `--cluster slurm` is slurm/default.toml
 
@@ -60,19 +64,33 @@ _FROM_ENVIRONMENT = {
     "SBATCH_RESERVATION": "--reservation",
     "SBATCH_EXPORT": "--export",
 }
-# Key → its type, and what to expect instead of another.
-_TEXT, _OPTIONS = (str, "text in quotes."), (dict, "a table [submit].")
-_FILE: Fields = {
-    "profile": (dict, "a table [profile]."),
-    "submit": _OPTIONS,
-    "setup": (list, 'a list of shell lines: setup = ["module load cuda"].'),
-    "runs_per_job": (int, "a whole number from 1 to 64."),
-    "resources": (list, "[[resources]]."),
-}
-_PROFILE: Fields = dict.fromkeys(("description", "contact", "url"), _TEXT)
-_RESOURCES: Fields = {"dataset": _TEXT, "student": _TEXT, "submit": _OPTIONS}
-
 Options = Mapping[str, Any]
+
+
+class _About(Record):
+    """`[profile]`."""
+
+    description: str = ""
+    contact: str = ""
+    url: str = ""
+
+
+class _ForRuns(Record):
+    """`[[resources]]`."""
+
+    dataset: str | None = None
+    student: str | None = None
+    submit: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class _File(Record):
+    """A profile's TOML."""
+
+    profile: _About = _About()
+    submit: dict[str, Any] = msgspec.field(default_factory=dict)
+    setup: tuple[str, ...] = ()  # shell lines: setup = ["module load cuda"]
+    runs_per_job: Annotated[int, Meta(ge=1, le=64)] = 1
+    resources: tuple[_ForRuns, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +163,7 @@ def overlaid(base: Options, more: Options) -> dict[str, Any]:
 def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
-        return read(Path(name).expanduser())
+        return read(expanded(Path(name), hint="write the profile's path in full."))
     paths = _known_paths()
     wanted = DEFAULT if name == ALIAS else name
     return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters`.")])
@@ -176,7 +194,8 @@ def folders() -> Iterator[Path]:
     """Where profiles are looked for; the first wins."""
     yield Path("slurm")
     base = os.environ.get("XDG_CONFIG_HOME")
-    yield (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
+    with contextlib.suppress(RuntimeError):  # a user without an account and $HOME has no such folder
+        yield (Path(base) if base else Path.home() / ".config") / "tfkd" / "slurm"
     package = Path(__file__).resolve().parents[2]
     shipped = package / "slurm"  # in a wheel; in an editable install the folder beside the package
     yield shipped if shipped.is_dir() else package.parent / "slurm"
@@ -185,22 +204,19 @@ def folders() -> Iterator[Path]:
 def read(path: Path) -> Profile:
     """A profile from its file; RequestError naming file, key and valid keys on anything unexpected."""
     text, data = _parse(path)
-    _check(path, data, _FILE, where="the file")
-    about, packed, setup = data.get("profile", {}), data.get("runs_per_job", 1), data.get("setup", [])
-    _check(path, about, _PROFILE, where="[profile]")
-    if not 1 <= packed <= 64:
-        _refuse(path, f"runs_per_job is {packed}", expected=_FILE["runs_per_job"][1])
-    for line in setup:
-        _check(path, {"setup": line}, {"setup": _TEXT}, where="the file")
+    try:
+        file = schema.convert(data, _File)
+    except RequestError as error:
+        _refuse(path, error.what.rstrip("."), expected=error.expected)
     return Profile(
         name=path.stem,
         path=path,
         text=text,
-        submit=_options(path, data.get("submit", {}), where="[submit]"),
-        setup=tuple(setup),
-        runs_per_job=packed,
-        resources=tuple(_resources(path, each) for each in data.get("resources", [])),
-        **about,
+        submit=_options(path, file.submit, where="[submit]"),
+        setup=file.setup,
+        runs_per_job=file.runs_per_job,
+        resources=tuple(_resources(path, each) for each in file.resources),
+        **msgspec.structs.asdict(file.profile),
     )
 
 
@@ -217,13 +233,11 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
         _refuse(path, f"cannot be read: {error}", expected="a TOML file with a [submit] table.")
 
 
-def _resources(path: Path, data: Any) -> Resources:
-    _check(path, {"resources": data}, {"resources": (dict, "[[resources]].")}, where="the file")
-    _check(path, data, _RESOURCES, where="[[resources]]")
-    if not {"dataset", "student"} & data.keys():
+def _resources(path: Path, data: _ForRuns) -> Resources:
+    if data.dataset is data.student is None:
         _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-    submit = _options(path, data.get("submit", {}), where="[resources.submit]")
-    return Resources(dataset=data.get("dataset"), student=data.get("student"), submit=submit)
+    submit = _options(path, data.submit, where="[resources.submit]")
+    return Resources(dataset=data.dataset, student=data.student, submit=submit)
 
 
 def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
@@ -285,15 +299,6 @@ def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
     except (NameError, AssertionError) as error:
         expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
         _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
-
-
-def _check(path: Path, data: Mapping[str, Any], fields: Fields, *, where: str) -> None:
-    for key, value in data.items():
-        if key not in fields:
-            _refuse(path, f'unknown key "{key}" in {where}', expected="Known: " + ", ".join(fields))
-        kind, expected = fields[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            _refuse(path, f"{key} is {value!r}", expected=expected)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

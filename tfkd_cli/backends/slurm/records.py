@@ -14,13 +14,15 @@ All but the last are written once; a crash in between is repaired from SLURM's o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tfkd_cli.backends.slurm.arrays import ranges
+from tfkd_cli.errors import RunError
+from tfkd_cli.schema import Count, Meta, Record
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 
@@ -29,6 +31,22 @@ if TYPE_CHECKING:
 
 BACKEND = "slurm"
 SPECS_PER_FILE = 200  # jobs; 1,000 folders with a spec.json each, forced to the disk, would take 15 s here
+
+
+class _Intent(Record):
+    """`arrays/0001.json`: what is to be sent."""
+
+    name: str
+    first: Count
+    packs: tuple[tuple[str, ...], ...]
+    after: tuple[tuple[str, ...], ...]
+    held: bool
+
+
+class _Sent(Record):
+    """`arrays/0001.sent`: what sbatch gave."""
+
+    ids: tuple[Annotated[str, Meta(pattern=r"\A\d+(_\d+)?\Z")], ...]
 
 
 @dataclass(kw_only=True)
@@ -122,7 +140,7 @@ def write_specs(folder: Path, packs: Sequence[Sequence[RunSpec]]) -> None:
 
 def declare_runs(store: Store, submission: str, index: int, folders: Sequence[str]) -> None:
     """Make the folders of a job's runs, where they are not there yet."""
-    chunk = files.read_json(_specs_path(store.submission_path(submission), index))
+    chunk = reading.read_as(_specs_path(store.submission_path(submission), index), dict[str, Any]) or {}
     for name in folders:
         if name in chunk:
             store.folder(name).declare(RunSpec.from_json(chunk[name]))
@@ -158,29 +176,29 @@ def _made(folder: Path) -> tuple[int, str]:
 
 def _arrays_of(folder: Path) -> Iterator[Array]:
     for path in sorted((folder / "arrays").glob("*.json")):
-        try:
-            sent = reading.read_object(path.with_suffix(".sent")) or {}
-            yield _parse(folder, path, reading.read_object(path) or {}, ids=sent.get("ids", []))
-        except (reading.DamagedFile, KeyError, TypeError, ValueError):
-            continue
+        with contextlib.suppress(RunError, ValueError):
+            intent = reading.read_as(path, _Intent)
+            if intent is not None and len(intent.packs) == len(intent.after) > 0:
+                ids = _ids(path.with_suffix(".sent"))
+                yield Array(
+                    submission=folder.name,
+                    number=int(path.stem),
+                    packs=intent.packs,
+                    after=intent.after,
+                    first=intent.first,
+                    held=intent.held,
+                    folder=folder,
+                    ids=ids if len(ids) == len(intent.packs) else (),
+                )
 
 
-def _parse(folder: Path, path: Path, data: Mapping[str, Any], *, ids: Sequence[str]) -> Array:
-    packs = tuple(tuple(map(str, pack)) for pack in data["packs"])
-    after = tuple(tuple(map(str, each)) for each in data["after"])
-    if len(packs) != len(after) or not packs:
-        raise ValueError("an intent without jobs")
-    known = len(ids) == len(packs) and all(re.fullmatch(r"\d+(_\d+)?", str(each)) for each in ids)
-    return Array(
-        submission=folder.name,
-        number=int(path.stem),
-        packs=packs,
-        after=after,
-        first=int(data["first"]),
-        held=bool(data["held"]),
-        folder=folder,
-        ids=tuple(ids) if known else (),
-    )
+def _ids(path: Path) -> tuple[str, ...]:
+    """The ids that sbatch gave; none where that is damaged: the array's name in the queue gives them."""
+    with contextlib.suppress(RunError):
+        if (sent := reading.read_as(path, _Sent)) is not None:
+            ids: tuple[str, ...] = sent.ids
+            return ids
+    return ()
 
 
 def log_of(store: Store, folder: str) -> Path | None:

@@ -1,0 +1,185 @@
+"""A method, a data set and a network, each one file outside the package, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tfkd_cli import data, methods, results
+from tfkd_cli.__main__ import main
+from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import LossParts
+from tfkd_cli.spec import RunSpec, Teacher
+
+DKD = Path(__file__).parents[1] / "docs" / "examples" / "decoupled_kd.py"
+STRIPES = Path(__file__).parent / "data" / "stripes.py"
+METHOD, DATA, NETWORK = (
+    "python:decoupled_kd:DecoupledKD",
+    "python:stripes:STRIPES",
+    "python:pooled:pooled_pixels",
+)
+POOLED = """
+from torch import nn
+
+
+def pooled_pixels(*, num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+"""
+Tfkd = Callable[..., str]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the three files; nothing of them is remembered afterwards."""
+    shutil.copy(DKD, tmp_path)
+    shutil.copy(STRIPES, tmp_path)
+    (tmp_path / "pooled.py").write_text(POOLED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [each for each in sys.path if each])
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    methods.method.cache_clear()
+    methods.loss_type.cache_clear()
+    for name in ("decoupled_kd", "stripes", "pooled"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def tfkd(outside: Path, capfd: pytest.CaptureFixture[str]) -> Tfkd:
+    """Gives a command, which must succeed, and returns its standard output."""
+
+    def given(*arguments: str) -> str:
+        capfd.readouterr()
+        forget()
+        where = [] if arguments[0] == "list" else ["--results", "results"]
+        assert main([*arguments, *where]) == 0, capfd.readouterr().err
+        return capfd.readouterr().out
+
+    return given
+
+
+def test_decoupled_kd_is_the_kl_divergence_taken_apart(outside: Path) -> None:
+    """Zhao et al. 2022, Eq. 6: KD = TCKD + (1 - p^t of the label)·NCKD, for each image."""
+    generator = torch.Generator().manual_seed(0)
+    logits_NK, teacher_NK = (4 * torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in "pt")
+    loss = methods.loss_type(METHOD)()
+    for image in range(6):
+        logits, teacher = logits_NK[image : image + 1], teacher_NK[image : image + 1]
+        parts = loss(logits, torch.tensor([image % 5]), teacher).parts
+        p, q = (teacher / 4).softmax(1), (logits / 4).log_softmax(1)
+        kl = (p * (p.log() - q)).sum().item()
+        rest = 1 - p[0, image % 5].item()
+        assert parts["tckd"].item() + rest * parts["nckd"].item() == pytest.approx(kl, rel=1e-9)
+
+
+def test_decoupled_kd_warms_up_with_the_epochs(outside: Path) -> None:
+    loss = methods.loss_type(METHOD)()
+    logits_NK, labels_N = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
+
+    def divergence(epoch: float) -> float:
+        given: LossParts = loss(logits_NK, labels_N, -logits_NK, epoch=epoch)
+        return (given.total - given.parts["ce"]).item()
+
+    whole = divergence(20)
+    assert [divergence(each) for each in (5, 10, 21)] == pytest.approx([whole / 4, whole / 2, whole])
+
+
+def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
+    outside: Path, tfkd: Tfkd
+) -> None:
+    run = ("--student", NETWORK, "--method", METHOD, "--teacher", "plain-cnn", "--dataset", DATA)
+    changed = ("--epochs", "2", "--set", "loss.beta=4", "--set", "loss.warmup=1")
+    tfkd("run", *run, *changed, "--threads", "1", "--batch-size", "4", "--jobs", "1")
+
+    (folder,) = outside.glob("results/runs/*-dkd-from-plain-cnn-s0-*")
+    spec = RunSpec.from_json(json.loads((folder / "spec.json").read_text()))
+    assert isinstance(spec.teacher, Teacher)
+    assert (spec.loss.kind, spec.dataset, spec.student) == (METHOD, DATA, NETWORK)
+    assert spec.recipe.augment == "none"  # as the data set says
+    assert spec.teacher.run.recipe.augment == "none"
+
+    said = tfkd("explain", *run)
+    assert "H(q, p) + 4²·[1·TCKD_4 + 8·NCKD_4]" in said
+    assert "tckd 16, nckd 128" in said
+    assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
+    assert f"dkd on {DATA}" in tfkd("show", "run")
+    assert folder.name in tfkd("show", folder.name)
+    tfkd("report")
+    assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/index.html").read_text()
+
+    runs, epochs = results.load(outside / "results")
+    assert set(runs["method"]) == {"baseline", "dkd"}
+    assert runs.set_index("method").loc["dkd", "beta"] == 4
+    own = epochs[epochs["method"] == "dkd"]
+    assert own[["loss_ce", "loss_tckd", "loss_nckd"]].notna().all(axis=None)
+    assert own["loss_kl"].isna().all()
+
+
+ENTRY_POINTS = """[tfkd.methods]
+dkd = decoupled_kd:DecoupledKD
+
+[tfkd.datasets]
+stripes = stripes:STRIPES
+"""
+
+
+def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
+    outside: Path, tfkd: Tfkd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = outside / "own-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(str(outside))
+    assert {"dkd", "kd"} <= methods.all_methods().keys()
+    assert data.dataset("Stripes").name == "stripes"
+    assert "DKD" in tfkd("list", "methods")
+    assert "Stripes" in tfkd("list", "datasets")
+
+    setting = ("--student", "plain-cnn", "--teacher", "resnet8", "--dataset", "digits", "--json")
+    by_name, by_place = (
+        json.loads(tfkd("explain", *setting, "--method", each))[0]["run"] for each in ("DKD", METHOD)
+    )
+    assert by_name == by_place
+    assert by_name["loss"]["kind"] == METHOD
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("python:decoupled_kd:Nothing", "has no attribute 'Nothing'"),
+        ("python:decoupled_kd:math", "is no loss"),
+        ("python:nowhere_to_be_found:Loss", "No module named"),
+        ("python:this:Loss", "names no code of your own"),
+        ("python:pip.__main__:main", "names no code of your own"),
+        ("python:decoupled_kd", "names no code of your own"),
+    ],
+)
+def test_what_is_no_loss_is_refused_with_what_one_is(outside: Path, name: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said) as refused:
+        methods.method(name)
+    assert "tfkd_cli.methods.Loss" in refused.value.expected
+
+
+def test_a_run_whose_loss_is_no_longer_there_says_so(outside: Path) -> None:
+    teacher = RunSpec(dataset="digits", student="resnet8")
+    spec = RunSpec(
+        dataset="digits", student="resnet8", loss=methods.loss_type(METHOD)(), teacher=Teacher(run=teacher)
+    )
+    described = spec.to_json()
+    assert RunSpec.from_json(described) == spec
+    (outside / "decoupled_kd.py").unlink()
+    forget()
+    with pytest.raises(RequestError, match="No module named 'decoupled_kd'"):
+        RunSpec.from_json(described)

@@ -1,0 +1,185 @@
+"""`tfkd predict` and `tfkd export`: a finished run's student on other images, and in other programs."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkd_cli import console
+from tfkd_cli.commands import session
+from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.options import JsonOption, StoreOptions, with_options
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BATCH = 64  # images at once
+FORMATS = ("torchscript", "onnx")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(predict)
+    app.command()(export)
+
+
+@with_options
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    run: Annotated[str, typer.Option("--run", help="A finished run's key or folder.")],
+    store: StoreOptions,
+    output: JsonOption,
+) -> int:
+    """Class and probability of each image by a run's student, with the run's own preprocessing.
+
+    Example: tfkd predict --run 3f2a holiday/*.jpg
+    """
+    saved = _student(session.open_store(store, write=False).find(run).weights("student.pt"))
+    files = _files(images)
+    probabilities_NK = _probabilities(saved, files)
+    names = saved["class_names"]
+    rows = [
+        {"image": str(file), "class": names[best], "probability": round(float(row_K[best]), 6)}
+        for file, row_K in zip(files, probabilities_NK, strict=True)
+        for best in (int(row_K.argmax()),)
+    ]
+    if output.json:
+        for row, row_K in zip(rows, probabilities_NK.tolist(), strict=True):
+            row["probabilities"] = dict(zip(names, (round(each, 6) for each in row_K), strict=True))
+        console.print_json(rows)
+    else:
+        shown = [(row["image"], row["class"], f"{100 * row['probability']:.1f}") for row in rows]
+        console.out().print(console.simple_table(("image", "class", "%"), shown))
+    return 0
+
+
+@with_options
+def export(
+    run: Annotated[str, typer.Argument(help="A finished run's key or folder.")],
+    store: StoreOptions,
+    as_format: Annotated[str, typer.Option("--format", help="torchscript or onnx.")] = "torchscript",
+    to: Annotated[
+        Path | None, typer.Option("--out", help="The file. [default: RUN.pt or RUN.onnx, here]")
+    ] = None,
+) -> int:
+    """A run's student as one file for other programs: pixel values 0 to 255 in, class probabilities out.
+
+    Example: tfkd export 3f2a --format onnx --out student.onnx
+    """
+    import torch
+
+    form = canonical(as_format, FORMATS, kind="format")
+    folder = session.open_store(store, write=False).find(run)
+    saved = _student(folder.weights("student.pt"))
+    file = to or Path(f"{folder.name}.{'pt' if form == 'torchscript' else 'onnx'}")
+    if file.exists():
+        raise RequestError(f"{file} exists.", expected="a new file.", hint="--out OTHER-FILE")
+    example_NCHW = torch.zeros(2, saved["channels"], saved["size"], saved["size"])
+    student = _with_preprocessing(saved)
+    if form == "torchscript":
+        with warnings.catch_warnings():
+            # torch advises torch.export, whose files only torch of about the same version reads.
+            warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+            torch.jit.trace(student, example_NCHW).save(str(file))  # type: ignore[no-untyped-call]
+    else:
+        _export_onnx(student, example_NCHW, file)
+    print(file)
+    console.say(
+        f"Input: images N×{saved['channels']}×{saved['size']}×{saved['size']}, values 0 to 255. "
+        f"Output: N×{saved['classes']} probabilities of {', '.join(saved['class_names'])}."
+    )
+    return 0
+
+
+def _export_onnx(student: nn.Module, example_NCHW: Tensor, file: Path) -> None:
+    import torch
+
+    try:
+        importlib.import_module("onnxscript")  # which torch imports when it is too late for a clear error
+        program = torch.onnx.export(
+            student, (example_NCHW,), input_names=["images"], output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("images")},), dynamo=True, verbose=False,
+        )  # fmt: skip
+    except ImportError as error:
+        raise RequestError(
+            f"--format onnx needs the package {error.name}, which is not installed.",
+            expected="onnx and onnxscript, an optional extra of tfkd.",
+            hint="pip install 'tfkd[onnx]'",
+        ) from error
+    assert program is not None
+    program.save(str(file))
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """These files, folders replaced by the image files in them."""
+    from tfkd_cli.data.images import SUFFIXES
+
+    found: list[Path] = []
+    for path in given:
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+        if path.is_dir() and not inside:
+            raise RequestError(f"{path} holds no image.", expected="image files.", hint="tfkd predict --help")
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def _student(path: Path) -> dict[str, Any]:
+    """student.pt, its network built and its weights loaded: under "network"."""
+    import torch
+
+    from tfkd_cli import models
+
+    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    network = models.build(
+        saved["network"], classes=saved["classes"], channels=saved["channels"], size=saved["size"]
+    )
+    network.load_state_dict(saved["weights"])
+    return {**saved, "network": network.eval()}
+
+
+def _with_preprocessing(saved: dict[str, Any]) -> nn.Module:
+    """A module from pixel values 0 to 255, shape (N, C, H, W), to probabilities (N, K)."""
+    import torch
+
+    class Student(torch.nn.Module):
+        mean: Tensor
+        std: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = saved["network"]
+            for name in ("mean", "std"):
+                self.register_buffer(name, 255 * torch.tensor(saved[name]).view(1, -1, 1, 1))
+
+        def forward(self, images_NCHW: Tensor) -> Tensor:
+            logits_NK: Tensor = self.network((images_NCHW.float() - self.mean) / self.std)
+            return logits_NK.softmax(1)
+
+    return Student().eval()
+
+
+def _probabilities(saved: dict[str, Any], files: list[Path]) -> Tensor:
+    """Probabilities, shape (N, K), of these files; RequestError that names all that cannot be read."""
+    import numpy as np
+    import torch
+
+    from tfkd_cli.data.images import Look, decode, naming_all, parallel
+    from tfkd_cli.data.trees import read_file
+
+    look = Look(saved["size"], saved["channels"], tuple(map(tuple, saved.get("levels", ()))))
+    student = _with_preprocessing(saved)
+
+    def one(file: Path) -> Any:
+        return decode(read_file(file), look, name=str(file))
+
+    with naming_all(files, one), torch.inference_mode():
+        decoded = [image for block in parallel(one, files) for image in block]
+        parts = [
+            student(torch.from_numpy(np.stack(decoded[start : start + BATCH])))
+            for start in range(0, len(decoded), BATCH)
+        ]
+    return torch.cat(parts)

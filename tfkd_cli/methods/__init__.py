@@ -1,0 +1,144 @@
+"""The losses of the paper, one frozen dataclass each, and the methods that use them.
+
+A new method is a class here, as `loss.Loss` describes, and its line in `METHODS`; or a class outside tfkd,
+used as `--method python:module:Class` or registered under the entry point group `tfkd.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from typing import Any, Literal
+
+from tfkd_cli import own_code, schema
+from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.methods.distillation import Distillation
+from tfkd_cli.methods.label_smoothing import CrossEntropy, LabelSmoothing
+from tfkd_cli.methods.loss import Form, Loss, LossParts, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.tf_reg import TfReg
+
+__all__ = [
+    "LOSSES",
+    "METHODS",
+    "CrossEntropy",
+    "Distillation",
+    "Form",
+    "LabelSmoothing",
+    "Loss",
+    "LossParts",
+    "Method",
+    "TfReg",
+    "all_methods",
+    "cross_entropy",
+    "field_types",
+    "kl_divergence",
+    "loss_type",
+    "method",
+    "parameter",
+]
+
+GROUP = "tfkd.methods"
+EXPECTED = "a frozen dataclass derived from tfkd_cli.methods.Loss with a name, a label and what it does."
+
+LOSSES: Mapping[str, type[Loss]] = {
+    each.kind: each for each in (CrossEntropy, LabelSmoothing, Distillation, TfReg)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A name that sets a loss and chooses a teacher; only the loss and the teacher enter a run's key."""
+
+    name: str
+    label: str
+    loss: type[Loss]
+    teacher: Literal["none", "given", "self"]
+    does: str
+
+    @property
+    def short(self) -> str:
+        """Its name in titles: of a method that is named by its place in Python, the name of its loss."""
+        return self.loss.name if own_code.is_own(self.name) else self.name
+
+
+def _of(loss: type[Loss], name: str = "") -> Method:
+    """The method that a loss is by itself."""
+    teacher: Literal["none", "given"] = "given" if loss.needs_teacher else "none"
+    return Method(name=name or loss.name, label=loss.label, loss=loss, teacher=teacher, does=loss.does)
+
+
+METHODS: Mapping[str, Method] = {
+    each.name: each
+    for each in (
+        _of(CrossEntropy),
+        _of(LabelSmoothing),
+        _of(Distillation),
+        Method(
+            name="re-kd",
+            label="Re-KD",
+            loss=Distillation,
+            teacher="given",
+            does="a smaller network teaches a larger one",
+        ),
+        Method(
+            name="de-kd",
+            label="De-KD",
+            loss=Distillation,
+            teacher="given",
+            does="a badly trained teacher (a snapshot)",
+        ),
+        Method(
+            name="tf-self",
+            label="Tf-KD_self",
+            loss=Distillation,
+            teacher="self",
+            does="the student's own baseline teaches it",
+        ),
+        _of(TfReg),
+    )
+}
+"""The paper's methods."""
+
+
+def all_methods() -> dict[str, Method]:
+    """The paper's methods and those that installed packages register; the latter are imported."""
+    return {name: method(name) for name in (*METHODS, *own_code.registered(GROUP))}
+
+
+@cache
+def method(name: str) -> Method:
+    """The method called `name`; RequestError with the nearest known name.
+
+    It may be the paper's, one that an installed package registers, or `python:module:Class`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name.startswith(own_code.PREFIX):
+        loss = loss_type(name)
+        return _of(loss, loss.kind)
+    others = own_code.registered(GROUP)
+    known = canonical(
+        name, [*METHODS, *others], kind="method", hint="a method of your own is python:module:Class."
+    )
+    return METHODS.get(known) or _of(loss_type(own_code.of_entry_point(others[known])), known)
+
+
+@cache
+def loss_type(kind: str) -> type[Loss]:
+    """The loss that spec.json calls `kind`; RequestError where it is not, or no longer, to be had."""
+    if kind in LOSSES:
+        return LOSSES[kind]
+    found = own_code.load(kind, expected=EXPECTED)
+    if not (isinstance(found, type) and issubclass(found, Loss) and is_dataclass(found)):
+        raise RequestError(f'"{kind}" is no loss.', expected=EXPECTED, hint="docs/library.md shows one.")
+    missing = [name for name in ("name", "label", "does") if not isinstance(getattr(found, name, None), str)]
+    if missing:
+        raise RequestError(f'"{kind}" does not say its {" and ".join(missing)}.', expected=EXPECTED)
+    return found
+
+
+def field_types(*losses: type[Loss]) -> dict[str, Any]:
+    """Field → its type, of the losses of the paper and of these."""
+    found = (*LOSSES.values(), *losses)
+    return {name: type_ for loss in found for name, type_ in schema.types_of(loss).items()}
