@@ -100,7 +100,7 @@ def test_show_status_and_report_know_a_comparison_by_its_name(
     assert main(["show", "compare-digits-plain-cnn", "--format", "json", *where]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert answer["name"].startswith("compare-digits-plain-cnn-")
-    for form, expected in (("csv", "accuracy_mean"), ("md", "| method |"), ("tex", r"\toprule")):
+    for form, expected in (("csv", "mean_accuracy"), ("md", "| method |"), ("tex", r"\toprule")):
         assert main(["show", answer["name"], "--format", form, *where]) == 0
         assert expected in capfd.readouterr().out
     assert main(["status", answer["name"], "--json", *where]) == 0

@@ -12,7 +12,7 @@ import typer
 
 from tfkd_cli import console, progress
 from tfkd_cli.commands import launching, printing, session
-from tfkd_cli.compare.comparison import Comparison, Stage, asked, usual
+from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, asked
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
@@ -54,12 +54,12 @@ def compare(
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
-    method: Annotated[str | None, typer.Option("--method", help="More methods, as in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
     teacher_checkpoint: Annotated[
         Path | None,
         typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
     ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="More methods to compare: A,B.")] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd run`.")] = "5",
     trials: Trials = 3,
 ) -> int:
@@ -70,7 +70,7 @@ def compare(
     axes = asking.axes_of(
         dataset=dataset,
         students=[student],
-        methods=(*usual(taught=teacher is not None), *session.split(method)),
+        methods=(*UNTAUGHT, *(["kd"] if teacher else []), *session.split(method)),
         teachers=[teacher] if teacher else [],
         finetune=how.recipe is not None,
     )

@@ -138,8 +138,8 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
     """
     asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
     items: list[Table | Figure] = []
-    methods = asked.axes.methods if asked.axes else asked.compared.more if asked.compared else ()
-    losses = [method(name).loss for name in methods]
+    given = asked.axes or asked.compared
+    losses = [method(name).loss for name in given.methods] if given else []
     if asked.axes:
         items = [grid.table(asked.axes)]
     elif not asked.compared:
