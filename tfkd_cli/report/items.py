@@ -79,7 +79,6 @@ class Item:
 
 def _compare_words(compared: Compared, *, from_file: bool) -> list[str]:
     words = ["tfkd", "compare", "--dataset", compared.dataset, "--student", compared.student]
-    words += ["--method", ",".join(compared.more)] if compared.more else []
     words += ["--teacher", compared.teacher] if compared.teacher else []
     more = [name for name in compared.methods if name not in (*comparison.UNTAUGHT, "kd")]
     words += ["--method", ",".join(more)] if more else []
