@@ -28,7 +28,7 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What `tfkd compare` was asked for: every method with one student on one data set.
+    """What `tfkd compare` was asked for: the usual methods, and `more`, with one student on one data set.
 
     Each method has `trials` trials, with the seed `trial_seed`; the baseline's are learning rates around
     `lr`. `classes` and `test_images` are those of the data set, whose files may be gone when the answer is
@@ -43,6 +43,7 @@ class Compared:
     lr: float
     classes: int
     test_images: int
+    more: tuple[str, ...] = ()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

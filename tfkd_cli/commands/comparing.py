@@ -14,7 +14,7 @@ import typer
 from tfkd_cli import console, progress
 from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, printing, session
-from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, asked
+from tfkd_cli.compare.comparison import Comparison, Stage, asked, usual
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
@@ -54,6 +54,7 @@ def compare(
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
+    method: Annotated[str | None, typer.Option("--method", help="More methods, as in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
     teacher_checkpoint: Annotated[
         Path | None,
@@ -69,12 +70,12 @@ def compare(
     axes = asking.axes_of(
         dataset=dataset,
         students=[student],
-        methods=(*UNTAUGHT, "kd") if teacher else UNTAUGHT,
+        methods=(*usual(taught=teacher is not None), *session.split(method)),
         teachers=[teacher] if teacher else [],
         finetune=how.recipe is not None,
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
-    ask = partial(_ask, axes, session.manner(how, seeds), foreign=foreign, trials=trials)
+    ask = partial(_ask, axes, session.manner(how, seeds, axes.methods), foreign=foreign, trials=trials)
     execution = session.execution(store, where, folder)
     if not where.dry_run:
         session.check_writable(store.results)

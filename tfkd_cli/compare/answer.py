@@ -275,7 +275,8 @@ def _differences(
     settings: Mapping[str, Setting], measured: Mapping[Setting, Measured], at_chance: set[str]
 ) -> Iterator[Difference]:
     """The pairs of which both methods have runs, judged as claims that the first is better."""
-    pairs = [pair for pair in PAIRS if {*pair} <= {*settings}]
+    more = [(each, "baseline") for each in settings if each not in {*sum(PAIRS, ())}]
+    pairs = [pair for pair in (*PAIRS, *more) if {*pair} <= {*settings}]
     claims = [_claim(settings, *pair) for pair in pairs]
     verdicts = (*judge_claims(claims[:1], measured), *judge_claims(claims[1:], measured))
     for (method, against), verdict in zip(pairs, verdicts, strict=True):

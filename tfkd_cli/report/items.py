@@ -78,6 +78,7 @@ class Item:
 
 def _compare_words(compared: Compared, *, from_file: bool) -> list[str]:
     words = ["tfkd", "compare", "--dataset", compared.dataset, "--student", compared.student]
+    words += ["--method", ",".join(compared.more)] if compared.more else []
     words += ["--teacher", compared.teacher] if compared.teacher else []
     words += ["--teacher-checkpoint", "FILE"] if from_file else []
     return [*words, "--trials", str(compared.trials), "--lr", f"{compared.lr:g}"]

@@ -177,7 +177,8 @@ def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
     """
     asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
     items: list[Table | Figure] = []
-    losses = [method(name).loss for name in asked.axes.methods] if asked.axes else []
+    methods = asked.axes.methods if asked.axes else asked.compared.more if asked.compared else ()
+    losses = [method(name).loss for name in methods]
     if asked.axes:
         items = [grid.table(asked.axes)]
     elif not asked.compared:
