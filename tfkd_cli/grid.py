@@ -28,22 +28,22 @@ class Axes:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What `tfkd compare` was asked for: the usual methods, and `more`, with one student on one data set.
+    """What `tfkd compare` was asked for: these methods with one student on one data set.
 
-    Each method has `trials` trials, with the seed `trial_seed`; the baseline's are learning rates around
-    `lr`. `classes` and `test_images` are those of the data set, whose files may be gone when the answer is
-    read.
+    The first method is the baseline. Each method has `trials` trials, with the seed `trial_seed`; the
+    baseline's are learning rates around `lr`. `classes` and `test_images` are those of the data set, whose
+    files may be gone when the answer is read.
     """
 
     dataset: str
     student: str
     teacher: str | None
+    methods: tuple[str, ...]
     trials: int
     trial_seed: int
     lr: float
     classes: int
     test_images: int
-    more: tuple[str, ...] = ()
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
         (["--trials", "99"], "1 to 8"),
         (["--alpha", "0.3"], "chooses alpha itself"),
         (["--teacher-checkpoint", "weights.pt"], "needs its architecture"),
-        (["--teacher", "resnet8", "--teacher-checkpoint", "weights.pt"], "is not a file"),
+        (["--teacher", "resnet8", "--teacher-checkpoint", "weights.pt"], "cannot be read: No such file"),
         (["--recipe", "finetunes"], 'did you mean "finetune"?'),
         (["--tensorboard"], "pip install"),
     ],

@@ -69,6 +69,24 @@ def test_every_method_gets_the_same_number_of_trials() -> None:
     )
 
 
+def test_more_methods_are_compared_with_the_baseline() -> None:
+    request = Request(
+        seeds=(0, 1, 2),
+        axes=Axes(
+            dataset="folder:x", students=("resnet8",), methods=(*METHODS, "de-kd"), teachers=("resnet14",)
+        ),
+        overrides=overrides.Overrides((("epochs", 2),)),
+        data={"folder:x": ResolvedData(facts=FACTS)},
+    )
+    compared = Comparison(asked(request, trials=2))
+    found = answered(compared, everything_done(compared))
+    assert [line.method for line in found.lines] == [*METHODS, "de-kd"]
+    assert [each.method for each in found.differences] == ["tf-reg", "lsr", "tf-reg", "tf-self", "de-kd"]
+    assert {each.against for each in found.differences[1:]} == {"baseline"}
+    teachers = [spec.teacher for spec in compared.stages({})[-1].runs if spec.student == "resnet8"]
+    assert 1 in {each.checkpoint for each in teachers if isinstance(each, Teacher)}
+
+
 def test_the_first_trial_is_the_default_of_the_method() -> None:
     compared = comparing()
     plain = compared.asked.spec(Setting(dataset="folder:x", student="resnet8", method="lsr"))
@@ -230,7 +248,7 @@ def difference(
 def test_the_answer_is_one_sentence() -> None:
     assert difference(0.12, -0.3, 0.54, 22).sentence == (
         "tf-reg − lsr = +0.12 points, 95 % −0.30 … +0.54, n = 5: no measurable difference; "
-        "about 22 seeds would show 0.3"
+        "about 22 seeds would show 0.3 points"
     )
     assert difference(0.6, 0.1, 1.1, 9, "holds").sentence.endswith("n = 5: tf-reg is better")
     corrected = replace(difference(0.6, 0.1, 1.1, 9), p=0.03).verdict

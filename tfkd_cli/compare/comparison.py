@@ -6,10 +6,11 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
-from tfkd_cli import models
+from tfkd_cli import grid, models
 from tfkd_cli.compare.trials import (
     Trial,
     check_count,
@@ -19,7 +20,7 @@ from tfkd_cli.compare.trials import (
     tried_fields,
 )
 from tfkd_cli.errors import RequestError
-from tfkd_cli.grid import Compared
+from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
@@ -50,11 +51,6 @@ class Stage:
         return tuple(spec for runs in self.request.wanted.values() for spec in runs)
 
 
-def usual(*, taught: bool) -> tuple[str, ...]:
-    """What every comparison compares, `kd` where there is a teacher."""
-    return (*UNTAUGHT, "kd") if taught else UNTAUGHT
-
-
 def asked(request: Request, *, trials: int) -> Request:
     """The request of a comparison, from that of a grid of its methods: one student on one data set.
 
@@ -77,12 +73,12 @@ def asked(request: Request, *, trials: int) -> Request:
         dataset=axes.dataset,
         student=axes.students[0],
         teacher=axes.teachers[0] if axes.teachers else None,
+        methods=axes.methods,
         trials=trials,
         trial_seed=request.seeds[0],
         lr=recipe.pop("lr", request.spec(baseline).recipe.lr),
         classes=facts.classes,
         test_images=facts.test_images,
-        more=tuple(each for each in axes.methods if each not in usual(taught=True)),
     )
     if not facts.val_images:
         recipe.setdefault("holdout", HOLDOUT)
@@ -104,8 +100,8 @@ class Comparison:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What is compared."""
-        return (*usual(taught=self.compared.teacher is not None), *self.compared.more)
+        """What is compared, the baseline first."""
+        return self.compared.methods
 
     @property
     def name(self) -> str:
@@ -119,7 +115,7 @@ class Comparison:
 
     def rate_trials(self) -> list[Trial]:
         """The baseline at several learning rates."""
-        baseline = self._setting("baseline")
+        baseline = self._settings["baseline"]
         return self._as_trials(rate_settings(baseline, self.compared.trials, lr=self.compared.lr))
 
     def loss_trials(self, states: States) -> dict[str, list[Trial]]:
@@ -127,7 +123,7 @@ class Comparison:
         rate = _best(self.rate_trials(), states).recipe
         found = {}
         for method in self.methods[1:]:
-            setting = replace(self._setting(method), recipe=rate)
+            setting = replace(self._settings[method], recipe=rate)
             default = self.asked.spec(setting).loss
             found[method] = self._as_trials(loss_settings(setting, self.compared.trials, default=default))
         return found
@@ -172,15 +168,13 @@ class Comparison:
             f"comparison will end at chance. Use --epochs {math.ceil(least / per_epoch)} or more."
         )
 
-    def _setting(self, method: str) -> Setting:
+    @cached_property
+    def _settings(self) -> Mapping[str, Setting]:
+        """Method → its setting, without the values that trials choose."""
         what = self.compared
-        taught = find_method(method).teacher == "given"
-        return Setting(
-            dataset=what.dataset,
-            student=what.student,
-            method=method,
-            teacher=what.teacher if taught else None,
-        )
+        teachers = (what.teacher,) if what.teacher else ()
+        axes = Axes(dataset=what.dataset, students=(what.student,), methods=what.methods, teachers=teachers)
+        return {cell.column: cell.setting for cell in grid.table(axes).cells()}
 
     def _as_trials(self, settings: Sequence[Setting]) -> list[Trial]:
         seed = self.compared.trial_seed

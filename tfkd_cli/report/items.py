@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
+from tfkd_cli.compare import comparison
 from tfkd_cli.grid import Compared
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
@@ -78,8 +79,9 @@ class Item:
 
 def _compare_words(compared: Compared, *, from_file: bool) -> list[str]:
     words = ["tfkd", "compare", "--dataset", compared.dataset, "--student", compared.student]
-    words += ["--method", ",".join(compared.more)] if compared.more else []
     words += ["--teacher", compared.teacher] if compared.teacher else []
+    more = [name for name in compared.methods if name not in (*comparison.UNTAUGHT, "kd")]
+    words += ["--method", ",".join(more)] if more else []
     words += ["--teacher-checkpoint", "FILE"] if from_file else []
     return [*words, "--trials", str(compared.trials), "--lr", f"{compared.lr:g}"]
 

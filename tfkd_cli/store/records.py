@@ -82,15 +82,6 @@ class SealedNumerics(Numerics, forbid_unknown_fields=True):
     digest: Digest | None = None
 
 
-class Submission(msgspec.Struct):
-    """submission.json: what workers need of it."""
-
-    runs: list[list[FileName]]
-    execution: dict[str, Any]
-    teacher_logits: tuple[str, ...] = ()
-    weights: dict[str, tuple[FileName, ...]] = msgspec.field(default_factory=dict)
-
-
 class Failure(msgspec.Struct):
     """failure.json of an attempt."""
 
