@@ -384,12 +384,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured(part: Found, *, into: dict[str, Any], until: float) -> Iterator[None]:
     """Take in the measurements of a part until its time is over; yields after each."""
     try:
-        for name, value in part:
-            into[name] = value
+        while time.monotonic() < until:
+            measurement = next(part, None)
+            if measurement is None:
+                return
+            into[measurement[0]] = measurement[1]
             yield
-            if time.monotonic() > until:
-                into["stopped"] = "its share of the time was over"
-                break
+        into["stopped"] = "its share of the time was over"
     except Exception as error:  # the other parts are worth having
         into["failed"] = f"{type(error).__name__}: {error}"[:2000]
     yield

@@ -126,6 +126,18 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert own["loss_kl"].isna().all()
 
 
+def test_a_method_outside_the_package_is_compared_with_the_others(outside: Path, tfkd: Tfkd) -> None:
+    what = ("--dataset", DATA, "--student", "plain-cnn", "--teacher", "plain-cnn", "--method", METHOD)
+    length = ("--epochs", "2", "--batch-size", "8", "--seeds", "1", "--trials", "2", "--threads", "1")
+    answer = json.loads(tfkd("compare", *what, *length, "--json"))
+    tried = [each["values"] for each in answer["trials"] if each["method"] == METHOD]
+    assert [each["beta"] for each in tried] == [8, 2]
+    assert (METHOD, "baseline") in {(each["method"], each["against"]) for each in answer["differences"]}
+    assert METHOD in tfkd("show", "compare")
+    tfkd("report")
+    assert "dkd from plain-cnn" in (outside / "results/index.html").read_text()
+
+
 ENTRY_POINTS = """[tfkd.methods]
 dkd = decoupled_kd:DecoupledKD
 
@@ -159,7 +171,7 @@ def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
     ("name", "said"),
     [
         ("python:decoupled_kd:Nothing", "has no attribute 'Nothing'"),
-        ("python:decoupled_kd:math", "is no loss"),
+        ("python:decoupled_kd:parameter", "is no loss"),
         ("python:nowhere_to_be_found:Loss", "No module named"),
         ("python:this:Loss", "names no code of your own"),
         ("python:pip.__main__:main", "names no code of your own"),

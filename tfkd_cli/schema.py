@@ -13,7 +13,7 @@ from functools import cache
 from typing import Annotated, Any, NotRequired, TypedDict, get_type_hints
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta as Meta
 
 from tfkd_cli.errors import RequestError
 
@@ -44,7 +44,7 @@ _WORDS = {
 }
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A JSON or TOML table in which every key is known."""
 
 
@@ -53,16 +53,17 @@ def convert(value: Any, kind: Any, *, of: str = "", lax: bool = False, hint: str
 
     `of` is the key under which the value was found. `lax`: numbers and booleans may be texts.
     """
-    shape = _shape(kind) if is_dataclass(kind) else kind
+    is_domain = is_dataclass(kind)
+    shape = _shape(kind) if is_domain else kind
     try:
-        if shape is not kind and isinstance(value, dict):
+        if is_domain and isinstance(value, dict):
             for name in value.keys() - shape.__annotations__.keys():
                 raise msgspec.ValidationError(f"Object contains unknown field `{name}`")
         found = msgspec.convert(value, shape, strict=not lax)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _misfit(str(error), value, shape, of=of, hint=hint) from None
     # By its constructor: msgspec leaves defaults out of the `vars` of a dataclass.
-    return found if shape is kind else kind(**found)
+    return kind(**found) if is_domain else found
 
 
 def types_of(kind: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def types_of(kind: Any) -> dict[str, Any]:
 
 def check(owner: Any, *, of: str, hint: str = "") -> None:
     """RequestError unless the fields of a dataclass fit their annotations; for its `__post_init__`."""
-    convert(vars(owner), _shape(type(owner)), of=of, hint=hint)
+    convert(vars(owner), _shape(owner.__class__), of=of, hint=hint)
 
 
 @cache
@@ -81,7 +82,8 @@ def _shape(kind: Any) -> Any:
     """The fields of a dataclass as a TypedDict."""
     needed = {each.name for each in fields(kind) if each.default is each.default_factory is MISSING}
     types = {name: each if name in needed else NotRequired[each] for name, each in types_of(kind).items()}
-    return TypedDict(kind.__name__, types)  # type: ignore[misc]
+    make: Any = TypedDict
+    return make(kind.__name__, types)
 
 
 def _misfit(text: str, value: Any, kind: Any, *, of: str, hint: str) -> RequestError:
@@ -138,7 +140,7 @@ def _expected(problem: str, place: Any) -> str:
         *(getattr(place, n, None) for n in ("ge", "le")),
     )
     if low is not None and high not in (None, LARGEST):
-        return f"{_WORDS.get(kind, kind)} from {low:g} to {high:g}"
+        return f"{_WORDS.get(kind, kind)} from {low} to {high}"
     in_words = re.sub(
         r"`([a-z |]+)`",
         lambda kinds: " or ".join(_WORDS.get(each, each) for each in kinds[1].split(" | ")),

@@ -5,11 +5,10 @@ tfkd run --student resnet8 --teacher resnet14 --dataset digits --method python:d
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tfkd_cli.methods import Loss, LossParts, cross_entropy, parameter
+from tfkd_cli.methods import LATE, Loss, LossParts, cross_entropy, parameter
 
 if TYPE_CHECKING:  # `tfkd status` then needs no torch
     from torch import Tensor
@@ -40,12 +39,7 @@ class DecoupledKD(Loss):
     warmup: int = parameter("epochs until both divergences have their whole weight", default=20)
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         assert teacher_NK is not None
         ce = cross_entropy(logits_NK, labels_N)

@@ -1,4 +1,4 @@
-"""`tfkd clean` in a shell: what is still needed is not offered, what is not understood stops it."""
+"""`tfkd clean` in a shell: what is still needed, or may be, is not offered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STUDENT = RunSpec(
 )
 
 
-def test_a_damaged_request_stops_cleaning(
+def test_with_a_damaged_request_cleaning_keeps_what_it_may_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(local, "run_local", lambda *specs, **how: Outcome())
@@ -30,9 +30,16 @@ def test_a_damaged_request_stops_cleaning(
     request.write_bytes(request.read_bytes()[:200])
     teacher_logits = tmp_path / "teacher-logits" / "0123456789ab-11111111-22222222"
     teacher_logits.mkdir(parents=True)
-    assert main(["clean", "--yes", "--results", str(tmp_path)]) == 2
-    assert "damaged" in capfd.readouterr().err
+    assert main(["clean", "--yes", "--results", str(tmp_path)]) == 0
+    assert f"mv '{request}'" in capfd.readouterr().err
     assert teacher_logits.exists()
+    assert main(["status", "--results", str(tmp_path)]) == 0
+    said = capfd.readouterr()
+    assert "Nothing was asked" not in said.out
+    assert str(request) in said.err
+    request.rename(request.with_suffix(".bad"))
+    assert main(["clean", "--yes", "--results", str(tmp_path)]) == 0
+    assert not teacher_logits.exists()
 
 
 def test_teacher_logits_of_an_unfinished_run_are_not_freed_whoever_started_it(

@@ -20,5 +20,5 @@ def test_a_data_set_is_one_entry_and_one_file(execution: Execution, monkeypatch:
     assert data.prepare("stripes", execution=execution).ready
     arrays = data.load("stripes", execution=execution)
     assert arrays.class_names == ("horizontal", "vertical")
-    assert arrays.train_images_NCHW.shape == (10, 3, 28, 28)
+    assert arrays.train_images_NCHW.shape == (40, 3, 28, 28)
     sys.modules.pop("stripes")

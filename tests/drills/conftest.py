@@ -74,6 +74,13 @@ class Drill:
         out, err = (
             subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for path in said
         )
+
+        def begin() -> None:
+            # It is ignored in all that a shell script runs in the background, these tests among them.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if limit is not None:
+                limit()
+
         process = subprocess.Popen(
             self.arguments(*command),
             env={**os.environ, "OMP_NUM_THREADS": "1", **given, **(env or {})},
@@ -81,7 +88,7 @@ class Drill:
             stdout=out.stdin,
             stderr=err.stdin,
             start_new_session=True,
-            preexec_fn=limit,
+            preexec_fn=begin,
         )
         for each in (out, err):
             assert each.stdin is not None

@@ -147,7 +147,7 @@ def numbers_of(root: Path) -> Truth:
     rows = runs[runs["status"] == "done"].set_index("run")
     lines = epochs.groupby("run", observed=True)
     return {
-        name: (
+        str(name): (
             [row[each] for each in NUMBERS],
             lines.get_group(name).to_csv(index=False) if name in lines.groups else "",
         )
@@ -158,7 +158,7 @@ def numbers_of(root: Path) -> Truth:
 def contradictions(seen: Any, truth: Any, where: str = "") -> Iterator[str]:
     """Numbers in `seen` that differ from those at the same place of `truth`; what is missing is no number."""
     if isinstance(seen, dict) and isinstance(truth, dict):
-        for name in seen.keys() & truth.keys():
+        for name in (seen.keys() & truth.keys()) - {"n", "wanted"}:  # fewer runs than before
             yield from contradictions(seen[name], truth[name], f"{where}.{name}")
     elif isinstance(seen, list | tuple) and isinstance(truth, list | tuple) and len(seen) == len(truth):
         for place, (ours, theirs) in enumerate(zip(seen, truth, strict=True)):
@@ -183,7 +183,7 @@ class Damaged:
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.sound, self.root)
 
-    def say(self) -> Truth:
+    def say(self, *, report: bool = True) -> Truth:
         """What every command says; those that look at the whole store never end with an error."""
         store = ["--results", str(self.root)]
         said: Truth = {"load": numbers_of(self.root)}
@@ -199,10 +199,11 @@ class Damaged:
             assert code == 0 or "Hint:" in err, (name, err)
             said[name] = json.loads(out) if code == 0 else {}
         assert "Nothing was asked" not in tell("status", *store)[1]
-        code, _, err = tell("report", *store, "--out", str(self.root.parent))
-        assert code in (0, 1), err
-        record = json.loads((self.root.parent / "report" / "report.json").read_text())
-        said["report"] = [table["cells"] for table in record["tables"]]
+        if report:
+            code, _, err = tell("report", *store, "--out", str(self.root.parent))
+            assert code in (0, 1), err
+            record = json.loads((self.root.parent / "report" / "report.json").read_text())
+            said["report"] = [table["cells"] for table in record["tables"]]
         pack = self.root.parent / "records.tar.gz"
         pack.unlink(missing_ok=True)
         code, _, err = tell("pack", "--out", str(pack), *store)
@@ -222,11 +223,11 @@ class Damaged:
         told = f"damage {number}: {damage.__name__} {path.relative_to(self.root)}"
         try:
             damage(path, chance)
-            seen = self.say()
+            seen = self.say(report=number % 5 == 0)  # the report takes as long as all others together
             wrong = [
                 each
                 for name in ("load", "pack", "table", "run", "report")
-                for each in contradictions(seen[name], self.truth[name], name)
+                for each in contradictions(seen.get(name), self.truth[name], name)
             ]
             assert not wrong, wrong
             done = {run["run"]: run["best_accuracy"] for run in self.truth["status"]["runs"]}

@@ -62,7 +62,7 @@ def arrays(*, val: int) -> Arrays:
 
     facts = DataSet(
         name="random", label="random", classes=2, channels=1, size=16, train_images=24, test_images=8,
-        augment="none", mean=(0.5,), std=(0.25,),
+        mean=(0.5,), std=(0.25,),
     )  # fmt: skip
     (train_x, train_y), (test_x, test_y), (val_x, val_y) = part(24), part(8), part(val or 2)
     return Arrays(

@@ -54,12 +54,12 @@ def compare(
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
+    method: Annotated[str | None, typer.Option("--method", help="More methods, as in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
     teacher_checkpoint: Annotated[
         Path | None,
         typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="More methods to compare: A,B.")] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd run`.")] = "5",
     trials: Trials = 3,
 ) -> int:
@@ -75,7 +75,7 @@ def compare(
         finetune=how.recipe is not None,
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
-    ask = partial(_ask, axes, session.manner(how, seeds), foreign=foreign, trials=trials)
+    ask = partial(_ask, axes, session.manner(how, seeds, axes.methods), foreign=foreign, trials=trials)
     execution = session.execution(store, where, folder)
     if not where.dry_run:
         session.check_writable(store.results)

@@ -107,7 +107,8 @@ def _has_submissions(opened: Store) -> bool:
 def _print_overview(seen: overview.Overview, *, every: bool) -> None:
     target = console.out()
     if not seen.runs:
-        target.print("Nothing was asked for yet. Start with: tfkd reproduce demo", markup=False)
+        start = "Nothing was asked for yet. Start with: tfkd reproduce demo"
+        target.print("No request can be read." if seen.notes else start, markup=False)
     counts = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
     if seen.runs:
         target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {counts}", markup=False)

@@ -12,7 +12,7 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import session
-from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
 from tfkd_cli.reproduction import health
 from tfkd_cli.spec import RunSpec, Teacher
@@ -43,15 +43,17 @@ def clean(
 
     opened = session.open_store(store, write=yes)
     made, notes = session.campaigns(opened, session.execution(store))
-    notes += [f"request {each}: it is damaged." for each in opened.unreadable_requests()]
-    if notes:
-        raise RequestError(f"unreadable: {notes[0]}", hint="move it away or mend it; nothing was deleted.")
+    for note in notes:
+        console.say(f"Note: {note}")
+    if notes:  # a request that cannot be read may need any of them
+        console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
     missing = [spec for each in made for spec in each.plan(states).missing]
     teachers = {spec.teacher.mark for spec in (*begun, *missing) if spec.teacher is not None}
-    found = opened.cleanable(needed=_needed_snapshots([*begun, *wanted]), teachers=teachers)
+    needed = None if notes else _needed_snapshots([*begun, *wanted])
+    found = opened.cleanable(needed=needed, teachers=teachers)
     found = cleaning.inside([*found, *outdated(opened.root)], opened.root)
     total = sum(each.bytes for each in found)
     if output.json:

@@ -11,9 +11,17 @@ from pathlib import PurePath
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
 from tfkd_cli import grid, models
-from tfkd_cli.compare.trials import Trial, check_count, chosen, loss_settings, rate_settings
+from tfkd_cli.compare.trials import (
+    Trial,
+    check_count,
+    chosen,
+    loss_settings,
+    rate_settings,
+    tried_fields,
+)
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Axes, Compared
+from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.overrides import Overrides
@@ -23,7 +31,6 @@ from tfkd_cli.store import RunState, Store
 
 HOLDOUT = 0.15  # of the training images, where a data set has no validation part
 UNTAUGHT = ("baseline", "lsr", "tf-reg", "tf-self")
-CHOSEN_HERE = ("alpha", "temperature")
 LEAST_STEPS = {"from scratch": 100, "pretrained": 30}
 """Steps of a training below which networks mostly stay at chance. Assumed; measured on small photographs."""
 
@@ -50,15 +57,16 @@ def asked(request: Request, *, trials: int) -> Request:
     RequestError for a number of trials that no method has, and where a value is given that trials choose.
     """
     check_count(trials)
-    fixed = [name for name, _ in request.overrides.loss if name in CHOSEN_HERE]
+    assert request.axes is not None
+    axes, recipe = request.axes, dict(request.overrides.recipe)
+    chosen_here = {name for each in axes.methods for name in tried_fields(find_method(each).loss)}
+    fixed = [name for name, _ in request.overrides.loss if name in chosen_here]
     if fixed:
         raise RequestError(
             f"compare chooses {' and '.join(fixed)} itself, on the validation part.",
-            expected="a comparison without --alpha and --temperature.",
+            expected=f"a comparison without values for {', '.join(sorted(chosen_here))}.",
             hint="`tfkd run` trains with values of your own.",
         )
-    assert request.axes is not None
-    axes, recipe = request.axes, dict(request.overrides.recipe)
     facts = request.data[axes.dataset].facts
     baseline = Setting(dataset=axes.dataset, student=axes.students[0], method="baseline")
     compared = Compared(

@@ -51,7 +51,7 @@ def rate_settings(baseline: Setting, count: int, *, lr: float) -> list[Setting]:
 def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Setting]:
     """The setting with `count` values of its loss, the default's first."""
     listed: list[Values] = [tuple(sorted(values.items())) for values in default.trials]
-    first = tuple((name, getattr(default, name)) for name in _fields(type(default)))
+    first = tuple((name, getattr(default, name)) for name in tried_fields(type(default)))
     tried = [first, *(values for values in listed if values != first)]
     if len(tried) < count:
         raise RequestError(
@@ -62,7 +62,8 @@ def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Settin
     return [replace(setting, loss=values) for values in tried[:count]]
 
 
-def _fields(loss: type[Loss]) -> list[str]:
+def tried_fields(loss: type[Loss]) -> list[str]:
+    """The fields of a loss whose values are tried."""
     return sorted({name for values in loss.trials for name in values})
 
 
@@ -72,7 +73,7 @@ def tried(method: str) -> str:
         return "learning rate"
     loss = find_method(method).loss
     signs = {f.name: f.metadata.get("sign") or f.name for f in fields(loss)}
-    return ", ".join(signs[name] for name in _fields(loss)) or "defaults"
+    return ", ".join(signs[name] for name in tried_fields(loss)) or "defaults"
 
 
 def chosen(trials: Sequence[Trial], states: Mapping[str, RunState]) -> Trial | None:

@@ -15,10 +15,11 @@ from tfkd_cli import own_code, schema
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.methods.distillation import Distillation
 from tfkd_cli.methods.label_smoothing import CrossEntropy, LabelSmoothing
-from tfkd_cli.methods.loss import Form, Loss, LossParts, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.loss import LATE, Form, Loss, LossParts, cross_entropy, kl_divergence, parameter
 from tfkd_cli.methods.tf_reg import TfReg
 
 __all__ = [
+    "LATE",
     "LOSSES",
     "METHODS",
     "CrossEntropy",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tfkd_cli.methods.loss import (
+    LATE,
     Loss,
     LossParts,
     check_choice,
@@ -127,12 +127,7 @@ class Distillation(WeightedKL):
     }
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         target_NK = (teacher_of(teacher_NK) / self.temperature).softmax(1)
         ce = cross_entropy(logits_NK, labels_N)

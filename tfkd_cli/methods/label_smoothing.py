@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from tfkd_cli.errors import InvalidValueError
 from tfkd_cli.methods.loss import (
     CE,
+    LATE,
     Loss,
     LossParts,
     check_choice,
@@ -41,12 +42,7 @@ class CrossEntropy(Loss):
         check_positive(scale=self.scale)
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         ce = cross_entropy(logits_NK, labels_N)
         return LossParts(self.scale * ce, {"ce": ce})
@@ -113,12 +109,7 @@ class LabelSmoothing(Loss):
             )
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         classes = logits_NK.shape[1]
         self.check(classes)

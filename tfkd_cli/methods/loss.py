@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Form = Literal["released", "printed"]
+LATE = math.inf
+"""The epoch of a loss that is not told one: after any warm-up."""
 CE = "cross-entropy part of the loss, not weighted"
 KL = "KL part of the loss, summed over classes, not weighted; empty without one"
 
@@ -74,17 +76,12 @@ class Loss:
             cls.kind = f"python:{cls.__module__}:{cls.__qualname__}"
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         """The loss of a batch, averaged over images.
 
         `labels_N` are class indices (int64); `teacher_NK` the logits of a teacher, through which no gradient
-        flows. `epoch` counts from 1; infinity, the default, is after any warm-up.
+        flows. `epoch` counts from 1.
         """
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfkd_cli.errors import InvalidValueError
 from tfkd_cli.methods.distillation import T_SQUARED, TEMPERATURE, WeightedKL
-from tfkd_cli.methods.loss import LossParts, check_choice, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.loss import LATE, LossParts, check_choice, cross_entropy, kl_divergence, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,12 +81,7 @@ class TfReg(WeightedKL):
             )
 
     def __call__(
-        self,
-        logits_NK: Tensor,
-        labels_N: Tensor,
-        teacher_NK: Tensor | None = None,
-        *,
-        epoch: float = math.inf,
+        self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
         ce = cross_entropy(logits_NK, labels_N)
         student_temperature = self.temperature if self.soften_student else 1.0

@@ -35,17 +35,20 @@ class Cleanable:
 
 
 def cleanable(
-    runs: Iterable[RunFolder], *, needed: Mapping[str, Collection[str]], clock: Clock
+    runs: Iterable[RunFolder], *, needed: Mapping[str, Collection[str]] | None, clock: Clock
 ) -> list[Cleanable]:
-    """What may go in these runs; `needed` maps a run's key to the snapshots ("epoch-001.pt") a plan needs.
+    """What may go in these runs; `needed` maps a run's key to the snapshots ("epoch-001.pt") a plan needs
+    (None: that is not known, and all are kept).
 
     Runs somebody works on are left alone, as are results, records, logs, and the best and last weights.
     """
-    found = []
+    found: list[Cleanable] = []
     for run in runs:
         state = scan.run_state(run.path, clock=clock)
         if state.status == "done":
-            found += [*_snapshots(run, needed.get(state.key, ())), *_left_over(run)]
+            found += _left_over(run)
+            if needed is not None:
+                found += _snapshots(run, needed.get(state.key, ()))
         elif state.status in ("resumable", "failed"):
             found += _superseded(run)
         if state.status != "running":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import logging
 import os
 import re
 import tarfile
@@ -18,9 +19,11 @@ from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import FAILURE
 from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
-from tfkd_cli.store.reading import LINES_LIMIT
+from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
 from tfkd_cli.store.records import METRICS
 from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, RunFolder
+
+log = logging.getLogger("tfkd")
 
 _TOTAL_LIMIT = 2 << 30  # bytes unpacked: 10,000 runs are 600 MB
 _MEMBERS_LIMIT = 500_000
@@ -72,7 +75,7 @@ def _is_pack(path: Path) -> bool:
 def pack(runs: Iterable[RunFolder], out: Path, *, requests: Path | None = None) -> int:
     """Write the records of these runs to `out` (.tar.gz, the same bytes for the same records): its size.
 
-    `requests`, the store's folder of that name, goes in too. Files that cannot be read are an error.
+    `requests`, the store's folder of that name, goes in too. What is no file is left out, and that is logged.
     """
 
     def write(stream: IO[bytes]) -> None:
@@ -94,13 +97,21 @@ def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple
         paths = [run.path / name for name in _RUN_FILES]
         paths += [attempt / name for attempt in run.attempts() for name in _ATTEMPT_FILES]
         for path in paths:
-            data = reading.read_bytes(path, limit=LINES_LIMIT)
+            data = _bytes_of(path)
             if data is not None:
                 yield f"runs/{run.name}/{path.relative_to(run.path).as_posix()}", data
     for path in sorted(requests.glob("*.json")) if requests else ():
-        data = reading.read_bytes(path)
+        data = _bytes_of(path)
         if data is not None and _MEMBER.fullmatch(f"requests/{path.name}"):
             yield f"requests/{path.name}", data
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return reading.read_bytes(path, limit=LINES_LIMIT)
+    except DamagedFile as damage:
+        log.warning("left out of the pack: %s", damage.what)
+        return None
 
 
 def unpack(source: Path, folder: Path) -> None:

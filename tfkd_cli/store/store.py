@@ -168,13 +168,16 @@ class Store:
         return packing.pack(runs, out, requests=self.root / "requests")
 
     def cleanable(
-        self, *, needed: Mapping[str, Collection[str]], teachers: Collection[str] = ()
+        self, *, needed: Mapping[str, Collection[str]] | None, teachers: Collection[str] = ()
     ) -> list[Cleanable]:
         """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
 
-        `teachers`: marks of those whose cached logits unfinished runs may use.
+        `teachers`: marks of those whose cached logits unfinished runs may use. Where `needed` is None it is
+        not known what plans need: snapshots and cached logits are kept.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+        if needed is None:
+            return found
         unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers, clock=self._clock)
         return [*found, *unused]
 

@@ -86,7 +86,7 @@ class _ForRuns(Record):
 class _File(Record):
     """A profile's TOML."""
 
-    profile: _About = _About()
+    profile: _About = msgspec.field(default_factory=_About)
     submit: dict[str, Any] = msgspec.field(default_factory=dict)
     setup: tuple[str, ...] = ()  # shell lines: setup = ["module load cuda"]
     runs_per_job: Annotated[int, Meta(ge=1, le=64)] = 1
