@@ -77,9 +77,9 @@ def test_the_critical_path_is_teacher_then_student() -> None:
 def test_any_plan_holds_each_run_once_with_parents_first(wanted: list[tuple[bool, int]], slots: int) -> None:
     runs = [replace(STUDENT if taught else BASELINE, seed=seed) for taught, seed in wanted]
     made = plan({"t": runs})
-    keys = list(made.items)
+    keys = list(made.runs)
     assert len(set(keys)) == len(keys)
-    for item in made.items.values():
+    for item in made.runs.values():
         assert all(keys.index(parent.key) < keys.index(item.spec.key) for parent in item.spec.parents)
     assert made.wall_seconds(slots) >= made.counts().critical_path_seconds - 1e-9
     assert made.wall_seconds(slots) * slots >= made.counts().seconds - 1e-9
@@ -177,5 +177,27 @@ def test_beyond_the_cap_every_student_runs_its_teacher_itself() -> None:
 
 def test_a_run_alone_may_have_to_run_its_teacher_for_every_epoch() -> None:
     made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=with_teacher)
-    students = [item for item in made.items.values() if item.spec.teacher]
+    students = [item for item in made.runs.values() if item.spec.teacher]
     assert [(item.seconds_left, item.seconds_left_alone) for item in students] == [(60, 60), (50, 60)]
+
+
+def test_a_run_of_the_plan_says_which_weights_its_students_need_of_it() -> None:
+    early = replace(STUDENT, teacher=Teacher(run=TEACHER, checkpoint=1))
+    finished = replace(STUDENT, seed=1, teacher=Teacher(run=TEACHER, checkpoint="last"))
+    made = make_plan(
+        {"t": [STUDENT, early, finished]},
+        progress={finished.key: DONE},
+        cost=lambda spec: Estimate(1.0, "estimate"),
+    )
+    weights = {run.spec.key: run.weights for run in made.todo}
+    assert weights == {TEACHER.key: ("best.pt", "epoch-001.pt"), STUDENT.key: (), early.key: ()}
+
+
+def test_logits_are_cached_by_runs_that_use_the_same_and_no_others() -> None:
+    same = [taught(), taught(temperature=20), taught(seed=1)]
+    alone = replace(taught(seed=2), teacher=Teacher(run=FAST_TEACHER, checkpoint=3))
+    wanted = [*same, alone, STUDENT, replace(STUDENT, seed=1)]
+    for states in ({}, {same[0].key: DONE}):  # a finished run has cached some: the rest go on with them
+        made = make_plan({"t": wanted}, progress=states, cost=with_teacher)
+        caching = {run.spec.key for run in made.todo if run.caches_logits}
+        assert caching == {spec.key for spec in same} - states.keys()

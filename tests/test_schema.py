@@ -10,6 +10,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking, overrides
 from tfkd_cli.reproduction.overrides import Overrides
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import Recipe, RunSpec
 
 SPEC = RunSpec(dataset="digits", student="resnet8").to_json()
@@ -34,7 +35,7 @@ HUGE = "9" * 400
             "Known: augment, augment_stream, batch_size, epochs",
         ),
         ({"recipe": {"optimizer": "sdg"}}, "recipe.optimizer is 'sdg'", "one of adam, sgd"),
-        ({"loss": {"kind": "kd"}}, "loss.kind is 'kd'", "cross-entropy"),
+        ({"loss": {"kind": 3}}, "loss.kind is 3", "text"),
         ({"teacher": {"run": RUN}}, "teacher.checkpoint is missing", "The keys: run, checkpoint"),
         ({"teacher": {"network": "x", "digest": "0"}}, "teacher.digest is '0'", "a sha256 of 64 hex digits"),
     ],
@@ -115,7 +116,7 @@ def test_an_execution_is_checked_however_it_is_made(change: dict[str, Any]) -> N
 )
 def test_a_kept_request_that_does_not_fit_is_refused_by_key(change: dict[str, Any], what: str) -> None:
     execution = Execution(cache="no-such-cache")
-    kept = asking.to_json(asking.for_names(["demo"], asking.Manner(seeds=(0,)), execution=execution))
+    kept = asking.to_json(asking.for_names(["demo"], Request(seeds=(0,)), execution=execution))
     with pytest.raises(RequestError) as caught:
         asking.from_json({**kept, **change}, execution=execution)
     assert what in caught.value.what

@@ -72,12 +72,14 @@ class CostModel:
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds of an epoch on one thread, in `measured_rates` without a teacher run by epoch."""
-        epochs = spec.recipe.epochs / self._speed_up
+        epochs = spec.recipe.epochs / threads_speed_up(self.device, self.threads)
         seconds, teacher_seconds = per_epoch * epochs, 0.0
         if spec.teacher_by_epoch:
             images, measured = facts.train_images or UNKNOWN_IMAGES, source == "measured"
             whole = self._modelled(spec, facts) * images if measured else per_epoch
-            teacher_seconds = whole * epochs * self._teacher_share(spec, facts)
+            assert spec.teacher is not None
+            share = self._forward(spec.teacher.network, facts) / self._work(spec, facts)
+            teacher_seconds = whole * epochs * share
             seconds += teacher_seconds if measured else 0.0
         return Estimate(
             seconds=seconds + START_UP * (":" in spec.student),
@@ -86,16 +88,6 @@ class CostModel:
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
         )
-
-    def _teacher_share(self, spec: RunSpec, facts: DataSet) -> float:
-        """The teacher's part of the multiply-adds."""
-        if spec.teacher is None:
-            return 0.0
-        return self._forward(spec.teacher.network, facts) / self._work(spec, facts)
-
-    @property
-    def _speed_up(self) -> float:
-        return threads_speed_up(self.device, self.threads)
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
         device = DEVICE_MODELS[self.device]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -26,19 +26,25 @@ class Progress(NamedTuple):
     status: str  # done, resumable, running, failed, damaged, todo
     share: float = 0.0
     missing: tuple[str, ...] = ()  # weights of a finished run that are gone: "best.pt", "epoch-001.pt"
+    job: str | None = None  # of SLURM, which works on a running one; None: a process outside SLURM does
 
 
 TODO = Progress("todo")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One run of a plan."""
+class PlannedRun:
+    """One run of a plan: what is left of it, what that costs, and what its students need of it.
+
+    Backends do what they are handed and decide nothing of it again.
+    """
 
     spec: RunSpec
     progress: Progress
     cost: Estimate
-    wanted_by: tuple[str, ...]  # tables; empty for a teacher that only others need
+    wanted_by: tuple[str, ...] = ()  # tables
+    weights: tuple[str, ...] = ()  # files ("best.pt") that students still to be trained need of it
+    caches_logits: bool = False  # other runs of the plan use the same teacher logits
     seconds_cached: float = 0.0  # of the teacher's forward passes left: read from the cache instead
 
     @property
@@ -125,36 +131,40 @@ class Counts:
 class Plan:
     """All runs of a request, teachers before students, each once."""
 
-    items: Mapping[str, Item]  # by key, in an order that respects parents
+    runs: Mapping[str, PlannedRun]  # by key, in an order that respects parents
     tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
     teacher_logits: tuple[CachedLogits, ...] = ()  # that runs still to be trained will use
 
     @property
-    def missing(self) -> tuple[RunSpec, ...]:
+    def todo(self) -> tuple[PlannedRun, ...]:
         """The runs to start, teachers first."""
-        return tuple(item.spec for item in self.items.values() if not item.done)
+        return tuple(run for run in self.runs.values() if not run.done)
+
+    @property
+    def missing(self) -> tuple[RunSpec, ...]:
+        """The specs of the runs to start, teachers first."""
+        return tuple(run.spec for run in self.todo)
 
     def counts(self, table: str | None = None) -> Counts:
         """The counts of one table, or of all."""
-        keys = self.items.keys() if table is None else self.tables[table]
-        items = [self.items[key] for key in keys]
-        missing = [item for item in items if not item.done]
-        statuses = Counter(item.progress.status for item in items)
+        runs = [self.runs[key] for key in (self.runs if table is None else self.tables[table])]
+        todo = [run for run in runs if not run.done]
+        statuses = Counter(run.progress.status for run in runs)
         return Counts(
-            wanted=len(items),
-            shared=sum(len(item.wanted_by) > 1 for item in items),
+            wanted=len(runs),
+            shared=sum(len(run.wanted_by) > 1 for run in runs),
             done=statuses["done"],
-            resumable=sum(0 < item.progress.share < 1 for item in missing),
-            todo=len(missing),
-            seconds=sum(item.seconds_left for item in missing),
-            critical_path_seconds=_critical_path(missing),
-            disk_bytes=sum(item.cost.disk_bytes for item in items),
-            sources=tuple(sorted(Counter(item.cost.source for item in missing).items())),
+            resumable=sum(0 < run.progress.share < 1 for run in todo),
+            todo=len(todo),
+            seconds=sum(run.seconds_left for run in todo),
+            critical_path_seconds=_critical_path(todo),
+            disk_bytes=sum(run.cost.disk_bytes for run in runs),
+            sources=tuple(sorted(Counter(run.cost.source for run in todo).items())),
         )
 
     def wall_seconds(self, slots: int) -> float:
         """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
-        return _list_schedule([item for item in self.items.values() if not item.done], max(1, slots))
+        return _list_schedule(self.todo, max(1, slots))
 
     def to_json(self) -> dict[str, Any]:
         """Totals and the same per table."""
@@ -185,109 +195,110 @@ def make_plan(
             for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None
-    order = _in_order(specs)
-    needed = _needed_teachers(order, requested, progress)
-    items: dict[str, Item] = {}
-    for key, spec in order:
-        seen = progress.get(key, TODO)
-        if seen.status == "done" and key in needed:
+    order = sorted(specs.values(), key=lambda spec: spec.depth)  # a teacher of a teacher has depth 0
+    weights = _needed_weights(order, requested, progress)
+    planned: dict[str, PlannedRun] = {}
+    for spec in order:
+        seen, needed = progress.get(spec.key, TODO), weights.get(spec.key, set())
+        if needed & set(seen.missing):
             seen = TODO  # its result stands, but weights that must teach are gone
-        if seen.status == "done" or key in requested or key in needed:
-            items[key] = Item(spec, seen, cost(spec), tuple(users[key]))
-    teacher_logits = _cached_logits(items, on_disk or CachedEpochs())
-    tables = {table: tuple(key for key in items if table in items[key].wanted_by) for table in wanted}
-    return Plan(items, tables, tuple(teacher_logits))
+        if seen.status == "done" or needed or spec.key in requested:
+            planned[spec.key] = PlannedRun(
+                spec, seen, cost(spec), wanted_by=tuple(users[spec.key]), weights=tuple(sorted(needed))
+            )
+    teacher_logits, students = _cached_logits(planned.values(), on_disk or CachedEpochs())
+    planned |= students
+    tables = {table: tuple(key for key in planned if table in users[key]) for table in wanted}
+    return Plan(planned, tables, teacher_logits)
 
 
-def _cached_logits(items: dict[str, Item], on_disk: CachedEpochs) -> Iterator[CachedLogits]:
-    """The teacher logits that unfinished runs share; `items` is changed to what these runs then cost.
+def _cached_logits(
+    runs: Iterable[PlannedRun], on_disk: CachedEpochs
+) -> tuple[tuple[CachedLogits, ...], dict[str, PlannedRun]]:
+    """The teacher logits that unfinished runs share, and these runs (by key) with what they then cost.
 
     The run with most epochs left is taken to compute them. Those beyond the cap are computed by every run.
     """
+    by_key = {run.spec.key: run for run in runs}
+    found: list[CachedLogits] = []
+    sharing: dict[str, PlannedRun] = {}
     room = on_disk.limit_bytes
-    for group in same_teacher_logits([item.spec for item in items.values()]):
-        students = [items[spec.key] for spec in group if not items[spec.key].done]
+    for group in _same_teacher_logits(run.spec for run in by_key.values()):
+        students = [by_key[spec.key] for spec in group if not by_key[spec.key].done]
         if not students:
             continue
-        writer = max(students, key=lambda item: item.left * item.cost.teacher_seconds)
+        writer = max(students, key=lambda run: run.left * run.cost.teacher_seconds)
         teacher, epochs = writer.spec.teacher, max(spec.recipe.epochs for spec in group)
         assert teacher is not None
-        cached, size = min(on_disk.epochs(teacher), epochs), max(item.cost.logits_bytes for item in students)
+        cached, size = min(on_disk.epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
         share = min(1.0, room / size) if size else 1.0  # that fits below the cap
         room -= share * size
         computed = max(0.0, share - max(1 - writer.left, cached / epochs)) * writer.cost.teacher_seconds
-        for item in students:
-            saved = share * item.left * item.cost.teacher_seconds - (computed if item is writer else 0.0)
-            items[item.spec.key] = replace(item, seconds_cached=saved)
-        yield CachedLogits(
-            teacher=teacher.network,
-            teacher_key=teacher.run.key if isinstance(teacher, Teacher) else None,
-            students=tuple(item.spec.key for item in students),
-            epochs=epochs,
-            epochs_cached=cached,
-            disk_bytes=size,
-            seconds_left=computed,
+        for run in students:
+            saved = share * run.left * run.cost.teacher_seconds - (computed if run is writer else 0.0)
+            sharing[run.spec.key] = replace(run, caches_logits=True, seconds_cached=saved)
+        found.append(
+            CachedLogits(
+                teacher=teacher.network,
+                teacher_key=teacher.run.key if isinstance(teacher, Teacher) else None,
+                students=tuple(run.spec.key for run in students),
+                epochs=epochs,
+                epochs_cached=cached,
+                disk_bytes=size,
+                seconds_left=computed,
+            )
         )
+    return tuple(found), sharing
 
 
-def same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+def _same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     """Groups of two runs and more whose teacher has the same weights and sees the same views.
 
     Only with one augmentation stream for all seeds (`RunSpec.teacher_by_epoch`).
     """
-    groups: dict[tuple[str, ...], list[RunSpec]] = {}
+    groups: dict[tuple[object, ...], list[RunSpec]] = {}
     for spec in specs:
         if spec.teacher_by_epoch:
-            groups.setdefault(_logits_key(spec), []).append(spec)
+            recipe, teacher = spec.recipe, spec.teacher
+            assert teacher is not None
+            if isinstance(teacher, Teacher):
+                weights = (teacher.run.key, teacher.weights)
+            else:
+                weights = (teacher.network, teacher.digest)
+            views = (spec.dataset, recipe.augment, recipe.precision, recipe.holdout)
+            groups.setdefault((weights, *views), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _logits_key(spec: RunSpec) -> tuple[str, ...]:
-    teacher = spec.teacher
-    assert teacher is not None
-    if isinstance(teacher, ForeignTeacher):
-        weights: tuple[str, ...] = (teacher.network, teacher.digest)
-    else:
-        weights = (teacher.run.key, str(teacher.checkpoint))
-    recipe = spec.recipe
-    return (*weights, spec.dataset, recipe.augment, recipe.precision, str(recipe.holdout))
-
-
-def _needed_teachers(
-    order: Sequence[tuple[str, RunSpec]], requested: set[str], progress: Mapping[str, Progress]
-) -> set[str]:
-    """Keys of the runs to train because an unfinished student needs weights that are not there."""
-    needed: set[str] = set()
-    for key, spec in reversed(order):  # students first
-        wanted = key in requested and progress.get(key, TODO).status != "done"
-        if (wanted or key in needed) and isinstance(spec.teacher, Teacher):
-            teacher = progress.get(spec.teacher.run.key, TODO)
-            if teacher.status != "done" or spec.teacher.weights in teacher.missing:
-                needed.add(spec.teacher.run.key)
+def _needed_weights(
+    order: Sequence[RunSpec], requested: set[str], progress: Mapping[str, Progress]
+) -> dict[str, set[str]]:
+    """Key of a teacher → the files of its weights that students to be trained need."""
+    needed: dict[str, set[str]] = {}
+    for spec in reversed(order):  # students first
+        seen, teaches = progress.get(spec.key, TODO), needed.get(spec.key, set())
+        unfinished = seen.status != "done" and (teaches or spec.key in requested)
+        if (unfinished or teaches & set(seen.missing)) and isinstance(spec.teacher, Teacher):
+            needed.setdefault(spec.teacher.run.key, set()).add(spec.teacher.weights)
     return needed
 
 
-def _in_order(specs: Mapping[str, RunSpec]) -> list[tuple[str, RunSpec]]:
-    """Teachers before students: a stable sort by depth (a teacher of a teacher has depth 0)."""
-    return sorted(specs.items(), key=lambda pair: pair[1].depth)
-
-
-def _critical_path(missing: Sequence[Item]) -> float:
+def _critical_path(todo: Sequence[PlannedRun]) -> float:
     ends: dict[str, float] = {}
-    for item in missing:  # in order: parents come first
-        start = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
-        ends[item.spec.key] = start + item.seconds_left
+    for run in todo:  # in order: parents come first
+        start = max((ends.get(parent.key, 0.0) for parent in run.spec.parents), default=0.0)
+        ends[run.spec.key] = start + run.seconds_left
     return max(ends.values(), default=0.0)
 
 
-def _list_schedule(missing: Sequence[Item], slots: int) -> float:
+def _list_schedule(todo: Sequence[PlannedRun], slots: int) -> float:
     import heapq
 
     free = [0.0] * slots
     ends: dict[str, float] = {}
-    for item in sorted(missing, key=lambda item: (item.spec.depth, -item.seconds_left)):
-        ready = max((ends.get(parent.key, 0.0) for parent in item.spec.parents), default=0.0)
+    for run in sorted(todo, key=lambda run: (run.spec.depth, -run.seconds_left)):
+        ready = max((ends.get(parent.key, 0.0) for parent in run.spec.parents), default=0.0)
         start = max(heapq.heappop(free), ready)
-        ends[item.spec.key] = start + item.seconds_left
-        heapq.heappush(free, ends[item.spec.key])
+        ends[run.spec.key] = start + run.seconds_left
+        heapq.heappush(free, ends[run.spec.key])
     return max(ends.values(), default=0.0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tfkd_cli import console
 from tfkd_cli.backends import Event
-from tfkd_cli.plan import Item, Plan
+from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -86,18 +86,18 @@ class Follower:
 
     def left(self) -> str:
         """Time left: at the pace so far, in units of planned cost."""
-        total = sum(self.plan.items[spec.key].seconds_left for spec in self.specs.values())
-        spent = sum(self._spent(name, self.plan.items[spec.key]) for name, spec in self.specs.items())
+        total = sum(self.plan.runs[spec.key].seconds_left for spec in self.specs.values())
+        spent = sum(self._spent(name, self.plan.runs[spec.key]) for name, spec in self.specs.items())
         if not spent:
             return f"about {console.duration(total)} of work ahead (estimate)"
         remaining = (time.monotonic() - self.started) * (total - spent) / spent
         return f"about {console.duration(remaining)} left"
 
-    def _spent(self, folder: str, item: Item) -> float:
+    def _spent(self, folder: str, run: PlannedRun) -> float:
         """Of what a run was to cost, what it has used up."""
-        before = item.progress.share  # trained before this command
+        before = run.progress.share  # trained before this command
         share = 1.0 if folder in self.ended else max(before, self.shares.get(folder, 0.0))
-        return item.seconds_left * (share - before) / (1 - before) if before < 1 else 0.0
+        return run.seconds_left * (share - before) / (1 - before) if before < 1 else 0.0
 
     def _ended(self, event: Event) -> None:
         self.ended.add(event.folder)

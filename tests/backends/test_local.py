@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tfkd_cli.backends import Event, Outcome, local, processes, sharing_logits, taught_with
+from tests.planning import planned
+from tfkd_cli.backends import Event, Outcome, local, processes
 from tfkd_cli.backends import slots as slotting
-from tfkd_cli.backends.local import left_seconds, run_local, unfinished
+from tfkd_cli.backends.local import left_seconds, run_local
 from tfkd_cli.backends.slots import slots, width
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation, TfReg
+from tfkd_cli.plan import Estimate
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
-from tfkd_cli.training import provenance, runner, worker
+from tfkd_cli.training import provenance, worker
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -69,7 +71,9 @@ def do(
         on_event(event)
 
     execution = replace(data.execution, checkpoint_minutes=minutes)
-    outcome = run_local(specs, store=store, execution=execution, jobs=jobs, on_event=note)
+    chosen = slots(specs, execution=execution, jobs=jobs)
+    runs = planned(specs, store)
+    outcome = run_local(runs, store=store, execution=execution, slots=chosen, on_event=note)
     return outcome, events
 
 
@@ -86,7 +90,7 @@ def test_parents_go_first_and_finished_runs_are_not_started_again(
     assert result is not None
     assert (finished.epoch, finished.accuracy) == (2, result["best"]["accuracy"])
     again, events = do(specs, store, tiny_data)
-    assert (set(again.done), events) == (set(outcome.done), [])
+    assert (again, events) == (Outcome(), [])
 
 
 def test_the_run_that_holds_up_most_work_starts_first(
@@ -94,10 +98,14 @@ def test_the_run_that_holds_up_most_work_starts_first(
 ) -> None:
     short, long = (replace(teacher, student=name, seed=7) for name in ("plain-cnn", "resnet20"))
     specs = [short, taught_by(teacher), long, teacher]
-    left = left_seconds(specs)
+    costs = {short.folder: 1.0, long.folder: 3.0, teacher.folder: 1.0, specs[1].folder: 2.0}
+    runs = [replace(run, cost=Estimate(costs[run.spec.folder], "estimate")) for run in planned(specs, store)]
+    left = left_seconds(runs)
     assert left[teacher.folder] > left[specs[1].folder] > 0  # a teacher's students wait for it too
     assert left[long.folder] > left[short.folder]
-    _, events = do(specs, store, tiny_data, jobs=1)
+    events: list[Event] = []
+    chosen = slots(specs, execution=tiny_data.execution, jobs=1)
+    run_local(runs, store=store, execution=tiny_data.execution, slots=chosen, on_event=events.append)
     started = [event.folder for event in events if event.kind == "started"]
     ready = [teacher.folder, short.folder, long.folder]
     assert started[0] == max(ready, key=left.__getitem__)
@@ -271,45 +279,8 @@ def test_students_that_share_a_teacher_in_a_fast_grid_share_its_cached_logits(
     specs = [fast, *(taught_by(fast, seed=seed) for seed in range(3))]
     outcome, _ = do(specs, store, tiny_data)
     assert len(outcome.done) == 4
-    kept = sorted(path.name for path in store.teacher_logits_path.glob("*/*"))
-    assert kept == ["epoch-001.npy", "epoch-002.npy"]
-
-
-def test_logits_are_cached_for_students_that_need_the_same_and_no_others(teacher: RunSpec) -> None:
-    fast = replace(teacher, recipe=RECIPE.fast())
-    same = [taught_by(fast, temperature=4), taught_by(fast, temperature=8), taught_by(fast, seed=1)]
-    alone = replace(taught_by(fast), teacher=Teacher(run=fast, checkpoint=1))
-    paper = [taught_by(teacher), taught_by(teacher, seed=1)]
-    assert set(sharing_logits([fast, *same, alone, *paper])) == {spec.folder for spec in same}
-
-
-def test_lost_weights_are_trained_again_only_for_a_student_that_needs_them(
-    store: Store, teacher: RunSpec, tiny_data: TinyData
-) -> None:
-    runner.run(teacher, store=store, execution=tiny_data.execution)
-    specs = [teacher, taught_by(teacher)]
-    scan = store.scan(spec.key for spec in specs)
-    assert unfinished(specs, scan) == [specs[1]]
-    store.run(teacher).weights("best.pt").unlink()
-    scan = store.scan(spec.key for spec in specs)
-    assert unfinished(specs, scan) == specs
-    assert unfinished([teacher], scan) == []
-
-
-def test_weights_that_clean_freed_and_no_student_needs_are_not_trained_again(
-    store: Store, teacher: RunSpec, tiny_data: TinyData
-) -> None:
-    runner.run(teacher, store=store, execution=tiny_data.execution)
-    store.run(teacher).weights("epoch-001.pt").unlink()
-    early = replace(taught_by(teacher), teacher=Teacher(run=teacher, checkpoint=1))
-    specs = [teacher, taught_by(teacher), early]
-    scan = store.scan(spec.key for spec in specs)
-    assert unfinished(specs[:2], scan) == [specs[1]]
-    assert unfinished(specs, scan) == specs
-    assert taught_with(specs) == {teacher.folder: ["best.pt", "epoch-001.pt"]}
-    runner.check_parents(specs[1], store)
-    with pytest.raises(runner.Blocked, match=r"lacks epoch-001\.pt"):
-        runner.check_parents(early, store)
+    cached = sorted(path.name for path in store.teacher_logits_path.glob("*/*"))
+    assert cached == ["epoch-001.npy", "epoch-002.npy"]
 
 
 def test_slots_and_threads_depend_on_all_runs_of_a_request(
@@ -363,12 +334,16 @@ def test_gpus_are_counted_without_torch(tmp_path: Path, monkeypatch: pytest.Monk
 PROGRAM = """
 import sys
 from pathlib import Path
+from tests.planning import planned
 from tfkd_cli.backends.local import run_local
+from tfkd_cli.backends.slots import slots
 from tfkd_cli.execution import Execution
 from tfkd_cli.store import Store
 store = Store.open(Path(sys.argv[1]), create=True)
 execution = Execution(cache=sys.argv[3], device="cpu", threads=1)
-run_local([store.folder(sys.argv[2]).spec()], store=store, jobs=1, on_event=print, execution=execution)
+specs = [store.folder(sys.argv[2]).spec()]
+chosen = slots(specs, execution=execution, jobs=1)
+run_local(planned(specs, store), store=store, execution=execution, slots=chosen, on_event=print)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -37,6 +38,17 @@ def test_a_failed_run_says_what_to_do_where_it_failed(
     said = capfd.readouterr().err
     assert f"Failed: {FAILED}\n  best.pt: does not hold" in said
     assert "Hint: remove it" in said
+
+
+def test_a_command_asks_nvidia_smi_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    program.write_text(f"#!/bin/sh\necho once >> {asked}\necho 'GPU 0: one'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(local, "run_local", lambda *specs, **how: Outcome())
+    assert main([*RUN, "--json", "--results", str(tmp_path / "results")]) == 0
+    assert asked.read_text() == "once\n"
 
 
 def test_a_reader_who_has_gone_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,11 +125,8 @@ def test_a_library_that_cannot_be_loaded_is_a_message_and_a_failure(
     assert "ulimit -v" in said
 
 
-@pytest.mark.parametrize("option", ["--cache-dir", "--data-dir"])
-def test_a_home_folder_that_nobody_has_is_refused(
-    tmp_path: Path, option: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    code = main([*RUN, "--dry-run", option, "~nosuchuser/x", "--results", str(tmp_path / "results")])
+def test_a_home_folder_that_nobody_has_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = main([*RUN, "--dry-run", "--cache-dir", "~nosuchuser/x", "--results", str(tmp_path / "results")])
     assert (code, "no home folder to put for ~nosuchuser" in capfd.readouterr().err) == (2, True)
 
 

@@ -34,6 +34,7 @@ FILES = (
     "runs/{run}/attempts/0001/metrics.jsonl",
     "requests/{request}",
     "submissions/{submission}/submission.json",
+    "submissions/{submission}/jobs/0000.json",
 )
 VALUES = st.one_of(
     st.none(),

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tfkd_cli.backends import processes, submit
+from tests.planning import planned
+from tfkd_cli.backends import processes
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
-from tfkd_cli.training import worker
+from tfkd_cli.training import submission, worker
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
@@ -72,16 +73,15 @@ class Bench:
         self.store, self.data, self.play = store, data, play
 
     def start(self, spec: RunSpec, *, minutes: float) -> BaseProcess:
-        self.store.run(spec).declare(spec)
-        submission = submit(
-            [[spec.folder]],
+        [run] = [run for run in planned([spec], self.store) if run.spec == spec]
+        name = submission.write(
+            [[replace(run, caches_logits=bool(spec.seed))]],
             store=self.store,
             execution=replace(self.data.execution, checkpoint_minutes=minutes),
-            teacher_logits=(spec.folder,) if spec.seed else (),
             backend="local",
         )
-        log = self.store.submission_path(submission) / "0.log"
-        return processes.start(processes.make(worker.begin, str(self.store.root), submission, "0", {}, log))
+        log = self.store.submission_path(name) / "0.log"
+        return processes.start(processes.make(worker.begin, str(self.store.root), name, "0", {}, log))
 
     def wait(self, process: BaseProcess) -> int:
         process.join(self.play.PATIENCE)

@@ -108,9 +108,6 @@ def squeue(arguments: list[str], state: dict[str, Any]) -> int:
 def scontrol(arguments: list[str], state: dict[str, Any]) -> int:
     """show config, show job, update dependency, release, requeue."""
     verb = arguments[0]
-    if verb == "show" and arguments[1] == "partition":
-        print("\n".join(state["partitions"]))
-        return 0
     if verb == "show" and arguments[1] == "config":
         print("\n".join(f"{key:<24}= {value}" for key, value in state["config"].items()))
         return 0
@@ -127,8 +124,6 @@ def scontrol(arguments: list[str], state: dict[str, Any]) -> int:
         return 0
     if verb == "update":
         values = dict(each.split("=", 1) for each in arguments[1:])
-        if state["no_element_updates"] and "_" in values["jobid"]:
-            return refuse("scontrol", "Requested operation is presently disabled for job")
         for element in _elements(values["jobid"], state):
             element["dependency"] = values["dependency"]
             if element["reason"] != "JobHeldUser":

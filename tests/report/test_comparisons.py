@@ -16,6 +16,7 @@ from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, asked
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking, overrides
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
 
 
@@ -24,8 +25,8 @@ def compared(stores: ModuleType, root: Path, *, student: str = "resnet8", stages
     execution = Execution(cache=str(root / "cache"))
     axes = asking.axes_of(dataset="digits", students=[student], methods=UNTAUGHT)
     changes = overrides.Overrides((("epochs", 4),))
-    manner = asking.Manner(seeds=(0, 1, 2), overrides=changes)
-    made = Comparison(asked(asking.for_axes(axes, manner, execution=execution), trials=2))
+    bare = Request(seeds=(0, 1, 2), overrides=changes)
+    made = Comparison(asked(asking.for_axes(axes, bare, execution=execution), trials=2))
     store = Store.open(root, create=True)
     Campaign(made.asked, store, execution).record("tfkd compare")
     for number in range(stages):

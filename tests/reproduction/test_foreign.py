@@ -73,6 +73,7 @@ def test_a_foreign_teacher_is_shown_and_then_teaches(
     assert main(asked(photos, file)) == 0
     said = capfd.readouterr().err
     assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said
+    assert 'Note: "module." was left out of the names of its tensors.' in said
     assert said.index("Teacher plain-cnn") < said.index("started")
     (taught,) = tmp_path.glob("results/runs/*-kd-from-plain-cnn-*")  # no tf-self: the teacher is another's
     spec = json.loads((taught / "spec.json").read_text())
@@ -107,10 +108,8 @@ def test_a_teacher_whose_classes_are_in_another_order_is_refused_with_its_order(
     torch.save({**weights, **{name: weights[name].flip(0) for name in last}}, tmp_path / "swapped.pt")
     assert main(asked(photos, tmp_path / "swapped.pt")) == 2
     said = capfd.readouterr().err
-    assert (
-        "are in another order than those of the data: of 40 images it is right on 0.00 %, and would" in said
-    )
-    assert "be on 100.00 % with its outputs reordered (2 of 2 classes: cat as output 1" in said
+    assert "are in another order than those of the data" in said
+    assert "right on 0.00 %, and would be on 100.00 % with its outputs reordered (2 of 2 classes" in said
     assert "its outputs seem to be dog, cat" in said
     assert not (tmp_path / "results").exists()
 

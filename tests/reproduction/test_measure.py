@@ -10,6 +10,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.measure import cut_down, measure, seed_value
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.results import frames
 
 EXECUTION = Execution(cache="no-such-cache")
@@ -18,7 +19,7 @@ AXES = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
 
 def said(**manner: object) -> str:
     """The warnings beside the one number of a grid."""
-    asked = asking.Manner(seeds=(0,), **manner)  # type: ignore[arg-type]
+    asked = Request(seeds=(0,), **manner)  # type: ignore[arg-type]
     request = asking.for_axes(AXES, asked, execution=EXECUTION)
     (measured,) = measure(request, request.tables[0], frames.runs_frame([])).by_setting.values()
     return "; ".join(measured.warnings)
@@ -34,8 +35,8 @@ def test_quick_and_fast_numbers_of_a_grid_are_marked(manner: dict[str, object], 
 
 
 def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_without_a_teacher_are() -> None:
-    manner = asking.Manner(seeds=(0, 1), teacher_seeds="paired")
-    request = asking.for_names(["table5"], manner, execution=EXECUTION)
+    bare = Request(seeds=(0, 1), teacher_seeds="paired")
+    request = asking.for_names(["table5"], bare, execution=EXECUTION)
     found = measure(request, request.tables[0], frames.runs_frame([])).by_setting
     assert {setting.method for setting, each in found.items() if each.unlike_paper} == {"kd", "tf-self"}
 
@@ -43,15 +44,15 @@ def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_with
 @pytest.mark.parametrize(("teacher_seeds", "teachers"), [("one", 1), ("paired", 2)])
 def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: int) -> None:
     axes = replace(AXES, methods=("tf-self",))
-    manner = asking.Manner(seeds=(0, 1), teacher_seeds=teacher_seeds)
-    request = asking.for_axes(axes, manner, execution=EXECUTION)
+    bare = Request(seeds=(0, 1), teacher_seeds=teacher_seeds)  # type: ignore[arg-type]
+    request = asking.for_axes(axes, bare, execution=EXECUTION)
     row = {"best_accuracy": 70.0, "last_accuracy": 70.0, "commit": ""}
     values = [seed_value(spec, row) for spec in request.runs(request.tables[0]) if spec.teacher]
     assert len({value.teacher for value in values}) == teachers
 
 
 def test_a_sample_is_marked_in_a_grid_and_own_images_are_not() -> None:
-    request = asking.for_axes(AXES, asking.Manner(seeds=(0,)), execution=EXECUTION)
+    request = asking.for_axes(AXES, Request(seeds=(0,)), execution=EXECUTION)
     (spec,) = request.runs(request.tables[0])
     sample = replace(spec, dataset="tiny-imagenet@81b7ede71283")
     assert "not the full data set" in "; ".join(cut_down(request, request.tables[0], sample))

@@ -22,7 +22,7 @@ EXECUTION = Execution(cache="no-such-cache")
 
 
 def request(*names: str, **manner: object) -> Request:
-    return asking.for_names(names, asking.Manner(seeds=(0, 1, 2), **manner), execution=EXECUTION)  # type: ignore[arg-type]
+    return asking.for_names(names, Request(seeds=(0, 1, 2), **manner), execution=EXECUTION)  # type: ignore[arg-type]
 
 
 def run(setting: Setting, **manner: object) -> RunSpec:
@@ -150,8 +150,8 @@ def test_an_epoch_of_a_grid_counts_in_the_teachers_own_recipe() -> None:
         teachers=("resnet20",),
         teacher_epochs=(2,),
     )
-    manner = asking.Manner(seeds=(0,), overrides=overrides.parse([], {"epochs": 10}))
-    made = asking.for_axes(axes, manner, execution=EXECUTION)
+    bare = Request(seeds=(0,), overrides=overrides.parse([], {"epochs": 10}))
+    made = asking.for_axes(axes, bare, execution=EXECUTION)
     assert teacher_of(made.runs(made.tables[0])[1]).checkpoint == 2
 
 
@@ -163,7 +163,7 @@ def test_an_epoch_that_no_teacher_keeps_is_refused_with_those_it_keeps() -> None
         teachers=("resnet20",),
         teacher_epochs=(7,),
     )
-    made = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=EXECUTION)
+    made = asking.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
     with pytest.raises(RequestError, match="keeps no weights of epoch 7") as error:
         made.runs(made.tables[0])
     assert "1, 10, 20, 35, 50, 80, 120, 160" in error.value.expected
@@ -187,7 +187,7 @@ def test_the_same_question_kept_and_read_again_asks_for_the_same_runs() -> None:
 
 def test_a_grid_kept_and_read_again_asks_for_the_same_runs() -> None:
     axes = Axes(dataset="digits", students=("resnet8",), methods=("kd", "lsr"), teachers=("resnet20",))
-    made = asking.for_axes(axes, asking.Manner(seeds=(3,)), execution=EXECUTION)
+    made = asking.for_axes(axes, Request(seeds=(3,)), execution=EXECUTION)
     again = asking.from_json(asking.to_json(made), execution=EXECUTION)
     assert made.runs(made.tables[0]) == again.runs(again.tables[0])
 
@@ -201,7 +201,7 @@ def test_every_setting_of_the_whole_paper_resolves_to_a_run() -> None:
 def test_unknown_folders_do_not_reach_a_grid(tmp_path: Path) -> None:
     axes = asking.axes_of(dataset=f"folder:{tmp_path}/nothing", students=["resnet8"], methods=["lsr"])
     with pytest.raises(RequestError, match="does not exist"):
-        asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=EXECUTION)
+        asking.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
 
 
 def test_a_new_table_is_a_toml_and_nothing_else() -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests.planning import planned
 from tfkd_cli import data
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue
-from tfkd_cli.backends.slurm.sending import Submitted
-from tfkd_cli.backends.slurm.submit import submit
+from tfkd_cli.backends.slurm.submit import Submitted, submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -165,12 +165,11 @@ class Drill:
     def submit(self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None) -> Submitted:
         """Submit to the cluster."""
         return submit(
-            specs,
+            planned(specs, self.store),
             store=self.store,
             execution=self.execution,
             profile=self.profile(profile),
             jobs=jobs,
-            costs={spec.key: 60.0 for spec in specs},
         )
 
     def status(self, spec: RunSpec) -> str:
@@ -209,7 +208,7 @@ class Drill:
             for path in sorted(self.store.root.glob("submissions/*/lives/*.jsonl"))
             for line in path.read_text().splitlines()
         ]
-        return sorted(lines, key=lambda line: float(line["at"]))
+        return sorted(lines, key=lambda line: str(line["at"]))
 
 
 @pytest.fixture(scope="session", autouse="PYTEST_XDIST_WORKER" not in os.environ)

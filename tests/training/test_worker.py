@@ -6,7 +6,6 @@ Workers are started as the local backend starts them; one is started as SLURM st
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import torch
 
-from tfkd_cli.backends import processes, submit
+from tests.planning import planned
+from tfkd_cli.backends import processes
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
-from tfkd_cli.training import checkpoints, provenance, runner, worker
+from tfkd_cli.training import checkpoints, provenance, runner, submission, worker
 
 if TYPE_CHECKING:
     from tests.conftest import TinyData
@@ -46,9 +46,9 @@ def spec(tiny_data: TinyData) -> RunSpec:
 class Worker:
     """One worker, on a submission of its own."""
 
-    def __init__(self, store: Store, submission: str, index: str = "0") -> None:
-        self.log = store.submission_path(submission) / f"{index}.log"
-        arguments = (str(store.root), submission, index)
+    def __init__(self, store: Store, name: str, index: str = "0") -> None:
+        self.log = store.submission_path(name) / f"{index}.log"
+        arguments = (str(store.root), name, index)
         self.process = processes.start(processes.make(worker.begin, *arguments, {}, self.log))
 
     def signal(self, number: signal.Signals) -> None:
@@ -73,11 +73,9 @@ def until(found: Callable[[], T | None]) -> T:
 
 def submitted(store: Store, data: TinyData, *specs: RunSpec, minutes: float = 0.0) -> str:
     """A submission of one pack."""
-    for each in specs:
-        store.run(each).declare(each)
     execution = replace(data.execution, checkpoint_minutes=minutes)
-    packs = [[each.folder for each in specs]]
-    return submit(packs, store=store, execution=execution, teacher_logits=(), backend="local")
+    runs = [run for run in planned(specs, store) if run.spec in specs]
+    return submission.write([runs], store=store, execution=execution, backend="local")
 
 
 def epochs_done(store: Store, spec: RunSpec, at_least: int) -> bool | None:
@@ -89,14 +87,14 @@ def test_a_worker_killed_twice_ends_bit_for_bit_as_one_never_killed(
 ) -> None:
     whole = Store.open(tmp_path / "whole", create=True)
     runner.run(spec, store=whole, execution=tiny_data.execution)
-    submission = submitted(store, tiny_data, spec)
+    name = submitted(store, tiny_data, spec)
     for epoch in (2, 6):
-        process = Worker(store, submission)
+        process = Worker(store, name)
         until(lambda: epochs_done(store, spec, epoch))  # noqa: B023 - called at once
         process.signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert store.run(spec).result() is None
-    assert Worker(store, submission).wait() == worker.DONE
+    assert Worker(store, name).wait() == worker.DONE
     log = (store.run(spec).attempts()[2] / "log").read_text()
     assert "continuing in epoch" in log
     for name in ("best.pt", "last.pt", "epoch-005.pt"):
@@ -115,8 +113,8 @@ def test_a_worker_killed_twice_ends_bit_for_bit_as_one_never_killed(
 def test_a_signal_saves_at_the_next_step_and_ends(
     store: Store, spec: RunSpec, tiny_data: TinyData, number: signal.Signals, code: int
 ) -> None:
-    submission = submitted(store, tiny_data, spec, minutes=60)
-    process = Worker(store, submission)
+    name = submitted(store, tiny_data, spec, minutes=60)
+    process = Worker(store, name)
     until(lambda: epochs_done(store, spec, 1))
     process.signal(number)
     assert process.wait() == code
@@ -128,10 +126,9 @@ def test_a_student_without_its_teacher_is_blocked_and_says_by_whom(
     store: Store, spec: RunSpec, tiny_data: TinyData
 ) -> None:
     student = replace(spec, loss=Distillation(), teacher=Teacher(run=spec))
-    submission = submitted(store, tiny_data, student)
-    assert Worker(store, submission).wait() == worker.TRY_AGAIN
-    noted = json.loads((store.submission_path(submission) / "blocked-0.json").read_text())
-    assert (noted["run"], noted["by"]) == (student.folder, spec.folder)
+    process = Worker(store, submitted(store, tiny_data, student))
+    assert process.wait() == worker.TRY_AGAIN
+    assert f"{student.folder} cannot start: its teacher {spec.folder} is todo" in process.log.read_text()
 
 
 def test_a_failed_run_says_so_where_it_is_seen(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
@@ -147,14 +144,18 @@ def test_a_failed_run_says_so_where_it_is_seen(store: Store, spec: RunSpec, tiny
 def test_an_index_that_means_nothing_is_a_bad_request(
     store: Store, spec: RunSpec, tiny_data: TinyData, index: str
 ) -> None:
-    submission = submitted(store, tiny_data, spec)
-    assert Worker(store, submission, index).wait() == worker.BAD_SPEC
+    name = submitted(store, tiny_data, spec)
+    assert Worker(store, name, index).wait() == worker.BAD_SPEC
 
 
-def test_a_broken_spec_is_a_bad_request(store: Store, spec: RunSpec, tiny_data: TinyData) -> None:
-    submission = submitted(store, tiny_data, spec)
+def test_a_damaged_spec_json_is_written_again_from_the_job(
+    store: Store, spec: RunSpec, tiny_data: TinyData
+) -> None:
+    name = submitted(store, tiny_data, spec)
+    store.run(spec).declare(spec)
     (store.run(spec).path / "spec.json").write_bytes(b'{"schema": 1')
-    assert Worker(store, submission).wait() == worker.BAD_SPEC
+    assert Worker(store, name).wait() == worker.DONE
+    assert store.run(spec).spec() == spec
 
 
 def test_a_worker_saves_and_ends_when_its_forkserver_is_killed(
@@ -257,8 +258,8 @@ def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
     monkeypatch.setattr(runner, "run", preparing)
     monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
     monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
-    submission = submitted(store, tiny_data, spec)
-    code = worker.main(str(store.root), submission, "0", on_stop={worker.TERMINATED: 75}.__getitem__)
+    name = submitted(store, tiny_data, spec)
+    code = worker.main(str(store.root), name, "0", on_stop={worker.TERMINATED: 75}.__getitem__)
     assert code == 75
 
 
@@ -284,10 +285,10 @@ def test_a_signal_from_before_a_run_ends_it_before_it_begins(
 ) -> None:
     monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
     monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
-    submission = submitted(store, tiny_data, spec)
+    name = submitted(store, tiny_data, spec)
     stop = worker.Stop()
     stop._note(signal.SIGUSR2, None)
-    assert worker.main(str(store.root), submission, "0", stop=stop) == worker.TRY_AGAIN
+    assert worker.main(str(store.root), name, "0", stop=stop) == worker.TRY_AGAIN
     assert not store.run(spec).attempts()
 
 
@@ -304,9 +305,9 @@ def test_a_worker_as_slurm_starts_it_does_a_pack_and_loads_only_what_it_needs(
 ) -> None:
     short = replace(RECIPE, epochs=1)
     pack = [replace(spec, recipe=short, seed=seed) for seed in (0, 1)]
-    submission = submitted(store, tiny_data, *pack)
+    name = submitted(store, tiny_data, *pack)
     done = subprocess.run(
-        worker.command(str(store.root), submission, "0"),
+        worker.command(str(store.root), name, "0"),
         env=worker.environment(PYTHONPROFILEIMPORTTIME="1"),
         capture_output=True,
         timeout=PATIENCE,
@@ -324,8 +325,8 @@ def test_the_runs_of_a_pack_share_the_cores(
     monkeypatch.setattr(provenance, "cores", lambda: 8)
     open_threads = replace(tiny_data, execution=replace(tiny_data.execution, threads=None))
     pack = [replace(spec, seed=seed) for seed in range(3)]
-    submission = submitted(store, open_threads, *pack)
-    member = worker.read_job(str(store.root), submission, "0.2")
+    name = submitted(store, open_threads, *pack)
+    member = submission.read_job(str(store.root), name, "0.2")
     assert (member.folders, member.execution.threads) == ((pack[2].folder,), 2)
 
 

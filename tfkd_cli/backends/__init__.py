@@ -1,16 +1,10 @@
-"""Where runs execute: `local` here, `slurm` on a cluster. What backends share: submissions and events."""
+"""Where runs execute: `local` here, `slurm` on a cluster. What both report: events and outcomes."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-
-from tfkd_cli.execution import Execution
-from tfkd_cli.plan import same_teacher_logits
-from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import Store
 
 EventKind = Literal["started", "progress", "finished", "failed", "blocked", "waiting"]
 
@@ -41,46 +35,3 @@ class Outcome:
     def failed(self) -> tuple[str, ...]:
         """Those that failed."""
         return tuple(self.reasons)
-
-
-def sharing_logits(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """The students (folder names) that cache teacher logits: other runs of the request use the same."""
-    return tuple(sorted(spec.folder for group in same_teacher_logits(specs) for spec in group))
-
-
-def taught_with(specs: Sequence[RunSpec]) -> dict[str, list[str]]:
-    """Folder of a teacher → the files of its weights that students among `specs` need ("best.pt")."""
-    needed: dict[str, set[str]] = {}
-    for spec in specs:
-        if isinstance(spec.teacher, Teacher):
-            needed.setdefault(spec.teacher.run.folder, set()).add(spec.teacher.weights)
-    return {folder: sorted(names) for folder, names in needed.items()}
-
-
-def submit(
-    packs: Sequence[Sequence[str]],
-    *,
-    store: Store,
-    execution: Execution,
-    teacher_logits: Sequence[str],
-    backend: str,
-    weights: Mapping[str, Sequence[str]] | None = None,
-    **more: str,
-) -> str:
-    """Write what workers are to do (index → folder names of its runs); the submission's id.
-
-    `weights`: what finished runs must be able to teach with (folder → files), or are trained again.
-    `more` is kept beside it: the profile, the staged code.
-    """
-    return store.add_submission(
-        {
-            "schema": 1,
-            "backend": backend,
-            **more,
-            "created": time.time(),
-            "execution": execution.to_json(),
-            "runs": [list(pack) for pack in packs],
-            "teacher_logits": list(teacher_logits),
-            "weights": {folder: list(names) for folder, names in (weights or {}).items()},
-        }
-    )

@@ -10,7 +10,7 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
@@ -18,16 +18,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.backends import Event, EventKind, Outcome, processes, sharing_logits, submit, taught_with
-from tfkd_cli.backends.slots import Slots, slots
-from tfkd_cli.costs import CostModel
+from tfkd_cli.backends import Event, EventKind, Outcome, processes
+from tfkd_cli.backends.slots import Slots
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
-from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import RunState, Store
-from tfkd_cli.training import worker
-
-__all__ = ["Slots", "run_local", "slots", "unfinished"]
+from tfkd_cli.plan import PlannedRun
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
+from tfkd_cli.training import submission, worker
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
@@ -39,60 +37,33 @@ OnEvent = Callable[[Event], None]
 
 
 def run_local(
-    specs: Sequence[RunSpec], *, store: Store, execution: Execution, jobs: int | None, on_event: OnEvent
+    runs: Sequence[PlannedRun], *, store: Store, execution: Execution, slots: Slots, on_event: OnEvent
 ) -> Outcome:
-    """Do those of a request's runs that are not done; pass all: slots and threads depend on them."""
-    chosen = slots(specs, execution=execution, jobs=jobs)
-    todo = unfinished(specs, store.scan(spec.key for spec in specs))
-    left = {spec.key for spec in todo}
-    done = [spec.folder for spec in specs if spec.key not in left]
-    if not todo:
-        return Outcome(done=tuple(done))
-    for spec in todo:
-        store.run(spec).declare(spec)
-    submission = submit(
-        [[spec.folder] for spec in todo],
+    """Do these runs of a plan, in the slots that were chosen for all runs of the request."""
+    if not runs:
+        return Outcome()
+    name = submission.write(
+        [[run] for run in runs],
         store=store,
-        execution=replace(execution, threads=chosen.threads, device=chosen.device),
-        teacher_logits=sharing_logits(specs),
+        execution=replace(execution, threads=slots.threads, device=slots.device),
         backend="local",
-        weights=taught_with(todo),
     )
-    pool = _Pool(todo, store=store, submission=submission, slots=chosen, on_event=on_event)
+    pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
     try:
         pool.work()
     except KeyboardInterrupt:
         pool.interrupt()
     finally:
         pool.close()
-    return replace(pool.outcome(), done=(*done, *pool.done))
+    return pool.outcome()
 
 
-def unfinished(specs: Sequence[RunSpec], states: Mapping[str, RunState]) -> list[RunSpec]:
-    """The runs to do: those without result, and those whose lost weights an unfinished run needs."""
-    todo: set[str] = set()
-
-    def add(spec: RunSpec) -> None:
-        if spec.key not in todo:
-            todo.add(spec.key)
-            if isinstance(spec.teacher, Teacher):
-                state = states.get(spec.teacher.run.key)
-                if state is not None and not state.can_teach(spec.teacher.checkpoint):
-                    add(spec.teacher.run)
-
-    for spec in specs:
-        if states[spec.key].status != "done":
-            add(spec)
-    return [spec for spec in specs if spec.key in todo]
-
-
-def left_seconds(specs: Sequence[RunSpec]) -> dict[str, float]:
+def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """By folder, what a run and the longest chain of its students will take, roughly.
 
     The run with most of that before it starts first: started last, a long one would end alone.
     """
-    cost = CostModel("cpu")
-    own = {spec.folder: cost(spec).seconds for spec in specs}
+    own = {run.spec.folder: run.seconds_left_alone for run in runs}
     left = dict(own)
 
     def add(spec: RunSpec, students: float) -> None:
@@ -101,8 +72,8 @@ def left_seconds(specs: Sequence[RunSpec]) -> dict[str, float]:
             for parent in spec.parents:
                 add(parent, left[spec.folder])
 
-    for spec in specs:
-        add(spec, 0.0)
+    for run in runs:
+        add(run.spec, 0.0)
     return left
 
 
@@ -119,24 +90,25 @@ class _Pool:
     """The runs of one submission: waiting for parents, ready, running, elsewhere, ended."""
 
     def __init__(
-        self, todo: Sequence[RunSpec], *, store: Store, submission: str, slots: Slots, on_event: OnEvent
+        self, runs: Sequence[PlannedRun], *, store: Store, submission: str, slots: Slots, on_event: OnEvent
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
-        self.done: list[str] = []
+        self._done: list[str] = []
         self._reasons: dict[str, str] = {}  # of the failed ones
         self._blocked: list[str] = []
         self._interrupted = False
-        self._index = {spec.folder: index for index, spec in enumerate(todo)}
-        self._epochs = {spec.folder: spec.recipe.epochs for spec in todo}
+        specs = [run.spec for run in runs]
+        self._index = {spec.folder: index for index, spec in enumerate(specs)}
+        self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
         self._children: dict[str, list[str]] = {}
         self._graph: TopologicalSorter[str] = TopologicalSorter()
-        for spec in todo:
+        for spec in specs:
             parents = [parent.folder for parent in spec.parents if parent.folder in self._index]
             self._graph.add(spec.folder, *parents)
             for parent in parents:
                 self._children.setdefault(parent, []).append(spec.folder)
         self._graph.prepare()
-        self._left = left_seconds(todo)
+        self._left = left_seconds(runs)
         self._launches: Counter[str] = Counter()
         self._ready: list[str] = []
         self._free = list(range(len(slots.environments)))
@@ -181,21 +153,23 @@ class _Pool:
     def outcome(self) -> Outcome:
         """What became of the runs so far."""
         return Outcome(
-            done=tuple(self.done),
+            done=tuple(self._done),
             reasons=dict(self._reasons),
             blocked=tuple(self._blocked),
             interrupted=self._interrupted,
         )
 
     def _start(self, folder: str) -> None:
-        slot = min(self._free, key=self._sharing)
+        environments = self._slots.environments
+        in_use = [environments[each.slot] for each in self._running]
+        slot = min(self._free, key=lambda slot: in_use.count(environments[slot]))  # the least shared GPU
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
         process = processes.make(
             worker.begin,
             *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
-            self._slots.environments[slot],
+            environments[slot],
             self._log(folder),
         )
         # Noted before it is started: a Ctrl-C in between must find it.
@@ -204,11 +178,6 @@ class _Pool:
 
     def _log(self, folder: str) -> Path:
         return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
-
-    def _sharing(self, slot: int) -> int:
-        """How many runs are on the GPU of this slot."""
-        environments = self._slots.environments
-        return sum(environments[each.slot] == environments[slot] for each in self._running)
 
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""
@@ -254,7 +223,7 @@ class _Pool:
         return None
 
     def _finish(self, folder: str, *, accuracy: float) -> None:
-        self.done.append(folder)
+        self._done.append(folder)
         self._graph.done(folder)
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkd_cli import console, progress
-from tfkd_cli.backends.local import slots
 from tfkd_cli.commands import launching, printing, session
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, asked
 from tfkd_cli.compare.trials import tried
@@ -29,11 +27,13 @@ from tfkd_cli.options import (
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction import launch as ready
-from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.profile import Profile
 
 Trials = Annotated[int, typer.Option("--trials", help="Validation trials, the same number for every method.")]
 
@@ -54,7 +54,6 @@ def compare(
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
-    method: Annotated[str | None, typer.Option("--method", help="More methods, as in `tfkd run`.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
     teacher_checkpoint: Annotated[
         Path | None,
@@ -75,33 +74,35 @@ def compare(
         finetune=how.recipe is not None,
     )
     foreign = session.foreign_teacher(teacher_checkpoint, axes)
-    ask = partial(_ask, axes, session.manner(how, seeds, axes.methods), foreign=foreign, trials=trials)
-    execution = session.execution(store, where, folder)
+    ask = partial(_ask, axes, session.bare_request(how, seeds, axes.methods), foreign=foreign, trials=trials)
+    sources = {foreign.digest: str(teacher_checkpoint.resolve())} if foreign and teacher_checkpoint else {}
+    execution = session.execution(store, where, folder, sources=sources)
+    profile = launching.profile_of(where)
+    opened = session.open_store(store, write=False)
     if not where.dry_run:
         session.check_writable(store.results)
         launching.check_place(where)
-        _make_data_ready(ask(execution=execution), execution, where)
-    comparison = ask(execution=execution)
-    execution = asking.with_sources(execution, comparison.asked, teacher_file=teacher_checkpoint)
-    return _Work(comparison, session.open_store(store, write=False), execution, where).do(output)
+        _make_data_ready(ask(execution=execution), opened, execution, where)
+    return _Work(ask(execution=execution), opened, execution, where, profile).do(output)
 
 
 def _ask(
-    axes: Axes, manner: Manner, *, foreign: ForeignTeacher | None, trials: int, execution: Execution
+    axes: Axes, bare: Request, *, foreign: ForeignTeacher | None, trials: int, execution: Execution
 ) -> Comparison:
     """What is to be compared, with the data as it is here and now."""
-    grid = asking.for_axes(axes, manner, execution=execution, foreign=foreign)
+    grid = asking.for_axes(axes, bare, execution=execution, foreign=foreign)
     return Comparison(asked(grid, trials=trials))
 
 
-def _make_data_ready(comparison: Comparison, execution: Execution, where: ExecutionOptions) -> None:
+def _make_data_ready(
+    comparison: Comparison, store: Store, execution: Execution, where: ExecutionOptions
+) -> None:
     """Decoded before anything is planned: only then is it known whether there is a validation part."""
-    execution = asking.with_sources(execution, comparison.asked)
     stage = comparison.stages({})[0]
     ready.make_ready(
         stage.request,
         stage.runs,
-        execution=execution,
+        execution=Campaign(stage.request, store, execution).execution,
         accept_download=lambda each: launching.accept_download(each, yes=where.yes),
         progress=progress.steps(),
     )
@@ -111,27 +112,34 @@ class _Work:
     """A comparison over one store."""
 
     def __init__(
-        self, comparison: Comparison, store: Store, execution: Execution, where: ExecutionOptions
+        self,
+        comparison: Comparison,
+        store: Store,
+        execution: Execution,
+        where: ExecutionOptions,
+        profile: Profile | None,
     ) -> None:
         self.comparison, self.store, self.where = comparison, store, where
         self.device = launching.cost_device(where)
         self.execution = execution
+        self.plan = self._whole_plan()
+        specs = [run.spec for run in self.plan.runs.values()]
+        # The same runs at once, and the same threads for each, through all stages.
+        self.place = launching.place_of(where, profile, specs, execution)
 
     def do(self, output: JsonOption) -> int:
         """Show the plan, do the stages, print the answer and write the report."""
-        plan = self._whole_plan()
+        plan = self.plan
         if self.where.dry_run and output.json:
             console.print_json({"seeds": list(self.comparison.asked.seeds), **plan.to_json()})
             return 0
         self._show(plan)
         if self.where.dry_run:
             return 0
-        self._fix_slots(plan)
         if plan.missing:
             campaign = self._campaign(self._stages()[-1].request)
             launching.try_networks(campaign.request, plan.missing, self.where)
             launching.show_foreign_teacher(campaign, _taught(plan))
-        self.store = Store.open(self.store.root, create=True)
         self._campaign(self.comparison.asked).record(shlex.join(["tfkd", *sys.argv[1:]]))
         for number in range(len(self._stages())):
             ended = self._do_stage(self._stages()[number])
@@ -159,10 +167,10 @@ class _Work:
         if self.where.cluster != "local":
             from tfkd_cli.commands import cluster
 
-            code = cluster.submit(campaign, plan, plan.missing, self.where)
+            code = cluster.submit(campaign, plan.todo, self.place)
             console.say("When these runs are done, the same command goes on from there.")
             return code
-        return 1 if launching.run_here(campaign, plan, plan.missing, self.where) else None
+        return 1 if launching.run_here(campaign, plan, plan.todo, self.place) else None
 
     def _stages(self) -> tuple[Stage, ...]:
         return self.comparison.stages(self.store.scan())
@@ -184,7 +192,7 @@ class _Work:
 
     def _show(self, plan: Plan) -> None:
         campaign = self._campaign(self._stages()[-1].request)
-        launching.show_plan(campaign, plan, self.where, to_stdout=self.where.dry_run)
+        launching.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
         target = console.out() if self.where.dry_run else console.talk()
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparison.methods)
         count = self.comparison.compared.trials
@@ -201,13 +209,6 @@ class _Work:
             )
         if plan.missing and (warning := self.comparison.too_short()):
             target.print(f"Warning: {warning}", markup=False)
-
-    def _fix_slots(self, plan: Plan) -> None:
-        """The same runs at once, and the same threads for each, through all stages."""
-        specs = [item.spec for item in plan.items.values()]
-        found = slots(specs, execution=self.execution, jobs=self.where.jobs)
-        self.execution = replace(self.execution, threads=found.threads)
-        self.where = replace(self.where, jobs=self.where.jobs or len(found.environments))
 
 
 def _taught(plan: Plan) -> list[RunSpec]:

@@ -15,7 +15,6 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.options import FolderOptions, JsonOption, RunOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import asking
-from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.settings import Request
 
@@ -46,12 +45,12 @@ def explain_setting(
     Example: tfkd explain --student mobilenetv2 --method tf-self
     """
     execution = session.execution(store, folder=folder)
-    manner = session.manner(how, "1", session.split(method))
+    bare = session.bare_request(how, "1", session.split(method))
     if words:
-        request = asking.for_names([words[0]], manner, execution=execution)
+        request = asking.for_names([words[0]], bare, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        request = _of_axes(dataset, student, method, teacher, manner=manner, execution=execution)
+        request = _of_axes(dataset, student, method, teacher, bare=bare, execution=execution)
         settings = [cell.setting for cell in request.tables[0].cells()]
     else:
         raise RequestError(
@@ -69,7 +68,7 @@ def explain_setting(
 
 
 def _of_axes(
-    dataset: str, student: str, method: str, teacher: str | None, *, manner: Manner, execution: Execution
+    dataset: str, student: str, method: str, teacher: str | None, *, bare: Request, execution: Execution
 ) -> Request:
     """The request that these options of `tfkd run` make."""
     axes = asking.axes_of(
@@ -78,7 +77,7 @@ def _of_axes(
         methods=session.split(method),
         teachers=session.split(teacher),
     )
-    return asking.for_axes(axes, manner, execution=execution)
+    return asking.for_axes(axes, bare, execution=execution)
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:

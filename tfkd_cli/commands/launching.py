@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
 from tfkd_cli import console
-from tfkd_cli.backends.slots import slots
+from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import ExecutionOptions
-from tfkd_cli.plan import Plan
+from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
-from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
 FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the runs of a command execute, found out once: the slots of this machine, or a cluster."""
+
+    where: ExecutionOptions
+    slots: Slots | None = None
+    profile: Profile | None = None  # of the cluster
+
+    @property
+    def threads(self) -> int:
+        """The threads of a run here; 1 on a cluster."""
+        return self.slots.threads if self.slots else 1
+
+    def runs_at_once(self, plan: Plan) -> int:
+        """How many runs of a plan will go at once: as many as there are slots, or `--jobs` on a cluster."""
+        if self.slots:
+            return len(self.slots.environments)
+        return self.where.jobs or max(1, len(plan.todo))
+
+
+def profile_of(where: ExecutionOptions) -> Profile | None:
+    """The profile of `--cluster`, None for this machine; RequestError when there is none of this name."""
+    if where.cluster == "local":
+        return None
+    from tfkd_cli.backends.slurm import profile
+
+    return profile.find(where.cluster)
+
+
+def place_of(
+    where: ExecutionOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
+) -> Place:
+    """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
+    if profile is not None:
+        return Place(where=where, profile=profile)
+    trained = [spec for spec in specs if spec.dataset not in ready.NOT_TRAINED_YET]
+    return Place(where=where, slots=slots(trained, execution=execution, jobs=where.jobs))
 
 
 def cost_device(where: ExecutionOptions) -> str:
@@ -48,20 +87,20 @@ def calibrated(
     return calibration.rates(execution, device=device)
 
 
-def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_stdout: bool) -> None:
+def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) -> None:
     """The plan with its costs, where they come from, and what rests on an assumption."""
     request, counts = campaign.request, plan.counts()
     target = console.out() if to_stdout else console.talk()
     seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
     target.print(
-        f"Plan ({manner(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
+        f"Plan ({described(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
         markup=False,
     )
     target.print(
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
     )
     if counts.todo:
-        at_once = runs_at_once(campaign, plan, where)
+        at_once = place.runs_at_once(plan)
         wall = console.duration(plan.wall_seconds(at_once))
         target.print(
             f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
@@ -75,7 +114,7 @@ def show_plan(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, to_std
         target.print(line, markup=False)
 
 
-def manner(request: Request) -> str:
+def described(request: Request) -> str:
     """How the runs of a request are made: its scale, or a table's own recipe; what was changed; the form."""
     own = [table for table in request.tables if table.has_own_recipe]
     fast = request.fast or request.scale == "quick"
@@ -84,26 +123,6 @@ def manner(request: Request) -> str:
         parts = [f"{request.scale} scale{', fast' * fast}", *parts]
     changes = ", ".join(f"{name}={value}" for name, value in request.overrides.to_json().items())
     return "; ".join([*parts, *([f"changed: {changes}"] if changes else []), f"{request.form} form"])
-
-
-def runs_at_once(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> int:
-    """How many runs will go at once: `--jobs`, or what the local backend makes of this machine."""
-    if where.cluster != "local":
-        return where.jobs or max(1, len(plan.missing))
-    return len(slots(_all_runs(plan), execution=campaign.execution, jobs=where.jobs).environments)
-
-
-def threads_per_run(campaign: Campaign, where: ExecutionOptions) -> int:
-    """The threads of a run here, as the local backend will share out the cores; 1 on a cluster."""
-    if where.cluster != "local":
-        return 1
-    runs = [spec for specs in campaign.wanted.values() for spec in specs]
-    return slots(runs, execution=campaign.execution, jobs=where.jobs).threads
-
-
-def _all_runs(plan: Plan) -> list[RunSpec]:
-    """Every run that can be trained, done or not: the threads of a run follow from all of them."""
-    return [item.spec for item in plan.items.values() if item.spec.dataset not in ready.NOT_TRAINED_YET]
 
 
 def assumption_lines(request: Request) -> list[str]:
@@ -161,16 +180,7 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
     return lines + notes + validated
 
 
-def show_scripts(campaign: Campaign, plan: Plan, where: ExecutionOptions) -> None:
-    """With `--cluster`, the sbatch scripts that would be sent."""
-    if where.cluster == "local" or not plan.missing:
-        return
-    from tfkd_cli.commands import cluster
-
-    cluster.show_scripts(campaign, plan, where)
-
-
-def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: bool, command: str) -> int:
+def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
     from tfkd_cli import progress  # a plan needs none of what starts, follows and prints
     from tfkd_cli.commands import printing
@@ -187,38 +197,37 @@ def launch(campaign: Campaign, plan: Plan, where: ExecutionOptions, *, as_json: 
         console.say(
             f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
         )
-    profile = check_place(where) if now else None
-    _warn_when_long(plan, campaign, where)
+    specs = [run.spec for run in now]
+    if now:
+        check_place(place.where)
+    _warn_when_long(plan, campaign, place)
     ready.make_ready(
         campaign.request,
-        now,
+        specs,
         execution=campaign.execution,
-        accept_download=lambda each: accept_download(each, yes=where.yes),
+        accept_download=lambda each: accept_download(each, yes=place.where.yes),
         progress=progress.steps(),
         say=console.say,
     )
-    try_networks(campaign.request, now, where)
-    show_foreign_teacher(campaign, now)
-    campaign = replace(campaign, store=Store.open(campaign.store.root, create=True))
-    campaign.record(command)
-    if profile is not None:
+    try_networks(campaign.request, specs, place.where)
+    show_foreign_teacher(campaign, specs)
+    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
+    if now and place.profile is not None:
         from tfkd_cli.commands import cluster
 
-        return cluster.submit(campaign, plan, now, where, profile=profile)
-    failed = run_here(campaign, plan, now, where) if now else False
+        return cluster.submit(campaign, now, place)
+    failed = run_here(campaign, plan, now, place) if now else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
 
-def check_place(where: ExecutionOptions) -> Profile | None:
-    """The profile of `--cluster`, if any; RequestError, before anything has started, when there is no such
-    device here, or no such cluster."""
+def check_place(where: ExecutionOptions) -> None:
+    """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
     if where.cluster == "local":
-        ready.check_device(where.device)
-        return None
-    from tfkd_cli.commands import cluster
+        return ready.check_device(where.device)
+    from tfkd_cli.backends.slurm import client
 
-    return cluster.check(where.cluster)
+    return client.require()
 
 
 def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
@@ -233,17 +242,15 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
             console.say(judged.sentence)
 
 
-def run_here(campaign: Campaign, plan: Plan, runs: Sequence[RunSpec], where: ExecutionOptions) -> bool:
+def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:
+    """Do these runs of a plan on this machine and follow them; whether one failed."""
     from tfkd_cli import progress
     from tfkd_cli.backends.local import run_local
 
-    with progress.following(plan, runs) as on_event:
+    assert place.slots is not None
+    with progress.following(plan, [run.spec for run in runs]) as on_event:
         outcome = run_local(
-            _all_runs(plan),
-            store=campaign.store,
-            execution=campaign.execution,
-            jobs=where.jobs,
-            on_event=on_event,
+            runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
         )
     if outcome.interrupted:
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
@@ -263,10 +270,10 @@ def say_why(name: str, words: str) -> None:
     console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
 
 
-def _warn_when_long(plan: Plan, campaign: Campaign, where: ExecutionOptions) -> None:
-    if where.cluster != "local" or campaign.device != "cpu" or campaign.request.scale == "quick":
+def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
+    if place.slots is None or campaign.device != "cpu" or campaign.request.scale == "quick":
         return
-    seconds = plan.wall_seconds(runs_at_once(campaign, plan, where))
+    seconds = plan.wall_seconds(place.runs_at_once(plan))
     if seconds > LONG_ON_A_CPU:
         console.say(
             f"This will take about {console.duration(seconds)} on this CPU. `--scale quick` (10 epochs) "

@@ -10,7 +10,7 @@ from paper_tables import render
 from paper_tables.compare import Comparison
 from tfkd_cli import console
 from tfkd_cli.commands import session
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, plain
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
@@ -50,7 +50,8 @@ def print_table(comparison: Comparison, *, form: str) -> None:
         target = console.out()
         target.print(render.text(comparison, width=target.width))
     else:
-        print({"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison), end="")
+        drawn = {"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison)
+        print(plain(drawn), end="")
 
 
 def answer_of(campaign: Campaign) -> Answer:

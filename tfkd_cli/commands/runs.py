@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -72,12 +70,11 @@ def run(
         teacher_epochs=(teacher_epoch,) if teacher_epoch is not None else (),
         finetune=how.recipe is not None,
     )
-    execution = session.execution(store, where, folder)
     given = session.foreign_teacher(teacher_checkpoint, axes)
-    request = asking.for_axes(
-        axes, session.manner(how, seeds, axes.methods), execution=execution, foreign=given
-    )
-    execution = asking.with_sources(execution, request, teacher_file=teacher_checkpoint)
+    sources = {given.digest: str(teacher_checkpoint.resolve())} if given and teacher_checkpoint else {}
+    execution = session.execution(store, where, folder, sources=sources)
+    bare = session.bare_request(how, seeds, axes.methods)
+    request = asking.for_axes(axes, bare, execution=execution, foreign=given)
     return _go(request, execution, store, where, output)
 
 
@@ -129,8 +126,7 @@ def _reproduce(
     calibrate: bool = False,
 ) -> int:
     execution = session.execution(store, where)
-    request = asking.for_names(items, session.manner(how, seeds), execution=execution)
-    execution = asking.with_sources(execution, request)
+    request = asking.for_names(items, session.bare_request(how, seeds), execution=execution)
     return _go(request, execution, store, where, output, calibrate=calibrate)
 
 
@@ -143,23 +139,22 @@ def _go(
     *,
     calibrate: bool = False,
 ) -> int:
-    if where.cluster != "local":
-        from tfkd_cli.backends.slurm import profile
-
-        profile.find(where.cluster)  # a wrong one is refused before anything is shown, fetched or written
+    profile = launching.profile_of(where)  # a wrong one is refused before anything is shown or written
     if not where.dry_run:
         session.check_writable(store.results)
+    specs = [spec for specs in request.wanted.values() for spec in specs]
+    place = launching.place_of(where, profile, specs, execution)
     campaign = Campaign(
         request,
         session.open_store(store, write=False),
         execution,
         device=launching.cost_device(where),
+        threads=place.threads,
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
-    campaign = replace(campaign, threads=launching.threads_per_run(campaign, where))
     made = campaign.plan()
     if output.json and where.dry_run:
-        at_once = launching.runs_at_once(campaign, made, where)
+        at_once = place.runs_at_once(made)
         costs = {
             "device": campaign.device,  # whose hours `gpu_hours` are
             "runs_at_once": at_once,
@@ -167,9 +162,11 @@ def _go(
         }
         console.print_json({"seeds": list(request.seeds), **costs, **made.to_json()})
         return 0
-    launching.show_plan(campaign, made, where, to_stdout=where.dry_run)
+    launching.show_plan(campaign, made, place, to_stdout=where.dry_run)
     if where.dry_run:
-        launching.show_scripts(campaign, made, where)
+        if profile is not None:
+            from tfkd_cli.commands import cluster
+
+            cluster.show_scripts(campaign, made, place)
         return 0
-    command = shlex.join(["tfkd", *sys.argv[1:]])
-    return launching.launch(campaign, made, where, as_json=output.json, command=command)
+    return launching.launch(campaign, made, place, as_json=output.json)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tfkd_cli import grid
@@ -19,9 +19,9 @@ from tfkd_cli.methods import method
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
 from tfkd_cli.regular_files import expanded
 from tfkd_cli.reproduction import overrides, overview
-from tfkd_cli.reproduction.asking import Manner
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
@@ -69,9 +69,13 @@ def check_writable(results: Path) -> None:
 
 
 def execution(
-    options: StoreOptions, run: ExecutionOptions | None = None, folder: FolderOptions | None = None
+    options: StoreOptions,
+    run: ExecutionOptions | None = None,
+    folder: FolderOptions | None = None,
+    *,
+    sources: Mapping[str, str] | None = None,
 ) -> Execution:
-    """How runs execute, from the options and the environment."""
+    """How runs execute, from the options and the environment; `sources`: of a teacher from a file."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
     if not re.fullmatch(DEVICES, run.device):
         raise RequestError(
@@ -102,6 +106,7 @@ def execution(
         verbose=run.verbose,
         follow_links=folder.follow_links,
         nested=folder.nested,
+        sources=sources or {},
     )
 
 
@@ -112,15 +117,15 @@ def cache_folder(given: Path | None) -> Path:
     return expanded(folder, hint="name a folder with --cache-dir DIR (or TFKD_CACHE).")
 
 
-def manner(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Manner:
-    """Seeds, scale, form and overrides of a request, checked; `methods`: those that the request names."""
+def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Request:
+    """A request of nothing yet: seeds, scale, form and overrides, checked; `methods`: those it will name."""
     losses = [method(each).loss for each in methods]
-    return Manner(
+    return Request(
         seeds=grid.parse_seeds(seeds),
-        scale=options.scale,
-        form=options.form,
+        scale=options.scale,  # type: ignore[arg-type]  # checked by Request
+        form=options.form,  # type: ignore[arg-type]
         fast=options.fast,
-        teacher_seeds=options.teacher_seeds,
+        teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]
         overrides=overrides.merged(
             overrides.named(options.recipe),
             overrides.parse(options.set_ or (), options.shorthands(), losses=losses),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paper_tables.spec import Figure, PaperTablesError, Table
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, plain
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
@@ -171,7 +171,7 @@ def _print_rows(
         from paper_tables.render import sheet_latex, sheet_markdown
 
         draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
-        print(draw(_sheet(heads, rows, title=title)), end="")
+        print(plain(draw(_sheet(heads, rows, title=title))), end="")
 
 
 def _sheet(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str) -> Sheet:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,9 @@ WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
     10.0,
     180.0,
 )  # gentle to the queue: slower while nothing changes
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.queue import QueueState
 
 FEW_RUNS = 20  # up to which `status` lists all that are not done
 FOLLOW_SECONDS = 1.0  # between two looks of `logs --follow`; SLURM is asked less often
@@ -87,17 +90,21 @@ def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Ove
     from tfkd_cli.commands import cluster
 
     queue, remarks = _queue(options)
-    return overview.one_run(store, cluster.find_run(store, options, item), queue=queue, notes=remarks)
+    return overview.one_run(
+        store, cluster.find_run(store, session.execution(options), item), queue=queue, notes=remarks
+    )
 
 
-def _queue(options: StoreOptions) -> tuple[dict[str, overview.Queued], list[str]]:
+def _queue(options: StoreOptions) -> tuple[Mapping[str, QueueState], list[str]]:
     """What SLURM says, where this store has submissions to it, and notes on that."""
     opened = session.open_store(options, write=False)
     if not _has_submissions(opened):
         return {}, []
-    from tfkd_cli.commands import cluster
+    from tfkd_cli.backends.slurm.queue import queue_states
 
-    return cluster.queue(opened)
+    states = queue_states(opened)
+    note = f"{states.error} What SLURM said {states.age_seconds:.0f} s ago is shown."
+    return states, [note] if states.error else []
 
 
 def _has_submissions(opened: Store) -> bool:
@@ -174,9 +181,9 @@ def show(
 def _campaigns(
     opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, item: str
 ) -> Iterator[Campaign]:
-    """For each name the newest campaign that asked for it in this manner, else one as if asked now."""
+    """For each name the newest campaign that asked for it with these options, else one as if asked now."""
     execution = session.execution(options)
-    manner = session.manner(how, seeds or "3")
+    bare = session.bare_request(how, seeds or "3")
     made = session.campaigns(opened, execution)[0]
     names = session.names_of([item], made)
     if how != RunOptions():
@@ -185,7 +192,7 @@ def _campaigns(
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
-            yield only if seeds is None else only.of_seeds(manner.seeds)
+            yield only if seeds is None else only.of_seeds(bare.seeds)
         elif name.startswith(session.STORED) and how != RunOptions():
             raise RequestError(
                 f"`tfkd show {item}` shows what was asked for as it was asked for; settings change nothing.",
@@ -194,7 +201,7 @@ def _campaigns(
         elif name.startswith(session.STORED):
             raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
-            yield Campaign(asking.for_names([name], manner, execution=execution), opened, execution)
+            yield Campaign(asking.for_names([name], bare, execution=execution), opened, execution)
 
 
 @with_options
@@ -245,7 +252,7 @@ def logs(
     from tfkd_cli.commands import cluster
 
     opened = session.open_store(store, write=False)
-    folder = opened.run(cluster.find_run(opened, store, run))
+    folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     if follow:
         return _follow(opened, folder)
     path, of_slurm = folder.log_path(), records.log_of(opened, folder.name)
@@ -311,9 +318,9 @@ def _has_ended(opened: Store, folder: RunFolder) -> bool:
     status = folder.state().status
     if status in ("done", "damaged", "running") or not _has_submissions(opened):
         return status not in ("running", "resumable", "todo")
-    from tfkd_cli.commands import cluster
+    from tfkd_cli.backends.slurm.queue import queue_states
 
-    job = cluster.queue(opened)[0].get(folder.name)
+    job = queue_states(opened).get(folder.name)
     if job is not None and job.status in ("queued", "running", "blocked"):
         return False
     return status == "failed" or (job is not None and job.status == "died")

@@ -105,9 +105,7 @@ def pack(
     if items:
         made, _ = session.campaigns(opened, session.execution(store))
         names = {*session.names_of(items, made)}
-        keys = [
-            key for each in made for key, item in each.plan().items.items() if names & set(item.wanted_by)
-        ]
+        keys = [key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)]
     size = opened.pack(keys, out, force=force)
     console.show(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 from paper_tables.spec import Figure, Table, TeacherSeeds
 from tfkd_cli import data, grid, models, schema
 from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError, TfkdError, canonical, fold
+from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import Form, method
@@ -21,29 +20,6 @@ from tfkd_cli.schema import Count, Digest
 from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How a request wants its runs: what `Request` holds besides tables and data."""
-
-    seeds: tuple[int, ...]
-    scale: str = "paper"
-    form: str = "released"
-    fast: bool = False
-    teacher_seeds: str = "one"
-    overrides: Overrides = field(default_factory=Overrides)
-
-    def fields(self) -> dict[str, Any]:
-        """The fields of a Request, checked."""
-        return {
-            "seeds": self.seeds,
-            "scale": canonical(self.scale, ("paper", "quick"), kind="scale"),
-            "form": canonical(self.form, ("released", "printed"), kind="form"),
-            "fast": self.fast,
-            "teacher_seeds": canonical(self.teacher_seeds, get_args(TeacherSeeds), kind="--teacher-seeds"),
-            "overrides": self.overrides,
-        }
 
 
 class _Asked(schema.Record):
@@ -66,28 +42,21 @@ class _Asked(schema.Record):
     id: str = ""
 
 
-def for_names(names: Sequence[str], manner: Manner, *, execution: Execution) -> Request:
-    """The request for tables and figures of the paper (`all`, `fig2`, `controls-cifar100`, `demo` …)."""
+def for_names(names: Sequence[str], bare: Request, *, execution: Execution) -> Request:
+    """`bare` with tables and figures of the paper (`all`, `fig2`, `controls-cifar100`, `demo` …)."""
     items = paper().expand(list(names))
     tables = tuple(each for each in items if isinstance(each, Table))
     figures = tuple(each for each in items if isinstance(each, Figure))
-    return Request(
-        tables=tables, figures=figures, data=resolve_data((*tables, *figures), execution), **manner.fields()
-    )
+    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, execution))
 
 
 def for_axes(
-    axes: Axes, manner: Manner, *, execution: Execution, foreign: ForeignTeacher | None = None
+    axes: Axes, bare: Request, *, execution: Execution, foreign: ForeignTeacher | None = None
 ) -> Request:
-    """The request for a grid of `tfkd run`."""
+    """`bare` with a grid of `tfkd run`."""
     made = grid.table(axes)
-    return Request(
-        tables=(made,),
-        axes=axes,
-        foreign_teacher=foreign,
-        data=resolve_data((made,), execution),
-        **manner.fields(),
-    )
+    data = resolve_data((made,), execution)
+    return replace(bare, tables=(made,), axes=axes, foreign_teacher=foreign, data=data)
 
 
 def axes_of(
@@ -137,14 +106,6 @@ def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[
     """Data set as a setting names it → what it resolves to here and now; nothing is fetched."""
     names = dict.fromkeys(setting.dataset for item in items for setting in item.settings())
     return {name: data.resolve(name, execution=execution) for name in names}
-
-
-def with_sources(execution: Execution, request: Request, *, teacher_file: Path | None = None) -> Execution:
-    """The execution with the paths of the request's data sets and of its foreign teacher."""
-    sources = {each.name: each.source for each in request.data.values() if each.source}
-    if teacher_file is not None and request.foreign_teacher is not None:
-        sources[request.foreign_teacher.digest] = str(teacher_file.resolve())
-    return replace(execution, sources={**execution.sources, **sources})
 
 
 def to_json(request: Request) -> dict[str, Any]:

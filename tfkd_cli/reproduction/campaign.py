@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Campaign:
-    """A request, the store it reads and fills, and how its runs execute."""
+    """A request, the store it reads and fills, and how its runs execute.
+
+    `execution` is completed by the paths that the request's data sets came from.
+    """
 
     request: Request
     store: Store
@@ -36,6 +39,11 @@ class Campaign:
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
     threads: int = 1  # per run, where the device is a CPU
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sources = {each.name: each.source for each in self.request.data.values() if each.source}
+        completed = replace(self.execution, sources={**self.execution.sources, **sources})
+        object.__setattr__(self, "execution", completed)
 
     def with_seeds(self, seeds: Iterable[int]) -> Campaign:
         """This campaign, these seeds added."""
@@ -130,7 +138,8 @@ class Campaign:
 def progress_of(state: RunState) -> Progress:
     """A run's state as the plan takes it."""
     share = (state.epoch or 0) / state.epochs if state.epochs else 0.0
-    return Progress(state.status, 1.0 if state.status == "done" else min(share, 0.99), state.missing)
+    share = 1.0 if state.status == "done" else min(share, 0.99)
+    return Progress(state.status, share, state.missing, job=state.slurm)
 
 
 def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:

@@ -63,7 +63,6 @@ class Judged:
     images: int
     scores: Scores
     chance: float
-    threshold: float
     note: str = ""  # what was changed to make the file fit
 
     @property
@@ -87,42 +86,44 @@ def judge(
     from tfkd_cli.training import evaluation, provenance
 
     arrays = data.load(dataset, execution=execution)
-    network, note = _filled(teacher, arrays, Path(sources[teacher.digest]))
+    path = sources[teacher.digest]
+    network, note = _filled(teacher, arrays, Path(path))
     device = provenance.choose_device(execution.device)
+    network.to(device)
+
+    def scored(images: object, labels: object) -> Scores:
+        part = evaluation.part_of(images, labels, device)
+        return evaluation.evaluate(network, part, arrays.facts, most_classes=MOST_CLASSES)
+
     images, labels, name = arrays.test_images_NCHW, arrays.test_labels_N, "test"
     if arrays.val_images_NCHW is not None and arrays.val_labels_N is not None:
         images, labels, name = arrays.val_images_NCHW, arrays.val_labels_N, "validation"
-    part = evaluation.part_of(images, labels, device)
-    scores = evaluation.evaluate(network.to(device), part, arrays.facts, most_classes=MOST_CLASSES)
+    scores = scored(images, labels)
     confusions = [scores.confusion]
     if len(labels) < ORDER_IMAGES:
         every = math.ceil(len(arrays.train_labels_N) / ORDER_IMAGES)
-        images, train_labels = arrays.train_images_NCHW[::every].copy(), arrays.train_labels_N[::every].copy()
-        more = evaluation.part_of(images, train_labels, device)
-        confusions += [evaluation.evaluate(network, more, arrays.facts, most_classes=MOST_CLASSES).confusion]
-    _check_order(confusions, arrays.class_names, path=sources[teacher.digest])
+        more = scored(arrays.train_images_NCHW[::every].copy(), arrays.train_labels_N[::every].copy())
+        confusions.append(more.confusion)
+    _check_order(confusions, arrays.class_names, path=path)
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
-    judged = Judged(
-        network=teacher.network,
-        part=name,
-        images=len(labels),
-        scores=scores,
-        chance=chance,
-        threshold=threshold,
-        note=note,
-    )
     if scores.balanced_accuracy <= threshold:
-        facts = arrays.facts
-        raise RequestError(
-            f"the teacher in {sources[teacher.digest]} scores as chance: balanced accuracy "
-            f"{scores.balanced_accuracy:.2f} % of {facts.classes} classes on the {name} part.",
-            expected=f"more than {threshold:.2f} % (chance is {chance:.2f} %).",
-            hint=f"its classes must be in this order: {_shown(arrays.class_names)}; "
-            f"images are {facts.size}×{facts.size} pixels, normalised "
-            f"with mean {_rounded(facts.mean)} and std {_rounded(facts.std)}.",
-        )
-    return judged
+        raise _at_chance(scores, arrays, part=name, threshold=threshold, path=path)
+    return Judged(
+        network=teacher.network, part=name, images=len(labels), scores=scores, chance=chance, note=note
+    )
+
+
+def _at_chance(scores: Scores, arrays: Arrays, *, part: str, threshold: float, path: str) -> RequestError:
+    facts = arrays.facts
+    return RequestError(
+        f"the teacher in {path} scores as chance: balanced accuracy {scores.balanced_accuracy:.2f} % of "
+        f"{facts.classes} classes on the {part} part.",
+        expected=f"more than {threshold:.2f} % (chance is {100 / facts.classes:.2f} %).",
+        hint=f"its classes must be in this order: {_shown(arrays.class_names)}; "
+        f"images are {facts.size}×{facts.size} pixels, normalised with mean {_rounded(facts.mean)} and std "
+        f"{_rounded(facts.std)}.",
+    )
 
 
 def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str], *, path: str) -> None:
@@ -146,8 +147,8 @@ def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str]
     right_now, right_then = (
         100 * each.sum() / images for each in (counts_KK.diagonal(), counts_KK[classes, called_K])
     )
-    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved)]
-    order = [class_names[i] for i in np.argsort(called_K)]  # of its outputs
+    pairs = [f"{class_names[i]} as output {called_K[i]}" for i in np.flatnonzero(moved).tolist()]
+    order = [class_names[i] for i in np.argsort(called_K).tolist()]  # of its outputs
     raise RequestError(
         f"the classes of the teacher in {path} are in another order than those of the data: of {images:,} "
         f"images it is right on {right_now:.2f} %, and would be on {right_then:.2f} % with its outputs "

@@ -15,7 +15,7 @@ from tfkd_cli.backends import processes
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import Plan
+from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.training import provenance
@@ -47,11 +47,10 @@ def check_device(device: str) -> None:
         )
 
 
-def trainable(plan: Plan) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:
-    """The missing runs, and those among them that this version plans but cannot train (ImageNet)."""
-    later = [spec for spec in plan.missing if spec.dataset in NOT_TRAINED_YET]
-    now = [spec for spec in plan.missing if spec.dataset not in NOT_TRAINED_YET]
-    return now, later
+def trainable(plan: Plan) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """The runs to do, and those among them that this version plans but cannot train (ImageNet)."""
+    later = [run for run in plan.todo if run.spec.dataset in NOT_TRAINED_YET]
+    return [run for run in plan.todo if run not in later], later
 
 
 def unready(request: Request, runs: Sequence[RunSpec]) -> list[ResolvedData]:

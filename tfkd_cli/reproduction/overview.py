@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
@@ -13,6 +13,9 @@ from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store
+
+if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.queue import QueueState
 
 Shown = Literal["done", "running", "queued", "blocked", "failed", "todo"]
 SHOWN: tuple[Shown, ...] = ("done", "running", "queued", "blocked", "failed", "todo")
@@ -61,39 +64,6 @@ class Overview:
         }
 
 
-# Ends of a job that nobody asked for: without a trace in the store, they are all there is to see.
-DIED = ("FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queued:
-    """What a queue says of a run: `running` or `queued`, its job, its reason."""
-
-    status: Literal["running", "queued", "blocked", "died", "left"]
-    job: str | None = None
-    reason: str = ""
-
-
-def queued(state: str, *, job: str, reason: str) -> Queued:
-    """SLURM's word for a job in ours; a job that has left the queue is judged by the store alone."""
-    if state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"):
-        return Queued(status="running", job=job, reason=reason)
-    waiting = (
-        "PENDING",
-        "REQUEUED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-        "SPECIAL_EXIT",
-        "RESV_DEL_HOLD",
-        "CONFIGURING",
-        "PREEMPTED",
-    )
-    if state in waiting:
-        return Queued(status="queued", job=job, reason=reason)
-    told = f"SLURM: {state}" + (f", {reason}" if reason else "")
-    return Queued(status="died" if state in DIED else "left", job=job, reason=told)
-
-
 def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
     """A campaign for each distinct request in the store, newest first, and notes on unreadable ones.
 
@@ -110,8 +80,8 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
             notes.append(f"{path}: {error.what} Hint: move it away (mv '{path}' '{path}.bad').")
             continue
         campaign = Campaign(request, store, execution, device=device)
-        mark = asking.identity(request)
-        found[mark] = found[mark].with_seeds(request.seeds) if mark in found else campaign
+        same = asking.identity(request)
+        found[same] = found[same].with_seeds(request.seeds) if same in found else campaign
     return list(found.values()), notes
 
 
@@ -119,7 +89,7 @@ def overview(
     made: Sequence[Campaign],
     states: Mapping[str, RunState],
     *,
-    queue: Mapping[str, Queued] | None = None,
+    queue: Mapping[str, QueueState] | None = None,
     names: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Overview:
@@ -129,7 +99,7 @@ def overview(
     seconds = 0.0
     for campaign in made:
         plan = campaign.plan(states)
-        for key, item in plan.items.items():
+        for key, item in plan.runs.items():
             wanted_by = [each for each in item.wanted_by if not names or each in names]
             if wanted_by and key not in specs:
                 specs[key] = item.spec
@@ -143,7 +113,7 @@ def overview(
 
 
 def one_run(
-    store: Store, spec: RunSpec, *, queue: Mapping[str, Queued], notes: Sequence[str] = ()
+    store: Store, spec: RunSpec, *, queue: Mapping[str, QueueState], notes: Sequence[str] = ()
 ) -> Overview:
     """The overview of a single run."""
     state = store.scan([spec.key])[spec.key]
@@ -153,7 +123,7 @@ def one_run(
 def _status(
     spec: RunSpec,
     state: RunState | None,
-    queued: Queued | None,
+    queued: QueueState | None,
     before: Mapping[str, RunStatus],
     tables: tuple[str, ...],
 ) -> RunStatus:
@@ -170,13 +140,13 @@ def _status(
         best_accuracy=result["best"]["accuracy"] if result else None,
         attempts=state.attempts if state else 0,
         message=message,
-        job=queued.job if queued else None,
+        job=queued.job_id if queued else None,
         teachers=tuple(parent.folder for parent in spec.parents),
     )
 
 
 def _shown(
-    spec: RunSpec, state: RunState | None, queued: Queued | None, before: Mapping[str, RunStatus]
+    spec: RunSpec, state: RunState | None, queued: QueueState | None, before: Mapping[str, RunStatus]
 ) -> tuple[Shown, str]:
     """The state of one run: the store first, then the queue, then its teachers."""
     known = state.status if state else "todo"
@@ -189,10 +159,10 @@ def _shown(
         if teacher is not None and teacher.status in ("failed", "blocked"):
             return "blocked", f"its teacher {teacher.run} is {teacher.status}"
     if queued and queued.status in ("queued", "blocked"):
-        return "queued" if queued.status == "queued" else "blocked", queued.reason
+        return "queued" if queued.status == "queued" else "blocked", queued.told
     if known in ("failed", "damaged") and state is not None:
         return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
-    told = queued.reason if queued else ""
+    told = queued.told if queued else ""
     if known == "resumable":
         return "todo", f"resumable; {told}" if told else "resumable"
     return "failed" if queued and queued.status == "died" else "todo", told

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from paper_tables import hyperparameters
 from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
 from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.data import dataset as find_data_set
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import Form, Loss, method
 from tfkd_cli.reproduction.overrides import Overrides
@@ -41,6 +41,9 @@ class Request:
     foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
 
     def __post_init__(self) -> None:
+        for name, known in (("scale", Scale), ("form", Form), ("teacher_seeds", TeacherSeeds)):
+            kind = "--" + name.replace("_", "-") if name == "teacher_seeds" else name
+            object.__setattr__(self, name, canonical(getattr(self, name), get_args(known), kind=kind))
         self._check_loss_overrides()
         if self.foreign_teacher is not None and self.teacher_seeds != "one":
             raise RequestError(

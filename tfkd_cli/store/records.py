@@ -75,25 +75,11 @@ class Numerics(msgspec.Struct):
     arithmetic: str | None = None
 
 
-class SealedNumerics(Record):
+class SealedNumerics(Numerics, forbid_unknown_fields=True):
     """numerics.json; without key and digest where an earlier tfkd wrote it."""
 
     key: str | None = None
     digest: Digest | None = None
-    device: str | None = None
-    device_name: str | None = None
-    threads: Positive | None = None
-    torch: str | None = None
-    arithmetic: str | None = None
-
-
-class Submission(msgspec.Struct):
-    """submission.json: what workers need of it."""
-
-    runs: list[list[FileName]]
-    execution: dict[str, Any]
-    teacher_logits: tuple[str, ...] = ()
-    weights: dict[str, tuple[FileName, ...]] = msgspec.field(default_factory=dict)
 
 
 class Failure(msgspec.Struct):

@@ -7,7 +7,6 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,5 +242,5 @@ class Record:
             "diff": code.diff,
             "commits": self._commits(),
             "versions": provenance.versions(),
-            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished_at": provenance.now(),
         }

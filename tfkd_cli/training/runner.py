@@ -12,7 +12,6 @@ import os
 import socket
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +48,6 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 class Blocked(RunError):  # noqa: N818 - it waits
     """A run cannot start: a parent is not done, or another process is at it."""
 
-    def __init__(self, what: str, *, by: str, hint: str = "") -> None:
-        super().__init__(what, hint=hint)
-        self.by = by
-
 
 def run(
     spec: RunSpec,
@@ -65,6 +60,9 @@ def run(
     weights: Collection[str] = (),
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
+
+    The plan has decided that it is to be done; only what may have changed since is looked at here: whether
+    another process has finished it, or works on it, and whether its teacher is still there.
 
     `stop` is called at each step boundary for a reason to stop. `cache_logits`: other runs use the same
     teacher logits. `weights`: files that a finished run must still have, or it is trained again.
@@ -101,7 +99,6 @@ def check_parents(spec: RunSpec, store: Store) -> None:
         what = f"lacks {spec.teacher.weights}" if state.status == "done" else f"is {state.status}"
         raise Blocked(
             f"{spec.folder} cannot start: its teacher {parent.folder} {what}.",
-            by=parent.folder,
             hint="give the command again; it trains the teacher first.",
         )
 
@@ -116,7 +113,7 @@ def _start_attempt(folder: RunFolder) -> Attempt:
         owner = (
             f"process {other.pid} on {other.host.split()[0]}" if other and other.host else "another process"
         )
-        raise Blocked(f"{folder.name} is being trained by {owner}.", by=folder.name)
+        raise Blocked(f"{folder.name} is being trained by {owner}.")
     return attempt
 
 
@@ -334,7 +331,7 @@ def _recorded(error: BaseException, attempt: Attempt) -> RunError:
             "kind": type(error).__name__,
             "message": str(shown),
             "traceback": trace[-20_000:],
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "at": provenance.now(),
             "log": str(attempt.log_path),
         }
     )

@@ -1,8 +1,8 @@
 """What a backend starts: `python -m tfkd_cli.training.worker STORE SUBMISSION INDEX`.
 
-Three strings say everything; the rest is JSON in the store. On SIGUSR2 or SIGTERM the training state is
-saved at the next step boundary and the worker ends. INDEX is a place in the submission's `runs`; where
-several runs stand there, each gets a worker of its own, `INDEX.MEMBER`.
+Three strings say everything; the rest is JSON in the store (`submission`). On SIGUSR2 or SIGTERM the
+training state is saved at the next step boundary and the worker ends. INDEX is that of a job of the
+submission; where it has several runs, each gets a worker of its own, `INDEX.MEMBER`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from tfkd_cli.errors import RequestError, RunError, TfkdError
-from tfkd_cli.execution import Execution
+from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.regular_files import open_to_append
-from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import Store, files
-from tfkd_cli.store.reading import as_kind
-from tfkd_cli.store.records import Submission
 from tfkd_cli.training import provenance
+from tfkd_cli.training.submission import Job, JobRun, read_job
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -125,46 +119,6 @@ def exit_code(reason: str) -> int:
     return TRY_AGAIN if reason == ASKED else CANCELLED
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A worker's share of a submission."""
-
-    store: Store
-    submission: str
-    index: str
-    execution: Execution
-    folders: tuple[str, ...]
-    cache_logits: bool
-    weights: tuple[str, ...] = ()  # that the only run, if finished, must have
-
-    def spec(self) -> RunSpec:
-        """The spec of the only run."""
-        return self.store.folder(self.folders[0]).spec()
-
-
-def read_job(store: str, submission: str, index: str) -> Job:
-    """What the three strings mean; RequestError when they mean nothing."""
-    place, _, member = index.partition(".")
-    opened = Store.open(Path(store), create=False)
-    path = opened.submission_path(submission) / "submission.json"
-    data = as_kind(opened.submission(submission), Submission, path=path)
-    execution = Execution.from_json(data.execution)
-    try:
-        pack = data.runs[int(place)]
-        folders = tuple(pack if not member else [pack[int(member)]])
-    except (IndexError, ValueError) as error:
-        raise RequestError(
-            f"submission {submission} has no run {index}.",
-            expected=f"{len(data.runs)} places of runs in {path}.",
-        ) from error
-    threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
-    return Job(
-        store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
-        folders=folders, cache_logits=all(name in data.teacher_logits for name in folders),
-        weights=data.weights.get(folders[0], ()),
-    )  # fmt: skip
-
-
 def main(
     store: str,
     submission: str,
@@ -188,10 +142,12 @@ def main(
 
 
 def do(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    """Do the runs of a job that was read already; the exit code."""
-    if len(job.folders) > 1:
+    """Do the runs of a job that was read already; the exit code. TfkdError for a folder of another run."""
+    if len(job.runs) > 1:
         return _do_pack(job, stop=stop, on_stop=on_stop)
-    return _do_run(job, job.spec(), stop=stop, on_stop=on_stop)
+    [run] = job.runs
+    job.store.run(run.spec).declare(run.spec)
+    return _do_run(job, run, stop=stop, on_stop=on_stop)
 
 
 def begin(store: str, submission: str, index: str, environment: Mapping[str, str], log: Path) -> NoReturn:
@@ -204,11 +160,11 @@ def begin(store: str, submission: str, index: str, environment: Mapping[str, str
     sys.exit(main(store, submission, index))
 
 
-def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+def _do_run(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
     try:
         with stop.at_once():
             _prepare_process(job)
-            return _train(job, spec, stop=stop, on_stop=on_stop)
+            return _train(job, run, stop=stop, on_stop=on_stop)
     except Leave:
         return on_stop(stop.reason or TERMINATED)
     except TfkdError as error:
@@ -219,7 +175,7 @@ def _do_run(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int
     return CRASHED
 
 
-def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
     from tfkd_cli.training import preload  # torch: only now, with its threads set
 
     if preload.failure is not None:
@@ -229,23 +185,15 @@ def _train(job: Job, spec: RunSpec, *, stop: Stop, on_stop: Callable[[str], int]
 
     try:
         runner.run(
-            spec, store=job.store, execution=job.execution, stop=stop,
-            cache_logits=job.cache_logits, weights=job.weights,
+            run.spec, store=job.store, execution=job.execution, stop=stop,
+            cache_logits=run.caches_logits, weights=run.weights,
         )  # fmt: skip
     except runner.Interrupted as stopped:
         return on_stop(stopped.reason)
     except runner.Blocked as blocked:
         print(blocked, file=sys.stderr)
-        _note_blocked(job, by=blocked.by, why=blocked.what)
         return TRY_AGAIN
     return DONE
-
-
-def _note_blocked(job: Job, *, by: str, why: str) -> None:
-    path = job.store.submission_path(job.submission) / f"blocked-{job.index}.json"
-    files.write_atomic(
-        path, files.encode_json({"run": job.folders[0], "by": by, "why": why, "at": time.time()})
-    )
 
 
 def _prepare_process(job: Job) -> None:

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
+from tests.planning import planned
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import staging
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import Submitted
-from tfkd_cli.backends.slurm.submit import submit
+from tfkd_cli.backends.slurm.submit import Submitted, submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
 from tfkd_cli.store import Store
 
 COMMANDS = Path(__file__).parents[2] / "fake_slurm" / "commands.py"
-REAL_CONTENTS = staging._contents
+REAL_CONTENTS = staging.contents
 NAMES = ("sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "srun")
 FRESH: dict[str, Any] = {
     "next_id": 1,
@@ -38,11 +38,9 @@ FRESH: dict[str, Any] = {
         "MinJobAge": "300 sec",
     },
     "sinfo": ["main*|2-00:00:00|8|8000|gpu:4", "urgent|infinite|8|8000|gpu:4"],
-    "partitions": ["PartitionName=main MaxCPUsPerNode=UNLIMITED MaxMemPerNode=UNLIMITED"],
     "names": {},
     "accounting": None,
     "max_submit": None,
-    "no_element_updates": False,
     "no_requeue": False,
     "down": False,
     "warn": "",
@@ -107,13 +105,13 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power fails in these tests, and two files stand for the code."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     code = {"tfkd_cli/training/worker.py": b"", "tfkd_cli/staged.json": b'{"commit": "0", "diff": ""}'}
-    monkeypatch.setattr(staging, "_contents", lambda: code)
+    monkeypatch.setattr(staging, "contents", lambda: code)
 
 
 @pytest.fixture
 def whole_code(quick_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real code after all."""
-    monkeypatch.setattr(staging, "_contents", REAL_CONTENTS)
+    monkeypatch.setattr(staging, "contents", REAL_CONTENTS)
 
 
 @pytest.fixture
@@ -159,7 +157,7 @@ def send(store: Store, profile: Profile, execution: Execution) -> Callable[..., 
 
     def with_defaults(specs: Sequence[RunSpec], **more: Any) -> Submitted:
         given = {"store": store, "profile": profile, "execution": execution, **more}
-        return submit(specs, **given)
+        return submit(planned(specs, given["store"]), **given)
 
     return with_defaults
 

@@ -1,15 +1,18 @@
-"""A cap on runs at once: one held array with a dependency per element, or arrays that share it."""
+"""A cap on runs at once, and arrays on hold until it is set what waits for what."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm.submit import Submitted
+from tfkd_cli.methods import CrossEntropy
 from tfkd_cli.spec import RunSpec
 
 Send = Callable[..., Submitted]
@@ -20,38 +23,11 @@ class DiesError(BaseException):
     """The end of the process."""
 
 
-def test_a_cap_is_one_held_array_with_a_dependency_per_element(
+def test_a_cap_holds_over_teachers_and_students_in_one_array(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
-    sent = send(graph(2, 3), jobs=4)
-    assert sent.arrays == (("1", 8),)
+    assert send(graph(2, 3), jobs=4).arrays == (("1", 8),)
     assert fake_slurm.options("1")["array"] == "0-7%4"
-    assert fake_slurm.dependencies("1") == ["", "", *["afterok:1_0"] * 3, *["afterok:1_1"] * 3]
-    assert {each["reason"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"None", "Dependency"}
-    assert [call[1] for call in fake_slurm.calls("scontrol") if call[0] == "update"] == [
-        "jobid=1_[2-4]",
-        "jobid=1_[5-7]",
-    ]
-
-
-def test_a_cap_without_dependencies_needs_no_hold(fake_slurm: Any, send: Send, graph: Graph) -> None:
-    send(graph(5, 0), jobs=2)
-    assert fake_slurm.options("1")["array"] == "0-4%2"
-    assert "hold" not in fake_slurm.options("1")
-
-
-def test_where_the_site_refuses_element_dependencies_the_limit_is_one_of_each_array_and_said(
-    fake_slurm: Any, send: Send, graph: Graph
-) -> None:
-    with fake_slurm.edit() as state:
-        state["no_element_updates"] = True
-    told: list[str] = []
-    sent = send(graph(2, 3), jobs=2, on_event=told.append)
-    assert {each["state"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"CANCELLED"}
-    assert sent.arrays == (("9", 2), ("11", 3), ("14", 3))
-    assert [fake_slurm.options(job)["array"].split("%")[1] for job in ("9", "11", "14")] == ["2", "2", "2"]
-    assert fake_slurm.options("14")["dependency"] == "afterok:9_1"
-    assert "--jobs 2 holds for each of 3 arrays, not for all together" in told[-1]
 
 
 def test_a_limit_over_several_arrays_is_one_of_each_and_said(
@@ -73,7 +49,7 @@ def test_a_limit_counts_the_runs_of_a_pack(
     assert fake_slurm.options("1")["array"] == "0-3%2"
 
 
-def test_a_held_array_whose_sender_died_is_released_by_the_next_command(
+def test_an_array_on_hold_whose_sender_died_is_released_by_the_next_command(
     fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tfkd_cli.backends.slurm import arrays
@@ -84,8 +60,37 @@ def test_a_held_array_whose_sender_died_is_released_by_the_next_command(
     with monkeypatch.context() as patched:
         patched.setattr(arrays, "release", dying)
         with pytest.raises(DiesError):
-            send(graph(1, 2), jobs=2)
+            send(graph(1, 2))
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "JobHeldUser"
-    assert send(graph(1, 2), jobs=2).already == 3
+    assert send(graph(1, 2)).already == 3
     assert fake_slurm.dependencies("1") == ["", "afterok:1_0", "afterok:1_0"]
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "None"
+
+
+def test_students_on_hold_whose_teacher_never_reached_slurm_are_sent_again_with_it(
+    fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tfkd_cli.backends.slurm import sbatch
+
+    path = tmp_path / "shapes.toml"
+    path.write_text('[submit]\n[[resources]]\nstudent = "plain-cnn"\nsubmit = { gpus_per_node = 2 }\n')
+    teacher, *students = graph(1, 2)
+    shapes = profiles.read(path)
+    real = sbatch.submit
+
+    def dying(array: Any, *args: Any, **more: Any) -> Any:
+        if array.number == 2:
+            raise DiesError
+        return real(array, *args, **more)
+
+    first = graph(2, 0)[1]  # asks for what a teacher does, so that students with a teacher go before it
+    student_first = [replace(students[0], teacher=None, loss=CrossEntropy()), teacher, first, *students]
+    with monkeypatch.context() as patched:
+        patched.setattr(sbatch, "submit", dying)
+        with pytest.raises(DiesError):
+            send(student_first, profile=shapes)
+    assert len(fake_slurm.state["jobs"]) == 1
+    send(student_first, profile=shapes)
+    states = [each["state"] for each in fake_slurm.state["jobs"]["1"]["elements"]]
+    assert states == ["PENDING", "CANCELLED", "CANCELLED"]
+    assert fake_slurm.dependencies("6") == ["afterok:4_0"] * 2

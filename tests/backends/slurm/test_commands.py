@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from tfkd_cli.__main__ import main
+from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue, records
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -26,13 +28,13 @@ Tell = Callable[..., str]
 def sent(
     fake_slurm: Any, store: Store, execution: Execution, send: Callable[..., Submitted]
 ) -> tuple[RunSpec, RunSpec]:
-    """A teacher (job 1) and its student (job 2), asked for and submitted, neither of them started."""
+    """A teacher (job 1_0) and its student (job 1_1), asked for and submitted, neither of them started."""
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
-    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
     plan = campaign.plan()
-    student = next(each.spec for each in plan.items.values() if each.spec.parents)
+    student = next(each.spec for each in plan.runs.values() if each.spec.parents)
     [teacher] = student.parents
     send([teacher, student])
     return teacher, student
@@ -59,8 +61,8 @@ def test_a_job_that_died_before_its_first_attempt_is_failed_and_blocks_its_stude
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
     teacher, student = sent
-    fake_slurm.move("1", "OUT_OF_MEMORY", "OutOfMemory")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fake_slurm.move("1_0", "OUT_OF_MEMORY", "OutOfMemory")
+    fake_slurm.move("1_1", "PENDING", queue.NEVER)
     assert status(tfkd, teacher) == ("failed", "SLURM: OUT_OF_MEMORY, OutOfMemory")
     assert status(tfkd, student) == ("blocked", f"its teacher {teacher.folder} is failed")
 
@@ -68,15 +70,15 @@ def test_a_job_that_died_before_its_first_attempt_is_failed_and_blocks_its_stude
 def test_a_cancelled_job_is_work_to_do_and_no_failure(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
-    fake_slurm.move("1", "CANCELLED")
+    fake_slurm.move("1_0", "CANCELLED")
     assert status(tfkd, sent[0]) == ("todo", "SLURM: CANCELLED")
 
 
 def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
 ) -> None:
-    [array, _] = records.known_arrays(store)
-    Path(array.log_of("1")).write_text("module: command not found\n")
+    [array] = records.known_arrays(store)
+    Path(array.log_of("1_0")).write_text("module: command not found\n")
     assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
 
 
@@ -85,7 +87,7 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
 ) -> None:
     teacher, _ = sent
     assert tfkd("cancel", teacher.key[:12]) == "Cancelled 1 jobs.\n"
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fake_slurm.move("1_1", "PENDING", queue.NEVER)
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
     assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
@@ -98,21 +100,21 @@ def test_retry_of_a_run_in_the_queue_submits_nothing_and_says_so(
     teacher, _ = sent
     assert main(["retry", teacher.folder, "--results", str(store.root)]) == 2
     said = capfd.readouterr().err
-    assert f"{teacher.folder} was not submitted: it is in SLURM's queue already, as job 1." in said
-    assert len(fake_slurm.state["jobs"]) == 2
+    assert f"{teacher.folder} was not submitted: it is in SLURM's queue already, as job 1_0." in said
+    assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_a_held_job_is_blocked_with_its_id_and_a_way_out(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], tfkd: Tell
 ) -> None:
-    fake_slurm.move("1", "PENDING", "JobHeldUser")
+    fake_slurm.move("1_0", "PENDING", "JobHeldUser")
     assert status(tfkd, sent[0]) == (
         "blocked",
-        "SLURM holds job 1 (JobHeldUser): `scontrol release 1` lets it go",
+        "SLURM holds job 1_0 (JobHeldUser): `scontrol release 1_0` lets it go",
     )
     [row] = [each for each in json.loads(tfkd("status", "--json"))["runs"] if each["key"] == sent[0].key]
-    assert row["job"] == "1"
-    assert "scontrol release 1" in " ".join(tfkd("status").split())
+    assert row["job"] == "1_0"
+    assert "scontrol release 1_0" in " ".join(tfkd("status").split())
 
 
 def test_a_silent_slurmctld_is_a_note_of_status(
@@ -124,6 +126,24 @@ def test_a_silent_slurmctld_is_a_note_of_status(
         state["down"] = True
     [note] = json.loads(tfkd("status", "--json"))["notes"]
     assert "SLURM does not answer" in note
+
+
+def test_a_command_reads_the_profile_once(
+    fake_slurm: Any, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, paths = profiles.read, list[Path]()
+
+    def noted(path: Path) -> profiles.Profile:
+        paths.append(path)
+        return read(path)
+
+    monkeypatch.setattr(profiles, "read", noted)
+    path = tmp_path / "plain.toml"
+    path.write_text("[submit]\n")
+    command = ["run", "--student", "resnet8", "--method", "baseline", "--dataset", "digits", "--epochs", "1"]
+    assert main([*command, "--cluster", str(path), "--results", str(store.root)]) == 0
+    assert paths == [path]
+    assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_a_wrong_profile_is_refused_before_anything_else(
@@ -146,11 +166,11 @@ def test_cancel_run_takes_the_newest_tfkd_run_and_leaves_the_others(
     sent: tuple[RunSpec, RunSpec],
     tfkd: Tell,
 ) -> None:
-    axes = Axes(dataset="digits", students=("plain-cnn",), methods=("lsr",))
-    request = asking.for_axes(axes, asking.Manner(seeds=(0,)), execution=execution)
+    axes = Axes(dataset="digits", students=("plain-cnn",), methods=("baseline",))
+    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
-    [newest] = [each.spec for each in campaign.plan().items.values()]
+    [newest] = campaign.plan().missing
     send([newest])
     assert "Cancelled 1 jobs" in tfkd("cancel", "run")
     assert status(tfkd, newest)[0] == "todo"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import client
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, lease
 from tfkd_cli.training import runner

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tfkd_cli.backends.slurm import client, job, records
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm import client, job
+from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, lease
-from tfkd_cli.training import worker
+from tfkd_cli.training import submission, worker
 
 Start = Callable[..., int]
 
@@ -49,7 +49,7 @@ def start(
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         monkeypatch.setattr(worker, "do", work)
         with pytest.raises(SystemExit) as caught:
-            job.main(str(store.root), sent.submissions[0], "0")
+            job.main(str(store.root), sent.submission, "0")
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
@@ -74,12 +74,8 @@ def test_a_job_that_is_done_exits_with_0_through_systemexit(start: Start, store:
     assert lives(store) == [("began", ""), ("ended", "done")]
 
 
-def test_the_folder_of_a_run_is_made_by_its_job(
-    start: Start, store: Store, graph: Callable[[int, int], list[RunSpec]]
-) -> None:
+def test_a_submission_makes_no_folder_of_a_run(start: Start, store: Store) -> None:
     assert not store.runs_path.exists()
-    start(ends_with(worker.DONE))
-    assert store.run(graph(1, 0)[0]).spec() == graph(1, 0)[0]
 
 
 def test_near_the_time_limit_it_requeues_itself(start: Start, fake_slurm: Any) -> None:
@@ -125,13 +121,13 @@ def test_an_element_of_an_array_requeues_itself_alone(
 def test_a_signal_that_comes_first_of_all_reaches_the_worker(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare = records.declare_runs
+    read_job = submission.read_job
 
-    def preempted_meanwhile(*args: Any) -> None:
-        declare(*args)
+    def preempted_meanwhile(*args: str) -> submission.Job:
         os.kill(os.getpid(), signal.SIGTERM)
+        return read_job(*args)
 
-    monkeypatch.setattr(records, "declare_runs", preempted_meanwhile)
+    monkeypatch.setattr(submission, "read_job", preempted_meanwhile)
     assert start(lambda job, stop, on_stop: 75 if stop.reason == worker.TERMINATED else 0) == 75
 
 

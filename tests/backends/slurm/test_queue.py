@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.planning import plan_of
 from tfkd_cli.backends.slurm import cancel, queue, records
 from tfkd_cli.backends.slurm import submit as submitting
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import Submitted
+from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
@@ -44,10 +45,10 @@ def test_states_and_reasons_are_those_of_the_newest_job(
 ) -> None:
     teacher, student = graph(1, 1)
     send([teacher, student])
-    fake_slurm.move("1", "FAILED", "NonZeroExitCode")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fake_slurm.move("1_0", "FAILED", "NonZeroExitCode")
+    fake_slurm.move("1_1", "PENDING", queue.NEVER)
     seen = queue.queue_states(store)
-    assert (seen[teacher.folder].state, seen[teacher.folder].job_id) == ("FAILED", "1")
+    assert (seen[teacher.folder].state, seen[teacher.folder].job_id) == ("FAILED", "1_0")
     assert seen[student.folder].stuck
     send([teacher, student])
     assert queue.queue_states(store)[teacher.folder].job_id == "3"
@@ -112,7 +113,7 @@ def test_cancelling_a_part_of_an_array_names_ranges(
     specs = graph(1, 5)
     send(specs)
     assert cancel.cancel(store, [spec.key for spec in (specs[1], specs[2], specs[4])]) == 3
-    assert fake_slurm.calls("scancel") == [["2_[0-1,3]"]]
+    assert fake_slurm.calls("scancel") == [["1_[1-2,4]"]]
     assert cancel.cancel(store, [spec.key for spec in specs]) == 3
     assert cancel.cancel(store, [spec.key for spec in specs]) == 0
 
@@ -122,11 +123,14 @@ def test_retry_points_waiting_students_to_the_new_attempt(
 ) -> None:
     teacher, *students = graph(1, 2)
     send([teacher, *students])
-    fake_slurm.move("1", "FAILED", "NonZeroExitCode")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
-    sent = submitting.retry(teacher, store=store, execution=execution, profile=profile)
+    fake_slurm.move("1_0", "FAILED", "NonZeroExitCode")
+    for student in ("1_1", "1_2"):
+        fake_slurm.move(student, "PENDING", queue.NEVER)
+    sent = submitting.retry(
+        teacher, plan_of([teacher], store), store=store, execution=execution, profile=profile
+    )
     assert (sent.runs, sent.repointed) == (1, 2)
-    assert fake_slurm.dependencies("2") == ["afterok:4"] * 2
+    assert fake_slurm.dependencies("1")[1:] == ["afterok:4"] * 2
 
 
 def test_a_finished_run_is_not_retried(
@@ -139,7 +143,9 @@ def test_a_finished_run_is_not_retried(
 ) -> None:
     finish(graph(1, 0)[0])
     with pytest.raises(RequestError, match="is done"):
-        submitting.retry(graph(1, 0)[0], store=store, execution=execution, profile=profile)
+        submitting.retry(
+            graph(1, 0)[0], plan_of(graph(1, 0), store), store=store, execution=execution, profile=profile
+        )
 
 
 OUT_OF_MEMORY = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes\n"

@@ -14,46 +14,59 @@ from typing import Any
 
 import pytest
 
+from tests.planning import planned
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import Submitted, dry_run
-from tfkd_cli.backends.slurm.submit import submit
+from tfkd_cli.backends.slurm.sending import dry_run
+from tfkd_cli.backends.slurm.submit import Submitted, submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
+from tfkd_cli.training import submission
 
 Send = Callable[..., Submitted]
 Graph = Callable[[int, int], list[RunSpec]]
 
 
-def test_one_array_of_teachers_and_one_of_students_per_teacher(
+def test_teachers_and_students_are_one_array_whose_jobs_wait_each_for_its_own_teacher(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(2, 3))
-    assert sent.arrays == (("1", 2), ("3", 3), ("6", 3))
-    assert sent.calls == len(fake_slurm.calls("sbatch")) == 3
-    assert "dependency" not in fake_slurm.options("1")
-    assert fake_slurm.options("3")["dependency"] == "afterok:1_0"
-    assert fake_slurm.options("6")["dependency"] == "afterok:1_1"
+    assert sent.arrays == (("1", 8),)
+    assert sent.calls == len(fake_slurm.calls("sbatch")) == 1
+    assert fake_slurm.dependencies("1") == ["", "", *["afterok:1_0"] * 3, *["afterok:1_1"] * 3]
+    assert {each["reason"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"None", "Dependency"}
+    assert [call[1] for call in fake_slurm.calls("scontrol") if call[0] == "update"] == [
+        "jobid=1_[2-4]",
+        "jobid=1_[5-7]",
+    ]
 
 
-def test_a_thousand_students_on_twenty_teachers_take_at_most_25_calls(
+def test_a_teacher_with_other_resources_is_another_array_that_its_students_wait_for(
+    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
+) -> None:
+    path = tmp_path / "shapes.toml"
+    path.write_text('[submit]\n[[resources]]\nstudent = "resnet8"\nsubmit = { gpus_per_node = 2 }\n')
+    sent = send(graph(1, 2), profile=profiles.read(path))
+    assert sent.arrays == (("1", 1), ("2", 2))
+    assert fake_slurm.dependencies("2") == ["afterok:1"] * 2
+
+
+def test_runs_that_wait_for_nothing_are_not_sent_on_hold(fake_slurm: Any, send: Send, graph: Graph) -> None:
+    send(graph(3, 0))
+    assert "hold" not in fake_slurm.options("1")
+
+
+def test_a_thousand_students_on_twenty_teachers_take_two_sbatch_calls_and_one_update_for_each_teacher(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(20, 50))
-    assert sent.runs == 1020
-    assert sent.calls <= 25
+    assert (sent.runs, sent.calls) == (1020, 2)
+    assert len([call for call in fake_slurm.calls("scontrol") if call[0] == "update"]) <= 21
     assert len(fake_slurm.calls("squeue")) == 0
-
-
-def test_a_single_teacher_is_no_array_and_its_students_wait_for_the_plain_id(
-    fake_slurm: Any, send: Send, graph: Graph
-) -> None:
-    send(graph(1, 2))
-    assert fake_slurm.options("2")["dependency"] == "afterok:1"
 
 
 def test_a_finished_teacher_never_goes_into_a_dependency(
@@ -69,18 +82,19 @@ def test_a_job_gets_three_strings_by_reference_and_the_rest_is_json(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 1))
-    folder = store.submission_path(sent.submissions[0])
-    delayed = pickle.loads((folder / "array-0001" / "1_submitted.pkl").read_bytes())
+    folder = store.submission_path(sent.submission)
+    delayed = pickle.loads((folder / "array-0001" / "1_1_submitted.pkl").read_bytes())
     assert delayed.function.__module__ == "tfkd_cli.backends.slurm.job"
-    assert delayed.args == (str(store.root.absolute()), sent.submissions[0], "0")
-    assert store.submission(sent.submissions[0])["runs"] == [[spec.folder] for spec in graph(1, 1)]
+    assert delayed.args == (str(store.root.absolute()), sent.submission, "1")
+    job = submission.read_job(str(store.root), sent.submission, "1")
+    assert [run.spec for run in job.runs] == graph(1, 1)[1:]
 
 
 def test_the_same_command_again_submits_nothing(fake_slurm: Any, send: Send, graph: Graph) -> None:
     send(graph(1, 2))
     again = send(graph(1, 2))
     assert (again.calls, again.already) == (0, 3)
-    assert len(fake_slurm.calls("sbatch")) == 2
+    assert len(fake_slurm.calls("sbatch")) == 1
     assert len(fake_slurm.calls("squeue")) == 1
 
 
@@ -90,14 +104,14 @@ def test_a_later_request_waits_for_a_teacher_that_is_queued_already(
     teacher, first, second = graph(1, 2)
     send([teacher, first])
     send([teacher, first, second])
-    assert fake_slurm.options("3")["dependency"] == "afterok:1"
+    assert fake_slurm.dependencies("3") == ["afterok:1_0"]
 
 
 def test_arrays_are_split_at_the_sites_max_array_size(fake_slurm: Any, send: Send, graph: Graph) -> None:
     with fake_slurm.edit() as state:
         state["config"]["MaxArraySize"] = "5"
     sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [1, 5, 5]
+    assert [count for _, count in sent.arrays] == [5, 5, 1]
 
 
 def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
@@ -105,10 +119,8 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
 ) -> None:
     with fake_slurm.edit() as state:
         state["max_submit"] = 7
-    told: list[str] = []
-    sent = send(graph(1, 10), on_event=told.append)
+    sent = send(graph(1, 10))
     assert (sent.runs, len(sent.left_in_plan)) == (7, 4)
-    assert "4 runs stay in the plan" in told[-1]
     with fake_slurm.edit() as state:
         state["max_submit"] = None
     later = send(graph(1, 10))
@@ -183,7 +195,7 @@ def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
     monkeypatch.setattr(sbatch, "submit", lost_answer)
-    assert send(graph(1, 3)).arrays == (("1", 1), ("2", 3))
+    assert send(graph(1, 3)).arrays == (("1", 4),)
     monkeypatch.undo()
 
 
@@ -213,14 +225,12 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
     real = sbatch.submit
 
     def dying(array: Any, *args: Any, **more: Any) -> tuple[str, ...]:
-        if array.number == 2 and where == "before sbatch":
+        if where == "before sbatch":
             raise DiesError
         ids = real(array, *args, **more)
-        if array.number == 2:
-            for path in array.job_folder.glob("*_submitted.pkl"):
-                path.unlink()  # the renaming of the pickles was not reached either
-            raise DiesError
-        return ids
+        for path in array.job_folder.glob(f"{ids[0].split('_')[0]}*_submitted.pkl"):
+            path.unlink()  # the renaming of the pickles was not reached either
+        raise DiesError
 
     with monkeypatch.context() as patched:
         patched.setattr(sbatch, "submit", dying)
@@ -228,12 +238,12 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
             send(graph(1, 3))
     before = len(fake_slurm.state["jobs"])
     sent = send(graph(1, 3))
-    assert before == (1 if where == "before sbatch" else 2)
-    assert len(fake_slurm.state["jobs"]) == 2
-    assert sent.runs == (3 if where == "before sbatch" else 0)
-    assert sent.already == (1 if where == "before sbatch" else 4)
-    pickles = sorted(path.name for path in store.root.glob("submissions/*/array-*/2_*_submitted.pkl"))
-    assert pickles == ["2_0_submitted.pkl", "2_1_submitted.pkl", "2_2_submitted.pkl"]
+    assert before == (0 if where == "before sbatch" else 1)
+    assert len(fake_slurm.state["jobs"]) == 1
+    assert (sent.runs, sent.already) == ((4, 0) if where == "before sbatch" else (0, 4))
+    pickles = sorted(path.name for path in store.root.glob("submissions/*/array-*/1_*_submitted.pkl"))
+    assert pickles == [f"1_{index}_submitted.pkl" for index in range(4)]
+    assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 3]
 
 
 def test_a_job_with_our_id_from_another_cluster_is_not_ours(
@@ -257,26 +267,31 @@ def test_a_vanished_job_is_submitted_again_and_never_called_done(
     assert send(graph(1, 0)).runs == 1
 
 
+def fail_teacher(fake_slurm: Any, *, students: int) -> None:
+    """Let job 1_0 fail, so that those that wait for it wait for ever."""
+    fake_slurm.move("1_0", "FAILED", "NonZeroExitCode")
+    for index in range(students):
+        fake_slurm.move(f"1_{index + 1}", "PENDING", queue.NEVER)
+
+
 def test_a_failed_teacher_sent_again_gets_its_waiting_students_back(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     send(graph(1, 3))
-    fake_slurm.move("1", "FAILED", "NonZeroExitCode")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fail_teacher(fake_slurm, students=3)
     again = send(graph(1, 3))
     assert (again.runs, again.already, again.repointed) == (1, 3, 3)
-    assert fake_slurm.dependencies("2") == ["afterok:5"] * 3
+    assert fake_slurm.dependencies("1")[1:] == ["afterok:5"] * 3
 
 
 def test_a_student_stuck_on_a_teacher_that_is_done_after_all_is_let_go(
     fake_slurm: Any, send: Send, graph: Graph, finish: Callable[[RunSpec], None]
 ) -> None:
     send(graph(1, 2))
-    fake_slurm.move("1", "FAILED", "NonZeroExitCode")
-    fake_slurm.move("2", "PENDING", queue.NEVER)
+    fail_teacher(fake_slurm, students=2)
     finish(graph(1, 2)[0])
     assert send(graph(1, 2)).repointed == 2
-    assert fake_slurm.dependencies("2") == ["", ""]
+    assert fake_slurm.dependencies("1")[1:] == ["", ""]
 
 
 def test_packed_students_wait_by_afterany_for_packed_teachers(
@@ -285,14 +300,15 @@ def test_packed_students_wait_by_afterany_for_packed_teachers(
     path = tmp_path / "packed.toml"
     path.write_text("runs_per_job = 2\n[submit]\n")
     sent = send(graph(2, 4), profile=profiles.read(path))
-    assert sent.arrays == (("1", 2), ("2", 4), ("4", 4))
-    assert fake_slurm.options("2")["dependency"] == "afterany:1"
+    assert sent.arrays == (("1", 10),)
+    assert fake_slurm.dependencies("1") == ["", *["afterany:1_0"] * 4]
 
 
 def _race(root: str, toml: str, cache: str, specs: list[RunSpec], out: Any) -> None:
+    store = Store.open(Path(root), create=True)
     sent = submit(
-        specs,
-        store=Store.open(Path(root), create=True),
+        planned(specs, store),
+        store=store,
         profile=profiles.read(Path(toml)),
         execution=Execution(cache=cache),
     )
@@ -312,14 +328,14 @@ def test_two_terminals_that_ask_for_the_same_submit_it_once(
     for racer in racers:
         racer.join()
     assert counts == [0, 0, 0, 4]
-    assert len(fake_slurm.state["jobs"]) == 2
+    assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_the_submission_says_how_runs_execute_and_which_code(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 0))
-    data = store.submission(sent.submissions[0])
+    data = store.submission(sent.submission)
     staged = store.code_path / data["code"]
     assert data["execution"]["threads"] == 1  # a GPU is asked for: one thread feeds it
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
@@ -350,9 +366,10 @@ def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
 
 def _killed_while_sbatch_is_slow(root: str, toml: str, cache: str, specs: list[RunSpec]) -> None:
     os.setsid()  # so that its sbatch outlives it
+    store = Store.open(Path(root), create=True)
     submit(
-        specs,
-        store=Store.open(Path(root), create=True),
+        planned(specs, store),
+        store=store,
         profile=profiles.read(Path(toml)),
         execution=Execution(cache=cache),
     )
@@ -404,42 +421,17 @@ def _names(fake_slurm: Any) -> list[str]:
     return [json.loads(path.read_text())["name"] for path in paths]
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence", "line"),
-    [
-        ("timeout_min = 9000", "asks for 9000 minutes; partition main allows 2880", "timeout_min = 9000"),
-        ("mem_gb = 16", "asks for 16384 MB of memory; a node of main has 8000", "mem_gb = 16"),
-        ("cpus_per_task = 9", "asks for 9 cores; a node of main has 8", "cpus_per_task = 9"),
-        ("gpus_per_node = 5", "asks for 5 GPUs; a node of main has 4", "gpus_per_node = 5"),
-        ('cpus_per_task = 4\nslurm_mem_per_cpu = "4G"', "asks for 16384 MB", 'slurm_mem_per_cpu = "4G"'),
-    ],
-)
-def test_what_the_partition_cannot_give_is_refused_with_its_line_before_anything_is_sent(
-    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path, text: str, sentence: str, line: str
+def test_a_time_above_the_partitions_limit_is_refused_with_its_line_before_anything_is_sent(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, execution: Execution, tmp_path: Path
 ) -> None:
-    path = tmp_path / "large.toml"
-    path.write_text(f"[submit]\n{text}\n")
-    for sending_or_not in (send, dry):
-        with pytest.raises(RequestError) as caught:
-            sending_or_not(graph(1, 0), profile=profiles.read(path), store=Store(tmp_path / "r"))
-        assert sentence in caught.value.what
-        assert line in caught.value.expected
+    path = tmp_path / "long.toml"
+    path.write_text("[submit]\ntimeout_min = 9000\n")
+    given = {"store": store, "execution": execution, "profile": profiles.read(path)}
+    for sending_or_not in (send, lambda runs, **more: dry_run(planned(runs, store), **more)):
+        with pytest.raises(RequestError, match="time of 9000; its partition allows 2880 m") as caught:
+            sending_or_not(graph(1, 0), **given)
+        assert caught.value.expected == f"{path}, line 2: timeout_min = 9000"
     assert fake_slurm.calls("sbatch") == []
-
-
-def dry(specs: list[RunSpec], **more: Any) -> list[str]:
-    return dry_run(specs, execution=Execution(cache=""), **more)
-
-
-def test_a_limit_of_the_partition_counts_too(
-    fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
-) -> None:
-    with fake_slurm.edit() as state:
-        state["partitions"] = ["PartitionName=main MaxCPUsPerNode=2 MaxMemPerNode=UNLIMITED"]
-    path = tmp_path / "large.toml"
-    path.write_text("[submit]\ncpus_per_task = 4\n")
-    with pytest.raises(RequestError, match="a node of main has 2"):
-        send(graph(1, 0), profile=profiles.read(path))
 
 
 @pytest.mark.parametrize(

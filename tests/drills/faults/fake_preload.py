@@ -10,14 +10,16 @@ from typing import Any
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Attempt, files
 from tfkd_cli.training import worker
+from tfkd_cli.training.submission import Job, JobRun
 
 
-def train(job: worker.Job, spec: RunSpec, *, stop: worker.Stop, on_stop: Callable[[str], int]) -> int:
+def train(job: Job, run: JobRun, *, stop: worker.Stop, on_stop: Callable[[str], int]) -> int:
     """One step, one state, one result, through the real store."""
-    run = job.store.run(spec)
-    if run.result() is not None:
+    spec = run.spec
+    folder = job.store.run(spec)
+    if folder.result() is not None:
         return worker.DONE
-    attempt = run.claim_attempt(owner={})
+    attempt = folder.claim_attempt(owner={})
     if attempt is None:
         return worker.TRY_AGAIN
     attempt.cut_metrics(0)

@@ -2,76 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import client
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.plan import PlannedRun
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.queue import QueueState
     from tfkd_cli.backends.slurm.records import Array
 
-Pack = tuple[RunSpec, ...]
+Pack = tuple[PlannedRun, ...]
 """The runs of one job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Jobs that request the same resources and wait for the same runs: one array."""
+def group_runs(
+    runs: Sequence[PlannedRun], *, profile: Profile, unfinished: frozenset[str], size: int
+) -> list[tuple[Pack, ...]]:
+    """The jobs of each array: at most `size` that request the same resources, teachers first as in `runs`.
 
-    options: Mapping[str, Any]  # of sbatch
-    packs: tuple[Pack, ...]
-    parents: frozenset[str] = frozenset()  # folders of unfinished runs
-
-    @property
-    def runs(self) -> tuple[RunSpec, ...]:
-        """All its runs, in order."""
-        return tuple(run for pack in self.packs for run in pack)
-
-
-def group_runs(specs: Sequence[RunSpec], *, profile: Profile, unfinished: frozenset[str]) -> list[Group]:
-    """Groups by (resources, parents in `unfinished`), such that a group never waits for a later one.
-
-    `specs` are in topological order. Runs with the same parents have the same depth, so ordering groups by
-    depth puts parents first.
+    The runs of a job wait for the same parents (those in `unfinished`), so that it has one dependency.
     """
-    depth: dict[str, int] = {}
-    members: dict[tuple[int, str, frozenset[str]], list[RunSpec]] = {}
-    for spec in specs:
-        parents = frozenset(parent.folder for parent in spec.parents) & unfinished
-        depth[spec.folder] = 1 + max((depth.get(parent, -1) for parent in parents), default=-1)
-        shape = repr(sorted(profile.submit_for(spec).items()))
-        members.setdefault((depth[spec.folder], shape, parents), []).append(spec)
-    size = profile.runs_per_job
+    alike: dict[tuple[str, frozenset[str]], list[PlannedRun]] = {}
+    for run in runs:
+        shape = repr(sorted(profile.submit_for(run.spec).items()))
+        parents = frozenset(parent.folder for parent in run.spec.parents) & unfinished
+        alike.setdefault((shape, parents), []).append(run)
+    packs: dict[str, list[Pack]] = {}
+    for (shape, _), members in alike.items():
+        step = profile.runs_per_job
+        jobs = [tuple(members[start : start + step]) for start in range(0, len(members), step)]
+        packs.setdefault(shape, []).extend(jobs)
     return [
-        Group(
-            options=profile.submit_for(runs[0]),
-            packs=tuple(tuple(runs[start : start + size]) for start in range(0, len(runs), size)),
-            parents=parents,
-        )
-        for (_, _, parents), runs in sorted(members.items(), key=lambda item: item[0][0])
-    ]
-
-
-def split(groups: Sequence[Group], size: int) -> Iterator[Group]:
-    """The same groups, none with more than `size` jobs."""
-    for group in groups:
-        for start in range(0, len(group.packs), size):
-            packs = group.packs[start : start + size]
-            yield Group(options=group.options, packs=packs, parents=group.parents)
-
-
-def one_per_shape(groups: Sequence[Group]) -> list[Group]:
-    """For a limit on runs at once: all jobs with the same resources in one array, parents first."""
-    merged: dict[str, list[Group]] = {}
-    for group in groups:
-        merged.setdefault(repr(sorted(group.options.items())), []).append(group)
-    return [
-        Group(options=each[0].options, packs=tuple(pack for group in each for pack in group.packs))
-        for each in merged.values()
+        tuple(jobs[start : start + size]) for jobs in packs.values() for start in range(0, len(jobs), size)
     ]
 
 
@@ -108,34 +73,46 @@ def dependency(parents: Iterable[Element]) -> str:
     return ",".join(":".join([kind, *ids]) for kind, ids in named if ids)
 
 
-def release(array: Array, *, elements: Mapping[str, Element], done: frozenset[str]) -> None:
-    """Give each element of a held array its own dependency, then let the array go.
+def set_dependencies(
+    array: Array, pending: Iterable[int], *, elements: Mapping[str, Element], done: frozenset[str]
+) -> tuple[list[int], list[int]]:
+    """Let these jobs of an array wait for their unfinished parents: indices set, and those that cannot be.
 
-    SlurmError where the site refuses dependencies per element.
+    `elements` are the active jobs by the folders of their runs, `done` the folders of finished runs. A job
+    whose parent is in neither has nothing to wait for.
     """
-    wanted = {}
-    for index, after in enumerate(array.after):
-        parents = [elements[folder] for folder in after if folder not in done and folder in elements]
-        if parents:
-            wanted[index] = dependency(parents)
-    _update(array, wanted)
-    client.ask(["scontrol", "release", array.base_id])
-    array.mark_released()
+    by_expression: dict[str, list[int]] = {}
+    orphans = []
+    for index in pending:
+        parents = [folder for folder in array.after[index] if folder not in done]
+        if all(folder in elements for folder in parents):
+            text = dependency(elements[folder] for folder in parents)
+            by_expression.setdefault(text, []).append(index)
+        else:
+            orphans.append(index)
+    for text, indices in by_expression.items():
+        client.ask(["scontrol", "update", f"jobid={array.named(indices)}", f"dependency={text}"])
+    return [index for indices in by_expression.values() for index in indices], orphans
 
 
-def release_forgotten(
-    arrays: Sequence[Array],
-    *,
-    states: Mapping[str, QueueState],
-    elements: Mapping[str, Element],
-    done: frozenset[str],
+def release(
+    array: Array, pending: Sequence[int], *, elements: dict[str, Element], done: frozenset[str]
 ) -> None:
-    """A sender that died between sbatch and release left an array on hold: finish its work."""
-    for array in arrays:
-        if array.ids and not array.released:
-            if any(states[pack[0]].state == "PENDING" for pack in array.packs if pack[0] in states):
-                release(array, elements=elements, done=done)
-            array.mark_released()
+    """Give each pending job of an array on hold its dependency, then let the array go.
+
+    Jobs whose parent SLURM did not take are cancelled, and their runs leave `elements`.
+    """
+    _, orphans = set_dependencies(
+        array, [index for index in pending if array.after[index]], elements=elements, done=done
+    )
+    if orphans:
+        client.ask(["scancel", array.named(orphans)])
+        for index in orphans:
+            for folder in array.packs[index]:
+                elements.pop(folder, None)
+    if len(pending) > len(orphans):
+        client.ask(["scontrol", "release", array.base_id])
+    array.record_release()
 
 
 def repoint(
@@ -148,30 +125,16 @@ def repoint(
 ) -> int:
     """Let waiting students wait for the new job of a teacher that was sent again; how many were re-pointed.
 
-    `elements` are the active jobs, `done` and `renewed` folders of runs. A student that waits for a failed
-    teacher waits for ever otherwise: SLURM does not revive it when the teacher is requeued.
+    `renewed` are the folders of runs sent again. A student that waits for a failed teacher waits for ever
+    otherwise: SLURM does not revive it when the teacher is requeued.
     """
     count = 0
     for array in arrays:
-        wanted = {}
-        for index, job_id, pack, after in array.jobs():
-            state = states.get(pack[0])
-            if state is None or state.job_id != job_id or state.state != "PENDING" or not after:
-                continue
-            if not (state.stuck or renewed.intersection(after)):
-                continue
-            unfinished = [folder for folder in after if folder not in done]
-            if all(folder in elements for folder in unfinished):
-                wanted[index] = dependency(elements[folder] for folder in unfinished)
-        _update(array, wanted)
-        count += len(wanted)
+        waiting = [
+            index
+            for index in array.pending(states)
+            if array.after[index]
+            and (states[array.packs[index][0]].stuck or renewed.intersection(array.after[index]))
+        ]
+        count += len(set_dependencies(array, waiting, elements=elements, done=done)[0])
     return count
-
-
-def _update(array: Array, wanted: Mapping[int, str]) -> None:
-    """Set the dependency of each element in `wanted` (index → expression, "" for none)."""
-    by_expression: dict[str, list[int]] = {}
-    for index, text in wanted.items():
-        by_expression.setdefault(text, []).append(index)
-    for text, indices in by_expression.items():
-        client.ask(["scontrol", "update", f"jobid={array.named(indices)}", f"dependency={text}"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tfkd_cli.backends.slurm import client, sbatch, site
 from tfkd_cli.backends.slurm.client import SlurmError
@@ -32,10 +33,10 @@ def doctor(profile: Profile) -> list[Check]:
 
 
 def _checks(profile: Profile) -> Iterator[Check]:
-    missing = [each for each in client.COMMANDS if not client.present(each)]
-    if missing:
-        hint = "go to a login node of the cluster."
-        yield Check("commands", "bad", f"not on PATH: {', '.join(missing)}", hint)
+    try:
+        client.require()
+    except RequestError as error:
+        yield Check("commands", "bad", error.what, error.expected)
         return
     yield Check("commands", "ok", ", ".join(client.COMMANDS))
     try:
@@ -45,11 +46,9 @@ def _checks(profile: Profile) -> Iterator[Check]:
         return
     version, name = here.config.get("SLURM_VERSION", ""), here.config.get("ClusterName", "?")
     yield Check("slurmctld", "ok", f"SLURM {version} on {name}")
-    profile, used = profile.with_environment()
-    if used:
-        yield Check("environment", "ok", f"{', '.join(used)} fill what the profile leaves open")
-    if ignored := client.ignored_variables(used):
-        yield Check("environment", "note", f"{', '.join(ignored)} would win over the profile: ignored")
+    told: list[str] = []
+    profile = profile.in_this_environment(told.append)
+    yield from (Check("environment", "note", text) for text in told)
     yield from _config(here)
     yield _partition(profile, here)
     yield from _account(profile)
@@ -116,9 +115,11 @@ def _account(profile: Profile) -> Iterator[Check]:
 
 
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:
-    """One request that the profile can make: against the partition's limits, then by `sbatch --test-only`."""
-    for option, sentence in site.beyond(options, here):
-        return Check(label, "bad", sentence, profile.line_of(option))
+    """One request that the profile can make, judged by `sbatch --test-only`."""
+    try:
+        sbatch.check_time(options, profile=profile, here=here)
+    except RequestError as error:
+        return Check(label, "bad", error.what, error.expected)
     filled = site.fill_in(options, here)
     given = sbatch.parameters(
         filled, setup=[], name="tfkd-doctor", minutes=site.time_limit(None, filled, here), at_once=1
@@ -151,7 +152,10 @@ def starter(name: str, path: Path) -> Path:
     ]
     if partition is not None:
         filled = site.fill_in({"partition": partition.name}, here)
-        lines += [f"slurm_{option} = {_toml(value)}" for option, value in filled.items()]
+        lines += [
+            f"slurm_{option} = {value if isinstance(value, int) else json.dumps(_plain(value))}"
+            for option, value in filled.items()
+        ]
     lines += [
         '# slurm_account = "…"',
         "# timeout_min = 240 # left out: 1.5 × the estimate, at most the partition's limit",
@@ -167,7 +171,3 @@ def starter(name: str, path: Path) -> Path:
 
 def _plain(text: str) -> str:
     return re.sub(r'[\\"\x00-\x1f]', " ", text)
-
-
-def _toml(value: Any) -> str:
-    return str(value) if isinstance(value, int) else f'"{_plain(str(value))}"'

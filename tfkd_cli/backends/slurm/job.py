@@ -16,7 +16,8 @@ from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.store import attempts, files, lease
-from tfkd_cli.training import worker
+from tfkd_cli.training import provenance, submission, worker
+from tfkd_cli.training.submission import Job
 
 # Until a result written on another node is seen here: NFS keeps attributes for a minute.
 PARENT_SECONDS = 90.0
@@ -24,23 +25,22 @@ DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
 _MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
 
 
-def main(store: str, submission: str, index: str) -> NoReturn:
-    """Do the runs at `index` of a submission. SystemExit leaves no result pickle of submitit behind:
+def main(store: str, name: str, index: str) -> NoReturn:
+    """Do the runs of job `index` of submission `name`. SystemExit leaves no result pickle of submitit behind:
     result.json is the only proof, and a pickle cut short by a kill would fail every later attempt."""
     os.environ[lease.JOB_VARIABLE] = job_id()
-    code = _main(store, submission, index)
+    code = _main(store, name, index)
     # A warning in the last moment, when Python has removed its handlers, must not fail a finished job.
     for number in worker.HEARD:
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
-def _main(store: str, submission: str, index: str) -> int:
+def _main(store: str, name: str, index: str) -> int:
     stop = worker.Stop()
     stop.listen()  # first of all: submitit's own handlers ignore SIGTERM
     try:
-        job = worker.read_job(store, submission, index)
-        records.declare_runs(job.store, submission, int(index), job.folders)
+        job = submission.read_job(store, name, index)
         lives = Lives(job)
     except TfkdError as error:
         print(error, file=sys.stderr)
@@ -56,11 +56,11 @@ def _main(store: str, submission: str, index: str) -> int:
     return lives.crashed() if code == worker.CRASHED else lives.ended(code)
 
 
-def _wait_for_parents(job: worker.Job, stop: worker.Stop) -> None:
+def _wait_for_parents(job: Job, stop: worker.Stop) -> None:
     """SLURM says they are done; give the file system time to show it."""
     deadline = time.monotonic() + PARENT_SECONDS
-    for folder in job.folders:
-        for parent in job.store.folder(folder).spec().parents:
+    for run in job.runs:
+        for parent in run.spec.parents:
             while job.store.run(parent).state().status in ("running", "resumable") and not stop():
                 if time.monotonic() > deadline:
                     return
@@ -70,7 +70,7 @@ def _wait_for_parents(job: worker.Job, stop: worker.Stop) -> None:
 class Lives:
     """The past of one job of a submission, and what follows from it."""
 
-    def __init__(self, job: worker.Job) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         self._folder = job.store.submission_path(job.submission)
         files.make_folder(self._folder / "lives")
@@ -129,7 +129,7 @@ class Lives:
             folder = self._job.store.folder(name)
             if folder.attempts() and folder.result() is None:
                 message = f"given up: {verdict.given_up}."
-                failure = {"kind": "GivenUp", "message": message, "at": time.time(), "job": job_id()}
+                failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
                 files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
 
     def _note(self, event: str, *, cause: str) -> None:
@@ -140,7 +140,7 @@ class Lives:
             "job": job_id(),
             "restart": restarts(),
             "node": os.environ.get("SLURMD_NODENAME", ""),
-            "at": time.time(),
+            "at": provenance.now(),
         }
         path = records.lives_path(self._folder, int(self._job.index))
         files.append(path, files.encode_json(line, indent=None))

@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,7 +20,8 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 
 from tfkd_cli import schema
-from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, asked_minutes
+from tfkd_cli.backends.slurm import client
+from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.regular_files import expanded, open_regular
 from tfkd_cli.schema import Meta, Record
@@ -40,9 +41,7 @@ GENERIC = {
 }
 FAMILIES = (MEMORY, CPUS, GPUS)
 # Options with a key of their own that may also stand among the additional parameters.
-_OWN_KEY = frozenset(
-    {"time", "partition", "account", "qos", "constraint", "nodes", "ntasks_per_node", *MEMORY, *CPUS, *GPUS}
-)
+_OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *MEMORY, *CPUS, *GPUS})
 # What tfkd sets itself, and why a profile may not.
 OURS = {
     "name": "tfkd finds its jobs by their name",
@@ -53,6 +52,7 @@ OURS = {
     "array_parallelism": "use --jobs",
     "num_gpus": "use gpus_per_node",
     "stderr_to_stdout": "one ordered log is always written",
+    **dict.fromkeys(("nodes", "ntasks_per_node"), "a run is one process; runs_per_job packs several"),
     **dict.fromkeys(("array", "output", "error", "hold", "signal", "ntasks"), "tfkd sets it itself"),
 }
 # What a user has set for all submissions fills what a profile leaves open.
@@ -143,15 +143,19 @@ class Profile:
                 return f"{self.path}, line {number}: {line.strip()}"
         return f"{self.path}, [submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
 
-    def with_environment(self) -> tuple[Profile, list[str]]:
-        """The profile, silent options filled from SBATCH_ACCOUNT and the like; the variables so used."""
+    def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
+        """The profile, with SBATCH_ACCOUNT and the like for open options; tells what is used or ignored."""
         used = {
             option: name
             for name, option in _FROM_ENVIRONMENT.items()
             if os.environ.get(name) and option not in self.submit
         }
+        if used:
+            tell(f"from your environment: {', '.join(sorted(used.values()))}.")
+        if ignored := client.ignored_variables([*used.values()]):
+            tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
         values = {option: os.environ[name] for option, name in used.items()}
-        return replace(self, submit={**values, **self.submit}), sorted(used.values())
+        return replace(self, submit={**values, **self.submit})
 
 
 def overlaid(base: Options, more: Options) -> dict[str, Any]:
@@ -171,14 +175,13 @@ def find(name: str) -> Profile:
 
 def clusters() -> list[Profile]:
     """All profiles there are; one that cannot be read says why in its description."""
-    return [_read_or_say(path) for _, path in sorted(_known_paths().items())]
-
-
-def _read_or_say(path: Path) -> Profile:
-    try:
-        return read(path)
-    except RequestError as error:
-        return Profile(name=path.stem, path=path, description=f"not usable: {error.what}")
+    found = []
+    for _, path in sorted(_known_paths().items()):
+        try:
+            found.append(read(path))
+        except RequestError as error:
+            found.append(Profile(name=path.stem, path=path, description=f"not usable: {error.what}"))
+    return found
 
 
 def _known_paths() -> dict[str, Path]:
@@ -243,8 +246,6 @@ def _resources(path: Path, data: _ForRuns) -> Resources:
 def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The table under one name for each option; RequestError for what neither submitit nor tfkd can take."""
     for key, value in ((key, leaf) for key, given in data.items() for leaf in _leaves(given)):
-        if not isinstance(value, str | int | float):
-            _refuse(path, f"{key} is a date or time to TOML", expected="text in quotes, or a number.")
         # The only shell of a profile is `setup`: no other value may end a line of the sbatch script.
         if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
             _refuse(path, f"{key} holds a control character", expected="one line of text.")
@@ -262,26 +263,8 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
     for key, value in more.items():
         option = key.replace("-", "_")
         given = overlaid(given, {option if option in _OWN_KEY else f"--{key}": value})
-        keys[option] = key
-    return _checked(path, given, keys)
-
-
-def _checked(path: Path, given: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """The values that tfkd itself calculates with; sbatch judges all others."""
-    for option in ("nodes", "ntasks_per_node"):
-        if given.get(option, 1) != 1:
-            expected = "1: a run is one process; runs_per_job packs several."
-            _refuse(path, f"{keys[option]} is {given[option]}", expected=expected)
     if keys.get("mem") == "mem_gb":
-        gigabytes = given["mem"]
-        if not 0 < gigabytes < 1 << 20:
-            _refuse(path, f"mem_gb is {gigabytes!r}", expected='gigabytes; slurm_mem = "500MB" takes units.')
-        given["mem"] = f"{gigabytes:.0f}GB" if gigabytes == int(gigabytes) else f"{gigabytes * 1024:.0f}MB"
-    try:
-        asked_minutes(given.get("time", 1))
-    except ValueError:
-        expected = 'minutes, or a time of sbatch: "1-12:00:00".'
-        _refuse(path, f"{keys['time']} is {given['time']}", expected=expected)
+        given["mem"] = f"{given['mem'] * 1024:.0f}MB"
     for option in ("setup", "srun_args"):
         if not isinstance(given.get(option, []), list):
             _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")

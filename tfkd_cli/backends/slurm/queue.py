@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.backends.slurm import client, records
 from tfkd_cli.errors import RunError
@@ -30,6 +30,9 @@ _LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 _ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED
 REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"""
 ACTIVE = frozenset(_ACTIVE.split())
+AT_WORK = frozenset(["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"])
+# Ends of a job that nobody asked for: without a trace in the store, they are all there is to see.
+DIED = frozenset(["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"])
 VANISHED = "VANISHED"
 NEVER = "DependencyNeverSatisfied"
 
@@ -80,6 +83,24 @@ class QueueState:
     def stuck(self) -> bool:
         """Whether it waits for a teacher that has failed, and will wait for ever."""
         return self.state == "PENDING" and self.reason == NEVER
+
+    @property
+    def status(self) -> Literal["running", "queued", "blocked", "died", "left"]:
+        """The same in fewer words; a job that has `left` the queue is judged by the store alone."""
+        if self.way_out:
+            return "blocked"
+        if self.state in AT_WORK:
+            return "running"
+        if self.active or self.state == "PREEMPTED":
+            return "queued"
+        return "died" if self.state in DIED else "left"
+
+    @property
+    def told(self) -> str:
+        """Why it is in this state, as `tfkd status` says it."""
+        if self.status in ("died", "left"):
+            return f"SLURM: {self.state}" + (f", {self.reason}" if self.reason else "")
+        return self.way_out or self.reason
 
     @property
     def way_out(self) -> str:
@@ -155,10 +176,8 @@ def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> Queue:
             key = f"{array.name}_{index}"
             state = _current(array, job_id, jobs) or forgotten.get(job_id)
             if state is None:
-                state = ended.get(key) or _by_records(store, array, index, job_id)
-            elif not state.active:
-                state = _explained(state, array, index)
-            states[key] = state
+                state = ended.get(key) or QueueState(VANISHED, "", job_id)
+            states[key] = state if state.active else _explained(state, store, array, index)
     _keep(store, states, asked=time.time())
     return _by_run(arrays, states)
 
@@ -216,36 +235,29 @@ def parse_sacct(text: str) -> Jobs:
     return rows
 
 
-def _explained(state: QueueState, array: Array, index: int) -> QueueState:
-    """Through srun a job killed for its memory is only FAILED; its log, or the job itself, says why."""
-    if state.state == "COMPLETED":
+def _explained(state: QueueState, store: Store, array: Array, index: int) -> QueueState:
+    """The end of a job, with what its log and the job itself say of it.
+
+    Through srun a job killed for its memory is only FAILED, and SLURM soon forgets a job.
+    """
+    vanished = state.state == VANISHED
+    if state.state == "COMPLETED" or (vanished and _done(store, array.packs[index])):
         return state
-    why, _ = _last_words(array.log_of(state.job_id))
-    if not why and state.state == "FAILED":
-        why = _of_life(array, index)[1]
-    return replace(state, reason=why) if why else state
-
-
-def _by_records(store: Store, array: Array, index: int, job_id: str) -> QueueState:
-    """The end of a job that SLURM has forgotten, from what the job itself and its log say."""
-    gone = QueueState(VANISHED, "", job_id)
-    if _done(store, array.packs[index]):
-        return gone
-    (why, last), (failed, cause) = _last_words(array.log_of(job_id)), _of_life(array, index)
-    if not cause and last:  # no life at all, and yet a log
+    why, last = _last_words(array.log_of(state.job_id))
+    failed, cause = False, ""
+    if lives := array.lives_of(index):
+        event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
+        failed = event == "began" or cause in FAILURES
+        cause = f"its job ended: {cause}"
+        if event == "began":
+            cause = "it was killed, or its node died, and it could not say why"
+    elif vanished and last:
         failed, cause = True, f"it ended before its run began: {last}"
-    return QueueState("FAILED", why or cause, job_id) if failed else replace(gone, reason=cause)
-
-
-def _of_life(array: Array, index: int) -> tuple[bool, str]:
-    """Whether the last life of a job was a failure, and how it ended; no cause where there was no life."""
-    lives = array.lives_of(index)
-    if not lives:
-        return False, ""
-    event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
-    if event == "began":
-        return True, "it was killed, or its node died, and it could not say why"
-    return cause in FAILURES, f"its job ended: {cause}"
+    if vanished and failed:
+        state = replace(state, state="FAILED")
+    if state.state in (VANISHED, "FAILED"):
+        why = why or cause
+    return replace(state, reason=why) if why else state
 
 
 def _last_words(log: Path) -> tuple[str, str]:

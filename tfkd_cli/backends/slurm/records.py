@@ -1,10 +1,9 @@
-"""What a submission writes down: an intent before each sbatch, the job ids after it, how jobs ended.
+"""What SLURM adds to a submission: an intent before each sbatch, the job ids after it, how jobs ended.
 
-    submissions/<id>/submission.json      runs and execution settings (`backends.submit`)
-    submissions/<id>/specs/0000.json      what the runs are, 200 jobs a file: {folder: spec}
+    submissions/<id>/…                    runs and execution settings (`training.submission`)
     submissions/<id>/arrays/0001.json     intent: the name, which jobs, what they wait for
     submissions/<id>/arrays/0001.sent     the job ids that sbatch gave
-    submissions/<id>/arrays/0001.released a held array's dependencies are set and it may start
+    submissions/<id>/arrays/0001.released the array was on hold; its dependencies are set and it may start
     submissions/<id>/array-0001/          submitit's folder: script, pickles, logs
     submissions/<id>/lives/3.jsonl        each start and end of the job with index 3, as the job notes them
     submissions/queue.json                what SLURM last said of each job (`queue`)
@@ -15,7 +14,7 @@ All but the last are written once; a crash in between is repaired from SLURM's o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,14 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tfkd_cli.backends.slurm.arrays import ranges
 from tfkd_cli.errors import RunError
 from tfkd_cli.schema import Count, Meta, Record
-from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.queue import QueueState
     from tfkd_cli.store import Store
-
-BACKEND = "slurm"
-SPECS_PER_FILE = 200  # jobs; 1,000 folders with a spec.json each, forced to the disk, would take 15 s here
 
 
 class _Intent(Record):
@@ -40,7 +36,6 @@ class _Intent(Record):
     first: Count
     packs: tuple[tuple[str, ...], ...]
     after: tuple[tuple[str, ...], ...]
-    held: bool
 
 
 class _Sent(Record):
@@ -58,8 +53,7 @@ class Array:
     packs: tuple[tuple[str, ...], ...]  # folders of the runs of each element
     folder: Path  # of the submission
     after: tuple[tuple[str, ...], ...] = ()  # folders each element waits for
-    first: int = 0  # index of the first element in the submission's runs
-    held: bool = False
+    first: int = 0  # index of the first element among the submission's jobs
     ids: tuple[
         str, ...
     ] = ()  # of each element: `12_0`, or `12` for a single job; empty before sbatch answered
@@ -80,13 +74,25 @@ class Array:
         return self.ids[0].split("_")[0]
 
     @property
-    def released(self) -> bool:
-        """Whether a held array was let go."""
-        return not self.held or self._record("released").exists()
+    def on_hold(self) -> bool:
+        """Whether it was sent on hold, as all arrays whose jobs wait for others, and not released yet."""
+        return any(self.after) and not self._record("released").exists()
 
     def jobs(self) -> Iterator[tuple[int, str, tuple[str, ...], tuple[str, ...]]]:
         """(index, job id, folders of its runs, folders it waits for) of each element that SLURM was given."""
         yield from zip(range(len(self.ids)), self.ids, self.packs, self.after, strict=False)
+
+    def count(self, folders: Collection[str]) -> int:
+        """How many of its runs are among `folders`."""
+        return sum(folder in folders for pack in self.packs for folder in pack)
+
+    def pending(self, states: Mapping[str, QueueState]) -> list[int]:
+        """The elements that SLURM has not started yet, by what it says of each run's newest job."""
+        return [
+            index
+            for index, job_id, pack, _ in self.jobs()
+            if (state := states.get(pack[0])) and state.job_id == job_id and state.state == "PENDING"
+        ]
 
     def named(self, indices: Sequence[int]) -> str:
         """`12` for a whole array, `12_3` or `12_[0-4,7]` for a part of it."""
@@ -103,16 +109,16 @@ class Array:
         """The starts and ends that an element noted; damaged lines are left out."""
         return read_lives(self.folder, self.first + index)
 
-    def mark_sent(self, ids: Sequence[str]) -> None:
+    def record_ids(self, ids: Sequence[str]) -> None:
         """Write down what sbatch gave."""
         self.ids = tuple(ids)
         files.create_once(self._record("sent"), files.encode_json({"ids": list(ids)}, indent=None))
 
-    def mark_released(self) -> None:
+    def record_release(self) -> None:
         """Write down that its dependencies are set and it was released."""
         files.create_once(self._record("released"), files.encode_json({}))
 
-    def declare(self) -> None:
+    def record_intent(self) -> None:
         """Write the intent."""
         self._record("json").parent.mkdir(parents=True, exist_ok=True)
         intent = {
@@ -120,34 +126,11 @@ class Array:
             "first": self.first,
             "packs": [list(pack) for pack in self.packs],
             "after": [list(each) for each in self.after],
-            "held": self.held,
         }
         files.create_once(self._record("json"), files.encode_json(intent, indent=None))
 
     def _record(self, suffix: str) -> Path:
         return self.folder / "arrays" / f"{self.number:04d}.{suffix}"
-
-
-def write_specs(folder: Path, packs: Sequence[Sequence[RunSpec]]) -> None:
-    """Keep what the runs of each job are; the job itself makes the run's folder."""
-    files.make_folder(folder / "specs")
-    for start in range(0, len(packs), SPECS_PER_FILE):
-        chunk = {
-            spec.folder: spec.to_json() for pack in packs[start : start + SPECS_PER_FILE] for spec in pack
-        }
-        files.create_once(_specs_path(folder, start), files.encode_json(chunk, indent=None))
-
-
-def declare_runs(store: Store, submission: str, index: int, folders: Sequence[str]) -> None:
-    """Make the folders of a job's runs, where they are not there yet."""
-    chunk = reading.read_as(_specs_path(store.submission_path(submission), index), dict[str, Any]) or {}
-    for name in folders:
-        if name in chunk:
-            store.folder(name).declare(RunSpec.from_json(chunk[name]))
-
-
-def _specs_path(folder: Path, index: int) -> Path:
-    return folder / "specs" / f"{index // SPECS_PER_FILE:04d}.json"
 
 
 def lives_path(folder: Path, index: int) -> Path:
@@ -186,7 +169,6 @@ def _arrays_of(folder: Path) -> Iterator[Array]:
                     packs=intent.packs,
                     after=intent.after,
                     first=intent.first,
-                    held=intent.held,
                     folder=folder,
                     ids=ids if len(ids) == len(intent.packs) else (),
                 )

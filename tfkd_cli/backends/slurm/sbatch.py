@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.backends.slurm import client, job, queue, records, site
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.site import Site
 
 # A refusal that a smaller array, or a later try, may not get.
 _LIMIT = re.compile(
@@ -74,12 +75,23 @@ def line_about(sentence: str, profile: Profile) -> str:
     return profile.line_of(option) if option else f"{profile.path}, [submit]"
 
 
+def check_time(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
+    """RequestError for a time above its partition's limit: sbatch takes such a job, which never starts."""
+    partition, asked = here.partition(options.get("partition")), options.get("time", 1)
+    limit = partition.limit_minutes if partition else None
+    if limit is not None and (site.minutes(asked) or site.NO_LIMIT) > limit:
+        raise RequestError(
+            f"the profile {profile.name} requests a time of {asked}; its partition allows {limit} minutes.",
+            expected=profile.line_of("time"),
+            hint="change it there, or leave it out: 1.5 × the estimate is taken, at most the limit.",
+        )
+
+
 def parameters(
     options: Mapping[str, Any],
     *,
     setup: Sequence[str],
     name: str,
-    dependency: str = "",
     minutes: int,
     at_once: int,
     on_hold: bool = False,
@@ -96,7 +108,6 @@ def parameters(
         **given,  # the profile's own time goes over unchanged, "1-00:00" too
         "job_name": name,
         "setup": [*setup, *given.get("setup", [])],
-        "dependency": dependency or None,
         "array_parallelism": at_once,
         "wckey": given.get("wckey"),  # submitit would send "submitit"; some sites refuse unknown ones
         "stderr_to_stdout": True,
@@ -124,12 +135,12 @@ def setup_lines(profile: Profile, *, code: Path) -> list[str]:
 
 
 def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profile) -> None:
-    """sbatch `array`, declared before and marked after.
+    """sbatch `array`, recorded before and after.
 
     LimitReachedError when a smaller one may pass, RefusedError when none will, SlurmError when SLURM does
     not answer; in that last case the intent stays, and the next submission looks the name up.
     """
-    array.declare()
+    array.record_intent()
     try:
         ids = submit(array, given, store=store, python=profile.submit.get("python"))
     except SlurmError as error:
@@ -143,7 +154,7 @@ def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profil
         if _LIMIT.search(error.sentence):
             raise LimitReachedError(error.sentence) from error
         raise RefusedError(error.sentence, profile) from error
-    array.mark_sent(ids)
+    array.record_ids(ids)
 
 
 def submit(
@@ -190,7 +201,7 @@ def adopt(array: Array, job_id: str, *, store: Path) -> None:
             temporary = path.with_suffix(".tmp")
             submitit.helpers.DelayedSubmission(job.main, *arguments).dump(temporary)
             temporary.replace(path)
-    array.mark_sent(ids)
+    array.record_ids(ids)
 
 
 def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
@@ -201,14 +212,14 @@ def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
 def wait_in_flight(submissions: Path, *, seconds: float = IN_FLIGHT_SECONDS) -> None:
     """Wait for an sbatch that a tfkd of this machine left behind when it died; it names the script."""
     folder, deadline = str(submissions.absolute()).encode(), time.monotonic() + seconds
-    while time.monotonic() < deadline and any(b"sbatch" in each and folder in each for each in _commands()):
+    while time.monotonic() < deadline:
+        commands = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                commands.append(path.read_bytes())
+        if not any(b"sbatch" in each and folder in each for each in commands):
+            return
         time.sleep(0.2)
-
-
-def _commands() -> Iterator[bytes]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            yield path.read_bytes()
 
 
 @contextlib.contextmanager

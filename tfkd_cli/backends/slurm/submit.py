@@ -1,21 +1,19 @@
-"""What a request lacks → SLURM, each run once, whatever crashed before."""
+"""The runs of a plan → SLURM, each once, whatever crashed before."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli import backends
 from tfkd_cli.backends.slurm import arrays, client, queue, records, sbatch, site
 from tfkd_cli.backends.slurm.arrays import Element
-from tfkd_cli.backends.slurm.sending import Sender, Submitted, Tell, in_this_environment
+from tfkd_cli.backends.slurm.sending import Sender, Tell
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.locks import held
-from tfkd_cli.spec import Teacher
 from tfkd_cli.store import files
 
 if TYPE_CHECKING:
@@ -23,63 +21,90 @@ if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
     from tfkd_cli.backends.slurm.records import Array
     from tfkd_cli.execution import Execution
+    from tfkd_cli.plan import Plan, PlannedRun
     from tfkd_cli.spec import RunSpec
-    from tfkd_cli.store import RunState, Store
+    from tfkd_cli.store import Store
 
 PATIENCE_SECONDS = 900.0  # a submission takes seconds; with a slurmctld that is down, minutes
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """What one `submit` did. `calls` counts sbatch; `left_in_plan` is what SLURM did not take."""
+
+    submission: str = ""
+    arrays: tuple[tuple[str, int], ...] = ()  # (SLURM id, runs)
+    calls: int = 0
+    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
+    repointed: int = 0
+    left_in_plan: tuple[RunSpec, ...] = ()
+    elsewhere: tuple[RunSpec, ...] = ()  # another process is at work on them, or on their teachers
+
+    @property
+    def runs(self) -> int:
+        """How many runs were submitted now."""
+        return sum(count for _, count in self.arrays)
+
+    @property
+    def already(self) -> int:
+        """How many runs SLURM had before."""
+        return len(self.queued)
+
+
 def submit(
-    specs: Sequence[RunSpec],
+    runs: Sequence[PlannedRun],
     *,
     store: Store,
     execution: Execution,
     profile: Profile,
     jobs: int | None = None,
-    costs: Mapping[str, float] | None = None,
     on_event: Tell = lambda text: None,
 ) -> Submitted:
-    """Submit the unfinished runs `specs` (parents first) that SLURM does not have yet; returns at once.
+    """Submit those of the planned `runs` (teachers first) that SLURM does not have yet; returns at once.
 
-    `jobs` limits the runs at once; `costs` are seconds by key. RequestError where there is no SLURM or the
-    profile requests more than there is, SlurmError when slurmctld does not answer, sbatch.RefusedError
-    with SLURM's own sentence.
+    `jobs` limits the runs at once. RequestError where there is no SLURM, SlurmError when slurmctld does not
+    answer, sbatch.RefusedError with SLURM's own sentence.
     """
     client.require()
     _check_path(store.root)
-    profile = in_this_environment(profile, on_event)
+    profile = profile.in_this_environment(on_event)
     with _one_at_a_time(store.root / "submissions", tell=on_event):
         here = site.read_site()
-        before = _look(store, specs, tell=on_event)
-        new, elsewhere, queued = before.to_send(specs)
-        if jobs is not None and before.active:
-            count = len(before.active)
+        before = _look(store, tell=on_event)
+        new, elsewhere = before.to_send(runs)
+        if jobs is not None and (count := len(before.active)):
             on_event(f"{count} runs submitted before are in the queue; --jobs {jobs} does not count them.")
         sender = Sender(
-            store=store, profile=profile, site=here, execution=execution, costs=costs or {}, jobs=jobs,
-            tell=on_event, weights=before.needed, elements=dict(before.active),
+            store=store, profile=profile, site=here, execution=execution, jobs=jobs, tell=on_event,
+            elements=dict(before.active),
         )  # fmt: skip
-        sent = sender.send(new) if new else Submitted()
-        count = before.repoint(sender.elements)
+        if new:
+            sender.send(new)
+        repointed = before.repoint(sender.elements)
         queue.forget(store)
-        return replace(sent, queued=queued, repointed=count, elsewhere=tuple(elsewhere))
+    return Submitted(
+        submission=sender.name,
+        arrays=tuple((each.base_id, each.count(sender.elements)) for each in sender.arrays),
+        calls=sender.calls,
+        queued=before.queued(runs),
+        repointed=repointed,
+        left_in_plan=tuple(run.spec for run in new if run.spec.folder not in sender.elements),
+        elsewhere=tuple(run.spec for run in elsewhere),
+    )
 
 
-def retry(spec: RunSpec, *, store: Store, **more: Any) -> Submitted:
-    """`submit` one run again, with a fresh count of attempts; its waiting students wait for the new job.
+def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
+    """`submit` one run of a plan again, with a fresh count of attempts; its waiting students wait for the
+    new job.
 
     Unfinished teachers of its own go before it. RequestError when it is done, or in SLURM's queue.
     """
-    if store.run(spec).state().can_teach():
+    runs = [run for run in plan.todo if run.spec in spec.lineage]
+    if spec not in [run.spec for run in runs]:
         raise RequestError(
             f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
         )
-    wanted = [spec]
-    while isinstance(teacher := wanted[0].teacher, Teacher):
-        if store.run(teacher.run).state().can_teach(teacher.checkpoint):
-            break
-        wanted.insert(0, teacher.run)
-    sent = submit(wanted, store=store, **more)
+    sent = submit(runs, store=store, **more)
     if not sent.runs:
         raise RequestError(
             f"{spec.folder} was not submitted: {_why_not(spec, sent)}.",
@@ -94,7 +119,7 @@ def _why_not(spec: RunSpec, sent: Submitted) -> str:
         return f"it is in SLURM's queue already, as job {job}"
     if sent.elsewhere:
         return "another process is at work on it, or on its teacher"
-    return "SLURM takes no more jobs now" if sent.left_in_plan else "it was finished meanwhile"
+    return "SLURM takes no more jobs now"
 
 
 def _check_path(root: Path) -> None:
@@ -131,38 +156,35 @@ def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Before:
-    """What store and queue say before anything is sent."""
+    """What SLURM has before anything is sent."""
 
     arrays: Sequence[Array]
     states: Mapping[str, QueueState]
-    found: Mapping[str, RunState]
     active: Mapping[str, Element]  # folder of a run → the job that is going to give its result
     done: frozenset[str]  # folders of parents
-    needed: Mapping[str, list[str]]
 
-    def to_send(self, specs: Sequence[RunSpec]) -> tuple[list[RunSpec], list[RunSpec], dict[str, str]]:
-        """The runs to send; those that wait for a process elsewhere; those that SLURM has, with their job."""
-        missing = [spec for spec in specs if not _is_done(self.found[spec.key], self.needed[spec.folder])]
-        queued = {s.folder: self.active[s.folder].job_id for s in missing if s.folder in self.active}
-        new: list[RunSpec] = []
-        elsewhere: list[RunSpec] = []
-        outside = {spec.key for spec in missing if spec.folder not in queued and self._is_outside(spec)}
-        for spec in missing:  # parents first
-            if any(parent.key in outside for parent in spec.parents):
-                outside.add(spec.key)
-            if spec.key in outside:
-                elsewhere.append(spec)
-            elif spec.folder not in queued:
-                new.append(spec)
-        return new, elsewhere, queued
+    def queued(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
+        """The runs that SLURM has (folders) → their jobs."""
+        folders = (run.spec.folder for run in runs)
+        return {folder: self.active[folder].job_id for folder in folders if folder in self.active}
 
-    def _is_outside(self, spec: RunSpec) -> bool:
-        """Whether a process that is none of our jobs works on this run.
+    def to_send(self, runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
+        """The runs that SLURM does not have, and those that wait for a process outside SLURM.
 
         The heartbeat of a job that SLURM does not know any more is not believed.
         """
-        seen = self.found[spec.key]
-        return seen.status == "running" and seen.slurm is None
+        new: list[PlannedRun] = []
+        elsewhere: list[PlannedRun] = []
+        keys: set[str] = set()  # of those elsewhere
+        for run in runs:  # teachers first
+            queued = run.spec.folder in self.active
+            outside = run.progress.status == "running" and run.progress.job is None and not queued
+            if outside or any(parent.key in keys for parent in run.spec.parents):
+                keys.add(run.spec.key)
+                elsewhere.append(run)
+            elif not queued:
+                new.append(run)
+        return new, elsewhere
 
     def repoint(self, elements: Mapping[str, Element]) -> int:
         """Point waiting jobs of earlier submissions to their parents' new jobs; how many."""
@@ -172,16 +194,14 @@ class _Before:
         )
 
 
-def _look(store: Store, specs: Sequence[RunSpec], *, tell: Tell) -> _Before:
-    """Look at queue and store; what a dead sender left is adopted, its held arrays are released."""
+def _look(store: Store, *, tell: Tell) -> _Before:
+    """Look at the queue; what a dead sender left is adopted, its arrays on hold are released."""
     known = records.known_arrays(store)
     if not all(array.ids for array in known):
         sbatch.wait_in_flight(store.root / "submissions")
     jobs = queue.ask_jobs() if known else {}
     _adopt(store, known, jobs, tell)
     states = queue.look(store, known, jobs)
-    # The store after the queue: a run that ended before the queue was asked is seen as done.
-    found = store.scan([spec.key for spec in specs])
     active = {
         folder: Element(job_id, packed=len(pack) > 1)
         for array in known
@@ -191,14 +211,10 @@ def _look(store: Store, specs: Sequence[RunSpec], *, tell: Tell) -> _Before:
     }
     parents = {folder for array in known for after in array.after for folder in after}
     done = frozenset(folder for folder in parents if store.folder(folder).state().status == "done")
-    arrays.release_forgotten(known, states=states, elements=active, done=done)
-    taught = backends.taught_with(specs)
-    needed = {spec.folder: taught.get(spec.folder, ["best.pt"]) for spec in specs}
-    return _Before(known, states, found, active, done, needed)
-
-
-def _is_done(state: RunState, needed: Collection[str]) -> bool:
-    return state.status == "done" and not set(needed) & set(state.missing)
+    for array in known:
+        if array.ids and array.on_hold:
+            arrays.release(array, array.pending(states), elements=active, done=done)
+    return _Before(known, states, active, done)
 
 
 def _adopt(store: Store, known: Sequence[Array], jobs: queue.Jobs, tell: Tell) -> None:

@@ -1,0 +1,116 @@
+"""What a backend hands to its workers: the runs of each job and how they execute, as JSON in the store.
+
+    submissions/<id>/submission.json   backend, time, execution settings; profile and staged code for SLURM
+    submissions/<id>/jobs/0000.json    the runs of 200 jobs
+
+A run's spec is part of its job, so that a submission makes no folder of a run: 1,000 folders, each forced
+to the disk, would take 15 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
+from tfkd_cli.plan import PlannedRun
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store, files, reading
+from tfkd_cli.training import provenance
+
+JOBS_PER_FILE = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRun:
+    """A run of a job, as the plan has decided it (`plan.PlannedRun`)."""
+
+    spec: RunSpec
+    weights: tuple[str, ...]  # that it must have in the end; if finished, it is trained again for them
+    caches_logits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A worker's share of a submission: one run, or several that share a job."""
+
+    store: Store
+    submission: str
+    index: str
+    execution: Execution
+    runs: tuple[JobRun, ...]
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The names of the folders of its runs."""
+        return tuple(run.spec.folder for run in self.runs)
+
+
+def write(
+    jobs: Sequence[Sequence[PlannedRun]], *, store: Store, execution: Execution, backend: str, **more: str
+) -> str:
+    """Write down what workers are to do, the runs of each job; the submission's id.
+
+    `more` is stored beside it: the profile, the staged code.
+    """
+    name = store.add_submission(
+        {
+            "schema": 2,
+            "backend": backend,
+            **more,
+            "created": provenance.now(),
+            "execution": execution.to_json(),
+        }
+    )
+    folder = store.submission_path(name)
+    files.make_folder(folder / "jobs")
+    for start in range(0, len(jobs), JOBS_PER_FILE):
+        chunk = [
+            [
+                {"spec": run.spec.to_json(), "weights": run.weights, "caches_logits": run.caches_logits}
+                for run in runs
+            ]
+            for runs in jobs[start : start + JOBS_PER_FILE]
+        ]
+        files.create_once(_jobs_path(folder, start), files.encode_json(chunk, indent=None))
+    return name
+
+
+def read_job(store: str, submission: str, index: str) -> Job:
+    """The job at `index` of a submission; `3.1` is the second run of job 3 alone.
+
+    RequestError when there is none.
+    """
+    place, _, member = index.partition(".")
+    opened = Store.open(Path(store), create=False)
+    data = opened.submission(submission)
+    try:
+        chunk = reading.read_json(
+            _jobs_path(opened.submission_path(submission), int(place)), limit=reading.LINES_LIMIT
+        )
+        pack = chunk[int(place) % JOBS_PER_FILE]
+        execution = Execution.from_json(data["execution"])
+        threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
+        runs = tuple(
+            JobRun(
+                spec=RunSpec.from_json(each["spec"]),
+                weights=tuple(each["weights"]),
+                caches_logits=bool(each["caches_logits"]),
+            )
+            for each in ([pack[int(member)]] if member else pack)
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(
+            f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
+            expected="the files that a backend of tfkd wrote.",
+        ) from error
+    return Job(
+        store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
+        runs=runs,
+    )  # fmt: skip
+
+
+def _jobs_path(folder: Path, index: int) -> Path:
+    return folder / "jobs" / f"{index // JOBS_PER_FILE:04d}.json"
