@@ -59,6 +59,7 @@ def compare(
         Path | None,
         typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
     ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="More methods to compare: A,B.")] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd run`.")] = "5",
     trials: Trials = 3,
 ) -> int:
