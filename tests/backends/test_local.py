@@ -190,6 +190,25 @@ def test_a_ctrl_c_while_a_worker_is_being_started_leaves_no_worker(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_that_a_finaliser_swallows_is_not_lost(
+    store: Store, tiny_data: TinyData, teacher: RunSpec
+) -> None:
+    class Interrupted:
+        def __del__(self) -> None:  # Python drops what is raised here
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def swallow(event: Event) -> None:
+        if event.kind == "progress":
+            Interrupted()
+
+    long = replace(teacher, recipe=replace(RECIPE, epochs=10_000))
+    outcome, _ = do([long], store, tiny_data, on_event=swallow)
+    assert outcome == Outcome(interrupted=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_killed_worker_is_started_again_and_gives_up_at_the_third_time(
     store: Store, teacher: RunSpec, tiny_data: TinyData
 ) -> None:

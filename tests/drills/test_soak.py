@@ -25,7 +25,7 @@ FAKE = "fake_preload"
 
 def soak(runs: int) -> tuple[str, ...]:
     """The command of so many runs."""
-    return ("run", "--student", "plain-cnn", "--method", "baseline", "--seeds", str(runs), *RECIPE)
+    return ("run", "--student", "plain-cnn", "--method", "baseline", "--seeds", f"0-{runs - 1}", *RECIPE)
 
 
 class Watch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tfkd_cli.backends import Event, EventKind, Outcome, processes
@@ -49,12 +51,13 @@ def run_local(
         backend="local",
     )
     pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
-    try:
-        pool.work()
-    except KeyboardInterrupt:
-        pool.interrupt()
-    finally:
-        pool.close()
+    with _CtrlC() as pool.ctrl_c:
+        try:
+            pool.work()
+        except KeyboardInterrupt:
+            pool.interrupt()
+        finally:
+            pool.close()
     return pool.outcome()
 
 
@@ -77,6 +80,44 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     return left
 
 
+class _CtrlC:
+    """Raises KeyboardInterrupt for each Ctrl-C, again where the first one came to nothing.
+
+    Python drops an exception that a signal handler raises in a finaliser or in a callback of the garbage
+    collector. The handler is Python's own elsewhere, and a SIGINT that is ignored (`nohup`) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self._pending = False
+
+    def __enter__(self) -> _CtrlC:
+        self._before = signal.getsignal(signal.SIGINT)
+        self._installed = (
+            self._before is signal.default_int_handler
+            and threading.current_thread() is threading.main_thread()
+        )
+        if self._installed:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._pending = True
+        raise KeyboardInterrupt
+
+    def raise_if_pending(self) -> None:
+        """Raise for a Ctrl-C that was not answered yet."""
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def answered(self) -> None:
+        """The last Ctrl-C has been acted on."""
+        self._pending = False
+
+
 @dataclass(kw_only=True)
 class _Running:
     process: BaseProcess
@@ -97,6 +138,7 @@ class _Pool:
         self._reasons: dict[str, str] = {}  # of the failed ones
         self._blocked: list[str] = []
         self._interrupted = False
+        self.ctrl_c = _CtrlC()
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
@@ -131,6 +173,7 @@ class _Pool:
     def interrupt(self) -> None:
         """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
         self._interrupted = True
+        self.ctrl_c.answered()
         self._forget_unstarted()
         for end in (BaseProcess.terminate, BaseProcess.kill):
             with contextlib.suppress(KeyboardInterrupt):
@@ -138,6 +181,7 @@ class _Pool:
                     end(running.process)
                 while self._running:
                     self._look()
+            self.ctrl_c.answered()
 
     def close(self) -> None:
         """No worker is left behind; those that still run after an interrupt are killed."""
@@ -181,6 +225,7 @@ class _Pool:
 
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""
+        self.ctrl_c.raise_if_pending()
         ready = wait([each.process.sentinel for each in self._running], timeout=POLL_SECONDS)
         for running in [each for each in self._running if each.process.sentinel in ready]:
             self._running.remove(running)

@@ -78,8 +78,7 @@ def compare(
     ask = partial(_ask, axes, session.bare_request(how, seeds, axes.methods), foreign=foreign, trials=trials)
     sources = {foreign.digest: str(teacher_checkpoint.resolve())} if foreign and teacher_checkpoint else {}
     execution = session.execution(store, where, folder, sources=sources)
-    profile = launching.profile_of(where)
-    opened = session.open_store(store, write=False)
+    profile, opened = launching.profile_of(where), session.open_store(store, write=False)
     if not where.dry_run:
         session.check_writable(store.results)
         launching.check_place(where)

@@ -55,19 +55,18 @@ def clean(
     needed = None if notes else _needed_snapshots([*begun, *wanted])
     found = opened.cleanable(needed=needed, teachers=teachers)
     found = cleaning.inside([*found, *outdated(opened.root)], opened.root)
-    total = sum(each.bytes for each in found)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
-        console.print_json({"bytes": total, "deleted": yes, "items": rows})
+        console.print_json({"bytes": sum(each.bytes for each in found), "deleted": yes, "items": rows})
     else:
         for each in found:
             console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
-    if yes:
-        total = cleaning.free(found, opened.root)
+    freed = cleaning.free(found, opened.root) if yes else sum(each.bytes for each in found)
     if not output.json:
         print(
-            f"{'Freed' if yes else 'Would free'} {console.size(total)}."
-            + ("" if yes else " Add --yes to delete.")
+            f"Freed {console.size(freed)}."
+            if yes
+            else f"Would free {console.size(freed)}. Add --yes to delete."
         )
     return 0
 
