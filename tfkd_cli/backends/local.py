@@ -51,7 +51,7 @@ def run_local(
         backend="local",
     )
     pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
-    with _CtrlC() as pool.ctrl_c:
+    with pool.ctrl_c:
         try:
             pool.work()
         except KeyboardInterrupt:
@@ -90,7 +90,7 @@ class _CtrlC:
     def __init__(self) -> None:
         self._pending = False
 
-    def __enter__(self) -> _CtrlC:
+    def __enter__(self) -> None:
         self._before = signal.getsignal(signal.SIGINT)
         self._installed = (
             self._before is signal.default_int_handler
@@ -98,7 +98,6 @@ class _CtrlC:
         )
         if self._installed:
             signal.signal(signal.SIGINT, self._note)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._installed:

@@ -118,9 +118,8 @@ def diff(
     Example: tfkd diff 3f2a 91c0
     """
     opened = session.open_store(store, write=False)
-    names = [opened.find(each).name for each in (first, second)]
-    found = {run.name: run for run in results.read(opened).values() if run.name in names}
-    runs = [found[name] for name in names]
+    runs = [results.read_run(opened, opened.find(each)) for each in (first, second)]
+    names = [run.name for run in runs]
     different = list(_differences([_values(run) for run in runs]))
     if output.json:
         heads = ("part", "field", "first", "second")

@@ -42,10 +42,10 @@ def predict(
     files = _files(images)
     probabilities_NK = _probabilities(saved, files)
     names = saved["class_names"]
-    rows = [
-        {"image": str(file), "class": names[best], "probability": round(float(row_K[best]), 6)}
-        for file, row_K in zip(files, probabilities_NK, strict=True)
-        for best in (int(row_K.argmax()),)
+    highest_N, classes_N = probabilities_NK.max(1)
+    rows: list[dict[str, Any]] = [
+        {"image": str(file), "class": names[place], "probability": round(highest, 6)}
+        for file, place, highest in zip(files, classes_N.tolist(), highest_N.tolist(), strict=True)
     ]
     if output.json:
         for row, row_K in zip(rows, probabilities_NK.tolist(), strict=True):

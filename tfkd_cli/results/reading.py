@@ -67,6 +67,11 @@ def read(
     return found
 
 
+def read_run(store: Store, folder: RunFolder) -> Run:
+    """One run of the store, as `read` gives it, without reading the others."""
+    return _run(store, None, folder.state())
+
+
 def _run(store: Store, spec: RunSpec | None, state: RunState) -> Run:
     if not state.name:
         assert spec is not None
