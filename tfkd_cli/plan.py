@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from tfkd_cli.errors import RequestError
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 
@@ -186,12 +187,18 @@ def make_plan(
 
     A finished run is never planned again. A teacher that only finished students had is not planned at
     all; one whose weights are gone is planned again when an unfinished student needs them.
+    RequestError for a run of an older trainer version, which nothing can continue.
     """
     specs: dict[str, RunSpec] = {}
     users: dict[str, dict[str, None]] = {}
     requested = {spec.key for runs in wanted.values() for spec in runs}
     for table, runs in wanted.items():
         for spec in runs:
+            if spec.outdated:
+                raise RequestError(
+                    f"{spec.folder} was {spec.outdated}.",
+                    hint="the command that asked for it trains it anew, beside the old one.",
+                )
             for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None

@@ -148,6 +148,8 @@ def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -
 def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tuple[str, str]]:
     """A run's state and result, then what it is."""
     yield "run", folder.name
+    if spec.outdated:
+        yield "note", spec.outdated
     yield "status", f"{state.status}, epoch {state.epoch or 0} of {spec.recipe.epochs}"
     if state.result:
         best, last = state.result["best"], state.result["last"]
