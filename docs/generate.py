@@ -87,7 +87,10 @@ def differences() -> str:
     return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in texts.items() if text])
 
 
-PUBLISHED = ["dataset", "student", "method", "teacher", "form", "precision", "epochs", "trainer"]
+SHOWN = ("dataset", "student", "method", "form", "teacher", "checkpoint", "epochs", "precision", "trainer")
+SETTING = [
+    name for name in (*columns.IDENTITY, *columns.RECIPE, *columns.LOSS) if name not in ("run", "seed")
+]
 
 
 def published(folder: Path = REFERENCE) -> str:
@@ -96,14 +99,19 @@ def published(folder: Path = REFERENCE) -> str:
     if not packs:
         return "No runs are published yet."
     runs = pd.concat([results.load(pack)[0] for pack in packs]).drop_duplicates("key")
-    heads = [*PUBLISHED, "finished", "best epoch %", "last epoch %", "hours"]
+    heads = [*SHOWN, "loss", "finished", "best epoch %", "last epoch %", "hours"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for setting, own in runs.groupby(PUBLISHED, dropna=False):
-        done = own[own["status"] == "done"]
+    for _, own in runs.groupby(SETTING, dropna=False):
+        first, done = own.iloc[0].dropna(), own[own["status"] == "done"]
+        loss = ", ".join(f"{name} {first[name]}" for name in columns.LOSS if name in first)
         accuracies = [_mean_and_std(done[name]) for name in ("best_accuracy", "last_accuracy")]
-        names = ["" if pd.isna(each) else str(each) for each in setting]
-        hours = f"{own['seconds'].sum() / 3600:.1f}"
-        lines.append(f"| {' | '.join([*names, f'{len(done)} of {len(own)}', *accuracies, hours])} |")
+        texts = [
+            *(str(first.get(name, "")) for name in SHOWN),
+            loss,
+            f"{len(done)} of {len(own)}",
+            *accuracies,
+        ]
+        lines.append(f"| {' | '.join(texts)} | {own['seconds'].sum() / 3600:.1f} |")
     return "\n".join(lines)
 
 

@@ -145,7 +145,7 @@ def test_published_packs_become_a_table_of_means_over_seeds(tmp_path: Path) -> N
     store.run(unfinished).declare(unfinished)
     store.pack(None, tmp_path / "published.tar.gz")
     table = generator().published(tmp_path).splitlines()
-    setting = "| digits | resnet8 | baseline |  | released | fp32 | 200 | 2 |"
+    setting = "| digits | resnet8 | baseline | released |  |  | 200 | fp32 | 2 | loss_scale 1.0 |"
     assert table[2:] == [f"{setting} 2 of 3 | 81.00 ± 1.41 | 81.00 ± 1.41 | 2.0 |"]
     assert generator().published(tmp_path / "nothing") == "No runs are published yet."
 
