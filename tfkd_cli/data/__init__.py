@@ -35,7 +35,6 @@ __all__ = [
     "ResolvedData",
     "all_datasets",
     "at_size",
-    "damaged",
     "dataset",
     "load",
     "prepare",
@@ -147,11 +146,6 @@ def load(name: str, *, execution: Execution, progress: Progress | None = None) -
             hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
         )
     return arrays
-
-
-def damaged(name: str, *, execution: Execution) -> Path | None:
-    """The first file of a decoded data set that is not what was decoded; every file is hashed."""
-    return caches.damaged(execution.cache_path, name)
 
 
 def at_size(name: str, pixels: int) -> str:
