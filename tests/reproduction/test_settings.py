@@ -130,6 +130,49 @@ def test_paired_teachers_are_not_taken_from_one_file_and_other_words_are_refused
         request("table9", teacher_seeds="pairs")
 
 
+def taught_on_imagenet(**manner: object) -> list[RunSpec]:
+    made = request("table7", "table8", **manner)
+    return [spec for item in made.items for spec in made.runs(item) if spec.loss.needs_teacher]
+
+
+def test_on_imagenet_torchvisions_networks_teach_and_are_known_before_their_files_are_here() -> None:
+    teachers = {spec.teacher for spec in taught_on_imagenet()}
+    assert teachers == {
+        ForeignTeacher(network="torchvision:resnet18", digest="f37072fd"),
+        ForeignTeacher(network="torchvision:resnet50", digest="0676ba61"),
+        ForeignTeacher(network="torchvision:densenet121", digest="a639ec97"),
+        ForeignTeacher(network="torchvision:resnext101_32x8d", digest="8ba56ff5"),
+    }
+    for spec in taught_on_imagenet():
+        assert RunSpec.from_json(spec.to_json()).key == spec.key
+
+
+def test_teachers_on_imagenet_can_be_trained_here_which_is_another_run_and_kept_in_the_record() -> None:
+    changed = overrides.parse(["teacher.weights=trained"], {})
+    made = request("table8", overrides=changed)
+    trained = made.runs(made.tables[0])
+    baselines = {spec for spec in trained if spec.loss == CrossEntropy()}
+    taught = [spec for spec in trained if spec.loss.needs_teacher]
+    assert {teacher_of(spec).run.student for spec in taught} == {
+        "torchvision:resnet18",
+        "torchvision:densenet121",
+    }
+    assert {spec.key for spec in taught}.isdisjoint(spec.key for spec in taught_on_imagenet())
+    assert baselines <= {spec for item in request("table8").items for spec in request("table8").runs(item)}
+    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    assert again.runs(again.tables[0]) == trained
+
+
+def test_at_quick_scale_a_small_set_stands_for_imagenet_and_teachers_are_trained() -> None:
+    quick = taught_on_imagenet(scale="quick")
+    assert {spec.dataset for spec in quick} == {"imagenet-quick"}
+    assert {(spec.recipe.epochs, spec.recipe.batch_size) for spec in quick} == {(10, 64)}
+    assert all(isinstance(spec.teacher, Teacher) for spec in quick)
+    pretrained = overrides.parse(["teacher.weights=pretrained"], {})
+    with pytest.raises(RequestError, match="cannot teach here: torchvision:resnet18 on 100 classes"):
+        taught_on_imagenet(scale="quick", overrides=pretrained)
+
+
 def test_a_re_kd_run_is_the_kd_run_of_the_same_pair() -> None:
     kd, re_kd = run(KD), run(replace(KD, method="re-kd"))
     assert re_kd.method == "kd"

@@ -47,7 +47,7 @@ def for_names(names: Sequence[str], bare: Request, *, execution: Execution) -> R
     items = paper().expand(list(names))
     tables = tuple(each for each in items if isinstance(each, Table))
     figures = tuple(each for each in items if isinstance(each, Figure))
-    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, execution))
+    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, bare, execution))
 
 
 def for_axes(
@@ -55,7 +55,7 @@ def for_axes(
 ) -> Request:
     """`bare` with a grid of `tfkd run`."""
     made = grid.table(axes)
-    data = resolve_data((made,), execution)
+    data = resolve_data((made,), bare, execution)
     return replace(bare, tables=(made,), axes=axes, foreign_teacher=foreign, data=data)
 
 
@@ -102,10 +102,12 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     return data.at_size(dataset, FINETUNE_PIXELS) if finetune else dataset
 
 
-def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:
-    """Data set as a setting names it → what it resolves to here and now; nothing is fetched."""
+def resolve_data(
+    items: Sequence[Table | Figure], bare: Request, execution: Execution
+) -> dict[str, ResolvedData]:
+    """Data set as a setting names it → what it resolves to at the scale of `bare`; nothing is fetched."""
     names = dict.fromkeys(setting.dataset for item in items for setting in item.settings())
-    return {name: data.resolve(name, execution=execution) for name in names}
+    return {name: data.resolve(bare.asked_data(name), execution=execution) for name in names}
 
 
 def to_json(request: Request) -> dict[str, Any]:

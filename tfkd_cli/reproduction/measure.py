@@ -10,7 +10,7 @@ from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +88,8 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
     ]
     if spec.loss != theirs.loss:
         found.append("another loss setting")
+    if isinstance(spec.teacher, Teacher) and isinstance(theirs.teacher, ForeignTeacher):
+        found.append("teacher trained here (released script: torchvision's pretrained weights)")
     if caveat := _caveat(request, spec.dataset):
         found.append(caveat)
     if isinstance(spec.teacher, Teacher) and request.teachers_of(item) == "paired":
