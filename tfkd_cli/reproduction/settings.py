@@ -77,10 +77,11 @@ class Request:
         own_epochs = isinstance(item, Table) and item.kind == "grid"
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
+        most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
         found = {}
-        for setting in item.settings():
+        for setting, count in most.items():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
-            found[setting] = tuple(seeded(spec, seed, teachers) for seed in self.seeds)
+            found[setting] = tuple(seeded(spec, seed, teachers) for seed in self.seeds[:count])
         return found
 
     def runs(self, item: Table | Figure) -> tuple[RunSpec, ...]:
