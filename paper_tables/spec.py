@@ -89,6 +89,7 @@ class Row:
 
     labels: tuple[str, ...]
     cells: tuple[Cell | None, ...]
+    seeds: int | None = None  # at most so many of the seeds that are asked for; None: all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,18 @@ class Table:
 
     def settings(self) -> tuple[Setting, ...]:
         """The distinct settings of the cells and of their baselines, in order of appearance."""
-        wanted = [each for cell in self.cells() for each in (cell.setting.baseline(), cell.setting)]
-        return tuple(dict.fromkeys(wanted))
+        return tuple(self.most_seeds())
+
+    def most_seeds(self) -> dict[Setting, int | None]:
+        """Setting → how many of the seeds that are asked for it takes at most, over its rows; None: all."""
+        most: dict[Setting, int | None] = {}
+        for row in self.rows:
+            for cell in filter(None, row.cells):
+                for setting in (cell.setting.baseline(), cell.setting):
+                    known = most.setdefault(setting, row.seeds)
+                    whole = known is None or row.seeds is None
+                    most[setting] = None if whole else max(known or 0, row.seeds or 0)
+        return most
 
 
 @dataclass(frozen=True, kw_only=True)

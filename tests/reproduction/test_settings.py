@@ -251,3 +251,15 @@ def test_a_new_table_is_a_toml_and_nothing_else() -> None:
     tables = paper().tables
     assert isinstance(tables["demo"], Table)
     assert grid.table(Axes(dataset="digits", students=("resnet8",), methods=("lsr",))).kind == "grid"
+
+
+def test_a_row_may_limit_the_seeds_of_its_settings_but_not_of_other_rows() -> None:
+    made = replace(request("table9"), seeds=(0, 1, 2, 3))
+    first, *others = made.tables[0].rows
+    table = replace(made.tables[0], rows=(replace(first, seeds=2), *others))
+    counts = {
+        setting: len(runs) for setting, runs in replace(made, tables=(table,)).runs_by_setting(table).items()
+    }
+    limited = {cell.setting for cell in first.cells if cell}
+    assert {counts[setting] for setting in limited} == {2}
+    assert {count for setting, count in counts.items() if setting not in limited} == {4}

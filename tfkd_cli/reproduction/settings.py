@@ -86,11 +86,12 @@ class Request:
         own_epochs = isinstance(item, Table) and item.kind == "grid"
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
+        most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
         found = {}
-        for setting in item.settings():
+        for setting, count in most.items():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
             trial = self.compared if setting in self.trials else None
-            seeds = (trial.trial_seed,) if trial else self.seeds
+            seeds = (trial.trial_seed,) if trial else self.seeds[:count]
             found[setting] = tuple(seeded(spec, seed, teachers) for seed in seeds)
         return found
 
