@@ -94,11 +94,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as printed. `kind`: the paper's own, our controls, the demo, or made from a grid (`run`)."""
+    """A table as printed.
+
+    `kind`: the paper's own, our controls, our audit, the demo, or made from a grid (`run`).
+    """
 
     name: str
     title: str
-    kind: Literal["paper", "control", "demo", "grid"]
+    kind: Literal["paper", "control", "audit", "demo", "grid"]
     heads: tuple[str, ...]  # headings of the text columns, one per Row.labels
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -202,3 +205,4 @@ class Claim:
     margin: float = 0.3
     source: str = ""
     note: str = ""
+    family: str = "paper"  # Holm's correction runs over the claims of one family

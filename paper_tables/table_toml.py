@@ -50,7 +50,7 @@ class _Place(NamedTuple):
 def table(name: str, source: Entry, names: Names) -> Table:
     """The table that `source` declares; PaperTablesError with file, row, cell and key."""
     source.only(*TABLE, *SETTING)
-    kind = source.choice("kind", ("paper", "control", "demo"))
+    kind = source.choice("kind", ("paper", "control", "audit", "demo"))
     columns = source.entries("column")
     labels = tuple(_column(each) for each in columns)
     _distinct([each.name for each in labels], where=source.where, what="column")

@@ -34,6 +34,7 @@ def teacher_of(spec: RunSpec) -> Teacher:
     return spec.teacher
 
 
+AUDITED = ("audit-tf-reg", "audit-tf-self", "audit-teacher")
 RESNET18 = Setting(dataset="cifar100", student="resnet18", method="baseline")
 REG = replace(RESNET18, method="tf-reg")
 SELF = replace(RESNET18, method="tf-self")
@@ -171,6 +172,45 @@ def test_at_quick_scale_a_small_set_stands_for_imagenet_and_teachers_are_trained
     pretrained = overrides.parse(["teacher.weights=pretrained"], {})
     with pytest.raises(RequestError, match="cannot teach here: torchvision:resnet18 on 100 classes"):
         taught_on_imagenet(scale="quick", overrides=pretrained)
+
+
+def test_the_deciding_arms_of_the_audit_have_all_seeds_and_a_teacher_for_each() -> None:
+    assert asking.usual_seeds(["audit"]) == "0-19"
+    made = asking.for_names(["audit"], Request(seeds=tuple(range(20))), execution=EXECUTION)
+    arms = {(each.setting, each.against) for name in AUDITED for each in paper().claims[name].contrasts}
+    deciding = {setting for pair in arms for setting in pair}
+    for item in made.items:
+        for setting, specs in made.runs_by_setting(item).items():
+            untaught = setting.method == "baseline" and setting.student == "plain-cnn"
+            assert len(specs) == (20 if setting in deciding or untaught else 5)
+            assert all(spec.recipe.augment_stream == "shared" for spec in specs)
+            assert all(teacher_of(spec).run.seed == spec.seed for spec in specs if spec.teacher)
+
+
+@pytest.mark.parametrize("name", ["audit-cifar10", "audit-cifar100"])
+def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> None:
+    made = asking.for_names([name], Request(seeds=(0,)), execution=EXECUTION)
+    classes = made.facts(name.removeprefix("audit-")).classes
+    compared = 0
+    for row in made.tables[0].rows:
+        _, arm, control, _ = row.cells
+        if arm is None or control is None:
+            continue
+        losses = [made.spec(each.setting, fast=True).loss for each in (arm, control)]
+        ours, theirs = (loss.weights(classes) for loss in losses)
+        compared += 1
+        if arm.setting.method == "tf-reg":
+            assert sum(ours.values()) == pytest.approx(sum(theirs.values()))
+            assert losses[0].epsilon(classes) == pytest.approx(losses[1].epsilon(classes), abs=5e-5)
+        else:
+            assert theirs == pytest.approx({"ce": ours["ce"]})
+    assert compared == 7
+
+
+def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:
+    assert asking.usual_seeds(["table9", "demo"]) == "0-2"
+    with pytest.raises(RequestError, match="audit-cifar10 20"):
+        asking.usual_seeds(["table9", "audit-cifar10"])
 
 
 def test_a_re_kd_run_is_the_kd_run_of_the_same_pair() -> None:

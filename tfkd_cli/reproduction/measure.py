@@ -77,10 +77,11 @@ def _teacher(spec: RunSpec) -> str:
 
 
 def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec: RunSpec) -> tuple[str, ...]:
-    """What sets these runs apart from the paper's; empty at paper scale, on the full data."""
-    if isinstance(item, Table) and item.kind not in ("paper", "control"):
+    """What sets these runs apart from the paper's, or the audit's; empty at full scale on the full data."""
+    if isinstance(item, Table) and item.kind not in ("paper", "control", "audit"):
         return ()
-    theirs = request.at_paper_scale.spec(setting, seed=spec.seed)
+    own = (item.fast, item.teacher_seeds) if isinstance(item, Table) else (False, "one")
+    theirs = request.at_paper_scale.spec(setting, seed=spec.seed, fast=own[0])
     found = [
         f"{f.name} {_text(getattr(spec.recipe, f.name))} (paper: {_text(getattr(theirs.recipe, f.name))})"
         for f in fields(spec.recipe)
@@ -92,7 +93,7 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
         found.append("teacher trained here (released script: torchvision's pretrained weights)")
     if caveat := _caveat(request, spec.dataset):
         found.append(caveat)
-    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) == "paired":
+    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) != own[1]:
         found.append("one teacher per seed (paper: one for all)")
     return tuple(found)
 
