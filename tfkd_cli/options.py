@@ -80,7 +80,7 @@ class RunOptions:
     ] = "one"
     set_: Annotated[
         list[str] | None,
-        _option("--set", help="recipe.FIELD=VALUE or loss.FIELD=VALUE; repeatable.", panel=RUN),
+        _option("--set", help="recipe.FIELD, loss.FIELD or teacher.weights =VALUE; repeatable.", panel=RUN),
     ] = None
     epochs: Annotated[int | None, _option("--epochs", help="recipe.epochs; milestones scale.", panel=RUN)] = (
         None

@@ -19,7 +19,18 @@ from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
-from tfkd_cli.schema import LARGEST, Count, Digest, Meta, Name, NotNegative, Number, Positive, Record
+from tfkd_cli.schema import (
+    LARGEST,
+    PUBLISHED_DIGITS,
+    Count,
+    Meta,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Record,
+    WeightsDigest,
+)
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
@@ -116,10 +127,18 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:
-    """A teacher from a file of another code base: its architecture and the sha256 of its weights."""
+    """A teacher from a file of another code base: its architecture and the sha256 of its weights.
+
+    Of a file that torchvision publishes, `digest` is the first eight digits, which stand in the file's name.
+    """
 
     network: Name
-    digest: Digest
+    digest: WeightsDigest
+
+    @property
+    def published(self) -> bool:
+        """Whether torchvision publishes the file, so that no path to it is needed."""
+        return len(self.digest) == PUBLISHED_DIGITS
 
     @property
     def mark(self) -> str:

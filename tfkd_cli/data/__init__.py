@@ -322,9 +322,10 @@ def _fetch(
             + ", ".join(n for n in DATASETS if DATASETS[n].module),
             hint="--dataset tiny-imagenet is the nearest.",
         )
+    downloads = f"`tfkd data {facts.name}` downloads it ({resolved.download}), " if resolved.download else ""
     hint = (
-        f"`tfkd data {facts.name}` downloads it{f' ({resolved.download})' if resolved.download else ''}, "
-        f"`tfkd data {facts.name} --from PATH` takes the official files; --dataset digits needs no network."
+        f"{downloads}`tfkd data {facts.name} --from PATH` takes the official files; "
+        "--dataset digits needs no network."
     )
     if not allow_download:
         what = "is not on this machine" if damaged is None else f"is damaged in the cache ({damaged})"

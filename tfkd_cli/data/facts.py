@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -209,6 +209,20 @@ IMAGENET = DataSet(
     source="ILSVRC 2012; described and planned, not trained yet",
 )
 
+IMAGENET_QUICK = replace(
+    IMAGENET,
+    name="imagenet-quick",
+    label="ImageNet, quick",
+    classes=100,
+    size=64,
+    train_images=5_000,
+    test_images=1_000,
+    module="tfkd_cli.data.imagenet_quick",
+    source="a folder with ILSVRC 2012 as train/WNID/*.JPEG and val/WNID/*.JPEG",
+    full=False,
+    notes=("100 classes of ImageNet or fewer, few images, 64 pixels: nothing is compared with the paper",),
+)
+
 DATASETS: Mapping[str, DataSet] = {
     facts.name: facts
     for facts in (
@@ -218,5 +232,6 @@ DATASETS: Mapping[str, DataSet] = {
         _cifar("cifar100", "CIFAR-100", 100),
         TINY_IMAGENET,
         IMAGENET,
+        IMAGENET_QUICK,
     )
 }

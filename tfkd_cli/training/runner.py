@@ -193,10 +193,13 @@ class _Work:
         if teacher is None:
             return None
         facts, path = arrays.facts, self._teacher_path()
-        network = models.build(
-            teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
-        )
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        if isinstance(teacher, ForeignTeacher) and teacher.published:
+            network = models.published_network(teacher.network)
+        else:
+            network = models.build(
+                teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
+            )
+            checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
         example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
         return FrozenTeacher(
             network,
@@ -276,10 +279,10 @@ def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[t
 
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
-    """The file a foreign teacher was given as, if it still holds the same weights."""
-    source = sources.get(teacher.digest)
+    """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
+    source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
-    if path is None or not path.is_file() or files.digest(path) != teacher.digest:
+    if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
