@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ WEIGHT_COPIES = 4  # best, last, student, and the training state with its moment
 
 THREADS_EXPONENT = 0.55
 """n threads train n^0.55 times as fast as one (two: 1.46; measured on two cores)."""
+
+PROCESSES_EXPONENT = 0.95
+"""n processes, each with a device of its own, train n^0.95 times as fast as one (assumed)."""
 
 MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
@@ -50,13 +53,14 @@ DEVICE_MODELS: Mapping[str, DeviceModel] = {
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads.
+    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads in each of its processes.
 
-    Rates are seconds per image and epoch of one thread (of the whole device where it is no CPU).
+    Rates are seconds per image and epoch of one thread (of one whole device where it is no CPU).
     """
 
     device: str
     threads: int = 1
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
     measured: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
@@ -72,7 +76,9 @@ class CostModel:
 
     def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
         """From the seconds of an epoch on one thread, in `measured_rates` without a teacher run by epoch."""
-        epochs = spec.recipe.epochs / threads_speed_up(self.device, self.threads)
+        processes = self.processes_of(spec)
+        speed_up = threads_speed_up(self.device, self.threads) * processes**PROCESSES_EXPONENT
+        epochs = spec.recipe.epochs / speed_up
         seconds, teacher_seconds = per_epoch * epochs, 0.0
         if spec.teacher_by_epoch:
             images, measured = facts.train_images or UNKNOWN_IMAGES, source == "measured"
@@ -87,6 +93,8 @@ class CostModel:
             disk_bytes=disk_bytes(spec, facts),
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
+            processes=processes,
+            teacher_bytes=weights_bytes(spec.teacher.network, facts) if spec.teacher else 0,
         )
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
@@ -144,6 +152,7 @@ def measured_rates(
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
+            rate *= int(numerics.get("processes") or 1) ** PROCESSES_EXPONENT
             seen.setdefault(rate_key(spec), []).append(rate)
     return {key: statistics.median(rates) for key, rates in seen.items()}
 
@@ -167,10 +176,13 @@ def forward_multiply_adds(network: str, facts: DataSet) -> int:
 
 def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What a finished run takes on disk: its weights and snapshots in fp32."""
-    weights = 4 * (
-        models.parameters(spec.student, classes=facts.classes, channels=facts.channels) or 10_000_000
-    )
+    weights = weights_bytes(spec.student, facts)
     return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
+
+
+def weights_bytes(network: str, facts: DataSet) -> int:
+    """The weights of a network in fp32; 40 MB where nothing is known of it."""
+    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class Campaign:
     store: Store
     execution: Execution
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
-    threads: int = 1  # per run, where the device is a CPU
+    threads: int = 1  # per process of a run, where the device is a CPU
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,7 +98,10 @@ class Campaign:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
         rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
-        return CostModel(self.device, self.threads, facts=facts, measured=rates, calibrated=self.calibrated)
+        return CostModel(
+            self.device, self.threads, self.processes_of,
+            facts=facts, measured=rates, calibrated=self.calibrated,
+        )  # fmt: skip
 
     def facts(self) -> dict[str, DataSet]:
         """The facts of the data sets by their resolved names."""
