@@ -88,4 +88,4 @@ def test_a_task_that_is_lost_ends_the_job(
         failure = drill.store.run(spec).failure() or {}
         assert "rank 1 (process" in failure["message"]
     else:
-        assert "rank 1 lost another rank" in told(drill)
+        assert "rank 1 has lost another rank" in told(drill)

@@ -144,11 +144,13 @@ class _Running:
                 process.kill()
 
     @property
-    def lost_rank(self) -> str:
-        """Which of several ranks somebody else has killed, or has not answered; "" if there is none."""
+    def lost(self) -> str:
+        """Which of several ranks has ended the run, where rank 0 could not say so; else ""."""
         for rank, code in self.codes.items():
             if code < 0 and rank not in self.overdue:
                 return f"rank {rank} was killed by {signal.Signals(-code).name} (out of memory?)"
+            if code == worker.CRASHED and 0 in self.overdue:
+                return f"rank {rank} failed before all ranks had started"
         return "rank 0 did not answer and was killed" if 0 in self.overdue else ""
 
 
@@ -287,8 +289,8 @@ class _Pool:
             raise RunError(self._reason(folder, code))
         elif self._interrupted and code != worker.CRASHED:
             return
-        elif len(running.codes) > 1 and running.lost_rank:
-            self._fail(folder, f"{running.lost_rank}; the same command continues from the last saved state")
+        elif len(running.codes) > 1 and running.lost:
+            self._fail(folder, f"{running.lost}.\n{self._printed(folder)}".strip())
         elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
             self._ready.append(folder)  # killed, or another process was in the way
         else:
@@ -327,13 +329,17 @@ class _Pool:
         failure = self._store.folder(folder).failure()
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
-        printed = ""
-        with contextlib.suppress(OSError):
-            printed = self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
+        printed = self._printed(folder)
         if "Hint:" in printed:
             return printed
         ended = f"its worker ended with exit code {code} and left neither a result nor a reason."
         return "\n".join(filter(None, (ended, printed, UNSAID)))
+
+    def _printed(self, folder: str) -> str:
+        """The end of what its processes have printed."""
+        with contextlib.suppress(OSError):
+            return self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
+        return ""
 
     def _is_elsewhere(self, folder: str) -> bool:
         lease = self._store.folder(folder).lease()

@@ -61,19 +61,20 @@ class Ranks:
         several = {"processes": self.size} if self.size > 1 else {}
         return several | ({"sync_batch_norm": True} if self.sync_batch_norm else {})
 
-    def device(self, device: torch.device) -> torch.device:
-        """This rank's own GPU, where the run's device is `cuda`: of those that this process may see."""
-        if self.size == 1 or device.type != "cuda":
+    def own_device(self, device: str) -> str:
+        """The name of this rank's own GPU, of those that this process may see, where the run has GPUs."""
+        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        if self.size == 1 or not on_gpu:
             return device
-        own = torch.device("cuda", self.local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(own)
-        return own
+        return f"cuda:{self.local_rank % max(1, torch.cuda.device_count())}"
 
     def join(self, device: torch.device) -> None:
         """Wait until all ranks are there; RunError after `MEETING`."""
         if self.size == 1:
             return
         on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(device)
         try:
             self._store, *_ = next(dist.rendezvous("env://", self.rank, self.size, timeout=MEETING))
             self._store.set_timeout(ANSWER)
@@ -96,10 +97,14 @@ class Ranks:
     def _place(self, rank: int) -> str:
         return f"rank {rank} ({self._store.get(f'place/{rank}').decode()})"
 
-    def leave(self) -> None:
-        """End the connections; a rank that still waits for this one fails at once."""
+    def leave(self, *, failed: bool = False) -> None:
+        """End the connections; a rank that still waits for this one fails at once.
+
+        NCCL would wait here for a rank that has failed; it is left to the end of the process.
+        """
         if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+            of_hosts = failed and dist.get_backend() == "nccl"
+            dist.destroy_process_group(self._hosts if of_hosts else None)
 
     def share(self, indices_N: Tensor) -> Tensor:
         """This rank's part of `indices_N`: contiguous, of the same size or one less than the largest."""
@@ -165,18 +170,19 @@ class Ranks:
         return said
 
     def report(self, error: BaseException, trace: str) -> str:
-        """Tell rank 0 why this one fails; the words for this rank's own log."""
+        """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end."""
         lost = _follows_from_another(error)
-        with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
-            self._store.set(f"failed/{self.rank}", "" if lost else trace)
-            self.leave()
-            self._store.wait(["over"], LAST_WORDS)  # rank 0 ends first: what it writes says which rank it was
-        return f"rank {self.rank} lost another rank: {_first_line(error)}" if lost else trace
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
+                self._store.set(f"failed/{self.rank}", "" if lost else trace)
+                self.leave(failed=True)
+                self._store.wait(["over"], LAST_WORDS)  # rank 0 ends first: it writes down which rank it was
+        return _first_line(error) if lost else ""
 
     def culprit(self, error: BaseException) -> BaseException:
         """On rank 0: `error`, or where that only follows from what happened to another rank, an error that
         says so."""
-        self.leave()  # which ends the other ranks
+        self.leave(failed=True)  # which ends the other ranks
         if self._store is None or not _follows_from_another(error):
             return error
         keys = {rank: f"failed/{rank}" for rank in range(1, self.size)}

@@ -106,8 +106,10 @@ def _assist(
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        words = ranks.report(error, "".join(traceback.format_exception(error)))
-        raise RunError(words, hint="the run's own log (tfkd logs) has what rank 0 says.") from error
+        trace = "".join(traceback.format_exception(error))
+        if lost := ranks.report(error, trace):
+            raise Blocked(f"rank {ranks.rank} has lost another rank: {lost}") from error
+        raise RunError(f"rank {ranks.rank} failed:\n{trace}") from error
 
 
 def _finished(folder: RunFolder, weights: Collection[str]) -> dict[str, Any] | None:
@@ -335,7 +337,8 @@ def _numerics(
     if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
         with contextlib.suppress(RunError):
             wanted = provenance.choose_device(fixed["device"]).type
-    device = ranks.device(provenance.choose_device(execution.device if wanted == "cuda" else wanted))
+    wanted = ranks.own_device(execution.device if wanted == "cuda" else wanted)
+    device = provenance.choose_device(wanted)
     alike = fixed.get("processes", 1) == ranks.size
     threads = (fixed.get("threads") if alike else None) or execution.threads or provenance.cores()
     torch.set_num_threads(threads)

@@ -133,7 +133,7 @@ class Profile:
         for each in self.resources:
             if each.fit(spec):
                 options = overlaid(options, each.submit)
-        nodes, planned = int(options.get("nodes", 1)), GPUS_OF_A_RUN.get(spec.dataset.partition("@")[0], 1)
+        nodes, planned = int(options.get("nodes", 1)), GPUS_OF_A_RUN.get(spec.dataset, 1)
         open_ = self.runs_per_job == 1 and not options.keys() & {*GPUS, "ntasks_per_node"}
         wanted = self.processes or (planned if open_ else 1)
         if wanted == 1:

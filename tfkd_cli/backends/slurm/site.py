@@ -116,7 +116,7 @@ def minutes(limit: int | str) -> int | None:
 
 
 def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    """`options` and what the profile leaves open: a GPU per task where there are any, a fair share of a node."""
+    """`options` and what the profile leaves open: GPUs where there are any, a share of the node."""
     filled = dict(options)
     partition = site.partition(options.get("partition"))
     if partition is None or options.get("exclusive") or options.get("--exclusive"):
