@@ -1,4 +1,4 @@
-"""Networks without BatchNorm: several processes compute what one does. `python:rank_networks:plain`."""
+"""Networks for digits without BatchNorm: several processes compute what one does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Plain(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 8, 3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
-        self.fc = nn.Linear(16, classes)
+        self.fc = nn.Linear(16 * 8 * 8, classes)
         self.unused = nn.Linear(2, 2)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ class Plain(nn.Module):
         if self.training:
             time.sleep(self.seconds)
         maps_NCHW = self.conv2(self.conv1(images_NCHW).relu()).relu()
-        logits_NK: torch.Tensor = self.fc(maps_NCHW.mean((2, 3)))
+        logits_NK: torch.Tensor = self.fc(maps_NCHW.flatten(1))
         return logits_NK
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from tfkd_cli.training import checkpoints
 
 PATIENCE = 280.0  # seconds until a test gives up; nothing here asserts a shorter time
 METHODS = "baseline,kd,tf-self,tf-reg,lsr"
-# Three steps an epoch, the last of 413 images: an odd number on one of two processes.
-STEPS = ["--epochs", "7", "--batch-size", "512", "--set", "recipe.warmup_epochs=0"]
+# Two epochs of twelve steps, the last of 29 images, which neither two nor four processes share out evenly.
+# At this rate a change of 1e-7 in the weights changes no loss by more than 5e-7; at 0.1 by up to 3e-4.
+STEPS = ["--epochs", "2", "--batch-size", "128", "--lr", "0.02", "--set", "recipe.warmup_epochs=0"]
 T = TypeVar("T")
 
 
@@ -85,9 +85,9 @@ def losses(folder: RunFolder) -> list[dict[str, float]]:
 
 
 def assert_alike(one: RunFolder, other: RunFolder) -> None:
-    assert len(losses(one)) == 7
+    assert len(losses(one)) == 2
     for left, right in zip(losses(one), losses(other), strict=True):
-        assert left == pytest.approx(right, rel=1e-5)
+        assert left == pytest.approx(right, rel=1e-5, abs=1e-8)  # a small divergence is a difference
 
 
 def until(found: Callable[[], T | None]) -> T:
@@ -119,7 +119,7 @@ def ranks_at_work(results: Path) -> list[int]:
 def alone(tfkd: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The methods in one process each."""
     results: Path = tmp_path_factory.mktemp("alone")
-    network = ["--student", "python:rank_networks:plain", "--teacher", "resnet8"]
+    network = ["--student", "python:rank_networks:plain", "--teacher", "python:rank_networks:plain"]
     done(tfkd(results, *network, "--method", METHODS, *STEPS))
     return results
 
@@ -128,12 +128,7 @@ def alone(tfkd: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_several_processes_train_to_the_losses_of_one(
     tfkd: Any, alone: Path, tmp_path: Path, processes: str
 ) -> None:
-    # The teachers stay: those of several processes would have other BatchNorm statistics.
-    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
-    for name, folder in folders(tmp_path).items():
-        if not name.endswith("resnet8"):
-            shutil.rmtree(folder.path)
-    network = ["--student", "python:rank_networks:plain", "--teacher", "resnet8"]
+    network = ["--student", "python:rank_networks:plain", "--teacher", "python:rank_networks:plain"]
     done(tfkd(tmp_path, *network, "--method", METHODS, *STEPS, "--gpus", processes))
     expected = folders(alone)
     found = folders(tmp_path)
@@ -141,17 +136,17 @@ def test_several_processes_train_to_the_losses_of_one(
     for name, folder in found.items():
         result = folder.result()
         assert result is not None
-        if not name.endswith("resnet8"):
-            assert result["numerics"]["processes"] == int(processes)
-            assert_alike(folder, expected[name])
-            weights = checkpoints.read_weights(folder.weights("last.pt"))
-            assert "fc.weight" in weights
-            reference = checkpoints.read_weights(expected[name].weights("last.pt"))
-            assert all(torch.allclose(weights[key], reference[key], atol=1e-4) for key in weights)
+        assert result["numerics"]["processes"] == int(processes)
+        assert_alike(folder, expected[name])
+        weights, reference = (
+            checkpoints.read_weights(each.weights("last.pt")) for each in (folder, expected[name])
+        )
+        assert weights.keys() == reference.keys()
+        assert all(torch.allclose(weights[key], reference[key], atol=1e-5) for key in weights)
 
 
 def test_synchronised_batch_norm_gives_the_losses_of_one_process(tfkd: Any, tmp_path: Path) -> None:
-    arguments = ["--student", "resnet8", "--method", "baseline", *STEPS]
+    arguments = ["--student", "resnet8", "--method", "baseline", *STEPS, "--lr", "0.002"]
     done(tfkd(tmp_path / "one", *arguments))
     done(tfkd(tmp_path / "two", *arguments, "--gpus", "2", "--sync-batch-norm"))
     result = only(tmp_path / "two").result()
