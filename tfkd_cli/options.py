@@ -114,6 +114,19 @@ class ExecutionOptions:
         int | None,
         _option("--threads", help="Threads per run. [default: cores ÷ runs at once]", panel=RUN, min=1),
     ] = None
+    gpus: Annotated[
+        int | None,
+        _option(
+            "--gpus",
+            "--processes",
+            help="GPUs per run, each with a process of its own; with --device cpu processes. [default: 1]",
+            panel=RUN,
+            min=1,
+        ),
+    ] = None
+    sync_batch_norm: Annotated[
+        bool, _option("--sync-batch-norm", help="With --gpus: BatchNorm over all of them.", panel=RUN)
+    ] = False
     teacher_cache_gb: Annotated[
         float,
         _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),

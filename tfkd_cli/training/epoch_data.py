@@ -44,8 +44,16 @@ class Batch(NamedTuple):
 class EpochData:
     """The batches of each epoch of a training part; `steps` of them."""
 
-    def __init__(self, part: Part, facts: DataSet, recipe: Recipe, *, seed: int) -> None:
-        self._part, self._seed = part, seed
+    def __init__(
+        self,
+        part: Part,
+        facts: DataSet,
+        recipe: Recipe,
+        *,
+        seed: int,
+        share: Callable[[Tensor], Tensor] = lambda indices_N: indices_N,
+    ) -> None:
+        self._part, self._seed, self._share = part, seed, share
         self._device = part.images_NCHW.device
         self._stream = seed if recipe.augment_stream == "seed" else SHARED_STREAM
         self._batch_size = recipe.batch_size
@@ -62,7 +70,7 @@ class EpochData:
         """The batches of this epoch from step `first` on."""
         generator = torch.Generator().manual_seed(seed_of("order", self._seed, epoch))
         order_N = torch.randperm(len(self._part.labels_N), generator=generator).to(self._device)
-        todo = split(order_N, self._batch_size)[first:]
+        todo = [self._share(each) for each in split(order_N, self._batch_size)[first:]]
         for start in range(0, len(todo), self._batches_at_once):
             group = todo[start : start + self._batches_at_once]
             indices_N = torch.cat(group)

@@ -75,6 +75,8 @@ def evaluate(
     *,
     at_step: Callable[[], None] = lambda: None,
     most_classes: int = MOST_CLASSES,
+    share: Callable[[Tensor], Tensor] = lambda indices_N: indices_N,
+    gather: Callable[[Tensor], Tensor] = lambda scored: scored,
 ) -> Scores:
     """The scores of `network` in eval mode and fp32; `at_step` is called after every batch.
 
@@ -83,13 +85,14 @@ def evaluate(
     network.eval()
     device, scored = part.images_NCHW.device, []
     normalise, batch = Normalise(facts, device=device), images_at_once(device, facts.size)
-    for images_NCHW, labels_N in zip(
-        torch.split(part.images_NCHW, batch), torch.split(part.labels_N, batch), strict=True
-    ):
+    places_N = share(torch.arange(len(part.labels_N)))
+    for indices_N in torch.split(places_N, batch):
         with torch.inference_mode():
-            scored.append(score(network(normalise(images_NCHW)).float(), labels_N))
+            scored.append(
+                score(network(normalise(part.images_NCHW[indices_N])).float(), part.labels_N[indices_N])
+            )
         at_step()
-    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = torch.cat(scored, 1).cpu().double()
+    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = gather(torch.cat(scored, 1)).cpu().double()
     return Scores(
         loss=float(ce_N.mean()),
         accuracy=100 * float(right_N.mean()),
