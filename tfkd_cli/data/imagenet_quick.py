@@ -86,7 +86,9 @@ def survey(root: Path, *, without: Collection[str] = ()) -> Layout:
     `without`: of the chosen files those that are left out; none takes their place.
     """
     classes = _classes(root)
-    files, labels, parts = [], [], {}
+    files: list[str] = []
+    labels: list[int] = []
+    parts: dict[str, range] = {}
     for part, folder in FOLDERS.items():
         start = len(files)
         for label, wnid in enumerate(classes):
