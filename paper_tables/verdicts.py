@@ -51,7 +51,7 @@ NOTES: Mapping[str, str] = {
     "shared baseline": "A printed baseline is one number shared by its column: where it is off, every "
     "printed gain of the column is off by as much, so their verdicts are not independent.",
     "many cells": "Cell verdicts are not corrected for their number: of 20 cells that agree in truth, one "
-    "is expected to read `differs`. Holm's correction runs over the claims of one family.",
+    "is expected to read `differs`. Holm's correction runs over the claims.",
     "best epoch": "The best epoch is chosen on the test set, as the paper seems to have done; the last "
     "epoch is free of that choice, so each verdict is repeated on it.",
     "fixed cells": "A claim speaks of its own cells: the interval holds the networks and data sets fixed.",
