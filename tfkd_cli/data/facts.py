@@ -236,3 +236,6 @@ DATASETS: Mapping[str, DataSet] = {
         IMAGENET_QUICK,
     )
 }
+
+PARENTS: Mapping[str, str] = {IMAGENET_QUICK.name: IMAGENET.name}
+"""Data sets that are made of the files of another one, and found where that is."""
