@@ -221,10 +221,11 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        teacher = self.teacher
+        known = isinstance(teacher, Teacher) or (teacher is not None and teacher.published)
         return self.loss.run_name(
-            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
-            same_network=teacher is not None and teacher.network == self.student,
+            snapshot=isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int),
+            same_network=known and teacher is not None and teacher.network == self.student,
         )
 
     @property

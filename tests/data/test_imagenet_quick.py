@@ -62,11 +62,14 @@ def test_images_of_other_colours_are_read_and_files_of_another_class_are_named(
     assert any("1 images are named after another class" in note for note in made.facts.notes)
 
 
-def test_a_truncated_file_is_named(imagenet: Path, execution: Execution) -> None:
+def test_a_truncated_file_is_left_out_and_named(imagenet: Path, execution: Execution) -> None:
     file = imagenet / "train" / WNIDS[2] / f"{WNIDS[2]}_1.JPEG"
-    file.write_bytes(file.read_bytes()[:400])
-    with pytest.raises(RequestError, match=rf"{WNIDS[2]}_1\.JPEG' cannot be read"):
-        data.prepare("imagenet-quick", execution=execution, source=imagenet)
+    file.write_bytes(file.read_bytes()[:900])
+    made = data.prepare("imagenet-quick", execution=execution, source=imagenet)
+    assert made.facts.corrupt == (f"train/{WNIDS[2]}/{WNIDS[2]}_1.JPEG",)
+    assert any("_1.JPEG' cannot be read and is left out" in note for note in made.facts.notes)
+    arrays = data.load(made.name, execution=execution)
+    assert arrays.train_labels_N.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_other_bytes_are_another_set_and_another_folder_is_refused(

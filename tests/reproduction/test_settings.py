@@ -145,6 +145,7 @@ def test_on_imagenet_torchvisions_networks_teach_and_are_known_before_their_file
         ForeignTeacher(network="torchvision:resnext101_32x8d", digest="8ba56ff5"),
     }
     for spec in taught_on_imagenet():
+        assert spec.method == ("tf-self" if spec.teacher.network == spec.student else "kd")  # type: ignore[union-attr]
         assert RunSpec.from_json(spec.to_json()).key == spec.key
 
 

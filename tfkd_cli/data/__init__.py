@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
-from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
+from tfkd_cli.data.facts import (
+    AUGMENTATIONS,
+    DATASETS,
+    PARENTS,
+    Arrays,
+    Augmentation,
+    DataSet,
+    ResolvedData,
+)
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
 from tfkd_cli.regular_files import expanded
@@ -224,10 +232,12 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
     """Where to look, first to last; a place that was named must be there."""
     if asked.path is not None:
         return [_existing(asked.path)]
-    known = caches.described(execution.cache_path, asked.name) or {}
-    places = [_source(asked.name, execution), Path(known["origin"]) if known.get("origin") else None]
+    cache, parent = execution.cache_path, PARENTS.get(asked.facts.name)
+    names = [asked.name, *([caches.pointed(cache, parent) or parent] if parent else [])]
+    known = [caches.described(cache, name) or {} for name in names]
+    places = [_source(asked.name, execution), *(Path(each["origin"]) for each in known if each.get("origin"))]
     if not asked.facts.name.startswith("folder"):
-        places += [_data_dir(execution), execution.cache_path / "downloads"]
+        places += [_data_dir(execution), cache / "downloads"]
     return [place for place in places if place is not None and place.exists()]
 
 

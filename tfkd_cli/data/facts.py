@@ -41,6 +41,7 @@ class DataSet:
     nested: bool = False
     levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
     augmentation: str = ""  # the default recipe's, of a data set that hyperparameters.toml does not know
+    corrupt: tuple[str, ...] = ()  # image files of imagenet-quick that cannot be read and are left out
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
 
     @property
@@ -235,3 +236,6 @@ DATASETS: Mapping[str, DataSet] = {
         IMAGENET_QUICK,
     )
 }
+
+PARENTS: Mapping[str, str] = {IMAGENET_QUICK.name: IMAGENET.name}
+"""Data sets that are made of the files of another one, and found where that is."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,20 +56,18 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """Both parts; the facts with notes on near-identical and nearly constant images."""
-    layout = survey(path)
-    assert layout.parts is not None
+    """Both parts, without corrupt files; the facts with notes on near-identical and blank images."""
+    layout = survey(path, without=facts.corrupt)
 
     def one(position: int) -> NDArray[uint8]:
-        file = layout.files[position]
-        return decode_image(read_file(path / file), _look(facts), name=file)
+        return _decoded(layout, layout.files[position], facts)
 
     with naming_all(range(len(layout.files)), one):
-        for part, positions in layout.parts.items():
+        for part, positions in _parts(layout).items():
             images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
             draft.write(part, images, [layout.labels[position] for position in positions])
     draft.class_names = layout.classes
-    draft.report = inspect(draft, layout, layout.parts)
+    draft.report = inspect(draft, layout, _parts(layout))
     return replace(facts, notes=facts.notes + notes_of(draft.report))
 
 
@@ -82,16 +80,22 @@ def fetch(facts: DataSet, folder: Path) -> Path:
     )
 
 
-def survey(root: Path) -> Layout:
-    """The chosen classes and files of a folder; RequestError when it is not in ImageNet's layout."""
+def survey(root: Path, *, without: Collection[str] = ()) -> Layout:
+    """The chosen classes and files of a folder; RequestError when it is not in ImageNet's layout.
+
+    `without`: of the chosen files those that are left out; none takes their place.
+    """
     classes = _classes(root)
-    files, labels, parts = [], [], {}
+    files: list[str] = []
+    labels: list[int] = []
+    parts: dict[str, range] = {}
     for part, folder in FOLDERS.items():
         start = len(files)
         for label, wnid in enumerate(classes):
-            found = _images(root, f"{folder}/{wnid}")[: IMAGES[part]]
-            files += found
-            labels += [label] * len(found)
+            taken = _images(root, f"{folder}/{wnid}")[: IMAGES[part]]
+            kept = [file for file in taken if file not in without]
+            files += kept
+            labels += [label] * len(kept)
         parts[part] = range(start, len(files))
     return Layout(root, classes, files, labels, parts, _misplaced(files))
 
@@ -141,14 +145,22 @@ def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
 
 
 def _identify(layout: Layout, facts: DataSet) -> DataSet:
-    assert layout.parts is not None
-    marks = [
-        mark
-        for block in parallel(
-            lambda file: hashlib.sha256(read_file(layout.root / file)).digest(), layout.files
-        )
-        for mark in block
-    ]
+    def examined(file: str) -> tuple[bytes, bool]:
+        """The sha256 of a file, and whether it cannot be decoded."""
+        mark = hashlib.sha256(read_file(layout.root / file)).digest()
+        try:
+            _decoded(layout, file, facts)
+        except RequestError:
+            return mark, True
+        return mark, False
+
+    found = [each for block in parallel(examined, layout.files) for each in block]
+    corrupt = tuple(file for file, (_, broken) in zip(layout.files, found, strict=True) if broken)
+    marks = [mark for mark, broken in found if not broken]
+    layout = survey(layout.root, without=corrupt)
+    parts = _parts(layout)
+    if not all(parts.values()):
+        raise _wrong_layout(layout.root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
     digest = hashlib.sha256(f"{FORMAT}\0{_look(facts).text}\0".encode())
     for file, mark in zip(layout.files, marks, strict=True):
         digest.update(os.fsencode(file) + b"\0" + mark)
@@ -156,16 +168,27 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         facts,
         name=f"{facts.name}@{digest.hexdigest()[:12]}",
         classes=len(layout.classes),
-        train_images=len(layout.parts["train"]),
-        test_images=len(layout.parts["test"]),
+        train_images=len(parts["train"]),
+        test_images=len(parts["test"]),
         source=str(layout.root),
+        corrupt=corrupt,
         notes=(
-            of_counts(layout, layout.parts),
+            of_counts(layout, parts),
             *facts.notes,
             *layout.notes,
-            *of_labels(layout, layout.parts, marks),
+            *of_labels(layout, parts, marks),
+            *(f"WARNING: {file!r} cannot be read and is left out" for file in corrupt),
         ),
     )
+
+
+def _parts(layout: Layout) -> Mapping[str, Sequence[int]]:
+    assert layout.parts is not None
+    return layout.parts
+
+
+def _decoded(layout: Layout, file: str, facts: DataSet) -> NDArray[uint8]:
+    return decode_image(read_file(layout.root / file), _look(facts), name=file)
 
 
 def _look(facts: DataSet) -> Look:
