@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkd_cli import schema
-from tfkd_cli.schema import NotNegative, Positive
+from tfkd_cli.schema import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class Execution:
     data_dir: str | None = None  # a read-only folder with official files
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     threads: Positive | None = None  # per run; None: cores ÷ slots
+    data_workers: Count | None = None  # processes that decode images per run; None: `threads`
+    memory_gb: NotNegative | None = None  # decoded images of a set that take more stay in their files;
+    # None: a quarter of the memory of the machine that prepares it (no number depends on it)
     checkpoint_minutes: NotNegative = 3.0  # the most work a kill may cost
     teacher_cache_gb: NotNegative = 20.0  # cap on <results>/teacher-logits
     tf32: bool = True  # on GPUs that have it: convolutions and matrix products of fp32 recipes

@@ -100,6 +100,8 @@ def execution(
         data_dir=str(options.data_dir) if options.data_dir else None,
         device=run.device,
         threads=run.threads,
+        data_workers=run.data_workers,
+        memory_gb=folder.memory_gb,
         teacher_cache_gb=run.teacher_cache_gb,
         tf32=not run.no_tf32,
         tensorboard=run.tensorboard,

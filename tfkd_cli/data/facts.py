@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy import int64, uint8
     from numpy.typing import NDArray
 
+    from tfkd_cli.data.image_files import ImageFiles
+
 Channels = tuple[float, ...]  # one value per channel, for pixels in [0, 1]
 Levels = tuple[tuple[str, float, float], ...]  # "I" (integers) or "F" (floats), black, white
 
@@ -39,6 +41,7 @@ class DataSet:
     unchecked: bool = False  # as many images as the official content, which nothing here can compare
     follow_links: bool = False  # of a folder: how its files were found
     nested: bool = False
+    full_size: bool = False  # views are cut from images of their own size, not from squares of `size`
     levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
     augmentation: str = ""  # the default recipe's, of a data set that hyperparameters.toml does not know
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
@@ -88,15 +91,15 @@ class ResolvedData:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """A decoded data set: memory-mapped uint8 images (N images, C channels) and int64 labels."""
+    """A data set: uint8 images (N images, C channels), memory-mapped or in their files; int64 labels."""
 
     facts: DataSet
     class_names: tuple[str, ...]
-    train_images_NCHW: NDArray[uint8]
+    train_images_NCHW: NDArray[uint8] | ImageFiles
     train_labels_N: NDArray[int64]
-    test_images_NCHW: NDArray[uint8]
+    test_images_NCHW: NDArray[uint8] | ImageFiles
     test_labels_N: NDArray[int64]
-    val_images_NCHW: NDArray[uint8] | None = None
+    val_images_NCHW: NDArray[uint8] | ImageFiles | None = None
     val_labels_N: NDArray[int64] | None = None
 
 
@@ -206,7 +209,10 @@ IMAGENET = DataSet(
     test_images=50_000,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
-    source="ILSVRC 2012; described and planned, not trained yet",
+    module="tfkd_cli.data.imagenet",
+    source="ILSVRC 2012: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the development kit, or "
+    "train/WNID/*.JPEG and val/WNID/*.JPEG",
+    full_size=True,
 )
 
 DATASETS: Mapping[str, DataSet] = {

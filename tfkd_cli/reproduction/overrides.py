@@ -14,6 +14,7 @@ from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
 LOSS_FIELDS: Mapping[str, Any] = field_types()
+OF_DATA = ("corrupt", "decoder")
 FINETUNE = "finetune"
 
 
@@ -87,6 +88,8 @@ class _Changes:
 def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
     """`recipe.lr` in its two names, made canonical, and the field's type."""
     owner, dot, name = path.strip().partition(".")
+    if owner == "data":  # how the files of a data set are read: part of the recipe, for numbers depend on it
+        owner, name = "recipe", canonical(name, OF_DATA, kind="data field")
     if not dot or owner not in ("recipe", "loss"):
         raise _no_setting(path)
     known = RECIPE_FIELDS if owner == "recipe" else loss_fields
