@@ -64,7 +64,7 @@ def make_archives(tree: Path, root: Path) -> Path:
     rows = [(number, wnid, f"word of {wnid}, another", "", 0) for wnid, number in ids.items()]
     synsets = np.array([*rows, (4, "n00001740", "entity", "", 3)], dtype=fields)
     matlab = io.BytesIO()
-    savemat(matlab, {"synsets": synsets.reshape(-1, 1)})
+    savemat(matlab, {"synsets": synsets.reshape(-1, 1)})  # type: ignore[arg-type]
     truth = "".join(f"{ids[file.parent.name]}\n" for file in tested)
     with tarfile.open(root / imagenet.DEVKIT, "w:gz") as kit:
         _add(kit, f"ILSVRC2012_devkit_t12/{imagenet.SYNSETS}", matlab.getvalue())

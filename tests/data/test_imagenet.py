@@ -84,7 +84,7 @@ def test_after_it_was_given_once_it_is_found_by_its_name(tree: Path, execution: 
 
 
 def test_a_file_more_or_of_another_size_gives_another_name(tree: Path, tmp_path: Path) -> None:
-    names = set()
+    names = set[str]()
     for change in ("none", "size", "more"):
         file = tree / "train" / WNIDS[0] / f"{WNIDS[0]}_1.JPEG"
         if change == "size":

@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Path:
 def trained(tree: Path, execution: Execution, **reading: object) -> ImageFiles:
     """The training files of a tree, seen at SIZE pixels."""
     name = data.prepare("imagenet", execution=execution, source=tree).name
-    files = data.load(name, execution=execution).train_images_NCHW
+    files: object = data.load(name, execution=execution).train_images_NCHW
     assert isinstance(files, ImageFiles)
     return replace(files, facts=replace(files.facts, size=SIZE), reading=replace(Reading(), **reading))  # type: ignore[arg-type]
 
@@ -186,7 +186,8 @@ def test_more_images_than_memory_may_hold_are_read_from_their_files_to_the_same_
     names = {data.prepare(f"folder:{folder}", execution=each).name for each in (in_memory, from_files)}
     [name] = names
     decoded, streamed = (data.load(name, execution=each) for each in (in_memory, from_files))
-    assert isinstance(streamed.train_images_NCHW, ImageFiles)
+    kinds = [type(each.train_images_NCHW) for each in (decoded, streamed)]
+    assert kinds == [np.memmap, ImageFiles]
     for augmentation in ("crop-flip-rotate15", "rrc-flip", "none"):
         augment = Augment(augmentation, size=decoded.facts.size, device=CPU)
         batches = torch.split(torch.randperm(12), 5)
@@ -202,7 +203,8 @@ def test_more_images_than_memory_may_hold_are_read_from_their_files_to_the_same_
             assert torch.equal(first.indices_N, second.indices_N)
             assert torch.equal(first.images_NCHW, second.images_NCHW)
     held = [hold_out(each, 0.25) for each in (decoded, streamed)]
-    assert np.array_equal(*(each.val_images_NCHW[:] for each in held if each.val_images_NCHW is not None))
+    held_out = [each.val_images_NCHW[:] for each in held if each.val_images_NCHW is not None]
+    assert np.array_equal(held_out[0], held_out[1])
 
 
 def running(pid: int) -> bool:

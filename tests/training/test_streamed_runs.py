@@ -17,6 +17,7 @@ from tests.data.ilsvrc import make_tree
 from tests.training.test_worker import Worker, epochs_done, submitted, until
 from tfkd_cli import data
 from tfkd_cli.data.image_files import ImageFiles
+from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -131,7 +132,7 @@ def test_a_corrupt_file_ends_a_run_or_is_left_out_of_its_scores(
     spec = RunSpec(dataset=name, student="plain-cnn", recipe=recipe)
     assert spec.key == replace(spec, recipe=replace(recipe, corrupt="fail")).key or corrupt == "skip"
     if corrupt == "fail":
-        with pytest.raises(runner.RunError, match=r"\.JPEG' cannot be read"):
+        with pytest.raises(RunError, match=r"\.JPEG' cannot be read"):
             runner.run(spec, store=store, execution=execution)
         return
     result = runner.run(spec, store=store, execution=execution)

@@ -48,7 +48,6 @@ __all__ = [
 GROUP = "tfkd.datasets"
 OWN = "own images are folder:PATH, others torchvision:NAME; see `tfkd list datasets`."
 SIZES = range(28, 513)  # pixels, of folder224: and torchvision224:
-READING = Reading()
 OWN_NAME = re.compile(
     r"(?P<kind>folder|torchvision)(?P<size>\d{0,4})(?P<marked>\.split(?P<split>\d{1,9}))?"
     r"(?P<separator>[:@])(?P<rest>.+)",
@@ -141,7 +140,7 @@ def prepare(
 
 
 def load(
-    name: str, *, execution: Execution, reading: Reading = READING, progress: Progress | None = None
+    name: str, *, execution: Execution, reading: Reading = caches.READING, progress: Progress | None = None
 ) -> Arrays:
     """The data set of a resolved name, every file checked; decoded first if it needs no network.
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SCHEMA = 2  # 2: a digest of every file
 STALE_SECONDS = 24 * 3600  # a draft of another host this old has no owner any more
 
+READING = Reading()
+
 _checked: dict[Path, tuple[tuple[int, int, int], bool]] = {}
 """File → its size, time and inode when it was last hashed in this process, and whether the digest matched."""
 
@@ -56,6 +58,7 @@ class Draft:
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
+        self.parts: list[str] = []
         self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
         self.memory = math.inf  # bytes that decoded images may take; above, an index of the files is written
 
@@ -77,7 +80,7 @@ class Draft:
                 written += len(chunk_NCHW)
         if written != len(labels):
             raise RunError(f"{part} has {written} images and {len(labels)} labels.")
-        self._write_array(f"{part}_labels.npy", np.asarray(labels, dtype=np.int64))
+        self._write_labels(part, labels)
 
     def write_index(
         self,
@@ -90,15 +93,17 @@ class Draft:
         """One part whose images stay in their files, below `origin` or in an archive there."""
         import numpy as np
 
-        self._write_array(f"{part}_files.npy", entries_N)
-        self._write_array(f"{part}_labels.npy", np.asarray(labels, dtype=np.int64))
+        with _durable(self.folder / f"{part}_files.npy") as file:
+            np.save(file, entries_N)
+        self._write_labels(part, labels)
         self.archives[part] = archive
 
-    def _write_array(self, name: str, array: NDArray[Any]) -> None:
+    def _write_labels(self, part: str, labels: Sequence[int] | NDArray[int64]) -> None:
         import numpy as np
 
-        with _durable(self.folder / name) as file:
-            np.save(file, array)
+        with _durable(self.folder / f"{part}_labels.npy") as file:
+            np.save(file, np.asarray(labels, dtype=np.int64))
+        self.parts.append(part)
 
     def images(self, part: str) -> NDArray[uint8]:
         """The images written so far, mapped."""
@@ -210,7 +215,7 @@ def ready(cache: Path, name: str) -> DataSet | None:
     return None if meta is None else DataSet.from_json(meta["facts"])
 
 
-def load(cache: Path, name: str, *, places: Sequence[Path] = (), reading: Reading) -> Arrays | None:
+def load(cache: Path, name: str, *, places: Sequence[Path] = (), reading: Reading = READING) -> Arrays | None:
     """The data set; None when it is not there. Decoded images are memory-mapped.
 
     Where the cache holds an index only, the image files are looked for at `places` and where they were.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy import int64, uint8
     from numpy.typing import NDArray
 
-    from tfkd_cli.data.image_files import ImageFiles
-
 Channels = tuple[float, ...]  # one value per channel, for pixels in [0, 1]
 Levels = tuple[tuple[str, float, float], ...]  # "I" (integers) or "F" (floats), black, white
 
@@ -91,15 +89,19 @@ class ResolvedData:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """A data set: uint8 images (N images, C channels), memory-mapped or in their files; int64 labels."""
+    """A data set: memory-mapped uint8 images (N images, C channels) and int64 labels.
+
+    Of a set that is not decoded in advance, an `ImageFiles` stands for each array of images: it has a length
+    and a shape, and gives decoded images for a slice.
+    """
 
     facts: DataSet
     class_names: tuple[str, ...]
-    train_images_NCHW: NDArray[uint8] | ImageFiles
+    train_images_NCHW: NDArray[uint8]
     train_labels_N: NDArray[int64]
-    test_images_NCHW: NDArray[uint8] | ImageFiles
+    test_images_NCHW: NDArray[uint8]
     test_labels_N: NDArray[int64]
-    val_images_NCHW: NDArray[uint8] | ImageFiles | None = None
+    val_images_NCHW: NDArray[uint8] | None = None
     val_labels_N: NDArray[int64] | None = None
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
@@ -66,9 +67,9 @@ class ImageFiles:
         import numpy as np
 
         if isinstance(wanted, slice):
-            from tfkd_cli.data import streaming
-
-            return streaming.decoded(self, range(len(self))[wanted])
+            streaming = importlib.import_module("tfkd_cli.data.streaming")  # with torch
+            images_NCHW: NDArray[np.uint8] = streaming.decoded(self, range(len(self))[wanted])
+            return images_NCHW
         chosen_N = np.asarray(wanted, dtype=np.int64)
         return replace(self, positions_N=chosen_N if self.positions_N is None else self.positions_N[chosen_N])
 
@@ -106,7 +107,7 @@ class ImageFiles:
             raise RequestError(
                 f"{name!r} in {self.place} has {len(data):,} bytes.",
                 expected=f"{size:,} bytes, as when the data set was indexed.",
-                hint="bring it back as it was; or `touch` its folder and give `tfkd data NAME --from DIR` again.",
+                hint="bring it back as it was; or `touch` its folder and index it anew (`tfkd data`).",
             )
         return data
 

@@ -316,7 +316,7 @@ def _kit(path: Path) -> tuple[list[str], dict[str, str]]:
                 for wanted in (TRUTH, SYNSETS)
                 if member.name.endswith(wanted)
             }
-        rows = loadmat(io.BytesIO(found[SYNSETS]), squeeze_me=True)["synsets"]
+        rows = loadmat(io.BytesIO(found[SYNSETS]), squeeze_me=True)["synsets"]  # type: ignore[arg-type]
         leaves = [row for row in rows if int(row[4]) == 0]  # row[4]: how many children; inner nodes have some
         wnid_of = {int(row[0]): str(row[1]) for row in leaves}
         words = {str(row[1]): str(row[2]).split(",")[0] for row in leaves}
