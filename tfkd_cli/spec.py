@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
+from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
 from tfkd_cli.schema import (
@@ -74,6 +75,11 @@ class Recipe:
     precision: Precision = "fp32"
     # The share of the training images that validates, where the data have no such part.
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = _later(0.0)
+    # Of image files that are decoded while the network trains: what decodes and resizes them (Pillow's
+    # pixels are those of the released loader, torchvision's differ by a level here and there), and whether
+    # the next file of the part takes the place of a corrupt one.
+    decoder: Decoder = _later("torchvision")
+    corrupt: Corrupt = _later("fail")
 
     def __post_init__(self) -> None:
         schema.check(

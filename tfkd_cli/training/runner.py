@@ -19,6 +19,7 @@ import torch  # noqa: TID253 - reached only from the worker, which needs it
 from tfkd_cli import data, models
 from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
+from tfkd_cli.data.image_files import Reading
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -322,8 +323,14 @@ class _Work:
 
 def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
     """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+    workers = (
+        execution.threads or provenance.cores() if execution.data_workers is None else execution.data_workers
+    )
     return data.load(
-        spec.dataset, execution=execution, progress=lambda what, share: None if share else log.info(what)
+        spec.dataset,
+        execution=execution,
+        reading=Reading(decoder=spec.recipe.decoder, corrupt=spec.recipe.corrupt, workers=workers),
+        progress=lambda what, share: None if share else log.info(what),
     )
 
 
