@@ -156,6 +156,20 @@ def cost_sources(counts: Counts) -> str:
     return "; ".join(parts)
 
 
+def parallel_lines(plan: Plan) -> list[str]:
+    """How many GPUs or processes the data-parallel runs take, and what each of them holds; none: no line."""
+    costs = [run.cost for run in plan.todo if run.cost.processes > 1]
+    if not costs:
+        return []
+    each = "/".join(map(str, sorted({cost.processes for cost in costs})))
+    teacher = max(cost.teacher_bytes for cost in costs)
+    copy = f", and of the teacher ({size(teacher)} of weights)" if teacher else ""
+    return [
+        f"Data-parallel: {len(costs)} runs in {each} processes each, one per GPU; every GPU's hours count. "
+        f"Each process holds a copy of the network{copy}, and its part of a batch."
+    ]
+
+
 def logits_lines(plan: Plan, *, cap_gb: float) -> list[str]:
     """The teacher logits that several runs share, if there are any: for whom, how large, what is cached."""
     shared = plan.teacher_logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,9 @@ WEIGHT_COPIES = 4  # best, last, student, and the training state with its moment
 
 THREADS_EXPONENT = 0.55
 """n threads train n^0.55 times as fast as one (two: 1.46; measured on two cores)."""
+
+PROCESSES_EXPONENT = 0.95
+"""n processes, each with a device of its own, train n^0.95 times as fast as one (assumed)."""
 
 MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
@@ -65,13 +68,14 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads.
+    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads in each of its processes.
 
     `measured` and `calibrated` are by `rate_key`; calibrated rates are seconds per image and epoch.
     """
 
     device: str
     threads: int = 1
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
     measured: Mapping[tuple[Any, ...], Rate] = field(default_factory=dict)
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
@@ -92,7 +96,9 @@ class CostModel:
         start = rate.start_seconds
         if start is None:
             start = DEVICE_MODELS[self.device].start_seconds + LIBRARY * (":" in spec.student)
-        epochs = spec.recipe.epochs / threads_speed_up(self.device, self.threads)
+        processes = self.processes_of(spec)
+        speed_up = threads_speed_up(self.device, self.threads) * processes**PROCESSES_EXPONENT
+        epochs = spec.recipe.epochs / speed_up
         seconds, teacher_seconds = per_epoch * epochs, 0.0
         if spec.teacher_by_epoch:
             measured = source == "measured"
@@ -108,6 +114,8 @@ class CostModel:
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
             start_seconds=start,
+            processes=processes,
+            teacher_bytes=weights_bytes(spec.teacher.network, facts) if spec.teacher else 0,
         )
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
@@ -189,6 +197,7 @@ def measured_rates(
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
+            rate *= int(numerics.get("processes") or 1) ** PROCESSES_EXPONENT
             start = result.get("start_seconds") if result.get("attempts") == 1 else None
             seen.setdefault(rate_key(spec), []).append(Rate(rate, start))
     return {key: _median(rates) for key, rates in seen.items()}
@@ -221,10 +230,13 @@ def forward_multiply_adds(network: str, facts: DataSet) -> int:
 
 def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What a finished run takes on disk: its weights and snapshots in fp32."""
-    weights = 4 * (
-        models.parameters(spec.student, classes=facts.classes, channels=facts.channels) or 10_000_000
-    )
+    weights = weights_bytes(spec.student, facts)
     return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
+
+
+def weights_bytes(network: str, facts: DataSet) -> int:
+    """The weights of a network in fp32; 40 MB where nothing is known of it."""
+    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -20,6 +20,8 @@ class Estimate(NamedTuple):
     logits_bytes: int = 0  # of its teacher's logits for all epochs, if they are cached
     teacher_seconds: float = 0.0  # of `seconds`: the teacher's forward passes, if they may be cached
     start_seconds: float = 0.0  # of `seconds`: outside the epochs; spent again by each attempt
+    processes: int = 1  # that train the run together, each on a device of its own
+    teacher_bytes: int = 0  # of its teacher's weights in memory
 
 
 class Progress(NamedTuple):
@@ -107,7 +109,10 @@ class CachedEpochs:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs."""
+    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs.
+
+    `seconds` are those of all devices together: a run in four processes counts four times its duration.
+    """
 
     wanted: int
     shared: int
@@ -161,7 +166,7 @@ class Plan:
             done=statuses["done"],
             resumable=sum(0 < run.progress.share < 1 for run in todo),
             todo=len(todo),
-            seconds=sum(run.seconds_left for run in todo),
+            seconds=sum(run.seconds_left * run.cost.processes for run in todo),
             critical_path_seconds=_critical_path(todo),
             disk_bytes=sum(run.cost.disk_bytes for run in runs),
             sources=tuple(sorted(Counter(run.cost.source for run in todo).items())),

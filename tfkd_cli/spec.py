@@ -17,9 +17,21 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
+from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
-from tfkd_cli.schema import LARGEST, Count, Digest, Meta, Name, NotNegative, Number, Positive, Record
+from tfkd_cli.schema import (
+    LARGEST,
+    PUBLISHED_DIGITS,
+    Count,
+    Meta,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Record,
+    WeightsDigest,
+)
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
@@ -63,6 +75,11 @@ class Recipe:
     precision: Precision = "fp32"
     # The share of the training images that validates, where the data have no such part.
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = _later(0.0)
+    # Of image files that are decoded while the network trains: what decodes and resizes them (Pillow's
+    # pixels are those of the released loader, torchvision's differ by a level here and there), and whether
+    # the next file of the part takes the place of a corrupt one.
+    decoder: Decoder = _later("torchvision")
+    corrupt: Corrupt = _later("fail")
 
     def __post_init__(self) -> None:
         schema.check(
@@ -116,10 +133,18 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:
-    """A teacher from a file of another code base: its architecture and the sha256 of its weights."""
+    """A teacher from a file of another code base: its architecture and the sha256 of its weights.
+
+    Of a file that torchvision publishes, `digest` is the first eight digits, which stand in the file's name.
+    """
 
     network: Name
-    digest: Digest
+    digest: WeightsDigest
+
+    @property
+    def published(self) -> bool:
+        """Whether torchvision publishes the file, so that no path to it is needed."""
+        return len(self.digest) == PUBLISHED_DIGITS
 
     @property
     def mark(self) -> str:
@@ -202,10 +227,11 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        teacher = self.teacher
+        known = isinstance(teacher, Teacher) or (teacher is not None and teacher.published)
         return self.loss.run_name(
-            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
-            same_network=teacher is not None and teacher.network == self.student,
+            snapshot=isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int),
+            same_network=known and teacher is not None and teacher.network == self.student,
         )
 
     @property

@@ -206,6 +206,7 @@ def _campaigns(
         elif name.startswith(session.STORED):
             raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
+            bare = session.bare_request(how, seeds or asking.usual_seeds([name]))
             yield Campaign(asking.for_names([name], bare, execution=execution), opened, execution)
 
 

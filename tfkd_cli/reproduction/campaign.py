@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ class Campaign:
     store: Store
     execution: Execution
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
-    threads: int = 1  # per run, where the device is a CPU
+    threads: int = 1  # per process of a run, where the device is a CPU
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,6 +108,7 @@ class Campaign:
         return CostModel(
             self.device,
             self.threads,
+            self.processes_of,
             facts=facts,
             measured=rates,
             calibrated=self.calibrated,

@@ -73,6 +73,8 @@ class Numerics(msgspec.Struct):
     threads: Positive | None = None
     torch: str | None = None
     arithmetic: str | None = None
+    processes: Positive | None = None  # of a data-parallel run
+    sync_batch_norm: bool | None = None
 
 
 class SealedNumerics(Numerics, forbid_unknown_fields=True):
