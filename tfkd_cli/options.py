@@ -80,7 +80,7 @@ class RunOptions:
     ] = "one"
     set_: Annotated[
         list[str] | None,
-        _option("--set", help="recipe.FIELD=VALUE or loss.FIELD=VALUE; repeatable.", panel=RUN),
+        _option("--set", help="recipe.FIELD, loss.FIELD or teacher.weights =VALUE; repeatable.", panel=RUN),
     ] = None
     epochs: Annotated[int | None, _option("--epochs", help="recipe.epochs; milestones scale.", panel=RUN)] = (
         None
@@ -127,6 +127,15 @@ class ExecutionOptions:
     sync_batch_norm: Annotated[
         bool, _option("--sync-batch-norm", help="With --gpus: BatchNorm over all of them.", panel=RUN)
     ] = False
+    data_workers: Annotated[
+        int | None,
+        _option(
+            "--data-workers",
+            help="Processes per run that decode images. [default: --threads]",
+            panel=RUN,
+            min=0,
+        ),
+    ] = None
     teacher_cache_gb: Annotated[
         float,
         _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
@@ -149,7 +158,7 @@ class ExecutionOptions:
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How the images of `folder:PATH` are found; what is found is the data set's identity."""
+    """How the images of `folder:PATH` are found, which is its identity, and where they are kept."""
 
     follow_links: Annotated[
         bool, _option("--follow-links", help="folder:PATH: follow links that lead out of it.", panel=STORE)
@@ -157,6 +166,15 @@ class FolderOptions:
     nested: Annotated[
         bool, _option("--nested", help="folder:PATH: folders inside a class belong to it.", panel=STORE)
     ] = False
+    memory_gb: Annotated[
+        float | None,
+        _option(
+            "--memory-gb",
+            help="folder:PATH: larger sets, once decoded, stay in their files. [default: a quarter of RAM]",
+            panel=STORE,
+            min=0.0,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,8 @@ def execution(
         threads=run.threads,
         processes=run.gpus,
         sync_batch_norm=run.sync_batch_norm,
+        data_workers=run.data_workers,
+        memory_gb=folder.memory_gb,
         teacher_cache_gb=run.teacher_cache_gb,
         tf32=not run.no_tf32,
         tensorboard=run.tensorboard,

@@ -121,6 +121,7 @@ class _Result(msgspec.Struct):
     attempts: Count | None = None
     seconds: Number | None = None
     teacher_seconds: Number | None = None
+    start_seconds: Number | None = None
     images_per_second: Number | None = None
     soft_targets: dict[str, list[Number]] | None = None
     chosen_on: str | None = None

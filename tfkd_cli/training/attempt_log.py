@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch  # noqa: TID253 - reached only from the runner
 
+from tfkd_cli.data.streaming import worker_died
 from tfkd_cli.errors import RunError
 from tfkd_cli.training import provenance
 
@@ -61,6 +62,8 @@ def recorded(error: BaseException, attempt: Attempt) -> RunError:
 
 
 def _explained(error: BaseException) -> RunError:
+    if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
+        return died
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
     if isinstance(error, MemoryError) or any(words in text for words in of_memory):

@@ -19,6 +19,7 @@ import torch  # noqa: TID253 - reached only from the worker, which needs it
 from tfkd_cli import data, models
 from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
+from tfkd_cli.data.image_files import Reading
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -267,10 +268,13 @@ class _Work:
         if teacher is None:
             return None
         facts, path = arrays.facts, self._teacher_path()
-        network = models.build(
-            teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
-        )
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        if isinstance(teacher, ForeignTeacher) and teacher.published:
+            network = models.published_network(teacher.network)
+        else:
+            network = models.build(
+                teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
+            )
+            checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
         example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
         return FrozenTeacher(
             network,
@@ -319,8 +323,14 @@ class _Work:
 
 def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
     """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+    workers = (
+        execution.threads or provenance.cores() if execution.data_workers is None else execution.data_workers
+    )
     return data.load(
-        spec.dataset, execution=execution, progress=lambda what, share: None if share else log.info(what)
+        spec.dataset,
+        execution=execution,
+        reading=Reading(decoder=spec.recipe.decoder, corrupt=spec.recipe.corrupt, workers=workers),
+        progress=lambda what, share: None if share else log.info(what),
     )
 
 
@@ -358,10 +368,10 @@ def _numerics(
 
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
-    """The file a foreign teacher was given as, if it still holds the same weights."""
-    source = sources.get(teacher.digest)
+    """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
+    source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
-    if path is None or not path.is_file() or files.digest(path) != teacher.digest:
+    if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",

@@ -27,7 +27,8 @@ from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.training import batch_norm, checkpoints, gpu_step, precision
 from tfkd_cli.training.epoch_data import Batch, EpochData, TeacherOf, seed_of
-from tfkd_cli.training.evaluation import Part, Scores, evaluate, part_of
+from tfkd_cli.training.evaluation import Scores, evaluate
+from tfkd_cli.training.parts import Part, part_of
 from tfkd_cli.training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Training:
 
         logits_NK = self._teacher_logits.epoch(
             self.epoch,
-            view=lambda indices_N: self._data.view(self.epoch, indices_N),
+            views=lambda batches: self._data.views(self.epoch, batches),
             at_step=at_teacher_batch,
         )
         self.teacher_seconds = before + time.perf_counter() - started
