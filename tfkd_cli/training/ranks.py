@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded from a file server, perhaps
-ANSWER = timedelta(seconds=35)  # that a rank may keep the others waiting
+ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
 LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
+LONGEST_END = timedelta(hours=1)  # in which rank 0 publishes the result
 
 T = TypeVar("T")
 log = logging.getLogger("tfkd")
@@ -110,6 +111,17 @@ class Ranks:
         if self.size > 1 and dist.is_initialized():
             of_hosts = failed and dist.get_backend() == "nccl"
             dist.destroy_process_group(self._hosts if of_hosts else None)
+
+    def over(self) -> None:
+        """On rank 0: all is written, the others may end."""
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):
+                self._store.set("over", "")
+
+    def await_end(self) -> None:
+        """On the others: wait until rank 0 is done, for srun ends all tasks soon after the first."""
+        with contextlib.suppress(RuntimeError):  # rank 0 was killed
+            self._store.wait(["over"], LONGEST_END)
 
     def share(self, indices_N: Tensor) -> Tensor:
         """This rank's part of `indices_N`: contiguous, of the same size or one less than the largest."""
