@@ -114,6 +114,28 @@ class ExecutionOptions:
         int | None,
         _option("--threads", help="Threads per run. [default: cores ÷ runs at once]", panel=RUN, min=1),
     ] = None
+    gpus: Annotated[
+        int | None,
+        _option(
+            "--gpus",
+            "--processes",
+            help="GPUs per run, each with a process of its own; with --device cpu processes. [default: 1]",
+            panel=RUN,
+            min=1,
+        ),
+    ] = None
+    sync_batch_norm: Annotated[
+        bool, _option("--sync-batch-norm", help="With --gpus: BatchNorm over all of them.", panel=RUN)
+    ] = False
+    data_workers: Annotated[
+        int | None,
+        _option(
+            "--data-workers",
+            help="Processes per run that decode images. [default: --threads]",
+            panel=RUN,
+            min=0,
+        ),
+    ] = None
     teacher_cache_gb: Annotated[
         float,
         _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
@@ -136,7 +158,7 @@ class ExecutionOptions:
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How the images of `folder:PATH` are found; what is found is the data set's identity."""
+    """How the images of `folder:PATH` are found, which is its identity, and where they are kept."""
 
     follow_links: Annotated[
         bool, _option("--follow-links", help="folder:PATH: follow links that lead out of it.", panel=STORE)
@@ -144,6 +166,15 @@ class FolderOptions:
     nested: Annotated[
         bool, _option("--nested", help="folder:PATH: folders inside a class belong to it.", panel=STORE)
     ] = False
+    memory_gb: Annotated[
+        float | None,
+        _option(
+            "--memory-gb",
+            help="folder:PATH: larger sets, once decoded, stay in their files. [default: a quarter of RAM]",
+            panel=STORE,
+            min=0.0,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

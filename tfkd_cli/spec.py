@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tfkd_cli import schema
 from tfkd_cli.data.facts import AUGMENTATIONS
+from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
 from tfkd_cli.schema import (
@@ -34,6 +35,8 @@ from tfkd_cli.schema import (
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
+
+TrainerVersion = Annotated[int, Meta(ge=1, le=TRAINER_VERSION)]
 
 SNAPSHOT_EPOCHS = (1, 10, 20, 35, 50, 80, 120, 160)
 """Epochs (of 200) whose weights every baseline run keeps: De-KD and Figure 2 need them."""
@@ -72,6 +75,11 @@ class Recipe:
     precision: Precision = "fp32"
     # The share of the training images that validates, where the data have no such part.
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = _later(0.0)
+    # Of image files that are decoded while the network trains: what decodes and resizes them (Pillow's
+    # pixels are those of the released loader, torchvision's differ by a level here and there), and whether
+    # the next file of the part takes the place of a corrupt one.
+    decoder: Decoder = _later("torchvision")
+    corrupt: Corrupt = _later("fail")
 
     def __post_init__(self) -> None:
         schema.check(
@@ -90,7 +98,7 @@ class Recipe:
         return replace(self, epochs=epochs, milestones=tuple(sorted(scaled)), warmup_epochs=warmup)
 
     def fast(self) -> Recipe:
-        """bf16 and one augmentation stream for all seeds (so that a teacher's answers can be kept)."""
+        """bf16 and one augmentation stream for all seeds (so that teacher logits can be cached)."""
         return replace(self, precision="bf16", augment_stream="shared")
 
     @property
@@ -154,6 +162,7 @@ class RunSpec:
     teacher: Teacher | ForeignTeacher | None = None
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
+    trainer: int = TRAINER_VERSION  # an older one where a record of an earlier tfkd was read
 
     SCHEMA: ClassVar[int] = 1
 
@@ -183,10 +192,17 @@ class RunSpec:
             "schema": self.SCHEMA,
             "student": self.student,
             "teacher": self.teacher,
-            "trainer": TRAINER_VERSION,
+            "trainer": self.trainer,
         }
         texts = {name: _text_of(value) for name, value in parts.items()} | {"seed": str(self.seed)}
         return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+    @property
+    def outdated(self) -> str:
+        """What sets a run of an older trainer version apart, in words; empty for one of this version."""
+        if self.trainer == TRAINER_VERSION:
+            return ""
+        return f"made by trainer version {self.trainer}, this is version {TRAINER_VERSION}; not comparable"
 
     @property
     def parents(self) -> tuple[RunSpec, ...]:
@@ -238,12 +254,13 @@ class RunSpec:
         """All resolved values as JSON types; a teacher stands as its own full description."""
         shared = {name: json.loads(_text_of(getattr(self, name))) for name in ("loss", "teacher", "recipe")}
         own = {"dataset": self.dataset, "student": self.student, **shared, "seed": self.seed}
-        return {"schema": self.SCHEMA, "trainer": TRAINER_VERSION, **own}
+        return {"schema": self.SCHEMA, "trainer": self.trainer, **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
-        """The spec that `to_json` wrote; RequestError on anything else."""
-        return _run_from(schema.convert(data, _Description, hint=NEWER))
+        """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
+        described = schema.convert(data, _Description, hint=NEWER)
+        return _run_from(described, trainer=described.trainer)
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:
@@ -276,7 +293,8 @@ def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | str | int | None) 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         kind = {"kind": value.kind} if hasattr(value, "kind") else {}
-        kept = (f for f in fields(value) if not _as_before(f, value))
+        # A run and its teachers have one trainer version; `to_json` and the key name it once.
+        kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
         return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
@@ -304,7 +322,7 @@ class _Description(_Run):
     """spec.json."""
 
     schema: Literal[1]
-    trainer: Literal[2]
+    trainer: TrainerVersion
     key: str = ""
 
 
@@ -315,14 +333,15 @@ class _Teaching(Record):
     checkpoint: Literal["best", "last"] | Positive
 
 
-def _run_from(data: _Run) -> RunSpec:
+def _run_from(data: _Run, *, trainer: int) -> RunSpec:
     return RunSpec(
         dataset=data.dataset,
         student=data.student,
         loss=_loss_from(data.loss),
-        teacher=_teacher_from(data.teacher),
+        teacher=_teacher_from(data.teacher, trainer=trainer),
         recipe=schema.convert(data.recipe, Recipe, of="recipe", hint=NEWER),
         seed=data.seed,
+        trainer=trainer,
     )
 
 
@@ -333,11 +352,11 @@ def _loss_from(data: Mapping[str, Any]) -> Loss:
     return loss
 
 
-def _teacher_from(data: Mapping[str, Any] | None) -> Teacher | ForeignTeacher | None:
+def _teacher_from(data: Mapping[str, Any] | None, *, trainer: int) -> Teacher | ForeignTeacher | None:
     if data is None:
         return None
     if "digest" in data:
         foreign: ForeignTeacher = schema.convert(data, ForeignTeacher, of="teacher", hint=NEWER)
         return foreign
     teaching = schema.convert(data, _Teaching, of="teacher", hint=NEWER)
-    return Teacher(run=_run_from(teaching.run), checkpoint=teaching.checkpoint)
+    return Teacher(run=_run_from(teaching.run, trainer=trainer), checkpoint=teaching.checkpoint)

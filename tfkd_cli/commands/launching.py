@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
@@ -42,6 +42,10 @@ class Place:
         """The threads of a run here; 1 on a cluster."""
         return self.slots.threads if self.slots else 1
 
+    def processes_of(self, spec: RunSpec) -> int:
+        """How many processes train one run, each on a GPU of its own where there are GPUs."""
+        return self.profile.processes_of(spec) if self.profile else self.where.gpus or 1
+
     def runs_at_once(self, plan: Plan) -> int:
         """How many runs of a plan will go at once: as many as there are slots, or `--jobs` on a cluster."""
         if self.slots:
@@ -55,7 +59,7 @@ def profile_of(where: ExecutionOptions) -> Profile | None:
         return None
     from tfkd_cli.backends.slurm import profile
 
-    return profile.find(where.cluster)
+    return replace(profile.find(where.cluster), processes=where.gpus)
 
 
 def place_of(
@@ -109,6 +113,8 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
             target.print(
                 "On this CPU: not practical. Use --cluster NAME, a GPU, or --scale quick.", markup=False
             )
+    for line in console.parallel_lines(plan):
+        target.print(line, markup=False)
     for line in console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
         target.print(line, markup=False)
     for line in assumption_lines(request):
@@ -230,7 +236,7 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
 def check_place(where: ExecutionOptions) -> None:
     """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
     if where.cluster == "local":
-        return ready.check_device(where.device)
+        return ready.check_device(where.device, gpus=where.gpus or 1)
     from tfkd_cli.backends.slurm import client
 
     return client.require()

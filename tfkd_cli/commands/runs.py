@@ -157,6 +157,7 @@ def _go(
         execution,
         device=launching.cost_device(where),
         threads=place.threads,
+        processes_of=place.processes_of,
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
     made = campaign.plan()

@@ -83,7 +83,7 @@ def judge(
     RequestError when the file does not fit the network and the classes, the teacher scores as chance, or its
     classes are in another order than the data set's.
     """
-    from tfkd_cli.training import evaluation, provenance
+    from tfkd_cli.training import evaluation, parts, provenance
 
     arrays = data.load(dataset, execution=execution)
     path = sources[teacher.digest]
@@ -92,7 +92,7 @@ def judge(
     network.to(device)
 
     def scored(images: object, labels: object) -> Scores:
-        part = evaluation.part_of(images, labels, device)
+        part = parts.part_of(images, labels, device)
         return evaluation.evaluate(network, part, arrays.facts, most_classes=MOST_CLASSES)
 
     images, labels, name = arrays.test_images_NCHW, arrays.test_labels_N, "test"

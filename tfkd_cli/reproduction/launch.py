@@ -29,12 +29,19 @@ def device_kind(device: str) -> str:
     return "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
 
 
-def check_device(device: str) -> None:
-    """RequestError when the device that was asked for is not on this machine."""
+def check_device(device: str, *, gpus: int = 1) -> None:
+    """RequestError when the device that was asked for, or so many of them, are not on this machine."""
     kind, _, number = device.partition(":")
+    kind = device_kind("auto") if kind == "auto" and gpus > 1 else kind
     if kind in ("auto", "cpu"):
         return
     there = provenance.device_count(kind)
+    if gpus > 1 and (number or gpus > there):
+        raise RequestError(
+            f"--gpus {gpus} asks for more GPUs than there are: {1 if number else there}.",
+            expected="a GPU for each process of a run.",
+            hint="--device cpu trains in as many processes on the processor; --cluster on other machines.",
+        )
     if int(number or 0) >= there:
         cause = f": {provenance.why_no_gpu()}" if kind == "cuda" and not there else ""
         raise RequestError(

@@ -114,10 +114,10 @@ def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str
 
 def _caveat(request: Request, dataset: str) -> str:
     """What sets a data set apart from the official content; empty for that."""
-    facts = {each.name: each.facts for each in request.data.values()}
-    if dataset in facts:
-        return facts[dataset].caveat
-    return "not the full data set" if "@" in dataset else ""
+    found = {each.name: each for each in request.data.values()}.get(dataset)
+    if "@" in dataset and (found is None or not found.available):
+        return "not known to be the full data set"  # its files are gone, or were never here
+    return found.facts.caveat if found is not None else ""
 
 
 def _text(value: object) -> str:

@@ -15,8 +15,9 @@ from tfkd_cli.spec import Recipe
 RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
 LOSS_FIELDS: Mapping[str, Any] = field_types()
 TeacherWeights = Literal["trained", "pretrained"]
-"""Teachers are trained here, or torchvision's pretrained networks (`models.pretrained_file`) teach."""
+"""Teachers are trained here, or torchvision's pretrained networks (`models.published_network`) teach."""
 TEACHER_FIELDS: Mapping[str, Any] = {"weights": TeacherWeights}
+OF_DATA = ("corrupt", "decoder")
 FINETUNE = "finetune"
 
 
@@ -97,6 +98,8 @@ class _Changes:
 def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
     """`recipe.lr` in its two names, made canonical, and the field's type."""
     owner, _, name = path.strip().partition(".")
+    if owner == "data":  # how the files of a data set are read: part of the recipe, for numbers depend on it
+        owner, name = "recipe", canonical(name, OF_DATA, kind="data field")
     known = {"recipe": RECIPE_FIELDS, "loss": loss_fields, "teacher": TEACHER_FIELDS}.get(owner, {})
     if not name or not known:
         raise _no_setting(path)
