@@ -223,12 +223,13 @@ def test_everything_there_is_can_be_listed(what: str, capfd: pytest.CaptureFixtu
     assert json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.parametrize(("scale", "name"), [("paper", "imagenet"), ("quick", "imagenet-quick")])
 def test_without_imagenets_files_its_tables_are_refused_before_anything_starts(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    scale: str, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(["reproduce", "table11", "--scale", "quick", "--yes"], tmp_path, capfd)
+    said = refused(["reproduce", "table11", "--scale", scale, "--yes"], tmp_path, capfd)
     assert "is not on this machine" in said
-    assert "`tfkd data imagenet-quick --from PATH` takes the official files" in said
+    assert f"`tfkd data {name} --from PATH` takes the official files" in said
 
 
 def test_a_plan_of_years_on_a_cpu_says_that_a_cpu_will_not_do(
