@@ -41,6 +41,7 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--set", "recipe.epoch=3"], 'did you mean "epochs"?'),
         ([*RUN, "--set", "recipe.epochs=three"], "a whole number"),
         (["plan", "table7", "--set", "teacher.weights=best"], "trained"),
+        ([*RUN, "--set", "teacher.weights=trained"], "reaches none of these runs"),
         (["plan", "table5", "--set", "teacher.weights=pretrained"], "torchvision:resnet18"),
         (["plan", "table7", "--teacher-seeds", "paired"], "--set teacher.weights=trained"),
         ([*RUN, "--set", "epochs=3"], "recipe.FIELD=VALUE"),
