@@ -174,7 +174,7 @@ def test_what_is_missing_comes_with_the_command_for_it(paper: Made) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_how_many_claims_hold_is_said_of_those_that_were_judged(stores: ModuleType, tmp_path: Path) -> None:
-    campaign = stores.campaign(tmp_path, ["table9", "table10"])
+    campaign = stores.campaign(tmp_path, ["table9", "table10", "table11"])
     stores.finish_all(campaign)
     page = report.write([campaign], store=campaign.store, out=tmp_path).index.read_text()
     claims = json.loads((tmp_path / "report" / "report.json").read_text())["claims"][0]["verdicts"]

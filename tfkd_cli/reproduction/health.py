@@ -128,7 +128,8 @@ def _data_sets(execution: Execution) -> Iterator[Check]:
         elif found.available:
             yield Check(name, "ok", "found, decoded at its first use")
         else:
-            yield Check(name, "warn", "not here", f"tfkd data {name}")
+            source = "" if found.download else " --from DIR"
+            yield Check(name, "warn", "not here", f"tfkd data {name}{source}")
 
 
 def _disk(name: str, path: Path) -> Check:
