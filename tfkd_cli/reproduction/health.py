@@ -114,9 +114,7 @@ def _gflops(torch: Any, device: Any, dtype: Any) -> float:
 
 
 def _data_sets(execution: Execution) -> Iterator[Check]:
-    for name, facts in data.DATASETS.items():
-        if not facts.module:
-            continue
+    for name in data.DATASETS:
         found = data.resolve(name, execution=execution)
         damaged = data.damaged(found.name, execution=execution)
         if damaged is not None:
@@ -126,7 +124,8 @@ def _data_sets(execution: Execution) -> Iterator[Check]:
         elif found.available:
             yield Check(name, "ok", "found, decoded at its first use")
         else:
-            yield Check(name, "warn", "not here", f"tfkd data {name}")
+            given = "" if found.download else " --from DIR"
+            yield Check(name, "warn", "not here", f"tfkd data {name}{given}")
 
 
 def _disk(name: str, path: Path) -> Check:
