@@ -36,6 +36,8 @@ ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
 LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
 LONGEST_END = timedelta(hours=1)  # in which rank 0 publishes the result
 
+LOST = "gloo|NCCL|pair closure"  # in what gloo and NCCL say when another rank is gone
+
 T = TypeVar("T")
 log = logging.getLogger("tfkd")
 
@@ -234,7 +236,7 @@ def _exit_after(limit: timedelta) -> None:
 def _follows_from_another(error: BaseException) -> bool:
     """Whether a rank fails because another one is gone; gloo's errors have no class of their own."""
     of_torch = isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError)
-    return of_torch or (isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)) is not None)
+    return of_torch or (isinstance(error, RuntimeError) and re.search(LOST, str(error)) is not None)
 
 
 def _first_line(error: BaseException) -> str:
