@@ -114,35 +114,31 @@ def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, titl
 
 def plan_table(plan: Plan, *, device: str) -> RichTable:
     """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs."""
-    heads = (
-        "table",
-        "wanted",
-        "shared",
-        "done",
-        "resumable",
-        "to do",
-        f"{device}-hours",
-        "critical path",
-        "disk",
-    )
-    rows = [_plan_row(name, plan.counts(name)) for name in plan.tables]
-    if len(rows) != 1:
-        rows.append(_plan_row("all together", plan.counts()))
-    return simple_table(heads, rows)
+    counts = {name: plan.counts(name) for name in plan.tables}
+    if len(counts) != 1:
+        counts["all together"] = plan.counts()
+    parts = counts.values()
+    time, work = in_one_unit([each.seconds for each in parts], TIMES)
+    chain, longest = in_one_unit([each.critical_path_seconds for each in parts], TIMES)
+    unit, disk = in_one_unit([each.disk_bytes for each in parts], SIZES)
+    heads = ("table", "wanted", "shared", "done", "resumable", "to do")
+    costs = (f"{device} {time}", f"longest chain, {chain}", f"disk, {unit}")
+    rows = [
+        (name, each.wanted, each.shared, each.done, each.resumable, each.todo, *texts)
+        for (name, each), *texts in zip(counts.items(), work, longest, disk, strict=True)
+    ]
+    return simple_table((*heads, *costs), rows)
 
 
-def _plan_row(name: str, counts: Counts) -> tuple[object, ...]:
-    return (
-        name,
-        counts.wanted,
-        counts.shared,
-        counts.done,
-        counts.resumable,
-        counts.todo,
-        f"{counts.seconds / 3600:,.1f}" if counts.seconds >= 360 else duration(counts.seconds),
-        duration(counts.critical_path_seconds),
-        size(counts.disk_bytes),
-    )
+TIMES: Mapping[str, float] = {"h": 3600, "min": 60, "s": 1}
+SIZES: Mapping[str, float] = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
+
+
+def in_one_unit(values: Sequence[float], units: Mapping[str, float]) -> tuple[str, list[str]]:
+    """One unit for a column, in which its largest value is at least 2, and the values in it."""
+    largest = max(values, default=0.0)
+    name = next((name for name, size in units.items() if largest >= 2 * size), list(units)[-1])
+    return name, [f"{value / units[name]:,.{1 if largest < 100 * units[name] else 0}f}" for value in values]
 
 
 SOURCES: Mapping[str, str] = {
@@ -158,6 +154,20 @@ def cost_sources(counts: Counts) -> str:
     """Where the costs come from, in a sentence."""
     parts = [f"{number} {SOURCES.get(source, source)}" for source, number in counts.sources]
     return "; ".join(parts)
+
+
+def parallel_lines(plan: Plan) -> list[str]:
+    """How many GPUs or processes the data-parallel runs take, and what each of them holds; none: no line."""
+    costs = [run.cost for run in plan.todo if run.cost.processes > 1]
+    if not costs:
+        return []
+    each = "/".join(map(str, sorted({cost.processes for cost in costs})))
+    teacher = max(cost.teacher_bytes for cost in costs)
+    copy = f", and of the teacher ({size(teacher)} of weights)" if teacher else ""
+    return [
+        f"Data-parallel: {len(costs)} runs in {each} processes each, one per GPU; every GPU's hours count. "
+        f"Each process holds a copy of the network{copy}, and its part of a batch."
+    ]
 
 
 def logits_lines(plan: Plan, *, cap_gb: float) -> list[str]:

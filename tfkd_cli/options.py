@@ -80,7 +80,7 @@ class RunOptions:
     ] = "one"
     set_: Annotated[
         list[str] | None,
-        _option("--set", help="recipe.FIELD=VALUE or loss.FIELD=VALUE; repeatable.", panel=RUN),
+        _option("--set", help="recipe.FIELD, loss.FIELD or teacher.weights =VALUE; repeatable.", panel=RUN),
     ] = None
     epochs: Annotated[int | None, _option("--epochs", help="recipe.epochs; milestones scale.", panel=RUN)] = (
         None
@@ -114,6 +114,19 @@ class ExecutionOptions:
         int | None,
         _option("--threads", help="Threads per run. [default: cores ÷ runs at once]", panel=RUN, min=1),
     ] = None
+    gpus: Annotated[
+        int | None,
+        _option(
+            "--gpus",
+            "--processes",
+            help="GPUs per run, each with a process of its own; with --device cpu processes. [default: 1]",
+            panel=RUN,
+            min=1,
+        ),
+    ] = None
+    sync_batch_norm: Annotated[
+        bool, _option("--sync-batch-norm", help="With --gpus: BatchNorm over all of them.", panel=RUN)
+    ] = False
     data_workers: Annotated[
         int | None,
         _option(

@@ -29,6 +29,12 @@ Seeds = Annotated[
 ]
 
 
+TableSeeds = Annotated[
+    str | None,
+    typer.Option("--seeds", help="As in `tfkd run`. [default: as many as the tables say, mostly 3]"),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(run)
@@ -85,7 +91,7 @@ def reproduce(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: Seeds = "3",
+    seeds: TableSeeds = None,
 ) -> int:
     """What the named tables and figures still need; then prints them.
 
@@ -103,7 +109,7 @@ def plan(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: Seeds = "3",
+    seeds: TableSeeds = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First time 50 steps per network and data set here.")
     ] = False,
@@ -121,12 +127,13 @@ def _reproduce(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: str,
+    seeds: str | None,
     *,
     calibrate: bool = False,
 ) -> int:
     execution = session.execution(store, where)
-    request = asking.for_names(items, session.bare_request(how, seeds), execution=execution)
+    bare = session.bare_request(how, seeds or asking.usual_seeds(items))
+    request = asking.for_names(items, bare, execution=execution)
     return _go(request, execution, store, where, output, calibrate=calibrate)
 
 
@@ -150,6 +157,7 @@ def _go(
         execution,
         device=launching.cost_device(where),
         threads=place.threads,
+        processes_of=place.processes_of,
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
     made = campaign.plan()

@@ -96,6 +96,8 @@ def execution(
         data_dir=str(options.data_dir) if options.data_dir else None,
         device=run.device,
         threads=run.threads,
+        processes=run.gpus,
+        sync_batch_norm=run.sync_batch_norm,
         data_workers=run.data_workers,
         memory_gb=folder.memory_gb,
         teacher_cache_gb=run.teacher_cache_gb,

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
-from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
+from tfkd_cli.data.facts import (
+    AUGMENTATIONS,
+    DATASETS,
+    PARENTS,
+    Arrays,
+    Augmentation,
+    DataSet,
+    ResolvedData,
+)
 from tfkd_cli.data.image_files import Reading
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
@@ -38,7 +46,6 @@ __all__ = [
     "ResolvedData",
     "all_datasets",
     "at_size",
-    "damaged",
     "dataset",
     "load",
     "prepare",
@@ -158,11 +165,6 @@ def load(
     return arrays
 
 
-def damaged(name: str, *, execution: Execution) -> Path | None:
-    """The first file of a decoded data set that is not what was decoded; every file is hashed."""
-    return caches.damaged(execution.cache_path, name)
-
-
 def at_size(name: str, pixels: int) -> str:
     """`folder.split1:PATH` → `folder224.split1:PATH`; a name that has a size, or takes none, stands."""
     match = OWN_NAME.fullmatch(name.strip())
@@ -241,10 +243,12 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
     """Where to look, first to last; a place that was named must be there."""
     if asked.path is not None:
         return [_existing(asked.path)]
-    known = caches.described(execution.cache_path, asked.name) or {}
-    places = [_source(asked.name, execution), Path(known["origin"]) if known.get("origin") else None]
+    cache, parent = execution.cache_path, PARENTS.get(asked.facts.name)
+    names = [asked.name, *([caches.pointed(cache, parent) or parent] if parent else [])]
+    known = [caches.described(cache, name) or {} for name in names]
+    places = [_source(asked.name, execution), *(Path(each["origin"]) for each in known if each.get("origin"))]
     if not asked.facts.name.startswith("folder"):
-        places += [_data_dir(execution), execution.cache_path / "downloads"]
+        places += [_data_dir(execution), cache / "downloads"]
     return [place for place in places if place is not None and place.exists()]
 
 

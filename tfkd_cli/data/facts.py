@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class DataSet:
     full_size: bool = False  # views are cut from images of their own size, not from squares of `size`
     levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
     augmentation: str = ""  # the default recipe's, of a data set that hyperparameters.toml does not know
+    corrupt: tuple[str, ...] = ()  # image files of imagenet-quick that cannot be read and are left out
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
 
     @property
@@ -217,6 +218,20 @@ IMAGENET = DataSet(
     full_size=True,
 )
 
+IMAGENET_QUICK = replace(
+    IMAGENET,
+    name="imagenet-quick",
+    label="ImageNet, quick",
+    classes=100,
+    size=64,
+    train_images=5_000,
+    test_images=1_000,
+    module="tfkd_cli.data.imagenet_quick",
+    source="a folder with ILSVRC 2012 as train/WNID/*.JPEG and val/WNID/*.JPEG",
+    full=False,
+    notes=("100 classes of ImageNet or fewer, few images, 64 pixels: nothing is compared with the paper",),
+)
+
 DATASETS: Mapping[str, DataSet] = {
     facts.name: facts
     for facts in (
@@ -226,5 +241,9 @@ DATASETS: Mapping[str, DataSet] = {
         _cifar("cifar100", "CIFAR-100", 100),
         TINY_IMAGENET,
         IMAGENET,
+        IMAGENET_QUICK,
     )
 }
+
+PARENTS: Mapping[str, str] = {IMAGENET_QUICK.name: IMAGENET.name}
+"""Data sets that are made of the files of another one, and found where that is."""

@@ -49,22 +49,31 @@ log = logging.getLogger("tfkd")
 class FrozenTeacher:
     """A trained network in eval mode that gives logits, shape (N, K), as fp32 and without gradients.
 
-    `precision.prepare_teacher` says how it is computed.
+    `precision.prepare_teacher` says how it is computed. `as_cached`: they are rounded as the cache rounds
+    them, so that a student that runs its teacher at each step learns from the same numbers.
     """
 
     def __init__(
-        self, network: nn.Module, *, device: torch.device, precision_name: str, example: Tensor
+        self,
+        network: nn.Module,
+        *,
+        device: torch.device,
+        precision_name: str,
+        example: Tensor,
+        as_cached: bool = False,
     ) -> None:
         self._network = precision.prepare_teacher(
             network, precision=precision_name, device=device, example_NCHW=example
         )
         self._device = device
         self._precision = precision_name
+        self._as_cached = as_cached
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """The logits of normalised images."""
         with torch.inference_mode(), precision.autocast(self._precision, self._device):
             logits_NK: Tensor = self._network(images_NCHW)
+            logits_NK = rounded(logits_NK.float()) if self._as_cached else logits_NK
         return logits_NK.float().clone()  # an inference tensor cannot be saved for a backward pass
 
 
