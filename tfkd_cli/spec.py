@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from tfkd_cli import schema
+from tfkd_cli import models, schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
@@ -31,6 +31,7 @@ PAPER_EPOCHS = 200
 NEWER = "a newer tfkd may have written it; nothing was changed."
 
 Epochs = Annotated[int, Meta(ge=1, le=1_000_000)]
+Pixels = Annotated[int, Meta(ge=8, le=2048)]
 Optimizer = Literal["sgd", "adam"]
 Precision = Literal["fp32", "bf16"]
 AugmentStream = Literal["seed", "shared"]
@@ -114,15 +115,45 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:
-    """A teacher from a file of another code base: its architecture and the sha256 of its weights."""
+    """A teacher from a file of another code base: its architecture, the sha256 of its weights, its inputs.
+
+    Images are resized to `resize` pixels square, their centre of `size` pixels is taken, and it is normalised
+    with `mean` and `std` of pixels in [0, 1]: a value per channel, or one for all. Where these are None, the
+    teacher is given the images as its student sees them.
+    """
 
     network: Name
     digest: Digest
+    mean: tuple[Number, ...] | None = _later(None)
+    std: tuple[Annotated[float, Meta(gt=0, le=LARGEST)], ...] | None = _later(None)
+    size: Pixels | None = _later(None)
+    resize: Pixels | None = _later(None)
+
+    def __post_init__(self) -> None:
+        schema.check(self, of="teacher")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise RequestError(
+                f"the teacher's mean is {self.mean}, and its standard deviation {self.std}.",
+                expected="both or neither, with as many values.",
+                hint="--teacher-mean 0.485,0.456,0.406 --teacher-std 0.229,0.224,0.225",
+            )
+        if self.resize is not None and self.resize < (self.size or 0):
+            raise RequestError(
+                f"the teacher's images are resized to {self.resize} pixels, and {self.size} are cut out.",
+                expected="--teacher-resize of at least --teacher-size.",
+                hint="leave out --teacher-resize where nothing is cut off.",
+            )
 
     @property
     def mark(self) -> str:
         """What the folders of its cached logits begin with."""
         return "foreign"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What it is given differently from its student: the fields that are set."""
+        names = ("mean", "std", "size", "resize")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +241,13 @@ class RunSpec:
         return slug("-".join([*parts, f"s{self.seed}"]))[:180] + "-" + self.key[:12]
 
     @property
+    def title(self) -> str:
+        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same."""
+        return title(
+            self.dataset, self.student, self.method, self.teacher and self.teacher.network, self.seed
+        )
+
+    @property
     def snapshots(self) -> tuple[int, ...]:
         """Epochs whose weights this run keeps besides `best` and `last`: those of a baseline, else none."""
         return snapshot_epochs(self.recipe.epochs) if self.loss == CrossEntropy() else ()
@@ -224,6 +262,12 @@ class RunSpec:
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` wrote; RequestError on anything else."""
         return _run_from(schema.convert(data, _Description, hint=NEWER))
+
+
+def title(dataset: str, student: str, method: str, teacher: str | None, seed: int) -> str:
+    """`cifar100 · resnet8 · kd from resnet20 · s1`, without what is empty."""
+    taught = f" from {models.short(teacher)}" if teacher and method != "tf-self" else ""
+    return " · ".join(filter(None, (dataset, models.short(student), method + taught, f"s{seed}")))
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:

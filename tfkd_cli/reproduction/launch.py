@@ -94,22 +94,32 @@ def make_ready(
 
 
 def make_networks_ready(
-    request: Request, runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
+    request: Request,
+    runs: Sequence[RunSpec],
+    *,
+    accept: Callable[[str], bool] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Build each network of another library once, before anything is trained: what fails, fails once.
 
-    Pretrained weights that are not here are fetched where accepted, else a RequestError.
+    Pretrained weights that are not here are fetched where `accept` agrees, else a RequestError. Without
+    `accept` nothing is fetched, and networks that wait for their weights are not built.
     """
     facts = {each.name: each.facts for each in request.data.values()}
-    used = [(spec.student, spec.dataset) for spec in runs]
+    used = [(spec.student, spec.dataset, None) for spec in runs]
     used += [
-        (spec.teacher.network, spec.dataset) for spec in runs if isinstance(spec.teacher, ForeignTeacher)
+        (each.network, spec.dataset, each.size or each.resize)
+        for spec in runs
+        if isinstance(each := spec.teacher, ForeignTeacher)
     ]
-    for name, dataset in dict.fromkeys(used):
+    for name, dataset, own_size in dict.fromkeys(used):
         if ":" not in name or dataset not in facts:
             continue
         words = models.weights_to_fetch(name)
-        if words is not None and not accept(words):
+        if words is not None and accept is None:
+            say(f"{name}: not built, since its pretrained weights are not here; would fetch {words}.")
+            continue
+        if words is not None and accept is not None and not accept(words):
             raise RequestError(
                 f'the pretrained weights of "{name}" are not on this machine.',
                 expected=f"{words}.",
@@ -118,7 +128,7 @@ def make_networks_ready(
         say(f"Fetching {words} …" if words else f"Trying {name} …")
         build = _build_apart if name.startswith("python:") else models.build
         shape = facts[dataset]
-        build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
+        build(name, classes=shape.classes, channels=shape.channels, size=own_size or shape.size)
 
 
 def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
-from tfkd_cli import data, models
+from tfkd_cli import data
 from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files, lease
-from tfkd_cli.training import checkpoints, precision, provenance, teacher_logits
+from tfkd_cli.training import precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.record import Record
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
@@ -192,11 +192,8 @@ class _Work:
         teacher = self._spec.teacher
         if teacher is None:
             return None
-        facts, path = arrays.facts, self._teacher_path()
-        network = models.build(
-            teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
-        )
-        checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        facts = arrays.facts
+        network, _ = teacher_logits.build_teacher(teacher, self._teacher_path(), facts)
         example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
         return FrozenTeacher(
             network,
