@@ -243,9 +243,8 @@ class RunSpec:
     @property
     def title(self) -> str:
         """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same."""
-        return title(
-            self.dataset, self.student, self.method, self.teacher and self.teacher.network, self.seed
-        )
+        teacher = self.teacher.network if self.teacher else None
+        return title(self.dataset, self.student, self.method, teacher, self.seed)
 
     @property
     def snapshots(self) -> tuple[int, ...]:

@@ -253,7 +253,8 @@ def _counted(confusions: Sequence[Sequence[str]]) -> Counts:
     """The sum of these confusion matrices; nothing where there are none."""
     import numpy as np
 
-    return np.array([[row.split() for row in rows] for rows in confusions], dtype=np.int64).sum(0)
+    summed: Counts = np.array([[row.split() for row in rows] for rows in confusions], dtype=np.int64).sum(0)
+    return summed
 
 
 def _permutation(counts_KK: Counts) -> Counts:

@@ -106,7 +106,7 @@ def make_networks_ready(
     `accept` nothing is fetched, and networks that wait for their weights are not built.
     """
     facts = {each.name: each.facts for each in request.data.values()}
-    used = [(spec.student, spec.dataset, None) for spec in runs]
+    used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
     used += [
         (each.network, spec.dataset, each.size or each.resize)
         for spec in runs
