@@ -1,7 +1,8 @@
 # make demo    install everything, train all of the paper's methods on real images, show the table
 # make test    the test suite         make check   style, types, layers, the wheel
 # make drills  the long drills in full size            make bench   the speed benchmark
-# make docs    the documentation as a site in build/site   make gpu     all that needs a GPU, in ten minutes
+# make docs    the documentation as a site in build/site
+# make gpu     all that needs a GPU, in ten minutes; with TFKD_DATA=FOLDER (official CIFAR files) paper-scale runs, too
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -44,17 +45,10 @@ IMAGES = 50_000
 BLOCK_SECONDS = 3.0
 WARM_UP_STEPS = 3  # of the conventional loop
 SEVERAL_SECONDS = 5.0
-GRAPHED_EPOCHS, COMPILED_EPOCHS = (
-    20,
-    200,
-)  # long enough for a graph; for torch.compile as well, at 50,000 images
-ENDS = {
-    "cuda_tests": 0.3,
-    "networks": 0.5,
-    "several": 0.65,
-    "workloads": 0.85,
-    "cells": 1.0,
-}  # shares of time
+GRAPHED_EPOCHS = 20  # long enough for a CUDA graph to pay, at 50,000 images
+COMPILED_EPOCHS = 200  # and for torch.compile
+# The share of the time after which each part ends.
+ENDS = {"cuda_tests": 0.3, "networks": 0.5, "several": 0.65, "workloads": 0.85, "cells": 1.0}
 ROOT = Path(__file__).parent.parent
 
 Found = Iterator[tuple[str, Any]]
@@ -340,7 +334,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--json", type=file_to_write, default=Path("gpu.json"))
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--data-dir", type=Path, help="official CIFAR files; without it no paper-scale run")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=os.environ.get("TFKD_DATA"),
+        help="official CIFAR files (default: TFKD_DATA); without them no paper-scale run",
+    )
     parser.add_argument("--images", type=count, default=IMAGES, help="random training images")
     parser.add_argument("--workers", type=int, default=8, help="of the conventional loop's DataLoader")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="NAME")

@@ -175,6 +175,21 @@ def test_a_grid_that_is_terminated_leaves_no_process_behind(tmp_path: Path) -> N
     wait_until(lambda: not is_running(int(noted.read_text())))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a command's orphans to another process")
+def test_the_time_of_what_outlives_a_grid_command_counts_as_its_own() -> None:
+    burn = f"{sys.executable} -c 'import time\nwhile time.process_time() < 1.5: pass'"
+    code = (
+        "from benchmarks import grid\n"
+        "before = grid._children_seconds()\n"
+        f"grid._timed(['sh', '-c', {burn + ' & exit 0'!r}])\n"
+        "print(grid._children_seconds() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=grid.ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout.split()[-1]) >= 1.5
+
+
 def wait_until(true: Callable[[], object]) -> None:
     end = time.monotonic() + PATIENCE
     while not true():
