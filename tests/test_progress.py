@@ -29,7 +29,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0) -> Follower
 
 
 def test_before_anything_is_done_the_estimate_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert follower(monkeypatch).left() == "about 3 min 20 s of work ahead (estimate)"
+    assert follower(monkeypatch).left() == "about 3 min 20 s ahead (estimate)"
 
 
 def test_the_epochs_of_a_run_under_way_count(monkeypatch: pytest.MonkeyPatch) -> None:

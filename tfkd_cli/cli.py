@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tfkd_cli.errors import canonical
-from tfkd_cli.options import PANELS
+from tfkd_cli.options import OUTPUT, PANELS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -65,6 +65,7 @@ class Command(TyperCommand):
         panels: dict[str, list[tuple[str, str]]] = {}
         for each in self.get_params(ctx):
             own = "Arguments" if each.param_type_name == "argument" else "Options"
+            own = OUTPUT if each.name == "help" else own
             record = each.get_help_record(ctx)
             if record is not None:
                 panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append(record)

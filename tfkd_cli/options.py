@@ -20,7 +20,7 @@ from tfkd_cli.errors import fold
 
 WHAT, TEACHER, RUN = "What is trained", "A teacher from a file", "How runs are made"
 WHERE, STORE, OUTPUT = "Where runs execute", "Where things are", "Output"
-PANELS = ("Arguments", WHAT, TEACHER, RUN, WHERE, STORE, OUTPUT, "Options")
+PANELS = ("Arguments", "Options", WHAT, TEACHER, RUN, WHERE, STORE, OUTPUT)
 """The panels of a command's options, in the order of its help."""
 
 
@@ -317,7 +317,7 @@ class TeacherOptions:
         int | None,
         _option(
             "--teacher-resize", help="The side to which images are resized before their centre is cut out "
-            "for it. [default: --teacher-size]", panel=TEACHER, metavar="PIXELS",
+            "for it. [default: nothing is cut off]", panel=TEACHER, metavar="PIXELS",
         ),
     ] = None  # fmt: skip
 

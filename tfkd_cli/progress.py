@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-WIDE = 100  # columns from which there is room for a wide bar and the time elapsed
+BESIDE_NAMES = 2 + 8 + 29 + 3  # cells of a line: indentation, epochs, what is left, gaps
+NARROWEST_BAR = 6
 QUIET_SECONDS = 30.0  # without a terminal: at least one line this often while runs go on
 
 
@@ -47,13 +48,13 @@ def following(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     talk = console.talk()
-    wide = talk.width >= WIDE
+    room = talk.width - BESIDE_NAMES - max(map(len, follower.names.values()), default=0)
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24 if wide else 8),
+        *([BarColumn(bar_width=min(24, room))] if room >= NARROWEST_BAR else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
-        *([TimeElapsedColumn()] if wide else []),
+        *([TimeElapsedColumn()] if room >= 24 + 8 else []),
     )
     with Progress(*columns, console=talk, transient=True) as bars:
         follower.bars = bars
@@ -121,7 +122,7 @@ class Follower:
         total = sum(self.plan.runs[spec.key].seconds_left for spec in self.specs.values())
         spent = sum(self._spent(name, self.plan.runs[spec.key]) for name, spec in self.specs.items())
         if not spent:
-            return f"about {console.duration(total)} of work ahead (estimate)"
+            return f"about {console.duration(total)} ahead (estimate)"
         remaining = (time.monotonic() - self.started) * (total - spent) / spent
         return f"about {console.duration(remaining)} left"
 

@@ -47,7 +47,7 @@ def list_runs(
 
     The columns are those of `results.load` (docs/library.md).
 
-    Example: tfkd runs --where student=resnet8 --where method=kd,baseline --sort -best_accuracy
+    Example: tfkd runs --where method=kd,baseline --sort -best_accuracy
     """
     opened = session.open_store(store, write=False)
     frame = results.runs_frame(results.read(opened).values())

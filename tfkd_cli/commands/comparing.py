@@ -78,7 +78,7 @@ def compare(
 ) -> int:
     """Compare label smoothing and Tf-KD on your own images: equal trials, several seeds, one answer.
 
-    Example: tfkd compare --dataset folder:photos --student torchvision:mobilenet_v3_small --epochs 20
+    Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
     """
     axes = asking.axes_of(
         dataset=dataset,

@@ -72,7 +72,7 @@ def run(
 ) -> int:
     """Train one run or a grid of runs, with the teachers they need; the same command again resumes.
 
-    Example: tfkd run --student resnet8 --method kd,tf-self --teacher resnet20 --dataset digits --epochs 5
+    Example: tfkd run --student resnet8 --method tf-reg,tf-self --dataset digits
     """
     axes = asking.axes_of(
         dataset=dataset,
