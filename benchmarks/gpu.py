@@ -35,7 +35,7 @@ from tfkd_cli.data import Arrays
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.training import precision, timing
 from tfkd_cli.training.epoch_data import EpochData
-from tfkd_cli.training.evaluation import part_of
+from tfkd_cli.training.parts import part_of
 from tfkd_cli.training.trainer import Epoch, Training
 
 NETWORKS = ("plain-cnn", "resnet18", "mobilenetv2", "shufflenetv2")

@@ -9,8 +9,8 @@ from typing import Literal
 from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Row, Table, Values
 from paper_tables.strict import Entry, Names, near
 
-CLAIM = ("order", "statement", "relation", "margin", "source", "note", "over")
-OVER = ("table", "column", "against", "methods")
+CLAIM = ("order", "family", "statement", "relation", "margin", "source", "note", "over")
+OVER = ("table", "column", "against", "methods", "students")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,25 @@ def claim(name: str, source: Entry, tables: Mapping[str, Table]) -> Claim:
         margin=source.number("margin", low=0.01, high=10, default=0.3),
         source=source.text("source", ""),
         note=source.text("note", ""),
+        family=source.text("family", "paper"),
     )
 
 
 def _contrasts(over: Entry, tables: Mapping[str, Table]) -> list[Contrast]:
-    """One contrast for each row that has both cells; `methods` keeps the rows of these methods."""
+    """One contrast for each row that has both cells; `methods` and `students` keep the rows of these."""
     name = over.text("table")
     if name not in tables:
         raise over.error(
             "table", f'no table "{name}".', expected=f"Known: {', '.join(tables)}.", hint=near(name, tables)
         )
     table = tables[name]
-    methods = over.texts("methods", [])
+    methods, students = over.texts("methods", []), over.texts("students", [])
     found = []
     for row in table.rows:
         cell, other = (_at(row, table, over, key) for key in ("column", "against"))
         if cell is None or (methods and cell.setting.method not in methods):
+            continue
+        if students and cell.setting.student not in students:
             continue
         if other is None and over.data["against"] != "baseline":
             continue
@@ -90,7 +93,8 @@ def _contrasts(over: Entry, tables: Mapping[str, Table]) -> list[Contrast]:
             Contrast(setting=cell.setting, against=against, label=label, published=_gain(cell, other))
         )
     if not found:
-        raise over.error("methods", "keeps no row.", expected=f"Expected methods of {name}.")
+        key = "students" if students else "methods"
+        raise over.error(key, "keeps no row.", expected=f"Expected {key} of {name}.")
     return found
 
 

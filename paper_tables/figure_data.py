@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from paper_tables.compare import CellComparison, Comparison
 from paper_tables.measured import NOTHING, Epoch, Measured
-from paper_tables.spec import Figure, PaperTablesError, Series, Setting
-from paper_tables.statistics import deviation
+from paper_tables.spec import Figure, PaperTablesError, Series, Setting, Table
+from paper_tables.statistics import Interval, deviation
 
 Distributions = Mapping[str, Callable[..., Sequence[float]]]
 NOT_MEASURED = "not measured yet"
@@ -72,10 +73,20 @@ class Bars:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GainRow:
+    """A row of a forest plot: a gain in points, its 95 % interval if it is known, and the printed gain."""
+
+    label: str
+    gain: float
+    interval: Interval | None = None
+    published: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FigureData:
     """Everything that is drawn, and `status` where something is missing.
 
-    `x_range` holds where the axis must at least reach, whatever was measured.
+    `x_range` holds where the axis must at least reach, whatever was measured. `by_epoch`: x counts epochs.
     """
 
     name: str
@@ -86,8 +97,10 @@ class FigureData:
     points: tuple[Points, ...] = ()
     levels: tuple[Level, ...] = ()
     bars: tuple[Bars, ...] = ()
+    gains: tuple[GainRow, ...] = ()  # from the top; such a figure has nothing else
     status: str = ""
     log_y: bool = False
+    by_epoch: bool = False
     x_range: tuple[float, float] | None = None
 
 
@@ -149,14 +162,15 @@ def _assembled(figure: Figure, sources: Sources) -> FigureData:
         bars=tuple(part for part in ours if isinstance(part, Bars)),
         status="" if measured else NOT_MEASURED,
         log_y=figure.kind == "soft-targets",
+        by_epoch=figure.kind == "curves",
         x_range=_x_range(figure),
     )
 
 
 def _x_range(figure: Figure) -> tuple[float, float] | None:
-    """Epochs start at 0 and reach the last published point; classes are counted from 1."""
+    """Epochs and classes are counted from 1; both reach the last published point."""
     if figure.kind == "curves":
-        return 0.0, max((point.x for series in figure.series for point in series.published), default=1.0)
+        return 1.0, max((point.x for series in figure.series for point in series.published), default=1.0)
     if figure.kind == "soft-targets":
         return 1.0, max((dict(series.values).get("classes", 1.0) for series in figure.series), default=1.0)
     return None
@@ -180,7 +194,37 @@ def training_curves(
         y_label=y_label,
         lines=tuple(lines),
         status=status,
-        x_range=(0.0, 1.0),
+        by_epoch=True,
+        x_range=(1.0, 1.0),
+    )
+
+
+def gains_figure(comparison: Comparison, *, name: str, title: str) -> FigureData | None:
+    """The gains of a table at the best epoch as a forest plot; None where none was measured."""
+    rows = [row for each in comparison.cells() if (row := _gain_row(each, comparison.table)) is not None]
+    if not rows:
+        return None
+    return FigureData(
+        name=name,
+        title=title,
+        x_label="gain over the baseline (points)",
+        y_label="",
+        gains=tuple(rows),
+    )
+
+
+def _gain_row(cell: CellComparison, table: Table) -> GainRow | None:
+    gain = cell.best.gain if cell.best else None
+    if gain is None:
+        return None
+    column = [
+        each.label for each in table.columns if each.name == cell.cell.column and len(table.columns) > 1
+    ]
+    return GainRow(
+        label=" · ".join([*filter(None, table.rows[cell.cell.row].labels), *column]),
+        gain=gain.mean,
+        interval=gain.interval,
+        published=cell.cell.published.gain,
     )
 
 

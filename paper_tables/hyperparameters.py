@@ -17,7 +17,8 @@ FILE = Path(__file__).with_name("hyperparameters.toml")
 CONDITIONS = ("dataset", "method", "student", "teacher", "form")
 PRETRAINED = "pretrained"  # instead of a student: any whose name ends so
 DISTILLED = ("re-kd", "de-kd")  # directions and teachers of one method: looked up as "kd"
-KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe")
+KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe", "teacher_weights")
+QUICK = "-quick"  # ends the name of a small set that is derived from the one before it
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Hyperparameters:
 
     loss: Mapping[str, Sourced] = field(default_factory=dict)
     recipe: Mapping[str, Sourced] = field(default_factory=dict)
+    teacher: Mapping[str, Sourced] = field(default_factory=dict)  # "weights": "trained" or "pretrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +49,17 @@ class Rule:
     note: str
     loss: Values
     recipe: Values
+    teacher: Values
 
     def source_for(self, facts: Mapping[str, str | None]) -> Source | None:
         """Where this rule's values come from for a setting, None where it does not apply."""
         for key, allowed in self.conditions.items():
             if key == "student" and allowed == {PRETRAINED} and str(facts[key]).endswith(f":{PRETRAINED}"):
                 continue
-            if facts[key] not in allowed and not (self.elsewhere and key == "dataset"):
+            found = {facts[key]}
+            if key == "dataset":
+                found.add(str(facts[key]).removesuffix(QUICK))
+            if not found & allowed and not (self.elsewhere and key == "dataset"):
                 return None
         at_home = "dataset" not in self.conditions or facts["dataset"] in self.conditions["dataset"]
         return self.source if at_home else "assumed"
@@ -64,8 +70,10 @@ def lookup(setting: Setting, *, form: str) -> Hyperparameters:
     found = _looked_up(
         _family(setting.dataset), setting.method, setting.student, setting.teacher, setting.form or form
     )
-    return Hyperparameters(
-        loss={**found.loss, **_declared(setting.loss)}, recipe={**found.recipe, **_declared(setting.recipe)}
+    return replace(
+        found,
+        loss={**found.loss, **_declared(setting.loss)},
+        recipe={**found.recipe, **_declared(setting.recipe)},
     )
 
 
@@ -118,13 +126,14 @@ def _looked_up(dataset: str, method: str, student: str, teacher: str | None, for
     facts = {"dataset": dataset, "method": method, "student": student, "teacher": teacher, "form": form}
     loss: dict[str, Sourced] = {}
     recipe: dict[str, Sourced] = {}
+    taught: dict[str, Sourced] = {}
     for rule in rules():
         source = rule.source_for(facts)
         if source is None:
             continue
-        for found, values in ((loss, rule.loss), (recipe, rule.recipe)):
+        for found, values in ((loss, rule.loss), (recipe, rule.recipe), (taught, rule.teacher)):
             found.update({name: Sourced(value, source, rule.note) for name, value in values})
-    return Hyperparameters(loss=loss, recipe=recipe)
+    return Hyperparameters(loss=loss, recipe=recipe, teacher=taught)
 
 
 def _family(dataset: str) -> str:
@@ -149,8 +158,13 @@ def _rule(entry: Entry) -> Rule:
     for form in conditions.get("form", ()):
         if form not in ("released", "printed"):
             raise entry.error("form", f'is "{form}".', expected="Known: released, printed.")
-    if "loss" not in entry and "recipe" not in entry:
-        raise entry.error("loss", "is missing, and so is recipe.", expected="Expected one of the two.")
+    if not {"loss", "recipe", "teacher_weights"} & set(entry.data):
+        raise entry.error(
+            "loss",
+            "is missing, and so are recipe and teacher_weights.",
+            expected="Expected one of the three.",
+        )
+    weights = entry.choice("teacher_weights", ("trained", "pretrained"), None)
     return Rule(
         conditions=conditions,
         elsewhere=entry.get("elsewhere", bool, False),
@@ -158,6 +172,7 @@ def _rule(entry: Entry) -> Rule:
         note=entry.text("note", ""),
         loss=entry.values("loss", entry.entry("loss").data),
         recipe=entry.values("recipe", entry.entry("recipe").data),
+        teacher=(("weights", weights),) if weights else (),
     )
 
 

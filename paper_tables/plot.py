@@ -1,7 +1,8 @@
-"""A figure as PNG, SVG, PDF: vector and bitmap, legible in print, safe for the colour-blind.
+"""A figure as PNG, SVG, PDF: vector and bitmap, legible in print and on a phone, safe for the colour-blind.
 
 Colours are Okabe and Ito's; every line also has its own dashes, every set of points its own marker, every
-bar its own hatching. No pyplot, so no state is shared; the same data give the same bytes.
+bar its own hatching. The title is left to the caption beside the figure; files carry it as metadata. No
+pyplot, so no state is shared; the same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from paper_tables.figure_data import (
     Bars,
     Curve,
     FigureData,
+    GainRow,
     Level,
     Line,
     Points,
     figure_data,
+    gains_figure,
     training_curves,
 )
 
@@ -31,25 +34,37 @@ __all__ = [
     "Bars",
     "Curve",
     "FigureData",
+    "GainRow",
     "Level",
     "Line",
     "Points",
     "draw",
     "drawing",
     "figure_data",
+    "gains_figure",
     "training_curves",
 ]
 
 # Okabe and Ito (2008), without the yellow that no printer shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)), (0, (9, 2, 3, 2)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (6, 2)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (9, 2, 3, 2)),
+    (0, (3, 3)),
+    (0, (6, 2, 1.5, 2, 1.5, 2)),
+)
 MARKERS = "os^Dv<P"
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
-SIZE = (7.2, 4.5)  # inches
-TITLE_WIDTH = 78  # characters
+SIZE = (4.8, 3.4)  # inches, 346 points: on a phone a point becomes a pixel
 LINE = 0.19  # inches of a legend's line
-USUAL_LEGEND = 5  # lines; with more the figure grows
+LEGEND_WIDTH = 56  # characters of a label, in one column of two a bit less than half of it
+USUAL_LEGEND = 4  # lines; with more the figure grows
+GAIN_ROW, GAIN_LABEL = 0.36, 25  # inches of a row of a forest plot, characters of a line of its label
+OURS = "measured, best epoch, with the 95 % interval"
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
@@ -88,7 +103,8 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
         figure = _drawing(data)
         for each in formats:
             file = path.with_name(f"{path.name}.{each}")
-            figure.savefig(file, format=each, dpi=DPI, metadata=UNDATED.get(each), **SAVED.get(each, {}))
+            metadata = {**UNDATED.get(each, {}), "Title": data.title}
+            figure.savefig(file, format=each, dpi=DPI, metadata=metadata, **SAVED.get(each, {}))
             written.append(file)
     return tuple(written)
 
@@ -108,10 +124,11 @@ def _drawing(data: FigureData) -> Drawing:
     figure = Drawing(figsize=SIZE)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    title = textwrap.wrap(data.title, TITLE_WIDTH)
-    axes.set_title("\n".join(title), loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(data.x_label)
     axes.set_ylabel(data.y_label)
+    if data.gains:
+        _draw_gains(figure, axes, data.gains)
+        return figure
     _draw_bars(axes, data.bars)
     for level in data.levels:
         _draw_level(axes, level)
@@ -122,24 +139,57 @@ def _drawing(data: FigureData) -> Drawing:
     _set_ranges(axes, data)
     if data.status:
         _draw_status(axes, data.status)
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, labels), default=0) > 44 else 2
-    if handles:
-        figure.legend(handles, labels, loc="lower left", ncols=columns, borderaxespad=0.3)
-    _set_margins(figure, title_lines=len(title), legend_lines=math.ceil(len(handles) / columns))
+    lines = _draw_legend(figure, axes)
+    _set_margins(figure, height=SIZE[1] + LINE * max(0, lines - USUAL_LEGEND), legend_lines=lines)
     return figure
 
 
-def _set_margins(figure: Drawing, *, title_lines: int, legend_lines: int) -> None:
+def _draw_legend(figure: Drawing, axes: Axes) -> int:
+    """The legend below the axes; how many lines of text it takes."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return 0
+    columns = 1 if max(map(len, labels)) > LEGEND_WIDTH // 2 - 3 else 2
+    folded = [textwrap.fill(each, LEGEND_WIDTH) for each in labels]
+    figure.legend(handles, folded, loc="lower left", ncols=columns, borderaxespad=0.3)
+    return math.ceil(sum(each.count("\n") + 1 for each in folded) / columns)
+
+
+def _set_margins(figure: Drawing, *, height: float, legend_lines: int, left: float = 0.7) -> None:
     """Room for the texts around the axes, which have known sizes: a layout engine draws everything twice."""
-    width, height = SIZE[0], SIZE[1] + LINE * max(0, legend_lines - USUAL_LEGEND)
+    width = SIZE[0]
     figure.set_size_inches(width, height)
     figure.subplots_adjust(
-        left=0.75 / width,
+        left=left / width,
         right=1 - 0.15 / width,
-        top=1 - (0.15 + 0.2 * title_lines) / height,
+        top=1 - 0.12 / height,
         bottom=(0.6 + LINE * legend_lines) / height,
     )
+
+
+def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
+    """A forest plot: a dot and its interval for each row, the printed gain as a hollow diamond."""
+    places = range(len(rows))
+    axes.axvline(0.0, color="#444444", linewidth=1.0, zorder=1)
+    for place, row in enumerate(rows):
+        if row.interval is not None:
+            axes.plot(row.interval, (place, place), color=_colour(0), linewidth=1.8, marker="|", zorder=2)
+    axes.plot([row.gain for row in rows], places, "o", color=_colour(0), zorder=4, label=OURS)
+    printed = [(row.published, place) for place, row in enumerate(rows) if row.published is not None]
+    if printed:
+        x, y = zip(*printed, strict=True)
+        axes.plot(
+            x, y, "D", markerfacecolor="white", markeredgecolor=_colour(1), markersize=6, zorder=3,
+            label="printed in the paper",
+        )  # fmt: skip
+    labels = [textwrap.fill(row.label, GAIN_LABEL) for row in rows]
+    axes.set_yticks(places, labels, fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+    axes.grid(visible=False, axis="y")
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    lines = _draw_legend(figure, axes)
+    height = GAIN_ROW * len(rows) + 0.72 + LINE * lines
+    _set_margins(figure, height=height, legend_lines=lines, left=0.2 + 0.073 * longest)
 
 
 def _colour(slot: int) -> str:
@@ -244,7 +294,14 @@ def _set_ranges(axes: Axes, data: FigureData) -> None:
     if data.x_range is not None:
         low, high = data.x_range
         reached = max([high, *(x for line in data.lines for x in line.x)])
-        axes.set_xlim(low - 0.01 * reached, 1.02 * reached)
+        room = max(0.02 * (reached - low), 0.05)
+        axes.set_xlim(low - room, reached + room)
+    if data.by_epoch:
+        from matplotlib.ticker import MaxNLocator
+
+        last = axes.get_xlim()[1]
+        ticks = MaxNLocator(6, integer=True).tick_values(1, last)
+        axes.set_xticks([1, *(tick for tick in ticks if 2 <= tick <= last)])
 
 
 def _draw_status(axes: Axes, status: str) -> None:

@@ -19,7 +19,12 @@ from paper_tables.spec import Claim, Figure, Table, UnknownNameError
 from paper_tables.strict import Entry, Names, near, read_toml
 
 FOLDER = Path(__file__).parent
-GROUPS = {"all": ("paper", "control"), "paper": ("paper",), "controls": ("control",)}
+GROUPS = {
+    "all": ("paper", "control"),
+    "paper": ("paper",),
+    "controls": ("control",),
+    "audit": ("audit",),
+}
 T = TypeVar("T")
 
 
@@ -104,8 +109,8 @@ class Paper:
     def expand(self, names: Sequence[str]) -> list[Table | Figure]:
         """The tables and figures that these names mean, each once; `fig2` is fig2a and fig2b.
 
-        `all` is the paper and our controls, `paper` the paper alone, `controls` our controls;
-        PaperTablesError with the nearest known name.
+        `all` is the paper and our controls, `paper` the paper alone, `controls` our controls, `audit` our
+        audit; PaperTablesError with the nearest known name.
         """
         found = dict.fromkeys(item for name in names for item in self._meant(name))
         return [self.tables[each] if each in self.tables else self.figures[each] for each in found]

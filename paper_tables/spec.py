@@ -89,15 +89,19 @@ class Row:
 
     labels: tuple[str, ...]
     cells: tuple[Cell | None, ...]
+    seeds: int | None = None  # at most so many of the seeds that are asked for; None: all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as printed. `kind`: the paper's own, our controls, the demo, or made from a grid (`run`)."""
+    """A table as printed.
+
+    `kind`: the paper's own, our controls, our audit, the demo, or made from a grid (`run`).
+    """
 
     name: str
     title: str
-    kind: Literal["paper", "control", "demo", "grid"]
+    kind: Literal["paper", "control", "audit", "demo", "grid"]
     heads: tuple[str, ...]  # headings of the text columns, one per Row.labels
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -120,8 +124,18 @@ class Table:
 
     def settings(self) -> tuple[Setting, ...]:
         """The distinct settings of the cells and of their baselines, in order of appearance."""
-        wanted = [each for cell in self.cells() for each in (cell.setting.baseline(), cell.setting)]
-        return tuple(dict.fromkeys(wanted))
+        return tuple(self.most_seeds())
+
+    def most_seeds(self) -> dict[Setting, int | None]:
+        """Setting → how many of the seeds that are asked for it takes at most, over its rows; None: all."""
+        most: dict[Setting, int | None] = {}
+        for row in self.rows:
+            for cell in filter(None, row.cells):
+                for setting in (cell.setting.baseline(), cell.setting):
+                    known = most.setdefault(setting, row.seeds)
+                    whole = known is None or row.seeds is None
+                    most[setting] = None if whole else max(known or 0, row.seeds or 0)
+        return most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +205,4 @@ class Claim:
     margin: float = 0.3
     source: str = ""
     note: str = ""
+    family: str = "paper"  # Holm's correction runs over the claims of one family

@@ -32,7 +32,7 @@ TABLE = (
     "row",
 )
 COLUMN = ("name", "label")
-ROW = ("labels", "networks", "teacher_epoch", "teacher_accuracy", "cells")
+ROW = ("labels", "networks", "teacher_epoch", "teacher_accuracy", "seeds", "cells")
 CELL = ("printed", "note", "erratum")
 TAUGHT = ("kd", "re-kd", "de-kd")  # the paper's methods with a teacher of another network
 UNTAUGHT = ("baseline", "lsr", "tf-self", "tf-reg")
@@ -50,7 +50,7 @@ class _Place(NamedTuple):
 def table(name: str, source: Entry, names: Names) -> Table:
     """The table that `source` declares; PaperTablesError with file, row, cell and key."""
     source.only(*TABLE, *SETTING)
-    kind = source.choice("kind", ("paper", "control", "demo"))
+    kind = source.choice("kind", ("paper", "control", "audit", "demo"))
     columns = source.entries("column")
     labels = tuple(_column(each) for each in columns)
     _distinct([each.name for each in labels], where=source.where, what="column")
@@ -175,7 +175,7 @@ def _row(
         _cell(index, text, levels=(*above, column), place=place)
         for column, text in zip(columns, texts, strict=True)
     )
-    return Row(labels=labels, cells=cells)
+    return Row(labels=labels, cells=cells, seeds=entry.whole("seeds", low=1, high=1000, default=None))
 
 
 def _setting_of(entry: Entry, where: str) -> Entry:

@@ -58,17 +58,19 @@ def test_a_path_longer_than_the_terminal_stays_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "units", "shown"),
+    ("values", "units", "unit", "shown"),
     [
-        ([7200, 540_000, 0], console.TIMES, ["2 h", "150 h", "0 h"]),
-        ([90, 36_000], console.TIMES, ["<0.1 h", "10.0 h"]),
-        ([45, 12], console.TIMES, ["45 s", "12 s"]),
-        ([3e6, 2.5e9], console.SIZES, ["<0.1 GB", "2.5 GB"]),
-        ([], console.SIZES, []),
+        ([7200, 540_000, 0], console.TIMES, "h", ["2", "150", "0"]),
+        ([90, 36_000], console.TIMES, "h", ["0.0", "10.0"]),
+        ([45, 12], console.TIMES, "s", ["45.0", "12.0"]),
+        ([3e6, 2.5e9], console.SIZES, "GB", ["0.0", "2.5"]),
+        ([], console.SIZES, "kB", []),
     ],
 )
-def test_a_column_has_one_unit(values: list[float], units: dict[str, float], shown: list[str]) -> None:
-    assert console.in_one_unit(values, units) == shown
+def test_a_column_has_one_unit(
+    values: list[float], units: dict[str, float], unit: str, shown: list[str]
+) -> None:
+    assert console.in_one_unit(values, units) == (unit, shown)
 
 
 def test_a_chart_has_the_best_value_at_its_top_and_the_last_epoch_at_its_right() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tfkd_cli.costs import CostModel, measured_rates, rate_key, threads_speed_up
+from tfkd_cli.costs import CostModel, Rate, measured_rates, rate_key, threads_speed_up
 from tfkd_cli.data import DATASETS
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -31,7 +31,7 @@ def test_the_multiply_add_model_is_within_a_factor_of_two_of_what_was_measured(
 ) -> None:
     estimate = CostModel("cpu", 2)(replace(SPEC, student=student))
     assert estimate.source == "estimate"
-    assert seconds / 2 < estimate.seconds < seconds * 2
+    assert seconds / 2 < estimate.seconds - estimate.start_seconds < seconds * 2
 
 
 def test_estimates_for_a_gpu_say_that_they_are_uncalibrated() -> None:
@@ -51,7 +51,8 @@ def test_a_teacher_costs_its_forward_passes() -> None:
 
 
 def test_a_finished_like_run_replaces_the_model_whatever_its_threads() -> None:
-    result = {"seconds": 100.0, "numerics": {"device": "cpu", "threads": 2}}
+    result = {"seconds": 100.0, "start_seconds": 0.0, "attempts": 1}
+    result |= {"numerics": {"device": "cpu", "threads": 2}}
     rates = measured_rates([(SPEC, result)], device="cpu", facts=dict(DATASETS))
     other_seed = replace(SPEC, seed=7, recipe=Recipe(epochs=3))
     estimate = CostModel("cpu", 2, measured=rates)(other_seed)
@@ -69,9 +70,21 @@ def test_runs_of_another_device_say_nothing() -> None:
 
 def test_a_calibration_goes_before_the_model_and_after_measured_runs() -> None:
     rates = {rate_key(SPEC): 0.001}
-    assert CostModel("cpu", calibrated=rates)(SPEC).source == "calibrated"
-    assert CostModel("cpu", calibrated=rates, measured=rates)(SPEC).source == "measured"
-    assert CostModel("cpu", calibrated=rates)(SPEC).seconds == pytest.approx(50.0)
+    calibrated = CostModel("cpu", calibrated=rates)(SPEC)
+    assert calibrated.source == "calibrated"
+    assert calibrated.seconds - calibrated.start_seconds == pytest.approx(50.0)
+    measured = {rate_key(SPEC): Rate(0.002)}
+    assert CostModel("cpu", calibrated=rates, measured=measured)(SPEC).source == "measured"
+
+
+def test_the_start_of_a_run_is_measured_where_one_attempt_did_all_of_it() -> None:
+    numerics = {"device": "cpu", "threads": 1}
+    found = [
+        (SPEC, {"seconds": 10.0, "start_seconds": start, "attempts": attempts, "numerics": numerics})
+        for start, attempts in ((2.0, 1), (4.0, 1), (3.0, 1), (90.0, 2))
+    ]
+    rates = measured_rates(found, device="cpu", facts={})
+    assert CostModel("cpu", measured=rates)(SPEC).start_seconds == 3.0
 
 
 def test_the_cached_logits_of_a_cifar100_teacher_take_two_gigabytes() -> None:
@@ -103,4 +116,6 @@ def test_to_measured_training_the_model_adds_a_teacher_that_is_run_by_epoch() ->
     teacher = CostModel("cpu")(fast).teacher_seconds
     measured = CostModel("cpu", measured=rates)(fast)
     assert measured.source == "measured"
-    assert (measured.seconds, measured.teacher_seconds) == pytest.approx((150.0 + teacher, teacher))
+    assert (measured.seconds, measured.teacher_seconds) == pytest.approx(
+        (150.0 + teacher + measured.start_seconds, teacher)
+    )

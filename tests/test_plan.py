@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import Distillation
 from tfkd_cli.plan import CachedEpochs, Estimate, Plan, Progress, make_plan
 from tfkd_cli.spec import RunSpec, Teacher
@@ -50,6 +52,11 @@ def test_a_finished_teacher_without_weights_is_left_alone_when_nobody_needs_it()
 def test_a_freed_snapshot_that_no_student_needs_costs_nothing() -> None:
     cleaned = Progress("done", 1.0, missing=("epoch-001.pt",))
     assert plan({"t": [STUDENT]}, teacher=cleaned).missing == (STUDENT,)
+
+
+def test_a_run_of_an_older_trainer_version_is_never_planned() -> None:
+    with pytest.raises(RequestError, match="made by trainer version 1"):
+        plan({"t": [replace(BASELINE, trainer=1)]})
 
 
 def test_two_tables_share_a_run() -> None:

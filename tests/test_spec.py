@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Distillation, LabelSmoothing, Loss, TfReg
 from tfkd_cli.spec import (
+    TRAINER_VERSION,
     ForeignTeacher,
     Recipe,
     RunSpec,
@@ -65,6 +66,23 @@ def specs(draw: st.DrawFn) -> RunSpec:
         recipe=recipe,
         seed=draw(st.integers(0, 2**31)),
     )
+
+
+def test_a_run_of_an_older_trainer_version_keeps_the_key_it_was_published_under() -> None:
+    baseline = replace(TEACHER, trainer=1)
+    assert baseline.key[:12] == "e7856b390594"  # in tests/golden/keys.json before trainer version 2
+    teacher = Teacher(run=baseline)
+    taught = replace(STUDENT, trainer=1, teacher=teacher)
+    read = RunSpec.from_json(taught.to_json())
+    assert read == taught
+    assert read.outdated == "made by trainer version 1, this is version 2; not comparable"
+    assert isinstance(read.teacher, Teacher)
+    assert read.teacher.run.key == teacher.run.key
+
+
+def test_a_run_of_a_newer_trainer_version_is_refused() -> None:
+    with pytest.raises(RequestError, match="trainer"):
+        RunSpec.from_json({**TEACHER.to_json(), "trainer": TRAINER_VERSION + 1})
 
 
 @given(specs())

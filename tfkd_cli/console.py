@@ -182,42 +182,32 @@ def chart(series: Mapping[str, Sequence[tuple[float, float]]], *, width: int, he
 def plan_table(plan: Plan, *, device: str) -> RenderableType:
     """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs.
 
-    Columns in which there is nothing but zeros are left out.
+    Columns of runs in which there is nothing but zeros are left out.
     """
-    counts = [(name, plan.counts(name)) for name in plan.tables]
+    counts = {name: plan.counts(name) for name in plan.tables}
     if len(counts) != 1:
-        counts.append(("all together", plan.counts()))
-    found = [each for _, each in counts]
-    columns: dict[str, Sequence[object]] = {"table": [name for name, _ in counts]}
-    columns["wanted"] = [each.wanted for each in found]
-    for head, name in (("shared", "shared"), ("done", "done"), ("resumable", "resumable"), ("to do", "todo")):
-        values = [getattr(each, name) for each in found]
-        columns |= {head: values} if any(values) or name == "todo" else {}
-    columns[f"{device} time"] = in_one_unit([each.seconds for each in found], TIMES)
-    columns["longest chain"] = in_one_unit([each.critical_path_seconds for each in found], TIMES)
-    columns["disk"] = in_one_unit([each.disk_bytes for each in found], SIZES)
+        counts["all together"] = plan.counts()
+    parts = counts.values()
+    columns: dict[str, Sequence[object]] = {"table": [*counts]}
+    for head in ("wanted", "shared", "done", "resumable", "to do"):
+        values = [getattr(each, head.replace(" ", "")) for each in parts]
+        columns |= {head: values} if any(values) or head in ("wanted", "to do") else {}
+    time, work = in_one_unit([each.seconds for each in parts], TIMES)
+    chain, longest = in_one_unit([each.critical_path_seconds for each in parts], TIMES)
+    unit, disk = in_one_unit([each.disk_bytes for each in parts], SIZES)
+    columns |= {f"{device} {time}": work, f"longest chain, {chain}": longest, f"disk, {unit}": disk}
     return simple_table([*columns], zip(*columns.values(), strict=True))
 
 
 TIMES: Mapping[str, float] = {"h": 3600, "min": 60, "s": 1}
-SIZES: Mapping[str, float] = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1}
+SIZES: Mapping[str, float] = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
-def in_one_unit(values: Sequence[float], units: Mapping[str, float]) -> list[str]:
-    """These values in the unit that suits the largest: `12.5 h`, `<0.1 h`."""
-    most = max(values, default=0)
-    unit = next((name for name, size in units.items() if most >= size), [*units][-1])
-    digits = 1 if most < 100 * units[unit] and units[unit] > 1 else 0
-    least = 10.0**-digits
-
-    def shown(value: float) -> str:
-        return (
-            f"<{least:g} {unit}"
-            if 0 < value / units[unit] < least
-            else f"{value / units[unit]:,.{digits}f} {unit}"
-        )
-
-    return [shown(value) for value in values]
+def in_one_unit(values: Sequence[float], units: Mapping[str, float]) -> tuple[str, list[str]]:
+    """One unit for a column, in which its largest value is at least 2, and the values in it."""
+    largest = max(values, default=0.0)
+    name = next((name for name, size in units.items() if largest >= 2 * size), list(units)[-1])
+    return name, [f"{value / units[name]:,.{1 if largest < 100 * units[name] else 0}f}" for value in values]
 
 
 SOURCES: Mapping[str, str] = {
@@ -233,6 +223,20 @@ def cost_sources(counts: Counts) -> str:
     """Where the costs come from, in a sentence."""
     parts = [f"{number} {SOURCES.get(source, source)}" for source, number in counts.sources]
     return "; ".join(parts)
+
+
+def parallel_lines(plan: Plan) -> list[str]:
+    """How many GPUs or processes the data-parallel runs take, and what each of them holds; none: no line."""
+    costs = [run.cost for run in plan.todo if run.cost.processes > 1]
+    if not costs:
+        return []
+    each = "/".join(map(str, sorted({cost.processes for cost in costs})))
+    teacher = max(cost.teacher_bytes for cost in costs)
+    copy = f", and of the teacher ({size(teacher)} of weights)" if teacher else ""
+    return [
+        f"Data-parallel: {len(costs)} runs in {each} processes each, one per GPU; every GPU's hours count. "
+        f"Each process holds a copy of the network{copy}, and its part of a batch."
+    ]
 
 
 def logits_lines(plan: Plan, *, cap_gb: float) -> list[str]:

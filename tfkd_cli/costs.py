@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfkd_cli import data, models
-from tfkd_cli.data import DataSet
+from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.models import torchvision_costs
 from tfkd_cli.plan import Estimate
 from tfkd_cli.spec import RunSpec
@@ -21,82 +22,118 @@ WEIGHT_COPIES = 4  # best, last, student, and the training state with its moment
 THREADS_EXPONENT = 0.55
 """n threads train n^0.55 times as fast as one (two: 1.46; measured on two cores)."""
 
+PROCESSES_EXPONENT = 0.95
+"""n processes, each with a device of its own, train n^0.95 times as fast as one (assumed)."""
+
 MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
 
-START_UP = 4.0
-"""Seconds of CPU before the first step of a run whose network another library gives: mostly its import."""
+LIBRARY = 4.0  # seconds of CPU to import another library's networks
+LOADING = 8.0  # of a command: torch is loaded before the first run, the report is written after the last
+DECODING: Mapping[str, float] = {"folder": 2e-3}  # seconds of an image file
+UNPACKING = 5e-5  # of an image in an official file
 
 BF16_SPEED = 1.6  # against fp32: measured 1.4 to 1.9
 
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """A device as a straight line: multiply-adds per second, and seconds per image whatever the network."""
+    """Seconds of a step: from multiply-adds, from its images, and whatever the two; and of a run's start."""
 
     name: str
     multiply_adds_per_second: float  # of one thread where the device is a CPU
     seconds_per_image: float
+    seconds_per_step: float
+    start_seconds: float  # of a run, outside its epochs
 
 
 # The CPU's line was fitted to six networks (10 M to 555 M multiply-adds) on two cores of a 2023 server; the
 # others are assumed. Measured runs and `plan --calibrate` replace all of them.
 DEVICE_MODELS: Mapping[str, DeviceModel] = {
-    "cpu": DeviceModel("a CPU", 5.5e10, 5e-5),
-    "cuda": DeviceModel("one data-centre GPU", 3e12, 2e-5),
-    "mps": DeviceModel("one Apple GPU", 5e11, 1e-4),
+    "cpu": DeviceModel("a CPU", 5.5e10, 5e-5, 1e-2, 1.0),
+    "cuda": DeviceModel("one data-centre GPU", 3e12, 2e-5, 0.0, 10.0),
+    "mps": DeviceModel("one Apple GPU", 5e11, 1e-4, 0.0, 5.0),
 }
+
+
+class Rate(NamedTuple):
+    """What like runs took: seconds per image and epoch, and seconds outside the epochs if they are known.
+
+    Of one thread, or of the whole device where it is no CPU; without a teacher that is run by epoch.
+    """
+
+    seconds_per_image: float
+    start_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads.
+    """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads in each of its processes.
 
-    Rates are seconds per image and epoch of one thread (of the whole device where it is no CPU).
+    `measured` and `calibrated` are by `rate_key`; calibrated rates are seconds per image and epoch.
     """
 
     device: str
     threads: int = 1
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
-    measured: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    measured: Mapping[tuple[Any, ...], Rate] = field(default_factory=dict)
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    bf16: bool = True  # whether the device has units for it; without them a run uses fp32
 
     def __call__(self, spec: RunSpec) -> Estimate:
-        facts = facts_of(spec.dataset, self.facts)
-        images = facts.train_images or UNKNOWN_IMAGES
-        for rates, source in ((self.measured, "measured"), (self.calibrated, "calibrated")):
-            if rate_key(spec) in rates:
-                return self._estimate(spec, facts, rates[rate_key(spec)] * images, source)
+        facts, key = facts_of(spec.dataset, self.facts), rate_key(spec)
+        if key in self.measured:
+            return self._estimate(spec, facts, self.measured[key], "measured")
+        if key in self.calibrated:
+            return self._estimate(spec, facts, Rate(self.calibrated[key]), "calibrated")
         source = "estimate" if self.device == "cpu" else "uncalibrated"
-        return self._estimate(spec, facts, self._modelled(spec, facts) * images, source)
+        return self._estimate(spec, facts, Rate(self._modelled(spec, facts)), source)
 
-    def _estimate(self, spec: RunSpec, facts: DataSet, per_epoch: float, source: str) -> Estimate:
-        """From the seconds of an epoch on one thread, in `measured_rates` without a teacher run by epoch."""
-        epochs = spec.recipe.epochs / threads_speed_up(self.device, self.threads)
+    def _estimate(self, spec: RunSpec, facts: DataSet, rate: Rate, source: str) -> Estimate:
+        images = _trained(spec, facts)
+        per_epoch = rate.seconds_per_image * images
+        start = rate.start_seconds
+        if start is None:
+            start = DEVICE_MODELS[self.device].start_seconds + LIBRARY * (":" in spec.student)
+        processes = self.processes_of(spec)
+        speed_up = threads_speed_up(self.device, self.threads) * processes**PROCESSES_EXPONENT
+        epochs = spec.recipe.epochs / speed_up
         seconds, teacher_seconds = per_epoch * epochs, 0.0
         if spec.teacher_by_epoch:
-            images, measured = facts.train_images or UNKNOWN_IMAGES, source == "measured"
+            measured = source == "measured"
             whole = self._modelled(spec, facts) * images if measured else per_epoch
             assert spec.teacher is not None
             share = self._forward(spec.teacher.network, facts) / self._work(spec, facts)
             teacher_seconds = whole * epochs * share
             seconds += teacher_seconds if measured else 0.0
         return Estimate(
-            seconds=seconds + START_UP * (":" in spec.student),
+            seconds=seconds + start,
             source=source,
             disk_bytes=disk_bytes(spec, facts),
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
+            start_seconds=start,
+            processes=processes,
+            teacher_bytes=weights_bytes(spec.teacher.network, facts) if spec.teacher else 0,
         )
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
         device = DEVICE_MODELS[self.device]
-        speed = device.multiply_adds_per_second * (BF16_SPEED if spec.recipe.precision == "bf16" else 1)
-        return self._work(spec, facts) / speed + device.seconds_per_image
+        bf16 = spec.recipe.precision == "bf16" and self.bf16
+        speed = device.multiply_adds_per_second * (BF16_SPEED if bf16 else 1)
+        images = _trained(spec, facts)
+        steps = math.ceil(images / spec.recipe.batch_size) * (1 + (spec.teacher is not None) / (1 + BACKWARD))
+        return (
+            self._work(spec, facts) / speed
+            + device.seconds_per_image
+            + device.seconds_per_step * steps / images
+        )
 
     def _work(self, spec: RunSpec, facts: DataSet) -> float:
         """Multiply-adds for a training image, its share of the evaluation included."""
-        share_tested = (facts.test_images or 0) / max(1, facts.train_images or 1)
+        held_out = (facts.train_images or 0) * spec.recipe.holdout
+        share_tested = ((facts.test_images or 0) + facts.val_images + held_out) / _trained(spec, facts)
         work = self._forward(spec.student, facts) * (1 + BACKWARD + share_tested)
         if spec.teacher is not None:
             work += self._forward(spec.teacher.network, facts)
@@ -108,6 +145,22 @@ class CostModel:
         if self.device == "cpu":
             slowness *= torchvision_costs.slowness(network)
         return forward_multiply_adds(network, facts) * slowness
+
+
+def _trained(spec: RunSpec, facts: DataSet) -> int:
+    """The images of an epoch."""
+    return max(1, round((facts.train_images or UNKNOWN_IMAGES) * (1 - spec.recipe.holdout)))
+
+
+def command_seconds(sets: Iterable[ResolvedData]) -> float:
+    """What a command takes besides its runs: libraries are loaded, data sets decoded, the report written."""
+    undecoded = (each.facts for each in sets if not each.ready)
+    decoding = sum(
+        (facts.train_images + facts.val_images + facts.test_images)
+        * next((seconds for kind, seconds in DECODING.items() if facts.name.startswith(kind)), UNPACKING)
+        for facts in undecoded
+    )
+    return LOADING + decoding
 
 
 def threads_speed_up(device: str, threads: int) -> float:
@@ -130,22 +183,32 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
 
 def measured_rates(
     results: Iterable[tuple[RunSpec, Mapping[str, Any]]], *, device: str, facts: Mapping[str, DataSet]
-) -> dict[tuple[Any, ...], float]:
-    """Median seconds per image and epoch of the finished runs on this kind of device.
+) -> dict[tuple[Any, ...], Rate]:
+    """The medians of the finished runs on this kind of device, by `rate_key`.
 
     A teacher that is run by epoch is left out: how long that took depends on what was cached.
     """
-    seen: dict[tuple[Any, ...], list[float]] = {}
+    seen: dict[tuple[Any, ...], list[Rate]] = {}
     for spec, result in results:
         numerics = result.get("numerics", {})
         here = str(numerics.get("device", "")).partition(":")[0] == device
         if here and result.get("seconds") and not (spec.teacher_by_epoch and "teacher_seconds" not in result):
-            images = facts_of(spec.dataset, facts).train_images or UNKNOWN_IMAGES
+            images = _trained(spec, facts_of(spec.dataset, facts))
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
-            seen.setdefault(rate_key(spec), []).append(rate)
-    return {key: statistics.median(rates) for key, rates in seen.items()}
+            rate *= int(numerics.get("processes") or 1) ** PROCESSES_EXPONENT
+            start = result.get("start_seconds") if result.get("attempts") == 1 else None
+            seen.setdefault(rate_key(spec), []).append(Rate(rate, start))
+    return {key: _median(rates) for key, rates in seen.items()}
+
+
+def _median(rates: Sequence[Rate]) -> Rate:
+    starts = [rate.start_seconds for rate in rates if rate.start_seconds is not None]
+    return Rate(
+        statistics.median(rate.seconds_per_image for rate in rates),
+        statistics.median(starts) if starts else None,
+    )
 
 
 def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
@@ -167,10 +230,13 @@ def forward_multiply_adds(network: str, facts: DataSet) -> int:
 
 def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What a finished run takes on disk: its weights and snapshots in fp32."""
-    weights = 4 * (
-        models.parameters(spec.student, classes=facts.classes, channels=facts.channels) or 10_000_000
-    )
+    weights = weights_bytes(spec.student, facts)
     return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
+
+
+def weights_bytes(network: str, facts: DataSet) -> int:
+    """The weights of a network in fp32; 40 MB where nothing is known of it."""
+    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tfkd_cli import schema
-from tfkd_cli.schema import NotNegative, Positive
+from tfkd_cli.schema import Count, NotNegative, Positive
+
+GPUS_OF_A_RUN: Mapping[str, int] = {"imagenet": 4}
+"""Data set → the GPUs that train one run on a cluster, where neither --gpus nor the profile says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,12 @@ class Execution:
     cache: str  # decoded data sets, shared by all runs on a machine
     data_dir: str | None = None  # a read-only folder with official files
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    threads: Positive | None = None  # per run; None: cores ÷ slots
+    threads: Positive | None = None  # per process of a run; None: cores ÷ processes at once
+    processes: Positive | None = None  # per run, one per GPU; None: one, on a cluster what the profile says
+    sync_batch_norm: bool = False  # of these processes
+    data_workers: Count | None = None  # processes that decode images per run; None: `threads`
+    memory_gb: NotNegative | None = None  # decoded images of a set that take more stay in their files;
+    # None: a quarter of the memory of the machine that prepares it (no number depends on it)
     checkpoint_minutes: NotNegative = 3.0  # the most work a kill may cost
     teacher_cache_gb: NotNegative = 20.0  # cap on <results>/teacher-logits
     tf32: bool = True  # on GPUs that have it: convolutions and matrix products of fp32 recipes

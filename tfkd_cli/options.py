@@ -72,89 +72,56 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-Students = Annotated[
-    str,
-    _option(
-        "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
-        metavar="NETWORK", autocompletion=completing(_networks),
-    ),
-]  # fmt: skip
-Teachers = Annotated[
-    str | None,
-    _option(
-        "--teacher", help="The teacher of kd, re-kd and de-kd.", panel=WHAT,
-        metavar="NETWORK", autocompletion=completing(_networks),
-    ),
-]  # fmt: skip
-Methods = Annotated[
-    str,
-    _option(
-        "--method", help="A method (`tfkd list methods`) or python:MODULE:CLASS; several: A,B.",
-        panel=WHAT, metavar="METHOD", autocompletion=completing(_methods),
-    ),
-]  # fmt: skip
-Dataset = Annotated[
-    str,
-    _option(
-        "--dataset", help="A data set (`tfkd list datasets`), folder:PATH or torchvision:NAME.",
-        panel=WHAT, metavar="DATASET", autocompletion=completing(_datasets),
-    ),
-]  # fmt: skip
-Seeds = Annotated[
-    str,
-    _option(
-        "--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9).",
-        panel=WHAT, metavar="SEEDS",
-    ),
-]  # fmt: skip
-Run = Annotated[
-    str,
-    typer.Argument(
-        help="A run's key, the first digits of it, or its folder.", metavar="RUN",
-        autocompletion=completing(runs=True),
-    ),
-]  # fmt: skip
-Item = Annotated[
-    str,
-    typer.Argument(
-        help="A table, figure, grid or comparison, or a run's key or folder.", metavar="ITEM",
-        autocompletion=completing(_items, lambda: ["run", "compare"], runs=True),
-    ),
-]  # fmt: skip
-Items = Annotated[
-    list[str],
-    typer.Argument(
-        help="Tables and figures: `tfkd list tables`, `all` or `demo`.", metavar="ITEM...",
-        autocompletion=completing(_items),
-    ),
-]  # fmt: skip
+Students = Annotated[str, _option(
+    "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
+    metavar="NETWORK", autocompletion=completing(_networks),
+)]  # fmt: skip
+Teachers = Annotated[str | None, _option(
+    "--teacher", help="The teacher of kd, re-kd and de-kd.", panel=WHAT,
+    metavar="NETWORK", autocompletion=completing(_networks),
+)]  # fmt: skip
+Methods = Annotated[str, _option(
+    "--method", help="A method (`tfkd list methods`) or python:MODULE:CLASS; several: A,B.",
+    panel=WHAT, metavar="METHOD", autocompletion=completing(_methods),
+)]  # fmt: skip
+Dataset = Annotated[str, _option(
+    "--dataset", help="A data set (`tfkd list datasets`), folder:PATH or torchvision:NAME.",
+    panel=WHAT, metavar="DATASET", autocompletion=completing(_datasets),
+)]  # fmt: skip
+Seeds = Annotated[str, _option(
+    "--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9).",
+    panel=WHAT, metavar="SEEDS",
+)]  # fmt: skip
+Run = Annotated[str, typer.Argument(
+    help="A run's key, the first digits of it, or its folder.", metavar="RUN",
+    autocompletion=completing(runs=True),
+)]  # fmt: skip
+Item = Annotated[str, typer.Argument(
+    help="A table, figure, grid or comparison, or a run's key or folder.", metavar="ITEM",
+    autocompletion=completing(_items, lambda: ["run", "compare"], runs=True),
+)]  # fmt: skip
+Items = Annotated[list[str], typer.Argument(
+    help="Tables and figures: `tfkd list tables`, `all` or `demo`.", metavar="ITEM...",
+    autocompletion=completing(_items),
+)]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StoreOptions:
     """Where results, data sets and the cache are."""
 
-    results: Annotated[
-        Path,
-        _option(
-            "--results", help="The results folder, or a file made by `tfkd pack`.", panel=STORE,
-            metavar="PATH", envvar="TFKD_RESULTS",
-        ),
-    ] = Path("results")  # fmt: skip
-    data_dir: Annotated[
-        Path | None,
-        _option(
-            "--data-dir", help="A folder with official files, which is only read.", panel=STORE,
-            metavar="FOLDER", envvar="TFKD_DATA",
-        ),
-    ] = None  # fmt: skip
-    cache_dir: Annotated[
-        Path | None,
-        _option(
-            "--cache-dir", help="Decoded data sets. [default: the user's cache folder]", panel=STORE,
-            metavar="FOLDER", envvar="TFKD_CACHE",
-        ),
-    ] = None  # fmt: skip
+    results: Annotated[Path, _option(
+        "--results", help="The results folder, or a file made by `tfkd pack`.", panel=STORE,
+        metavar="PATH", envvar="TFKD_RESULTS",
+    )] = Path("results")  # fmt: skip
+    data_dir: Annotated[Path | None, _option(
+        "--data-dir", help="A folder with official files, which is only read.", panel=STORE,
+        metavar="FOLDER", envvar="TFKD_DATA",
+    )] = None  # fmt: skip
+    cache_dir: Annotated[Path | None, _option(
+        "--cache-dir", help="Decoded data sets. [default: the user's cache folder]", panel=STORE,
+        metavar="FOLDER", envvar="TFKD_CACHE",
+    )] = None  # fmt: skip
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)] = False
 
 
@@ -162,47 +129,29 @@ class StoreOptions:
 class RunOptions:
     """What changes every run of a request."""
 
-    scale: Annotated[
-        str,
-        _option(
-            "--scale", help="paper, or quick: 10 epochs with --fast, for trying out.", panel=RUN,
-            metavar="SCALE", autocompletion=completing(lambda: ["paper", "quick"]),
-        ),
-    ] = "paper"  # fmt: skip
-    form: Annotated[
-        str,
-        _option(
-            "--form", help="The loss as released (the code) or as printed (the equation).", panel=RUN,
-            metavar="FORM", autocompletion=completing(lambda: ["released", "printed"]),
-        ),
-    ] = "released"  # fmt: skip
-    recipe: Annotated[
-        str | None,
-        _option(
-            "--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN,
-            metavar="RECIPE", autocompletion=completing(lambda: ["finetune"]),
-        ),
-    ] = None  # fmt: skip
-    fast: Annotated[
-        bool,
-        _option(
-            "--fast", help="bf16, and the same augmented images for all seeds: other runs, marked.", panel=RUN
-        ),
-    ] = False
-    teacher_seeds: Annotated[
-        str,
-        _option(
-            "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one for each seed.",
-            panel=RUN, metavar="SEEDS", autocompletion=completing(lambda: ["one", "paired"]),
-        ),
-    ] = "one"  # fmt: skip
-    set_: Annotated[
-        list[str] | None,
-        _option(
-            "--set", help="recipe.FIELD=VALUE or loss.FIELD=VALUE; can be repeated.", panel=RUN,
-            metavar="FIELD=VALUE",
-        ),
-    ] = None  # fmt: skip
+    scale: Annotated[str, _option(
+        "--scale", help="paper, or quick: 10 epochs with --fast, for trying out.", panel=RUN,
+        metavar="SCALE", autocompletion=completing(lambda: ["paper", "quick"]),
+    )] = "paper"  # fmt: skip
+    form: Annotated[str, _option(
+        "--form", help="The loss as released (the code) or as printed (the equation).", panel=RUN,
+        metavar="FORM", autocompletion=completing(lambda: ["released", "printed"]),
+    )] = "released"  # fmt: skip
+    recipe: Annotated[str | None, _option(
+        "--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN,
+        metavar="RECIPE", autocompletion=completing(lambda: ["finetune"]),
+    )] = None  # fmt: skip
+    fast: Annotated[bool, _option(
+        "--fast", help="bf16, and the same augmented images for all seeds: other runs, marked.", panel=RUN,
+    )] = False  # fmt: skip
+    teacher_seeds: Annotated[str, _option(
+        "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one for each seed.",
+        panel=RUN, metavar="SEEDS", autocompletion=completing(lambda: ["one", "paired"]),
+    )] = "one"  # fmt: skip
+    set_: Annotated[list[str] | None, _option(
+        "--set", help="recipe.FIELD=VALUE, loss.FIELD=VALUE or teacher.weights=VALUE; can be repeated.",
+        panel=RUN, metavar="FIELD=VALUE",
+    )] = None  # fmt: skip
     epochs: Annotated[
         int | None,
         _option("--epochs", help="Epochs; the milestones scale with them.", panel=RUN, metavar="N"),
@@ -232,37 +181,36 @@ class RunOptions:
 class ExecutionOptions:
     """Where and how runs execute; none of it changes a result's identity."""
 
-    cluster: Annotated[
-        str,
-        _option(
-            "--cluster", help="local, slurm, or another profile (`tfkd list clusters`).", panel=WHERE,
-            metavar="CLUSTER", autocompletion=completing(_clusters),
-        ),
-    ] = "local"  # fmt: skip
-    jobs: Annotated[
-        int | None,
-        _option(
-            "--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=WHERE,
-            metavar="N", min=1,
-        ),
-    ] = None  # fmt: skip
+    cluster: Annotated[str, _option(
+        "--cluster", help="local, slurm, or another profile (`tfkd list clusters`).", panel=WHERE,
+        metavar="CLUSTER", autocompletion=completing(_clusters),
+    )] = "local"  # fmt: skip
+    jobs: Annotated[int | None, _option(
+        "--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=WHERE,
+        metavar="N", min=1,
+    )] = None  # fmt: skip
     device: Annotated[
         str, _option("--device", help="auto, cpu, cuda, cuda:1 or mps.", panel=WHERE, metavar="DEVICE")
     ] = "auto"
-    threads: Annotated[
-        int | None,
-        _option(
-            "--threads", help="Threads of each run. [default: cores ÷ runs at once]", panel=WHERE,
-            metavar="N", min=1,
-        ),
-    ] = None  # fmt: skip
-    teacher_cache_gb: Annotated[
-        float,
-        _option(
-            "--teacher-cache-gb", help="The most that cached teacher logits take (with --fast).",
-            panel=WHERE, metavar="GB", min=0.0,
-        ),
-    ] = 20.0  # fmt: skip
+    threads: Annotated[int | None, _option(
+        "--threads", help="Threads of each run. [default: cores ÷ runs at once]", panel=WHERE,
+        metavar="N", min=1,
+    )] = None  # fmt: skip
+    gpus: Annotated[int | None, _option(
+        "--gpus", "--processes", help="GPUs of each run, with a process for each; with --device cpu, "
+        "processes. [default: 1]", panel=WHERE, metavar="N", min=1,
+    )] = None  # fmt: skip
+    sync_batch_norm: Annotated[
+        bool, _option("--sync-batch-norm", help="With --gpus, BatchNorm over all of them.", panel=WHERE)
+    ] = False
+    data_workers: Annotated[int | None, _option(
+        "--data-workers", help="Processes of each run that decode images. [default: --threads]",
+        panel=WHERE, metavar="N", min=0,
+    )] = None  # fmt: skip
+    teacher_cache_gb: Annotated[float, _option(
+        "--teacher-cache-gb", help="The most that cached teacher logits take (with --fast).",
+        panel=WHERE, metavar="GB", min=0.0,
+    )] = 20.0  # fmt: skip
     no_tf32: Annotated[
         bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=WHERE)
     ] = False
@@ -288,43 +236,31 @@ class ExecutionOptions:
 class TeacherOptions:
     """A teacher from a file of another code base, and the images that it was trained with."""
 
-    teacher_checkpoint: Annotated[
-        Path | None,
-        _option(
-            "--teacher-checkpoint", help="The weights of --teacher, a file of any code base.",
-            panel=TEACHER, metavar="FILE",
-        ),
-    ] = None  # fmt: skip
-    teacher_mean: Annotated[
-        str | None,
-        _option(
-            "--teacher-mean", help="The mean by which its images were normalised, for pixels from 0 to 1: "
-            "0.485,0.456,0.406. [default: the best of the usual ones]", panel=TEACHER, metavar="R,G,B",
-        ),
-    ] = None  # fmt: skip
+    teacher_checkpoint: Annotated[Path | None, _option(
+        "--teacher-checkpoint", help="The weights of --teacher, a file of any code base.",
+        panel=TEACHER, metavar="FILE",
+    )] = None  # fmt: skip
+    teacher_mean: Annotated[str | None, _option(
+        "--teacher-mean", help="The mean by which its images were normalised, for pixels from 0 to 1: "
+        "0.485,0.456,0.406. [default: the best of the usual ones]", panel=TEACHER, metavar="R,G,B",
+    )] = None  # fmt: skip
     teacher_std: Annotated[
         str | None,
         _option("--teacher-std", help="Their standard deviation.", panel=TEACHER, metavar="R,G,B"),
     ] = None
-    teacher_size: Annotated[
-        int | None,
-        _option(
-            "--teacher-size", help="The side of its images. [default: the student's]", panel=TEACHER,
-            metavar="PIXELS",
-        ),
-    ] = None  # fmt: skip
-    teacher_resize: Annotated[
-        int | None,
-        _option(
-            "--teacher-resize", help="The side to which images are resized before their centre is cut out "
-            "for it. [default: nothing is cut off]", panel=TEACHER, metavar="PIXELS",
-        ),
-    ] = None  # fmt: skip
+    teacher_size: Annotated[int | None, _option(
+        "--teacher-size", help="The side of its images. [default: the student's]", panel=TEACHER,
+        metavar="PIXELS",
+    )] = None  # fmt: skip
+    teacher_resize: Annotated[int | None, _option(
+        "--teacher-resize", help="The side to which images are resized before their centre is cut out "
+        "for it. [default: nothing is cut off]", panel=TEACHER, metavar="PIXELS",
+    )] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How the images of `folder:PATH` are found; what is found is the data set's identity."""
+    """How the images of `folder:PATH` are found, which is its identity, and where they are kept."""
 
     follow_links: Annotated[
         bool,
@@ -333,6 +269,10 @@ class FolderOptions:
     nested: Annotated[
         bool, _option("--nested", help="Of folder:PATH, folders inside a class belong to it.", panel=STORE)
     ] = False
+    memory_gb: Annotated[float | None, _option(
+        "--memory-gb", help="Of folder:PATH, sets that would be larger once decoded stay in their files. "
+        "[default: a quarter of the memory]", panel=STORE, metavar="GB", min=0.0,
+    )] = None  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from tfkd_cli.errors import RequestError
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 
 class Estimate(NamedTuple):
     """What one run costs on one device, and how we know: `measured`, `calibrated` or `estimate`."""
 
-    seconds: float
+    seconds: float  # from the start of its process to its result
     source: str
     disk_bytes: int = 0
     logits_bytes: int = 0  # of its teacher's logits for all epochs, if they are cached
     teacher_seconds: float = 0.0  # of `seconds`: the teacher's forward passes, if they may be cached
+    start_seconds: float = 0.0  # of `seconds`: outside the epochs; spent again by each attempt
+    processes: int = 1  # that train the run together, each on a device of its own
+    teacher_bytes: int = 0  # of its teacher's weights in memory
 
 
 class Progress(NamedTuple):
@@ -65,7 +69,9 @@ class PlannedRun:
     @property
     def seconds_left_alone(self) -> float:
         """The same if it has to run its teacher for every epoch itself."""
-        return self.left * self.cost.seconds
+        if self.done:
+            return 0.0
+        return self.left * (self.cost.seconds - self.cost.start_seconds) + self.cost.start_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,10 @@ class CachedEpochs:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs."""
+    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs.
+
+    `seconds` are those of all devices together: a run in four processes counts four times its duration.
+    """
 
     wanted: int
     shared: int
@@ -134,6 +143,7 @@ class Plan:
     runs: Mapping[str, PlannedRun]  # by key, in an order that respects parents
     tables: Mapping[str, tuple[str, ...]]  # table → keys it needs, teachers included
     teacher_logits: tuple[CachedLogits, ...] = ()  # that runs still to be trained will use
+    command_seconds: float = 0.0  # of a command besides its runs: libraries, decoding, the report
 
     @property
     def todo(self) -> tuple[PlannedRun, ...]:
@@ -156,7 +166,7 @@ class Plan:
             done=statuses["done"],
             resumable=sum(0 < run.progress.share < 1 for run in todo),
             todo=len(todo),
-            seconds=sum(run.seconds_left for run in todo),
+            seconds=sum(run.seconds_left * run.cost.processes for run in todo),
             critical_path_seconds=_critical_path(todo),
             disk_bytes=sum(run.cost.disk_bytes for run in runs),
             sources=tuple(sorted(Counter(run.cost.source for run in todo).items())),
@@ -164,12 +174,13 @@ class Plan:
 
     def wall_seconds(self, slots: int) -> float:
         """Estimated wall time with `slots` runs at once: list scheduling, longest first among the ready."""
-        return _list_schedule(self.todo, max(1, slots))
+        return _list_schedule(self.todo, max(1, slots)) + (self.command_seconds if self.todo else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Totals and the same per table."""
         return {
             **self.counts().to_json(),
+            "command_hours": round(self.command_seconds / 3600, 4),
             "teacher_logits": [each.to_json() for each in self.teacher_logits],
             "tables": {name: self.counts(name).to_json() for name in self.tables},
         }
@@ -181,17 +192,24 @@ def make_plan(
     progress: Mapping[str, Progress],
     cost: Callable[[RunSpec], Estimate],
     on_disk: CachedEpochs | None = None,
+    command_seconds: float = 0.0,
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
 
     A finished run is never planned again. A teacher that only finished students had is not planned at
     all; one whose weights are gone is planned again when an unfinished student needs them.
+    RequestError for a run of an older trainer version, which nothing can continue.
     """
     specs: dict[str, RunSpec] = {}
     users: dict[str, dict[str, None]] = {}
     requested = {spec.key for runs in wanted.values() for spec in runs}
     for table, runs in wanted.items():
         for spec in runs:
+            if spec.outdated:
+                raise RequestError(
+                    f"{spec.folder} was {spec.outdated}.",
+                    hint="the command that asked for it trains it anew, beside the old one.",
+                )
             for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None
@@ -209,7 +227,7 @@ def make_plan(
     teacher_logits, students = _cached_logits(planned.values(), on_disk or CachedEpochs())
     planned |= students
     tables = {table: tuple(key for key in planned if table in users[key]) for table in wanted}
-    return Plan(planned, tables, teacher_logits)
+    return Plan(planned, tables, teacher_logits, command_seconds)
 
 
 def _cached_logits(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BESIDE_NAMES = 2 + 8 + 29 + 3  # cells of a line: indentation, epochs, what is left, gaps
 NARROWEST_BAR = 6
+TRUSTED_SHARE, TRUSTED_SECONDS = 0.2, 60.0  # of the planned work: as much as if it had gone as planned
 QUIET_SECONDS = 30.0  # without a terminal: at least one line this often while runs go on
 
 
@@ -100,12 +101,17 @@ class Follower:
     tasks: dict[str, TaskID] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)  # folders
     shares: dict[str, float] = field(default_factory=dict)  # folder → of its epochs, those done
+    begun: dict[str, float] = field(default_factory=dict)  # folder → when it was started
+    at_once: int = 1  # the most runs seen under way
     finished: int = 0
     started: float = field(default_factory=time.monotonic)
     last_line: float = field(default_factory=time.monotonic)
 
     def tell(self, event: Event) -> None:
         """Take one event."""
+        if event.kind == "started":
+            self.begun[event.folder] = time.monotonic()
+            self.at_once = max(self.at_once, len(self.begun.keys() - self.ended))
         if event.kind == "progress" and event.epochs:
             self.shares[event.folder] = event.epoch / event.epochs
         if event.kind in ("finished", "failed", "blocked"):
@@ -118,19 +124,31 @@ class Follower:
             self._line(f"  … {self._name(event)}: epoch {event.epoch} of {event.epochs}, {self.left()}")
 
     def left(self) -> str:
-        """Time left: at the pace so far, in units of planned cost."""
-        total = sum(self.plan.runs[spec.key].seconds_left for spec in self.specs.values())
-        spent = sum(self._spent(name, self.plan.runs[spec.key]) for name, spec in self.specs.items())
-        if not spent:
+        """Time left: at the pace of the plan at first, then more and more at that of the runs.
+
+        A run that starts uses up the start that is planned for it, and no more until its first epoch is done.
+        """
+        runs = {name: self.plan.runs[spec.key] for name, spec in self.specs.items()}
+        total = sum(run.seconds_left for run in runs.values())
+        spent = sum(self._spent(name, run) for name, run in runs.items())
+        if not self.begun:
             return f"about {console.duration(total)} ahead (estimate)"
-        remaining = (time.monotonic() - self.started) * (total - spent) / spent
-        return f"about {console.duration(remaining)} left"
+        elapsed = (time.monotonic() - min(self.begun.values())) * self.at_once
+        trusted = max(1.0, min(TRUSTED_SHARE * total, TRUSTED_SECONDS * self.at_once))
+        pace = (elapsed + trusted) / (spent + trusted)
+        estimate = "" if self.shares or self.ended else " (estimate)"
+        return f"about {console.duration(pace * (total - spent) / self.at_once)} left{estimate}"
 
     def _spent(self, folder: str, run: PlannedRun) -> float:
         """Of what a run was to cost, what it has used up."""
+        if folder in self.ended:
+            return run.seconds_left
         before = run.progress.share  # trained before this command
-        share = 1.0 if folder in self.ended else max(before, self.shares.get(folder, 0.0))
-        return run.seconds_left * (share - before) / (1 - before) if before < 1 else 0.0
+        start = run.cost.start_seconds
+        share = max(0.0, self.shares.get(folder, 0.0) - before) / (1 - before) if before < 1 else 0.0
+        begun = self.begun.get(folder)
+        waited = 0.0 if begun is None else start if share else min(start, time.monotonic() - begun)
+        return waited + share * (run.seconds_left - start)
 
     def _ended(self, event: Event) -> None:
         self.ended.add(event.folder)

@@ -17,12 +17,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tfkd_cli import models, schema
 from tfkd_cli.data.facts import AUGMENTATIONS
+from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
-from tfkd_cli.schema import LARGEST, Count, Digest, Meta, Name, NotNegative, Number, Positive, Record
+from tfkd_cli.schema import (
+    LARGEST,
+    PUBLISHED_DIGITS,
+    Count,
+    Meta,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Record,
+    WeightsDigest,
+)
 
 TRAINER_VERSION = 2  # 2: networks in plain PyTorch, whose sums are rounded otherwise than version 1's
 """Raised by a change of numbers: every key changes with it, so old and new results never mix."""
+
+TrainerVersion = Annotated[int, Meta(ge=1, le=TRAINER_VERSION)]
 
 SNAPSHOT_EPOCHS = (1, 10, 20, 35, 50, 80, 120, 160)
 """Epochs (of 200) whose weights every baseline run keeps: De-KD and Figure 2 need them."""
@@ -62,6 +76,11 @@ class Recipe:
     precision: Precision = "fp32"
     # The share of the training images that validates, where the data have no such part.
     holdout: Annotated[float, Meta(ge=0, le=0.5)] = _later(0.0)
+    # Of image files that are decoded while the network trains: what decodes and resizes them (Pillow's
+    # pixels are those of the released loader, torchvision's differ by a level here and there), and whether
+    # the next file of the part takes the place of a corrupt one.
+    decoder: Decoder = _later("torchvision")
+    corrupt: Corrupt = _later("fail")
 
     def __post_init__(self) -> None:
         schema.check(
@@ -80,7 +99,7 @@ class Recipe:
         return replace(self, epochs=epochs, milestones=tuple(sorted(scaled)), warmup_epochs=warmup)
 
     def fast(self) -> Recipe:
-        """bf16 and one augmentation stream for all seeds (so that a teacher's answers can be kept)."""
+        """bf16 and one augmentation stream for all seeds (so that teacher logits can be cached)."""
         return replace(self, precision="bf16", augment_stream="shared")
 
     @property
@@ -118,12 +137,12 @@ class ForeignTeacher:
     """A teacher from a file of another code base: its architecture, the sha256 of its weights, its inputs.
 
     Images are resized to `resize` pixels square, their centre of `size` pixels is taken, and it is normalised
-    with `mean` and `std` of pixels in [0, 1]: a value per channel, or one for all. Where these are None, the
-    teacher is given the images as its student sees them.
+    with `mean` and `std` of pixels in [0, 1], a value per channel or one for all. None: as its student sees
+    them. Of a file that torchvision publishes, `digest` is the first eight digits, as in the file's name.
     """
 
     network: Name
-    digest: Digest
+    digest: WeightsDigest
     mean: tuple[Number, ...] | None = _later(None)
     std: tuple[Annotated[float, Meta(gt=0, le=LARGEST)], ...] | None = _later(None)
     size: Pixels | None = _later(None)
@@ -135,14 +154,17 @@ class ForeignTeacher:
             raise RequestError(
                 f"the teacher's mean is {self.mean}, and its standard deviation {self.std}.",
                 expected="both or neither, with as many values.",
-                hint="--teacher-mean 0.485,0.456,0.406 --teacher-std 0.229,0.224,0.225",
             )
         if self.resize is not None and self.resize < (self.size or 0):
             raise RequestError(
                 f"the teacher's images are resized to {self.resize} pixels, and {self.size} are cut out.",
-                expected="--teacher-resize of at least --teacher-size.",
-                hint="leave out --teacher-resize where nothing is cut off.",
+                expected="--teacher-resize of at least --teacher-size, or without it.",
             )
+
+    @property
+    def published(self) -> bool:
+        """Whether torchvision publishes the file, so that no path to it is needed."""
+        return len(self.digest) == PUBLISHED_DIGITS
 
     @property
     def mark(self) -> str:
@@ -152,8 +174,8 @@ class ForeignTeacher:
     @property
     def inputs(self) -> dict[str, Any]:
         """What it is given differently from its student: the fields that are set."""
-        names = ("mean", "std", "size", "resize")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        inputs = {name: getattr(self, name) for name in ("mean", "std", "size", "resize")}
+        return {name: value for name, value in inputs.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +188,7 @@ class RunSpec:
     teacher: Teacher | ForeignTeacher | None = None
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
+    trainer: int = TRAINER_VERSION  # an older one where a record of an earlier tfkd was read
 
     SCHEMA: ClassVar[int] = 1
 
@@ -195,10 +218,17 @@ class RunSpec:
             "schema": self.SCHEMA,
             "student": self.student,
             "teacher": self.teacher,
-            "trainer": TRAINER_VERSION,
+            "trainer": self.trainer,
         }
         texts = {name: _text_of(value) for name, value in parts.items()} | {"seed": str(self.seed)}
         return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+    @property
+    def outdated(self) -> str:
+        """What sets a run of an older trainer version apart, in words; empty for one of this version."""
+        if self.trainer == TRAINER_VERSION:
+            return ""
+        return f"made by trainer version {self.trainer}, this is version {TRAINER_VERSION}; not comparable"
 
     @property
     def parents(self) -> tuple[RunSpec, ...]:
@@ -223,10 +253,11 @@ class RunSpec:
     @property
     def method(self) -> str:
         """What to call this run: a derived name, no part of its identity (a `re-kd` run is a `kd` run)."""
-        teacher = self.teacher if isinstance(self.teacher, Teacher) else None
+        teacher = self.teacher
+        known = isinstance(teacher, Teacher) or (teacher is not None and teacher.published)
         return self.loss.run_name(
-            snapshot=teacher is not None and isinstance(teacher.checkpoint, int),
-            same_network=teacher is not None and teacher.network == self.student,
+            snapshot=isinstance(teacher, Teacher) and isinstance(teacher.checkpoint, int),
+            same_network=known and teacher is not None and teacher.network == self.student,
         )
 
     @property
@@ -255,12 +286,13 @@ class RunSpec:
         """All resolved values as JSON types; a teacher stands as its own full description."""
         shared = {name: json.loads(_text_of(getattr(self, name))) for name in ("loss", "teacher", "recipe")}
         own = {"dataset": self.dataset, "student": self.student, **shared, "seed": self.seed}
-        return {"schema": self.SCHEMA, "trainer": TRAINER_VERSION, **own}
+        return {"schema": self.SCHEMA, "trainer": self.trainer, **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
-        """The spec that `to_json` wrote; RequestError on anything else."""
-        return _run_from(schema.convert(data, _Description, hint=NEWER))
+        """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
+        described = schema.convert(data, _Description, hint=NEWER)
+        return _run_from(described, trainer=described.trainer)
 
 
 def title(dataset: str, student: str, method: str, teacher: str | None, seed: int) -> str:
@@ -299,7 +331,8 @@ def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | str | int | None) 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         kind = {"kind": value.kind} if hasattr(value, "kind") else {}
-        kept = (f for f in fields(value) if not _as_before(f, value))
+        # A run and its teachers have one trainer version; `to_json` and the key name it once.
+        kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
         return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
@@ -327,7 +360,7 @@ class _Description(_Run):
     """spec.json."""
 
     schema: Literal[1]
-    trainer: Literal[2]
+    trainer: TrainerVersion
     key: str = ""
 
 
@@ -338,14 +371,15 @@ class _Teaching(Record):
     checkpoint: Literal["best", "last"] | Positive
 
 
-def _run_from(data: _Run) -> RunSpec:
+def _run_from(data: _Run, *, trainer: int) -> RunSpec:
     return RunSpec(
         dataset=data.dataset,
         student=data.student,
         loss=_loss_from(data.loss),
-        teacher=_teacher_from(data.teacher),
+        teacher=_teacher_from(data.teacher, trainer=trainer),
         recipe=schema.convert(data.recipe, Recipe, of="recipe", hint=NEWER),
         seed=data.seed,
+        trainer=trainer,
     )
 
 
@@ -356,11 +390,11 @@ def _loss_from(data: Mapping[str, Any]) -> Loss:
     return loss
 
 
-def _teacher_from(data: Mapping[str, Any] | None) -> Teacher | ForeignTeacher | None:
+def _teacher_from(data: Mapping[str, Any] | None, *, trainer: int) -> Teacher | ForeignTeacher | None:
     if data is None:
         return None
     if "digest" in data:
         foreign: ForeignTeacher = schema.convert(data, ForeignTeacher, of="teacher", hint=NEWER)
         return foreign
     teaching = schema.convert(data, _Teaching, of="teacher", hint=NEWER)
-    return Teacher(run=_run_from(teaching.run), checkpoint=teaching.checkpoint)
+    return Teacher(run=_run_from(teaching.run, trainer=trainer), checkpoint=teaching.checkpoint)

@@ -101,7 +101,7 @@ def _field(cell: CellComparison, footnotes: Footnotes, *, link: Link, stacked: b
 
 def _paper_lines(cell: CellComparison, footnotes: Footnotes) -> list[Line]:
     published = cell.cell.published
-    text = printed.show(published) + footnotes.erratum(cell.cell.note)
+    text = printed.show(published) + footnotes.printed(cell.cell)
     value = published.gain if published.mean is None else published.mean
     return [Line(text, "paper", "paper", value)]
 

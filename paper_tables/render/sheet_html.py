@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 
+from paper_tables.render.footnotes import LETTERS, plain_letters
 from paper_tables.render.sheet import Field, Line, Sheet
 
 
@@ -39,7 +41,7 @@ def _field(field: Field) -> str:
 
 
 def _line(line: Line, link: str | None) -> str:
-    text = escape(line.text)
+    text = marked(line.text)
     if link and line.label in ("", "best"):
         text = f'<a href="{escape(link)}">{text}</a>'
     label = f'<span class="label">{escape(line.label)}</span> ' if line.label else ""
@@ -49,5 +51,10 @@ def _line(line: Line, link: str | None) -> str:
 def _notes(sheet: Sheet) -> Iterator[str]:
     if sheet.notes:
         yield '<ul class="notes">'
-        yield from (f"<li>{escape(note)}</li>" for note in sheet.notes)
+        yield from (f"<li>{marked(note)}</li>" for note in sheet.notes)
         yield "</ul>"
+
+
+def marked(text: str) -> str:
+    """`text` escaped, the letters of footnotes as `<sup>`."""
+    return re.sub(f"[{LETTERS}]+", lambda found: f"<sup>{plain_letters(found[0])}</sup>", escape(text))

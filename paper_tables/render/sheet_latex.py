@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from paper_tables.render.footnotes import LETTERS, plain_letters
 from paper_tables.render.sheet import Sheet, SheetRow
 
 DOCUMENT = r"""\documentclass{{article}}
@@ -26,8 +27,8 @@ NOTE, NOTE_LETTERS = 9.5, 86  # a line of notes and the letters in it
 
 _MATH = {
     "±": r"\pm",
-    "≈": r"\approx",
-    "≠": r"\neq",
+    "✓": r"\surd",
+    "○": r"\circ",
     "×": r"\times",
     "Δ": r"\Delta",
     "σ": r"\sigma",
@@ -56,6 +57,8 @@ _TEXT = {
     '"': "''",
     "`": r"\textasciigrave{}",
     "†": r"\textdagger{}",
+    "✗": r"\textsf{x}",
+    **{each: rf"\textsuperscript{{{plain_letters(each)}}}" for each in LETTERS},
     "–": "--",
     "·": r"\textperiodcentered{}",
     "…": r"\ldots{}",

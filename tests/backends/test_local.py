@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -320,6 +320,10 @@ def test_slots_and_threads_depend_on_all_runs_of_a_request(
     assert chosen(grid, 3) == (3, 2)
     assert chosen(grid, None, threads=4) == (2, 4)
     assert chosen(grid, 16) == (16, 1)
+    execution = replace(execution, processes=2)
+    assert chosen(chain, None) == (1, 4)
+    assert chosen(grid, None) == (4, 1)
+    assert chosen(grid, None, threads=2) == (2, 2)
 
 
 def test_each_gpu_is_a_slot_and_more_jobs_share_the_gpus(
@@ -328,17 +332,20 @@ def test_each_gpu_is_a_slot_and_more_jobs_share_the_gpus(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.setattr(provenance, "cores", lambda: 8)
 
-    def visible(device: str, jobs: int | None) -> list[Mapping[str, str]]:
-        found = slots([teacher], execution=Execution(cache="", device=device), jobs=jobs)
-        return list(found.environments)
+    def visible(device: str, jobs: int | None, gpus: int = 1) -> list[tuple[str, ...]]:
+        execution = Execution(cache="", device=device, processes=gpus)
+        found = slots([teacher], execution=execution, jobs=jobs)
+        return [tuple(each.get("CUDA_VISIBLE_DEVICES", "") for each in run) for run in found.environments]
 
-    two, five = {"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}
-    assert visible("auto", None) == [two, five]
-    assert visible("cuda", 3) == [two, five, two]
-    assert visible("cuda:1", None) == [five]
-    assert visible("cpu", None) == [{}]
+    assert visible("auto", None) == [("2",), ("5",)]
+    assert visible("cuda", 3) == [("2",), ("5",), ("2",)]
+    assert visible("cuda:1", None) == [("5",)]
+    assert visible("cpu", None) == [("",)]
+    assert visible("cuda", None, gpus=2) == [("2", "5")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert visible("cuda", None, gpus=2) == [("0", "1"), ("2", "3")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible("auto", None) == [{}]
+    assert visible("auto", None) == [("",)]
 
 
 def test_gpus_are_counted_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,9 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--alpha", "0.5"], "reaches none of these runs"),
         ([*RUN, "--set", "recipe.epoch=3"], 'did you mean "epochs"?'),
         ([*RUN, "--set", "recipe.epochs=three"], "a whole number"),
+        (["plan", "table7", "--set", "teacher.weights=best"], "trained"),
+        (["plan", "table5", "--set", "teacher.weights=pretrained"], "torchvision:resnet18"),
+        (["plan", "table7", "--teacher-seeds", "paired"], "--set teacher.weights=trained"),
         ([*RUN, "--set", "epochs=3"], "recipe.FIELD=VALUE"),
         ([*RUN, "--epochs", "0"], "recipe.epochs"),
         ([*RUN, "--set", "recipe.augment=rotate90"], "crop-flip-rotate15"),
@@ -260,10 +263,20 @@ def test_everything_there_is_can_be_listed(what: str, capfd: pytest.CaptureFixtu
     assert json.loads(capfd.readouterr().out)
 
 
-def test_tables_on_imagenet_are_planned_and_their_training_is_refused_before_anything_starts(
+def test_without_imagenets_files_its_tables_are_refused_before_anything_starts(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert "plans but does not train" in refused(["reproduce", "table11", "--yes"], tmp_path, capfd)
+    said = refused(["reproduce", "table11", "--scale", "quick", "--yes"], tmp_path, capfd)
+    assert "is not on this machine" in said
+    assert "`tfkd data imagenet-quick --from PATH` takes the official files" in said
+
+
+def test_a_plan_of_years_on_a_cpu_says_that_a_cpu_will_not_do(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for device, expected in (("cpu", True), ("cuda", False)):
+        assert main(["plan", "table11", "--device", device, "--results", str(tmp_path / "r")]) == 0
+        assert ("not practical. Use --cluster" in capfd.readouterr().out) is expected
 
 
 def test_what_is_listed_for_scripts_has_numbers(capfd: pytest.CaptureFixture[str]) -> None:

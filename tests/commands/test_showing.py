@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
 
@@ -124,6 +126,36 @@ def test_an_unknown_format_is_refused_whatever_the_item(
     for item in ("table1", "errata", "digits-resnet8-baseline"):
         assert main(["show", item, "--format", "xls", "--results", str(results)]) == 2
         assert "unknown format" in capfd.readouterr().err
+
+
+def test_a_figure_is_drawn_into_the_cache_folder_and_where_is_said(
+    results: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    assert main(["show", "fig3", "--results", str(results), "--cache-dir", str(cache)]) == 0
+    assert f"Picture: {cache / 'figures' / 'fig3.png'}" in capfd.readouterr().err
+    assert (cache / "figures" / "fig3.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_is_a_clear_error(
+    results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "fig3", "--results", str(results), "--cache-dir", "/proc/nowhere"]) == 1
+    said = capfd.readouterr().err
+    assert "the picture cannot be written" in said
+    assert "--cache-dir" in said
+
+
+def test_runs_of_an_older_trainer_version_are_named_by_status_runs_and_show(
+    results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = replace(RunSpec(dataset="digits", student="resnet8"), trainer=1)
+    Store.open(results, create=False).run(old).declare(old)
+    words = "made by trainer version 1, this is version 2; not comparable"
+    for command in (["status"], ["runs"], ["show", old.folder], ["status", old.folder]):
+        assert main([*command, "--results", str(results)]) == 0
+        said = capfd.readouterr()
+        assert words in " ".join((said.out + said.err).split()), command
 
 
 def test_status_of_a_table_that_nobody_asked_for_says_so(

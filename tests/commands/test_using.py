@@ -75,10 +75,13 @@ def test_a_prediction_is_the_students_softmax_of_the_preprocessed_image(
         np.testing.assert_allclose(list(each["probabilities"].values()), expected_K, atol=2e-6)
 
 
-def test_a_folder_stands_for_the_images_in_it(
+def test_a_folder_stands_for_the_images_in_it_without_hidden_and_system_files(
     results: Path, run: str, photos: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (photos[0].parent / "notes.txt").write_text("no image")
+    for name in ("notes.txt", "._0.png", "Thumbs.db", ".cache/1.png", "@eaDir/0.png"):
+        path = photos[0].parent / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no image")
     assert predicted(run, results, capfd, photos[0].parent) == predicted(run, results, capfd, *photos)
     assert main(["predict", "--run", run, str(photos[0]), "--results", str(results)]) == 0
     assert str(photos[0]) in capfd.readouterr().out

@@ -6,11 +6,13 @@ import contextlib
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from tfkd_cli.data.images import CHUNK, NAMED, Look, decode, levels_of, naming_all, parallel, read_header
@@ -72,6 +74,85 @@ def test_deep_images_are_scaled_by_the_range_of_their_set(kind: type, file_forma
     shown = decode(data[0], Look(40, 1, levels), name="x")[0]
     assert np.abs(shown.astype(int) - GREY).max() <= 1
     assert f"from 0 (black) to {top} (white)" in Look(40, 1, levels).text
+
+
+def png_of(values_HWC: NDArray[Any], **chunks: bytes) -> bytes:
+    """A PNG file of 16 bits a value: grey and alpha, colours, or colours and alpha."""
+    height, width, channels = values_HWC.shape
+    lines = b"".join(b"\0" + row_WC.astype(">u2").tobytes() for row_WC in values_HWC)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    content = {"IHDR": header, **chunks, "IDAT": zlib.compress(lines), "IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name.encode(), data) for name, data in content.items())
+
+
+@pytest.mark.parametrize("top", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_colours_are_scaled_by_the_range_of_their_set(top: int, channels: int) -> None:
+    alpha_HW = np.full((40, 40), 65535)
+    grey = channels == 2
+    shown_HWC = np.dstack([GREY] * 3) if grey else np.asarray(COLOURS)
+    values_HWC = (shown_HWC[..., :1] if grey else shown_HWC) / 255 * top
+    with_alpha_HWC = np.dstack([values_HWC, alpha_HW]) if channels != 3 else values_HWC
+    bright_HWC = np.dstack([np.full((40, 40, 1 if grey else 3), top), alpha_HW])[..., :channels]
+    data = [png_of(each) for each in (with_alpha_HWC, bright_HWC)]
+    levels = levels_of([read_header(each, name="x") for each in data])
+    assert levels == (("D", 0.0, float(top)),)
+    shown = decode(data[0], Look(40, 3, levels), name="x").transpose(1, 2, 0)
+    assert np.abs(shown.astype(int) - shown_HWC).max() <= 1
+    assert f"colours of more than 8 bits from 0 (black) to {top} (white)" in Look(40, 3, levels).text
+
+
+def tiff_of(values_HWC: NDArray[Any], order: str, compression: str, *, planes: bool = False) -> bytes:
+    """A TIFF file of 16-bit colours, its pixels together or its colours in three planes."""
+    end, (height, width, channels) = {"II": "<", "MM": ">"}[order], values_HWC.shape
+    parts = values_HWC.transpose(2, 0, 1) if planes else [values_HWC]
+    strips = [part.astype(f"{end}u2").tobytes() for part in parts]
+    strips = [zlib.compress(each) for each in strips] if compression == "deflate" else strips
+    sizes = [len(each) for each in strips]
+    shorts = {258: [16] * channels, 259: [8 if compression == "deflate" else 1], 262: [2], 277: [channels]}
+    shorts |= {284: [2 if planes else 1]}
+    longs = {256: [width], 257: [height], 273: [0] * len(strips), 278: [height], 279: sizes}
+    start = 8 + 2 + 12 * (len(shorts) + len(longs)) + 4  # of what does not fit into an entry
+    behind = start + 4 * len(shorts | longs) * 4
+    longs[273] = [behind + sum(sizes[:place]) for place in range(len(strips))]
+    entries, more = b"", b""
+    for tag, values in sorted((shorts | longs).items()):
+        kind = "H" if tag in shorts else "I"
+        data = struct.pack(f"{end}{len(values)}{kind}", *values)
+        if len(data) > 4:
+            more, data = more + data, struct.pack(f"{end}I", start + len(more))
+        entries += struct.pack(f"{end}HHI", tag, 3 if kind == "H" else 4, len(values)) + data.ljust(4, b"\0")
+    head = order.encode() + struct.pack(f"{end}HIH", 42, 8, len(shorts | longs)) + entries + bytes(4) + more
+    return head.ljust(behind, b"\0") + b"".join(strips)
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("compression", ["raw", "deflate"])
+def test_deep_colours_of_a_tiff_file_are_read_in_its_byte_order(order: str, compression: str) -> None:
+    values_HWC = np.asarray(COLOURS).astype(np.uint16) * 16
+    data = tiff_of(values_HWC, order, compression)
+    levels = levels_of([read_header(data, name="x")])
+    assert levels == (("D", 0.0, 4095.0),)
+    shown = decode(data, Look(40, 3, levels), name="x").transpose(1, 2, 0)
+    assert np.abs(shown.astype(int) - np.asarray(COLOURS)).max() <= 1
+
+
+def test_deep_colours_that_lie_in_planes_are_read_or_refused() -> None:
+    values_HWC = np.asarray(COLOURS).astype(np.uint16) * 257
+    with pytest.raises(RequestError, match="16 bits"):
+        decode(tiff_of(values_HWC, "II", "raw", planes=True), Look(40, 3), name="x")
+    shown = decode(tiff_of(values_HWC, "II", "deflate", planes=True), Look(40, 3), name="x")
+    assert (shown.transpose(1, 2, 0) == np.asarray(COLOURS)).all()
+
+
+def test_the_transparent_colour_of_a_deep_image_is_white_and_its_neighbour_is_not() -> None:
+    values_HWC = np.full((40, 40, 3), 1000)
+    values_HWC[:, 20:] = 1001
+    data = png_of(values_HWC, tRNS=struct.pack(">HHH", 1000, 1000, 1000))
+    levels = levels_of([read_header(data, name="x"), read_header(png_of(values_HWC * 4), name="x")])
+    shown = decode(data, Look(40, 3, levels), name="x")
+    assert (shown[:, :, :20] == 255).all()
+    assert (shown[:, :, 20:] == round(1001 * 255 / 4095)).all()
 
 
 def test_values_below_zero_and_above_sixteen_bits_are_stretched_between_their_extremes() -> None:
@@ -183,10 +264,23 @@ def test_an_image_whose_exif_is_broken_is_shown_as_it_is(exif: bytes) -> None:
     assert (shown.transpose(1, 2, 0) == np.asarray(COLOURS)).all()
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_file_in_which_white_is_zero_is_no_negative(bits: int) -> None:
+    ink_HW = 255 - GREY if bits == 8 else (255 - GREY).astype(np.uint16) * 257
+    plain = saved(Image.fromarray(ink_HW), "TIFF")
+    entry = struct.pack("<HHI", 262, 3, 1)  # PhotometricInterpretation, one short: 1 is black is zero
+    assert plain.count(entry + b"\1") == 1
+    data = plain.replace(entry + b"\1", entry + b"\0")
+    shown = decode(data, Look(40, 1, levels_of([read_header(data, name="x")])), name="x")
+    assert (shown[0] == GREY).all()
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_colours_of_four_inks_are_the_colours_that_are_seen(kind: str) -> None:
     image = Image.new("RGB", (40, 40), (200, 30, 60))
-    shown = decode(saved(image.convert("CMYK"), kind), Look(32, 3), name="x")
+    data = saved(image.convert("CMYK"), kind)
+    assert levels_of([read_header(data, name="x")]) == ()
+    shown = decode(data, Look(32, 3), name="x")
     assert shown[:, 9, 9].tolist() == pytest.approx([200, 30, 60], abs=3)
 
 
@@ -240,6 +334,12 @@ def test_damaged_images_give_an_array_or_our_error(whole: bytes, changes: list[t
 def test_truncated_images_are_refused(whole: bytes, share: float) -> None:
     with contextlib.suppress(RequestError):  # a bitmap format may have all its pixels by then
         assert decode(whole[: int(len(whole) * share)], Look(32, 3), name="x").shape == (3, 32, 32)
+
+
+def test_a_format_that_another_program_would_have_to_run_is_no_image() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    with pytest.raises(RequestError, match="no known image format"):
+        decode(postscript, Look(32, 3), name="x")
 
 
 @given(st.binary(max_size=300))

@@ -18,6 +18,8 @@ from PIL import Image
 from tests.docs.blocks import Block, blocks
 from tfkd_cli.__main__ import main
 from tfkd_cli.cli import COMMANDS
+from tfkd_cli.spec import RunSpec
+from tfkd_cli.store import Store
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -127,6 +129,25 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 def test_generated_pages_are_up_to_date() -> None:
     stale = [path.name for path, text in generator().pages().items() if path.read_text("utf-8") != text]
     assert not stale, "run: python -m docs.generate"
+
+
+def test_published_packs_become_a_table_of_means_over_seeds(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "results", create=True)
+    for seed, accuracy in enumerate((80.0, 82.0)):
+        spec = RunSpec(dataset="digits", student="resnet8", seed=seed)
+        folder = store.run(spec)
+        folder.declare(spec)
+        scores = {"epoch": 1, "accuracy": accuracy}
+        lines = [{"epoch": 1, "attempt": 1, "seconds": 3600.0, "test_accuracy": accuracy}]
+        result = {"key": spec.key, "epochs": 1, "best": scores, "last": scores}
+        folder.start_attempt(owner={}).publish(metrics=lines, weights={}, result=result)
+    unfinished = RunSpec(dataset="digits", student="resnet8", seed=2)
+    store.run(unfinished).declare(unfinished)
+    store.pack(None, tmp_path / "published.tar.gz")
+    table = generator().published(tmp_path).splitlines()
+    setting = "| digits | resnet8 | baseline | released |  |  | 200 | fp32 | 2 | loss_scale 1.0 |"
+    assert table[2:] == [f"{setting} 2 of 3 | 81.00 ± 1.41 | 81.00 ± 1.41 | 2.0 |"]
+    assert generator().published(tmp_path / "nothing") == "No runs are published yet."
 
 
 def generator() -> Any:

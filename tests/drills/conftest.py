@@ -28,7 +28,7 @@ from tfkd_cli.store import Store
 PATIENCE = 300.0  # seconds until a drill gives up on a process; nothing here asserts a time
 FAULTS = Path(__file__).parent / "faults"
 FORKSERVER = "from multiprocessing.forkserver import"
-TIMES = ("seconds", "teacher_seconds", "images_per_second", "attempt")
+TIMES = ("seconds", "teacher_seconds", "start_seconds", "images_per_second", "attempt")
 RECIPE = ("--epochs", "12", "--batch-size", "8", "--threads", "1", "--jobs", "2", "--json")
 GRID = ("run", "--student", "plain-cnn", "--method", "tf-reg,kd", "--teacher", "resnet8", *RECIPE)
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,25 @@ def test_imagenet_has_the_printed_recipe_and_values() -> None:
     assert (sources["alpha"], sources["temperature"]) == ("printed", "printed")
     assert recipe(setting("imagenet", RESNEXT)).batch_size == 256
     assert recipe(setting("imagenet", RESNEXT)).peak_lr == pytest.approx(0.1)
+
+
+def test_on_imagenet_torchvisions_networks_teach_as_in_the_released_script() -> None:
+    self_taught = setting("imagenet", "torchvision:resnet18", "tf-self")
+    taught = setting("imagenet", "torchvision:resnet18", "kd", "torchvision:densenet121")
+    for each in (self_taught, taught):
+        found = lookup(each, form="released").teacher["weights"]
+        assert (found.value, found.source) == ("pretrained", "released")
+    assert not lookup(setting("cifar100", "resnet18", "tf-self"), form="released").teacher
+    assert not lookup(setting("imagenet", "resnet18", "tf-self"), form="released").teacher
+
+
+def test_a_quick_set_takes_the_values_of_the_set_it_is_derived_from_as_assumed() -> None:
+    full, quick = (
+        setting(name, "torchvision:resnet18", "tf-reg") for name in ("imagenet", "imagenet-quick@0")
+    )
+    assert loss(quick) == loss(full)
+    assert recipe(quick) == replace(recipe(full), batch_size=64)
+    assert {"loss.alpha", "recipe.epochs"} <= set(assumed(quick, "released")) - set(assumed(full, "released"))
 
 
 def test_the_printed_form_has_no_multiplier_and_keeps_alpha_and_temperature() -> None:

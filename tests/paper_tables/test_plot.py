@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paper_tables import plot
 from paper_tables.measured import Measured
 from paper_tables.plot import (
+    COLOURS,
     Bars,
     Curve,
     FigureData,
+    GainRow,
     Level,
     Line,
     Points,
@@ -21,6 +24,7 @@ from paper_tables.plot import (
     training_curves,
 )
 from paper_tables.spec import Figure, PaperTablesError, Point, Series, Setting
+from paper_tables.statistics import Interval
 
 Make = Callable[..., Measured]
 
@@ -208,10 +212,39 @@ def test_a_figure_with_nothing_measured_shows_the_published_points_and_says_so()
     assert [values(line.get_ydata()) for line in axes.lines] == [[67.8]]
 
 
-def test_no_two_lines_look_alike_without_colour() -> None:
-    runs = {f"run {index}": [Curve(seed=0, epochs=(1, 2), accuracy=(1.0, 2.0))] for index in range(5)}
+def test_no_two_lines_share_a_colour_or_a_dash() -> None:
+    runs = {
+        f"run {index}": [Curve(seed=0, epochs=(1, 2), accuracy=(1.0, 2.0))] for index in range(len(COLOURS))
+    }
     (axes,) = drawing(training_curves("r", "t", runs)).axes
-    assert len({str(line._dash_pattern) for line in axes.lines}) == 5  # type: ignore[attr-defined]
+    assert len({str(line._dash_pattern) for line in axes.lines}) == len(COLOURS)  # type: ignore[attr-defined]
+    assert len({str(line.get_color()) for line in axes.lines}) == len(COLOURS)
+
+
+@pytest.mark.parametrize("last", [1, 2, 5, 10, 37, 200])
+def test_curves_begin_at_epoch_1_and_have_whole_epochs_as_ticks(last: int) -> None:
+    run = Curve(seed=0, epochs=tuple(range(1, last + 1)), accuracy=(1.0,) * last)
+    (axes,) = drawing(training_curves("r", "t", {"mine": [run]})).axes
+    ticks = axes.get_xticks()
+    assert ticks[0] == 1
+    assert all(tick == int(tick) for tick in ticks)
+    assert max(ticks) <= last
+    assert 0 <= axes.get_xlim()[0] < 1
+
+
+def test_a_forest_plot_has_a_dot_an_interval_and_the_printed_gain_for_each_row() -> None:
+    rows = (
+        GainRow(label="KD · resnet18", gain=1.5, interval=Interval(0.5, 2.5), published=1.2),
+        GainRow(label="LSR", gain=-0.2),
+    )
+    data = FigureData(name="g", title="Gains", x_label="gain", y_label="", gains=rows)
+    (axes,) = drawing(data).axes
+    drawn = {str(line.get_label()): line for line in axes.lines}
+    assert values(drawn[plot.OURS].get_xdata()) == [1.5, -0.2]
+    assert values(drawn["printed in the paper"].get_xdata()) == [1.2]
+    assert [0.5, 2.5] in [values(line.get_xdata()) for line in axes.lines]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["KD · resnet18", "LSR"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
 
 
 def test_a_figure_is_written_in_each_format_and_the_same_each_time(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -67,6 +68,54 @@ def test_every_link_of_the_page_leads_somewhere(paper: Made) -> None:
             assert name in runs
         elif target.startswith("#"):
             assert target[1:] in found.ids, target
+
+
+def test_the_gains_of_a_table_are_drawn_below_it(paper: Made) -> None:
+    assert (paper.folder / "figures" / "table9-gains.svg").exists()
+    figure = paper.page.split('id="table9"')[1].split("</figure>")[0]
+    assert '<img src="data:image/svg+xml;base64,' in figure
+    rows = paper.record["figures"]["table9-gains"]["gains"]
+    measured = [
+        cell["measured"]["best"]
+        for table in paper.record["tables"]
+        for cell in table["cells"]
+        if table["slug"] == "table9" and cell["measured"]["best"]
+    ]
+    gains = [(each["gain"], [each["gain_low"], each["gain_high"]]) for each in measured if each["gain"]]
+    assert [(row["gain"], row["interval"]) for row in rows] == gains
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_measured_stands_before_what_was_not(stores: ModuleType, tmp_path: Path) -> None:
+    campaign = stores.campaign(tmp_path, ["table2", "table9"], seeds=(0,))
+    asked = {spec.key for spec in stores.wanted(campaign.only("table9"))}
+    others = [at for at, spec in enumerate(stores.wanted(campaign)) if spec.key not in asked]
+    stores.finish_all(campaign, skip=others)
+    page = report.write([campaign], store=campaign.store, out=tmp_path).index.read_text()
+    assert page.index('<figure class="sheet" id="table9"') < page.index('<figure class="sheet" id="table2"')
+    assert page.index('id="tables"') < page.index('id="claims"')  # one seed judges none
+    assert "claims that hold" not in page
+
+
+def test_a_figure_has_one_title(paper: Made) -> None:
+    caption = paper.page.split('id="fig3"')[1].split("<figcaption>")[1].split("</figcaption>")[0]
+    assert caption.count("CVPR 2020, Figure 3") == 1
+    assert "Figure 3" not in (paper.folder / "figures" / "fig3.svg").read_text().split("<g id=")[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_of_an_older_trainer_version_are_listed_apart(stores: ModuleType, tmp_path: Path) -> None:
+    campaign = stores.campaign(tmp_path, ["demo"])
+    for spec in stores.wanted(campaign):
+        with stores.in_memory():
+            stores.finish(campaign.store, replace(spec, trainer=1))
+    made = report.write([campaign], store=campaign.store, out=tmp_path)
+    page, record = made.index.read_text(), json.loads((tmp_path / "report" / "report.json").read_text())
+    assert "Numbers of trainer version 1; this is version 2" in page
+    assert len(record["older"]) == len(stores.wanted(campaign))
+    assert all(each["trainer"] == 1 and each["best_accuracy"] > 0 for each in record["older"])
+    assert all(cell["measured"]["n"] == 0 for table in record["tables"] for cell in table["cells"])
+    assert not any("belong to nothing" in note for note in record["notes"])
 
 
 def test_no_id_is_given_twice(paper: Made) -> None:

@@ -137,6 +137,18 @@ def test_a_link_where_the_report_goes_is_refused(one_table: Any, tmp_path: Path,
         report.write([one_table], store=one_table.store, out=out)
 
 
+def test_a_page_that_no_report_wrote_is_not_replaced(one_table: Any, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<title>My own site</title>")
+    with pytest.raises(RequestError, match="no page that `tfkd report` wrote"):
+        report.write([one_table], store=one_table.store, out=tmp_path)
+    assert (tmp_path / "index.html").read_text() == "<title>My own site</title>"
+    (tmp_path / "index.html").unlink()
+    for _ in range(2):
+        report.write([one_table], store=one_table.store, out=tmp_path)
+    (tmp_path / "report" / ".files.json").unlink()
+    report.write([one_table], store=one_table.store, out=tmp_path)
+
+
 def test_a_list_of_files_with_path_tricks_names_nothing_outside(one_table: Any, tmp_path: Path) -> None:
     report.write([one_table], store=one_table.store, out=tmp_path)
     precious = tmp_path / "precious.txt"

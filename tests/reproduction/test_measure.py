@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tfkd_cli.data import DATASETS, ResolvedData
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import asking
@@ -51,9 +52,22 @@ def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: i
     assert len({value.teacher for value in values}) == teachers
 
 
-def test_a_sample_is_marked_in_a_grid_and_own_images_are_not() -> None:
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, "not the full data set"),
+        ({"unchecked": True}, "an unchecked full copy"),
+        (None, "not known to be the full data set"),
+    ],
+)
+def test_content_that_is_not_the_official_one_is_marked_in_a_grid_and_own_images_are_not(
+    known: dict[str, bool] | None, words: str
+) -> None:
     request = asking.for_axes(AXES, Request(seeds=(0,)), execution=EXECUTION)
     (spec,) = request.runs(request.tables[0])
-    sample = replace(spec, dataset="tiny-imagenet@81b7ede71283")
-    assert "not the full data set" in "; ".join(cut_down(request, request.tables[0], sample))
+    other = replace(spec, dataset="tiny-imagenet@81b7ede71283")
+    if known is not None:
+        facts = replace(DATASETS["tiny-imagenet"], name=other.dataset, full=False, **known)
+        request = replace(request, data={"tiny-imagenet": ResolvedData(facts=facts, available=True)})
+    assert f": {words}" in "; ".join(cut_down(request, request.tables[0], other))
     assert not cut_down(request, request.tables[0], replace(spec, dataset="folder@81b7ede71283"))

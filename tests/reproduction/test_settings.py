@@ -34,6 +34,7 @@ def teacher_of(spec: RunSpec) -> Teacher:
     return spec.teacher
 
 
+AUDITED = ("audit-tf-reg", "audit-tf-self", "audit-teacher")
 RESNET18 = Setting(dataset="cifar100", student="resnet18", method="baseline")
 REG = replace(RESNET18, method="tf-reg")
 SELF = replace(RESNET18, method="tf-self")
@@ -130,6 +131,89 @@ def test_paired_teachers_are_not_taken_from_one_file_and_other_words_are_refused
         request("table9", teacher_seeds="pairs")
 
 
+def taught_on_imagenet(**manner: object) -> list[RunSpec]:
+    made = request("table7", "table8", **manner)
+    return [spec for item in made.items for spec in made.runs(item) if spec.loss.needs_teacher]
+
+
+def test_on_imagenet_torchvisions_networks_teach_and_are_known_before_their_files_are_here() -> None:
+    teachers = {spec.teacher for spec in taught_on_imagenet()}
+    assert teachers == {
+        ForeignTeacher(network="torchvision:resnet18", digest="f37072fd"),
+        ForeignTeacher(network="torchvision:resnet50", digest="0676ba61"),
+        ForeignTeacher(network="torchvision:densenet121", digest="a639ec97"),
+        ForeignTeacher(network="torchvision:resnext101_32x8d", digest="8ba56ff5"),
+    }
+    for spec in taught_on_imagenet():
+        assert spec.method == ("tf-self" if spec.teacher.network == spec.student else "kd")  # type: ignore[union-attr]
+        assert RunSpec.from_json(spec.to_json()).key == spec.key
+
+
+def test_teachers_on_imagenet_can_be_trained_here_which_is_another_run_and_kept_in_the_record() -> None:
+    changed = overrides.parse(["teacher.weights=trained"], {})
+    made = request("table8", overrides=changed)
+    trained = made.runs(made.tables[0])
+    baselines = {spec for spec in trained if spec.loss == CrossEntropy()}
+    taught = [spec for spec in trained if spec.loss.needs_teacher]
+    assert {teacher_of(spec).run.student for spec in taught} == {
+        "torchvision:resnet18",
+        "torchvision:densenet121",
+    }
+    assert {spec.key for spec in taught}.isdisjoint(spec.key for spec in taught_on_imagenet())
+    assert baselines <= {spec for item in request("table8").items for spec in request("table8").runs(item)}
+    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    assert again.runs(again.tables[0]) == trained
+
+
+def test_at_quick_scale_a_small_set_stands_for_imagenet_and_teachers_are_trained() -> None:
+    quick = taught_on_imagenet(scale="quick")
+    assert {spec.dataset for spec in quick} == {"imagenet-quick"}
+    assert {(spec.recipe.epochs, spec.recipe.batch_size) for spec in quick} == {(10, 64)}
+    assert all(isinstance(spec.teacher, Teacher) for spec in quick)
+    pretrained = overrides.parse(["teacher.weights=pretrained"], {})
+    with pytest.raises(RequestError, match="cannot teach here: torchvision:resnet18 on 100 classes"):
+        taught_on_imagenet(scale="quick", overrides=pretrained)
+
+
+def test_the_deciding_arms_of_the_audit_have_all_seeds_and_a_teacher_for_each() -> None:
+    assert asking.usual_seeds(["audit"]) == "0-19"
+    made = asking.for_names(["audit"], Request(seeds=tuple(range(20))), execution=EXECUTION)
+    arms = {(each.setting, each.against) for name in AUDITED for each in paper().claims[name].contrasts}
+    deciding = {setting for pair in arms for setting in pair}
+    for item in made.items:
+        for setting, specs in made.runs_by_setting(item).items():
+            untaught = setting.method == "baseline" and setting.student == "plain-cnn"
+            assert len(specs) == (20 if setting in deciding or untaught else 5)
+            assert all(spec.recipe.augment_stream == "shared" for spec in specs)
+            assert all(teacher_of(spec).run.seed == spec.seed for spec in specs if spec.teacher)
+
+
+@pytest.mark.parametrize("name", ["audit-cifar10", "audit-cifar100"])
+def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> None:
+    made = asking.for_names([name], Request(seeds=(0,)), execution=EXECUTION)
+    classes = made.facts(name.removeprefix("audit-")).classes
+    compared = 0
+    for row in made.tables[0].rows:
+        _, arm, control, _ = row.cells
+        if arm is None or control is None:
+            continue
+        losses = [made.spec(each.setting, fast=True).loss for each in (arm, control)]
+        ours, theirs = (loss.weights(classes) for loss in losses)
+        compared += 1
+        if arm.setting.method == "tf-reg":
+            assert sum(ours.values()) == pytest.approx(sum(theirs.values()))
+            assert losses[0].epsilon(classes) == pytest.approx(losses[1].epsilon(classes), abs=5e-5)
+        else:
+            assert theirs == pytest.approx({"ce": ours["ce"]})
+    assert compared == 7
+
+
+def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:
+    assert asking.usual_seeds(["table9", "demo"]) == "0-2"
+    with pytest.raises(RequestError, match="audit-cifar10 20"):
+        asking.usual_seeds(["table9", "audit-cifar10"])
+
+
 def test_a_re_kd_run_is_the_kd_run_of_the_same_pair() -> None:
     kd, re_kd = run(KD), run(replace(KD, method="re-kd"))
     assert re_kd.method == "kd"
@@ -208,3 +292,15 @@ def test_a_new_table_is_a_toml_and_nothing_else() -> None:
     tables = paper().tables
     assert isinstance(tables["demo"], Table)
     assert grid.table(Axes(dataset="digits", students=("resnet8",), methods=("lsr",))).kind == "grid"
+
+
+def test_a_row_may_limit_the_seeds_of_its_settings_but_not_of_other_rows() -> None:
+    made = replace(request("table9"), seeds=(0, 1, 2, 3))
+    first, *others = made.tables[0].rows
+    table = replace(made.tables[0], rows=(replace(first, seeds=2), *others))
+    counts = {
+        setting: len(runs) for setting, runs in replace(made, tables=(table,)).runs_by_setting(table).items()
+    }
+    limited = {cell.setting for cell in first.cells if cell}
+    assert {counts[setting] for setting in limited} == {2}
+    assert {count for setting, count in counts.items() if setting not in limited} == {4}

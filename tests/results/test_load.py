@@ -16,7 +16,7 @@ from tfkd_cli import results
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import LOSSES, Distillation, LabelSmoothing, TfReg
 from tfkd_cli.results import columns
-from tfkd_cli.spec import Recipe, RunSpec, Teacher
+from tfkd_cli.spec import TRAINER_VERSION, Recipe, RunSpec, Teacher
 from tfkd_cli.store import RunFolder, Store, publishing
 
 BASELINE = RunSpec(dataset="digits", student="resnet8", recipe=Recipe().with_epochs(2))
@@ -186,6 +186,21 @@ def test_a_run_that_contradicts_its_metrics_is_damaged_and_has_no_number(store: 
     assert "80.0 % as its best accuracy, and 99.0 % in the result" in found["problem"]
     assert runs.loc[runs["best_accuracy"].isna(), "run"].tolist() == [folder.name]
     assert folder.name not in set(epochs["run"])
+
+
+def test_a_run_of_an_older_trainer_version_has_its_numbers_its_version_and_a_word_of_warning(
+    store: Store,
+) -> None:
+    old = replace(BASELINE, trainer=1)
+    finish(store, old, 75.0)
+    runs, epochs = results.load(store.root)
+    found = runs.set_index("run").loc[old.folder]
+    assert (found["trainer"], found["status"], found["best_accuracy"]) == (1, "done", 75.0)
+    assert found["problem"] == "made by trainer version 1, this is version 2; not comparable"
+    assert (epochs["run"] == old.folder).sum() == 2
+    current = runs[runs["trainer"] == TRAINER_VERSION]
+    assert len(current) == len(SPECS)
+    assert current["problem"].isna().all()
 
 
 def test_the_confusion_matrix_has_true_classes_as_rows(store: Store) -> None:

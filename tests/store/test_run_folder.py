@@ -286,6 +286,32 @@ def test_weights_trained_again_return_and_the_result_stays(
     assert play.outcome(store.root, tiny_spec)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "link", "pipe", "another's"])
+def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_nothing(
+    finished: RunFolder, store: Store, tiny_spec: RunSpec, play: Any, damage: str
+) -> None:
+    weights, note = finished.path / "weights/best.pt", finished.path / "attempts/retrained-1.json"
+    weights.unlink()
+    assert play.train(store.root, tiny_spec, flavour="other numerics")
+    sound = note.read_bytes()
+    note.unlink()
+    damaged = {
+        "flipped": lambda: note.write_bytes(sound.replace(b'"attempt": 2', b'"attempt": 3')),
+        "cut": lambda: note.write_bytes(sound[:20]),
+        "link": lambda: note.symlink_to("/etc/passwd"),
+        "pipe": lambda: os.mkfifo(note),
+        "another's": lambda: note.write_bytes(publishing.sealed({**json.loads(sound), "key": "0" * 64})),
+    }
+    damaged[damage]()
+    finished.declare(tiny_spec)
+    assert finished.state().status == "done"
+    with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)to have it trained again"):
+        finished.weights("best.pt")
+    weights.unlink()
+    assert play.train(store.root, tiny_spec, flavour="yet others")
+    assert b"yet others" in finished.weights("best.pt").read_bytes()
+
+
 def test_weights_with_other_bytes_are_damage_when_loaded(finished: RunFolder, store: Store) -> None:
     path = finished.path / "weights/best.pt"
     path.write_bytes(path.read_bytes() + b"!")

@@ -13,7 +13,8 @@ from tfkd_cli.data import Arrays, DataSet, dataset
 from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.methods import CrossEntropy
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.training.evaluation import evaluate, part_of
+from tfkd_cli.training.evaluation import evaluate
+from tfkd_cli.training.parts import part_of
 from tfkd_cli.training.trainer import Training
 
 CPU = torch.device("cpu")

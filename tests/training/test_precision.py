@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tfkd_cli import models
-from tfkd_cli.training import precision
+from tfkd_cli.training import precision, provenance
 
 CPU = torch.device("cpu")
 DEEP = ("resnext101", "resnet50", "resnext29")  # seconds each; their blocks are ResNet18's and ResNeXt29's
@@ -35,7 +35,7 @@ def _bf16_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cpu_computes_in_bf16_only_with_units_that_make_it_faster(
     instructions: str, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_instructions", lambda: frozenset(instructions.split()))
+    monkeypatch.setattr(provenance, "_cpu_instructions", lambda: frozenset(instructions.split()))
     precision._has_bf16_units.cache_clear()
     try:
         assert precision.arithmetic("bf16", CPU) == used

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import TinyData
 
 RECIPE = Recipe(epochs=3, batch_size=8, milestones=(2,), warmup_epochs=0.5, augment="crop-flip")
-TIMES = ("seconds", "teacher_seconds", "images_per_second", "attempt")
+TIMES = ("seconds", "teacher_seconds", "start_seconds", "images_per_second", "attempt")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +25,7 @@ from tfkd_cli import locks
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
+from tfkd_cli.training.parts import Images
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits, cache_folder, rounded
 
 CPU = torch.device("cpu")
@@ -46,8 +47,9 @@ class Counting(FrozenTeacher):
         return super().__call__(images_NCHW)
 
 
-def view(indices_N: Tensor) -> Tensor:
-    return torch.stack([torch.full((1, 2, 2), float(i)) for i in indices_N]) / 10
+def views(batches: Sequence[Tensor]) -> Iterator[Images]:
+    for indices_N in batches:
+        yield Images(indices_N, torch.stack([torch.full((1, 2, 2), float(i)) for i in indices_N]) / 10)
 
 
 class Student:
@@ -62,7 +64,7 @@ class Student:
         )  # fmt: skip
 
     def epoch(self, epoch: int = 1, at_step: Callable[[], None] = lambda: None) -> Tensor:
-        return self.logits.epoch(epoch, view=view, at_step=at_step)
+        return self.logits.epoch(epoch, views=views, at_step=at_step)
 
     @property
     def path(self) -> Path:
@@ -135,13 +137,13 @@ def test_where_locks_do_not_work_every_student_computes_the_same(
 WRITER = """
 import pathlib, sys, time, torch
 from tfkd_cli.training.teacher_logits import TeacherLogits
-def compute(images):
+def compute(batches):
     print("computing", flush=True)
     time.sleep(600)
 TeacherLogits(
-    teacher=compute, images=40, classes=3, device=torch.device("cpu"), folder=pathlib.Path(sys.argv[1]),
+    teacher=None, images=40, classes=3, device=torch.device("cpu"), folder=pathlib.Path(sys.argv[1]),
     limit_bytes=1e9,
-).epoch(1, view=lambda indices: indices, at_step=lambda: None)
+).epoch(1, views=compute, at_step=lambda: None)
 """
 
 

@@ -197,11 +197,14 @@ def test_seeds_give_other_weights_and_the_same_seed_the_same() -> None:
 
 
 def test_the_shared_stream_shows_all_seeds_the_same_views_in_another_order() -> None:
-    indices = torch.arange(6)
+    batches = [torch.arange(6)]
     shared = [training_of(replace(spec_of(augment_stream="shared"), seed=seed)) for seed in (0, 1)]
     own = [training_of(replace(spec_of(), seed=seed)) for seed in (0, 1)]
-    assert torch.equal(*(training._data.view(1, indices) for training in shared))
-    assert not torch.equal(*(training._data.view(1, indices) for training in own))
+    same, others = (
+        [next(training._data.views(1, batches)).images_NCHW for training in seeds] for seeds in (shared, own)
+    )
+    assert torch.equal(*same)
+    assert not torch.equal(*others)
     assert seed_of("order", 0, 1) != seed_of("order", 1, 1)
 
 

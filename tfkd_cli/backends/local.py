@@ -1,4 +1,4 @@
-"""Runs on this machine: a bounded pool, one process per run, parents before children.
+"""Runs on this machine: a bounded pool, parents before children; one process per run, or with --gpus several.
 
 What a run has done is read from the store, like everywhere; the pool itself remembers names only. Ctrl-C
 lets the workers save and end; a second one kills them. Should this process be killed, they save and end too.
@@ -7,12 +7,13 @@ lets the workers save and end; a second one kills them. Should this process be k
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from tfkd_cli.backends import Event, EventKind, Outcome, processes
-from tfkd_cli.backends.slots import Slots
+from tfkd_cli.backends.slots import Slots, of_ranks
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import PlannedRun
@@ -33,6 +34,7 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
 ELSEWHERE_SECONDS = 3.0  # between two looks at a run another process works on
 LAUNCHES = 3  # of a run that is killed again and again
+RANK_SECONDS = 15.0  # for the other ranks of a run to end by themselves once one has failed
 UNSAID = "Hint: is the disk full, or read-only? A student's own code that calls os._exit ends like this, too."
 
 OnEvent = Callable[[Event], None]
@@ -119,11 +121,37 @@ class _CtrlC:
 
 @dataclass(kw_only=True)
 class _Running:
-    process: BaseProcess
+    """A run and those of its processes, by rank, that have not ended; rank 0 speaks for all."""
+
+    processes: dict[int, BaseProcess]
     folder: str
     slot: int
     looked_at: float = 0.0
     epoch: int = -1
+    codes: dict[int, int] = field(default_factory=dict)  # of ranks that have ended, in that order
+    deadline: float = math.inf  # for those that are left
+    overdue: set[int] = field(default_factory=set)  # ranks that were killed here
+
+    def collect(self, ready: Sequence[object]) -> None:
+        """Take the exit codes of processes that have ended; kill what is left of a run that is over."""
+        for rank in [rank for rank, process in self.processes.items() if process.sentinel in ready]:
+            self.codes[rank] = processes.end(self.processes.pop(rank))
+            if self.codes[rank] != worker.DONE:
+                self.deadline = min(self.deadline, time.monotonic() + RANK_SECONDS)
+        if 0 in self.codes or time.monotonic() > self.deadline:
+            for rank, process in self.processes.items():
+                self.overdue.add(rank)
+                process.kill()
+
+    @property
+    def lost(self) -> str:
+        """Which of several ranks has ended the run, where rank 0 could not say so; else ""."""
+        for rank, code in self.codes.items():
+            if code < 0 and rank not in self.overdue:
+                return f"rank {rank} was killed by {signal.Signals(-code).name} (out of memory?)"
+            if code == worker.CRASHED and 0 in self.overdue:
+                return f"rank {rank} failed before all ranks had started"
+        return "rank 0 did not answer and was killed" if 0 in self.overdue else ""
 
 
 class _Pool:
@@ -176,8 +204,8 @@ class _Pool:
         self._forget_unstarted()
         for end in (BaseProcess.terminate, BaseProcess.kill):
             with contextlib.suppress(KeyboardInterrupt):
-                for running in self._running:
-                    end(running.process)
+                for process in (each for running in self._running for each in running.processes.values()):
+                    end(process)
                 while self._running:
                     self._look()
             self.ctrl_c.answered()
@@ -185,13 +213,16 @@ class _Pool:
     def close(self) -> None:
         """No worker is left behind; those that still run after an interrupt are killed."""
         self._forget_unstarted()
-        for running in self._running:
-            running.process.kill() if self._interrupted else running.process.terminate()
-        for running in self._running:
-            running.process.join()
+        left = [process for running in self._running for process in running.processes.values()]
+        for process in left:
+            process.kill() if self._interrupted else process.terminate()
+        for process in left:
+            process.join()
 
     def _forget_unstarted(self) -> None:
-        self._running = [each for each in self._running if each.process.pid is not None]
+        for running in self._running:
+            running.processes = {r: each for r, each in running.processes.items() if each.pid is not None}
+        self._running = [each for each in self._running if each.processes]
 
     def outcome(self) -> Outcome:
         """What became of the runs so far."""
@@ -209,15 +240,15 @@ class _Pool:
         self._free.remove(slot)
         self._launches[folder] += 1
         self._tell("started", folder)
-        process = processes.make(
-            worker.begin,
-            *(str(self._store.root.absolute()), self._submission, str(self._index[folder])),
-            environments[slot],
-            self._log(folder),
-        )
-        # Noted before it is started: a Ctrl-C in between must find it.
-        self._running.append(_Running(process=process, folder=folder, slot=slot))
-        processes.start(process)
+        given = (str(self._store.root.absolute()), self._submission, str(self._index[folder]))
+        ranks = {
+            rank: processes.make(worker.begin, *given, environment, self._log(folder))
+            for rank, environment in enumerate(of_ranks(environments[slot]))
+        }
+        # Noted before they are started: a Ctrl-C in between must find them.
+        self._running.append(_Running(processes=ranks, folder=folder, slot=slot))
+        for process in list(ranks.values()):
+            processes.start(process)
 
     def _log(self, folder: str) -> Path:
         return self._store.submission_path(self._submission) / f"{self._index[folder]}.log"
@@ -225,12 +256,14 @@ class _Pool:
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""
         self.ctrl_c.raise_if_pending()
-        ready = wait([each.process.sentinel for each in self._running], timeout=POLL_SECONDS)
-        for running in [each for each in self._running if each.process.sentinel in ready]:
-            self._running.remove(running)
-            code = processes.end(running.process)
-            self._free.append(running.slot)
-            self._ended(running.folder, code)
+        left = [process for running in self._running for process in running.processes.values()]
+        ready = wait([process.sentinel for process in left], timeout=POLL_SECONDS)
+        for running in list(self._running):
+            running.collect(ready)
+            if not running.processes:
+                self._running.remove(running)
+                self._free.append(running.slot)
+                self._ended(running)
         now = time.monotonic()
         for running in self._running:
             if now - running.looked_at > LOOK_SECONDS:
@@ -246,7 +279,8 @@ class _Pool:
             accuracy, left = progress.get("accuracy"), progress.get("seconds_left")
             self._tell("progress", running.folder, epoch=epoch, accuracy=accuracy, seconds_left=left)
 
-    def _ended(self, folder: str, code: int) -> None:
+    def _ended(self, running: _Running) -> None:
+        folder, code = running.folder, running.codes[0]
         if code == worker.DONE and (accuracy := self._best_accuracy(folder)) is not None:
             self._finish(folder, accuracy=accuracy)
         elif code == worker.TRY_AGAIN and self._is_elsewhere(folder):
@@ -255,6 +289,8 @@ class _Pool:
             raise RunError(self._reason(folder, code))
         elif self._interrupted and code != worker.CRASHED:
             return
+        elif len(running.codes) > 1 and running.lost:
+            self._fail(folder, f"{running.lost}.\n{self._printed(folder)}".strip())
         elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
             self._ready.append(folder)  # killed, or another process was in the way
         else:
@@ -293,13 +329,17 @@ class _Pool:
         failure = self._store.folder(folder).failure()
         if failure is not None and code == worker.CRASHED:
             return str(failure.get("message", failure.get("kind")))
-        printed = ""
-        with contextlib.suppress(OSError):
-            printed = self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
+        printed = self._printed(folder)
         if "Hint:" in printed:
             return printed
         ended = f"its worker ended with exit code {code} and left neither a result nor a reason."
         return "\n".join(filter(None, (ended, printed, UNSAID)))
+
+    def _printed(self, folder: str) -> str:
+        """The end of what its processes have printed."""
+        with contextlib.suppress(OSError):
+            return self._log(folder).read_bytes()[-4000:].decode(errors="replace").strip()
+        return ""
 
     def _is_elsewhere(self, folder: str) -> bool:
         lease = self._store.folder(folder).lease()

@@ -2,15 +2,19 @@
 
 Slots are fixed for the whole command and so are the threads of a run, for its numbers depend on them:
 on the CPU as many slots as runs could ever go at once (at most --jobs, or the cores), threads = cores ÷
-slots; on GPUs one slot per GPU, or --jobs slots shared out among them.
+slots; on GPUs one slot per GPU, or --jobs slots shared out among them. A data-parallel run (--gpus) has
+several processes in its slot: with K of them, the cores or GPUs are shared out among K times as many.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
+import socket
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +26,9 @@ from tfkd_cli.training import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """An environment for each run that goes at once; the threads and the device of all of them."""
+    """For each run that goes at once the environments of its processes; the threads and device of these."""
 
-    environments: tuple[Mapping[str, str], ...]
+    environments: tuple[tuple[Mapping[str, str], ...], ...]
     threads: int
     device: str
 
@@ -32,21 +36,36 @@ class Slots:
 def slots(specs: Sequence[RunSpec], *, execution: Execution, jobs: int | None) -> Slots:
     """The slots for these runs: pass all runs of a request, done or not, so that going on uses the same."""
     gpus = _gpus(execution.device)
-    cores = provenance.cores()
+    cores, processes = provenance.cores(), execution.processes or 1
+    used = processes * (execution.threads or 1)  # cores of a run
     if gpus:
-        number = jobs or len(gpus)
-        return Slots(
-            environments=tuple({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(number)),
-            threads=execution.threads or max(1, cores // number),
-            device="cuda",
-        )
-    most = jobs or (1 if execution.device == "mps" else max(1, cores // (execution.threads or 1)))
-    number = max(1, min(most, width(specs)))
+        number = jobs or max(1, len(gpus) // processes)
+    else:
+        most = jobs or (1 if execution.device == "mps" else max(1, cores // used))
+        number = max(1, min(most, width(specs)))
+    shared_out = itertools.cycle([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}])
     return Slots(
-        environments=({},) * number,
-        threads=execution.threads or max(1, cores // number),
-        device=execution.device,
+        environments=tuple(tuple(itertools.islice(shared_out, processes)) for _ in range(number)),
+        threads=execution.threads or max(1, cores // (number * processes)),
+        device="cuda" if gpus else execution.device,
     )
+
+
+def of_ranks(environments: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The environments of the processes of one run, with the variables that torchrun would set.
+
+    They meet at a free port of this machine's loopback interface.
+    """
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(len(environments)),
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    }
+    return [{**each, **meeting, "RANK": str(r), "LOCAL_RANK": str(r)} for r, each in enumerate(environments)]
 
 
 def width(specs: Sequence[RunSpec]) -> int:

@@ -11,11 +11,13 @@ from tfkd_cli import console, results
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
-from tfkd_cli.spec import title
+from tfkd_cli.reproduction import overview
+from tfkd_cli.spec import TRAINER_VERSION, title
 
 if TYPE_CHECKING:
     import pandas as pd
 
+CURRENT = (TRAINER_VERSION, None)  # None: a run whose description cannot be read
 NOT_COMPARED = ("run", "key", "finished_at")  # different in any two runs
 SETTINGS = {*results.columns.IDENTITY, *results.columns.RECIPE, *results.columns.LOSS}
 
@@ -50,7 +52,8 @@ def list_runs(
     Example: tfkd runs --where method=kd,baseline --sort -best_accuracy
     """
     opened = session.open_store(store, write=False)
-    frame = results.runs_frame(results.read(opened).values())
+    found = results.read(opened)
+    frame = results.runs_frame(found.values())
     for condition in where or ():
         frame = frame[_matches(frame, condition)]
     column = canonical(sort.removeprefix("-"), list(frame.columns), kind="column")
@@ -58,9 +61,12 @@ def list_runs(
     if output.json:
         console.print_json(_records(frame))
         return 0
-    if rows := [_line(row) for row in _records(frame)]:
+    rows = [_line(row) for row in _records(frame)]
+    if rows:
         console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
     console.say(f"{len(rows)} run{'' if len(rows) == 1 else 's'}. `tfkd show KEY` shows one of them.")
+    for note in overview.outdated(opened, [run.state for run in found.values()]):
+        console.say(f"Note: {note}")
     return 0
 
 
@@ -98,7 +104,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["key"])[:12],
         _short_name(row),
-        str(row["status"]),
+        str(row["status"]) + (f", trainer {row['trainer']}" if row["trainer"] not in CURRENT else ""),
         percent(row["best_accuracy"]),
         percent(row["last_accuracy"]),
         "-" if row["seconds"] is None else console.duration(row["seconds"]),

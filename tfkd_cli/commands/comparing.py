@@ -195,6 +195,7 @@ class _Work:
             progress={key: progress_of(state) for key, state in states.items()},
             cost=campaign.cost_model(states),
             on_disk=campaign.cached_epochs(states),
+            command_seconds=campaign.command_seconds,
         )
 
     def _show(self, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
-from tfkd_cli import console
+from tfkd_cli import console, models
 from tfkd_cli.backends.slots import Slots, slots
 from tfkd_cli.commands import session
 from tfkd_cli.data import ResolvedData
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
+NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will not do
 FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
 
 
@@ -43,6 +44,10 @@ class Place:
         """The threads of a run here; 1 on a cluster."""
         return self.slots.threads if self.slots else 1
 
+    def processes_of(self, spec: RunSpec) -> int:
+        """How many processes train one run, each on a GPU of its own where there are GPUs."""
+        return self.profile.processes_of(spec) if self.profile else self.where.gpus or 1
+
     def runs_at_once(self, plan: Plan) -> int:
         """How many runs of a plan will go at once: as many as there are slots, or `--jobs` on a cluster."""
         if self.slots:
@@ -56,7 +61,7 @@ def profile_of(where: ExecutionOptions) -> Profile | None:
         return None
     from tfkd_cli.backends.slurm import profile
 
-    return profile.find(where.cluster)
+    return replace(profile.find(where.cluster), processes=where.gpus)
 
 
 def place_of(
@@ -65,8 +70,7 @@ def place_of(
     """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
     if profile is not None:
         return Place(where=where, profile=profile)
-    trained = [spec for spec in specs if spec.dataset not in ready.NOT_TRAINED_YET]
-    return Place(where=where, slots=slots(trained, execution=execution, jobs=where.jobs))
+    return Place(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
 
 
 def cost_device(where: ExecutionOptions) -> str:
@@ -107,11 +111,17 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
             f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
             markup=False,
         )
+        if campaign.device == "cpu" and plan.wall_seconds(at_once) > NOT_PRACTICAL:
+            target.print(
+                "On this CPU: not practical. Use --cluster NAME, a GPU, or --scale quick.", markup=False
+            )
+    for line in console.parallel_lines(plan):
+        target.print(line, markup=False)
     for line in console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)
-    for line in data_lines(request, plan.missing):
+    for line in (*pretrained_lines(plan.missing), *data_lines(request, plan.missing)):
         target.print(line, markup=False)
 
 
@@ -164,10 +174,25 @@ def grid_recipes(request: Request, table: Table) -> list[str]:
     return list(lines.values())
 
 
+def pretrained_lines(runs: Sequence[RunSpec]) -> list[str]:
+    """Which teachers of these runs are torchvision's pretrained networks, if there are any."""
+    teachers = dict.fromkeys(spec.teacher for spec in runs if isinstance(spec.teacher, ForeignTeacher))
+    named = [f"{each.network} (sha256 {each.digest}…)" for each in teachers if each.published]
+    return [
+        f"Teachers with torchvision's {models.PUBLISHED} weights, as in the released script: "
+        f"{', '.join(named)}; --set teacher.weights=trained trains them here."
+    ] * bool(named)
+
+
 def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
     """What must be decoded or fetched first."""
     lines = [
-        f"{each.name}: not here yet" + (f"; would fetch {each.download}." if each.download else ".")
+        f"{each.name}: not here yet; "
+        + (
+            f"would fetch {each.download}."
+            if each.download
+            else f"`tfkd data {each.name} --from PATH` adds it."
+        )
         for each in ready.unready(request, runs)
         if not each.available
     ]
@@ -185,31 +210,19 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
     from tfkd_cli.commands import printing  # a plan needs none of what starts, follows and prints
 
-    now, later = ready.trainable(plan)
-    if later and not now and not plan.counts().done:
-        names = ", ".join(campaign.request.names)
-        raise RequestError(
-            f"{names} needs ImageNet, which this version plans but does not train.",
-            expected="tables on CIFAR-10, CIFAR-100 or Tiny-ImageNet.",
-            hint=f"tfkd plan {names.replace(',', '')} shows its runs and their cost.",
-        )
-    if later:
-        console.say(
-            f"{len(later)} runs on ImageNet are planned but not trained by this version; the rest goes on."
-        )
-    specs = [run.spec for run in now]
-    if now:
+    specs = [run.spec for run in plan.todo]
+    if specs:
         check_place(place.where)
     _warn_when_long(plan, campaign, place)
     make_data_ready(campaign, specs, place.where)
     try_networks(campaign.request, specs, place.where)
     show_foreign_teacher(campaign, specs)
     campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
-    if now and place.profile is not None:
+    if specs and place.profile is not None:
         from tfkd_cli.commands import cluster
 
-        return cluster.submit(campaign, now, place)
-    failed = run_here(campaign, plan, now, place) if now else False
+        return cluster.submit(campaign, plan.todo, place)
+    failed = run_here(campaign, plan, plan.todo, place) if specs else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
@@ -254,7 +267,7 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
 def check_place(where: ExecutionOptions) -> None:
     """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
     if where.cluster == "local":
-        return ready.check_device(where.device)
+        return ready.check_device(where.device, gpus=where.gpus or 1)
     from tfkd_cli.backends.slurm import client
 
     return client.require()
@@ -265,7 +278,7 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
     from tfkd_cli.reproduction import foreign
 
     for dataset, teacher in dict.fromkeys((spec.dataset, spec.teacher) for spec in runs):
-        if isinstance(teacher, ForeignTeacher):
+        if isinstance(teacher, ForeignTeacher) and not teacher.published:
             execution = campaign.execution
             console.say("Evaluating the teacher from the file …")
             judged = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
@@ -285,7 +298,7 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Exe
     show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])
     if where.cluster == "local":
         try:
-            ready.check_device(where.device)
+            ready.check_device(where.device, gpus=where.gpus or 1)
         except RequestError as error:
             console.say(f"Warning: {error.what}")
 

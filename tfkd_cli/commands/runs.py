@@ -45,6 +45,13 @@ GridName = Annotated[
         metavar="NAME", rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
+TableSeeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", help="As in `tfkd run`. [default: as many as the tables say, mostly 3]",
+        metavar="SEEDS", rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -100,7 +107,7 @@ def reproduce(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: Seeds = "3",
+    seeds: TableSeeds = None,
 ) -> int:
     """Train what tables and figures still need, then print them.
 
@@ -118,7 +125,7 @@ def plan(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: Seeds = "3",
+    seeds: TableSeeds = None,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="First time 50 steps of each network and data set on this machine."),
@@ -137,12 +144,13 @@ def _reproduce(
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    seeds: str,
+    seeds: str | None,
     *,
     calibrate: bool = False,
 ) -> int:
     execution = session.execution(store, where)
-    request = asking.for_names(items, session.bare_request(how, seeds), execution=execution)
+    bare = session.bare_request(how, seeds or asking.usual_seeds(items))
+    request = asking.for_names(items, bare, execution=execution)
     return _go(request, execution, store, where, output, calibrate=calibrate)
 
 
@@ -166,6 +174,7 @@ def _go(
         execution,
         device=launching.cost_device(where),
         threads=place.threads,
+        processes_of=place.processes_of,
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
     made = campaign.plan()

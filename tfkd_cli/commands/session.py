@@ -28,6 +28,8 @@ from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
+TAKEN_OVER = ("device", "threads", "sync_batch_norm", "data_workers", "teacher_cache_gb", "tensorboard")
+"""Options that an Execution has under the same names."""
 STORED = (grid.UNNAMED, "compare")
 """Commands whose tables have their name, where no other was given, and stand in the results folder only."""
 
@@ -129,15 +131,12 @@ def execution(
     return Execution(
         cache=str(cache_folder(options.cache_dir)),
         data_dir=str(options.data_dir) if options.data_dir else None,
-        device=run.device,
-        threads=run.threads,
-        teacher_cache_gb=run.teacher_cache_gb,
+        processes=run.gpus,
         tf32=not run.no_tf32,
-        tensorboard=run.tensorboard,
         verbose=run.verbose,
-        follow_links=folder.follow_links,
-        nested=folder.nested,
         sources=sources or {},
+        **{name: getattr(run, name) for name in TAKEN_OVER},
+        **vars(folder),
     )
 
 

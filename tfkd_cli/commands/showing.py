@@ -6,12 +6,13 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Figure, PaperTablesError, Table
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, plain
+from tfkd_cli.errors import RequestError, RunError, plain
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
@@ -110,10 +111,29 @@ def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
     if form != "text":
         return _print_rows(heads, rows, form=form, title=figure.title)
     target = console.out()
-    target.print(f"{figure.name}: {figure.title}. `tfkd report` draws it.", markup=False)
+    target.print(f"{figure.name}: {figure.title}", markup=False)
     _print_rows(heads, rows, form=form)
     if shown.status:
         target.print(shown.status, markup=False)
+    console.say(f"Picture: {_draw(shown, figure, campaign)}")
+
+
+def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
+    """Draw a figure into the cache folder: the results folder may be a pack, or not there yet."""
+    from paper_tables import plot
+    from tfkd_cli.report.items import slug_of
+
+    folder = campaign.execution.cache_path / "figures"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        [path] = plot.draw(shown, folder / slug_of(figure, campaign.request), ["png"])
+    except OSError as error:
+        raise RunError(
+            f"the picture cannot be written into {folder}: {error.strerror or error}.",
+            expected="a folder you may write to.",
+            hint="choose another with --cache-dir DIR (or TFKD_CACHE); `tfkd report` draws it too.",
+        ) from error
+    return path
 
 
 def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTablesError) -> int:
@@ -167,6 +187,8 @@ def _print_curve(store: Store, folder: RunFolder) -> None:
 def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tuple[str, str]]:
     """A run's state and result, then what it is."""
     yield "run", folder.name
+    if spec.outdated:
+        yield "note", spec.outdated
     yield "status", f"{state.status}, epoch {state.epoch or 0} of {spec.recipe.epochs}"
     if state.result:
         best, last = state.result["best"], state.result["last"]

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,11 @@ def _look(options: StoreOptions, item: str) -> overview.Overview:
     if names and not asked.intersection(names):
         raise printing.nothing_asked(item, options.results, names)
     queue, remarks = _queue(options)
-    return overview.overview(made, store.scan(), queue=queue, names=names, notes=[*notes, *remarks])
+    states = store.scan()
+    seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
+    shown = {run.key for run in seen.runs}
+    others = [] if names else [state for key, state in states.items() if key not in shown]
+    return replace(seen, notes=(*seen.notes, *overview.outdated(store, others)))
 
 
 def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
@@ -220,6 +225,7 @@ def _campaigns(
         elif name in session.STORED:
             raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
+            bare = session.bare_request(how, seeds or asking.usual_seeds([name]))
             yield Campaign(asking.for_names([name], bare, execution=execution), opened, execution)
 
 

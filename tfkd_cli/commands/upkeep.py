@@ -148,7 +148,7 @@ def doctor(
 
 
 def _checks(store: StoreOptions, where: ExecutionOptions) -> Iterable[health.Check]:
-    yield from health.examine(session.execution(store, where), store.results)
+    yield from health.examine(session.execution(store, where), store.results, say=console.say)
     if where.cluster != "local":
         from tfkd_cli.backends.slurm import doctor as cluster_doctor
         from tfkd_cli.backends.slurm import profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +96,7 @@ def export(
     folder = session.open_store(store, write=False).find(run)
     saved = _student(folder.weights("student.pt"))
     file = to or Path(f"{folder.name}.{'pt' if form == 'torchscript' else 'onnx'}")
-    if file.exists():
+    if os.path.lexists(file):
         raise RequestError(f"{file} exists.", expected="a new file.", hint="--out OTHER-FILE")
     example_NCHW = torch.zeros(2, saved["channels"], saved["size"], saved["size"])
     student = _with_preprocessing(saved)
@@ -135,14 +136,14 @@ def _export_onnx(student: nn.Module, example_NCHW: Tensor, file: Path) -> None:
 
 def _files(given: list[Path]) -> list[Path]:
     """These files, folders replaced by the image files in them."""
-    from tfkd_cli.data.images import SUFFIXES
+    from tfkd_cli.data.layout import images_below
 
     found: list[Path] = []
     for path in given:
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
-        if path.is_dir() and not inside:
+        inside = images_below(path) if path.is_dir() else [path]
+        if not inside:
             raise RequestError(f"{path} holds no image.", expected="image files.", hint="tfkd predict --help")
-        found += inside if path.is_dir() else [path]
+        found += inside
     return found
 
 

@@ -3,12 +3,14 @@
 dataset(name)   the facts of a built-in name
 resolve(name)   what a name means here and now; never downloads
 prepare(name)   fetch and decode it into the cache, once for all runs of a machine
-load(name)      the decoded arrays, memory-mapped; numpy only
+load(name)      the decoded arrays, memory-mapped, or an index of image files; numpy only
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +19,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
-from tfkd_cli.data.facts import AUGMENTATIONS, DATASETS, Arrays, Augmentation, DataSet, ResolvedData
+from tfkd_cli.data.facts import (
+    AUGMENTATIONS,
+    DATASETS,
+    PARENTS,
+    Arrays,
+    Augmentation,
+    DataSet,
+    ResolvedData,
+)
+from tfkd_cli.data.image_files import Reading
 from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
 from tfkd_cli.regular_files import expanded
@@ -35,7 +46,6 @@ __all__ = [
     "ResolvedData",
     "all_datasets",
     "at_size",
-    "damaged",
     "dataset",
     "load",
     "prepare",
@@ -78,7 +88,7 @@ def _loaded(place: str, name: str) -> DataSet:
     return replace(found, name=name)
 
 
-def resolve(name: str, *, execution: Execution) -> ResolvedData:
+def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
     asked = _asked(name, execution)
     if asked.path is None and caches.ready(execution.cache_path, asked.name):
@@ -91,10 +101,10 @@ def resolve(name: str, *, execution: Execution) -> ResolvedData:
     found = reader.locate(_places(asked, execution), asked.facts)
     pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
     if pointed is not None and caches.ready(execution.cache_path, pointed):
-        return resolve(pointed, execution=execution)
+        return resolve(pointed, execution=execution, progress=progress)
     if found is None:
         return _missing(asked, reader, execution)
-    identified = reader.identify(found, asked.facts, cache=execution.cache_path)
+    identified = _identified(reader, found, asked, execution, progress)
     if asked.name not in (asked.facts.name, identified.name):
         raise _other_content(asked, identified, found)
     return _resolved(identified, execution, path=found)
@@ -117,8 +127,8 @@ def prepare(
 
     def find() -> ResolvedData:
         if source is not None:
-            return _resolve_given(asked, source, execution)
-        return resolve(name, execution=execution)
+            return _resolve_given(asked, source, execution, report)
+        return resolve(name, execution=execution, progress=report)
 
     resolved = find()
     damaged = caches.damaged(execution.cache_path, resolved.name)
@@ -136,10 +146,18 @@ def prepare(
     return replace(resolved, facts=ready or resolved.facts, ready=True, available=True)
 
 
-def load(name: str, *, execution: Execution, progress: Progress | None = None) -> Arrays:
-    """The decoded data set of a resolved name, every file checked; decoded first if it needs no network."""
+def load(
+    name: str, *, execution: Execution, reading: Reading = caches.READING, progress: Progress | None = None
+) -> Arrays:
+    """The data set of a resolved name, every file checked; decoded first if it needs no network.
+
+    Image files that are not decoded in advance are read as `reading` says, from TFKD_DATA (a copy on this
+    node), where this execution has them, or where they were indexed.
+    """
     prepare(name, execution=execution, progress=progress)
-    arrays = caches.load(execution.cache_path, name)
+    staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
+    places = [each for each in (staged, _source(name, execution)) if each is not None]
+    arrays = caches.load(execution.cache_path, name, places=places, reading=reading)
     if arrays is None:
         raise RunError(
             f"data set {name!r} is not in the cache {execution.cache}.",
@@ -147,11 +165,6 @@ def load(name: str, *, execution: Execution, progress: Progress | None = None) -
             hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
         )
     return arrays
-
-
-def damaged(name: str, *, execution: Execution) -> Path | None:
-    """The first file of a decoded data set that is not what was decoded; every file is hashed."""
-    return caches.damaged(execution.cache_path, name)
 
 
 def at_size(name: str, pixels: int) -> str:
@@ -230,10 +243,12 @@ def _places(asked: Asked, execution: Execution) -> Sequence[Path]:
     """Where to look, first to last; a place that was named must be there."""
     if asked.path is not None:
         return [_existing(asked.path)]
-    known = caches.described(execution.cache_path, asked.name) or {}
-    places = [_source(asked.name, execution), Path(known["origin"]) if known.get("origin") else None]
+    cache, parent = execution.cache_path, PARENTS.get(asked.facts.name)
+    names = [asked.name, *([caches.pointed(cache, parent) or parent] if parent else [])]
+    known = [caches.described(cache, name) or {} for name in names]
+    places = [_source(asked.name, execution), *(Path(each["origin"]) for each in known if each.get("origin"))]
     if not asked.facts.name.startswith("folder"):
-        places += [_data_dir(execution), execution.cache_path / "downloads"]
+        places += [_data_dir(execution), cache / "downloads"]
     return [place for place in places if place is not None and place.exists()]
 
 
@@ -275,7 +290,16 @@ def _text(path: Path | None) -> str | None:
     return None if path is None or path == EMBEDDED else str(path.absolute())
 
 
-def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedData:
+def _identified(
+    reader: Reader, found: Path, asked: Asked, execution: Execution, progress: Progress
+) -> DataSet:
+    """What is at `found`; a reader that takes long says how far it is, where it has a parameter for that."""
+    watched = "progress" in inspect.signature(reader.identify).parameters
+    more: dict[str, Any] = {"progress": progress} if watched else {}
+    return reader.identify(found, asked.facts, cache=execution.cache_path, **more)
+
+
+def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Progress) -> ResolvedData:
     """`--from PATH`: the path alone decides, whatever else is on this machine."""
     if not asked.facts.module:
         return ResolvedData(facts=asked.facts)
@@ -287,7 +311,7 @@ def _resolve_given(asked: Asked, given: Path, execution: Execution) -> ResolvedD
             expected=f"{asked.facts.source}.",
             hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them.",
         )
-    identified = reader.identify(found, asked.facts, cache=execution.cache_path)
+    identified = _identified(reader, found, asked, execution, progress)
     return _resolved(identified, execution, path=found)
 
 
@@ -328,9 +352,10 @@ def _fetch(
             + ", ".join(n for n in DATASETS if DATASETS[n].module),
             hint="--dataset tiny-imagenet is the nearest.",
         )
+    downloads = f"`tfkd data {facts.name}` downloads it ({resolved.download}), " if resolved.download else ""
     hint = (
-        f"`tfkd data {facts.name}` downloads it{f' ({resolved.download})' if resolved.download else ''}, "
-        f"`tfkd data {facts.name} --from PATH` takes the official files; --dataset digits needs no network."
+        f"{downloads}`tfkd data {facts.name} --from PATH` takes the official files; "
+        "--dataset digits needs no network."
     )
     if not allow_download:
         missing = f"not in {execution.data_dir}" if execution.data_dir else "not on this machine"
@@ -353,6 +378,7 @@ def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress)
 
     def fill(draft: caches.Draft) -> DataSet:
         draft.origin = resolved.source or ""
+        draft.memory = caches.memory() / 4 if execution.memory_gb is None else execution.memory_gb * 1e9
         return reader.decode(path, facts, draft, progress=progress)
 
     caches.build(execution.cache_path, facts.name, fill, progress=progress)

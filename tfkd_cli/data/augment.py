@@ -143,23 +143,15 @@ class Augment:
         return (y_NHW * size + x_NHW).mul(inside_NHW).long(), inside_NHW
 
     def _draw_boxes(self, stream: int, epoch: int, indices_N: Tensor) -> Tensor:
-        """The first of ten boxes that fits, as torchvision's RandomResizedCrop; else the whole image."""
-        size, bits_VN = self.size, _random_bits(stream, epoch, indices_N, 1 + 4 * CROP_TRIES)
-        area_TN, aspect_TN, top_TN, left_TN = (bits_VN[1:].double() * 2.0**-31).view(4, CROP_TRIES, -1)
-        area_TN = size**2 * (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * area_TN)
-        low, high = map(math.log, CROP_ASPECT)
-        aspect_TN = torch.exp(low + (high - low) * aspect_TN)
-        width_TN, height_TN = (area_TN * aspect_TN).sqrt().round(), (area_TN / aspect_TN).sqrt().round()
-        fits_TN = _within(width_TN - 1, size) & _within(height_TN - 1, size)
-        first_1N, none_N = fits_TN.int().argmax(0, keepdim=True), ~fits_TN.any(0)
+        sizes_N = torch.full_like(indices_N, self.size)
+        boxes_N4 = crop_boxes(sizes_N, sizes_N, stream=stream, epoch=epoch, indices_N=indices_N)
+        top_N, left_N, height_N, width_N = boxes_N4.unbind(1)
+        return torch.stack([top_N, left_N, flips(stream, epoch, indices_N), height_N, width_N], 1)
 
-        def pick(values_TN: Tensor, otherwise: int) -> Tensor:
-            return values_TN.floor().gather(0, first_1N)[0].masked_fill(none_N, otherwise)
-
-        top_N, left_N = pick(top_TN * (size - height_TN + 1), 0), pick(left_TN * (size - width_TN + 1), 0)
-        return torch.stack(
-            [top_N, left_N, _flips(bits_VN[0]), pick(height_TN, size), pick(width_TN, size)], 1
-        )
+    def flip(self, images_NCHW: Tensor, *, stream: int, epoch: int, indices_N: Tensor) -> Tensor:
+        """Images that are random resized crops already, in the other half of their views: the flip."""
+        flips_N = flips(stream, epoch, indices_N.to(self._draw_device)).to(self._device)
+        return torch.where(flips_N.bool().view(-1, 1, 1, 1), images_NCHW.flip(3), images_NCHW)
 
     def _resized_crops(self, images_NCHW: Tensor, view: dict[str, Tensor]) -> Tensor:
         """Each box scaled to the whole image. It only ever grows, so that there is nothing to antialias."""
@@ -181,6 +173,36 @@ class Augment:
             images_NCHW.float(), grid_NHW2, padding_mode="border", align_corners=True
         )
         return seen_NCHW.round_().to(torch.uint8)
+
+
+def crop_boxes(heights_N: Tensor, widths_N: Tensor, *, stream: int, epoch: int, indices_N: Tensor) -> Tensor:
+    """Random resized crops of images of these sizes: top, left, height, width; int64 of shape (N, 4).
+
+    The first of ten boxes that fits, or else the largest centred one with an aspect that is allowed, as in
+    torchvision's `RandomResizedCrop.get_params`.
+    """
+    bits_VN = _random_bits(stream, epoch, indices_N, 1 + 4 * CROP_TRIES)
+    area_TN, aspect_TN, top_TN, left_TN = (bits_VN[1:].double() * 2.0**-31).view(4, CROP_TRIES, -1)
+    area_TN = heights_N * widths_N * (CROP_SCALE[0] + (CROP_SCALE[1] - CROP_SCALE[0]) * area_TN)
+    low, high = map(math.log, CROP_ASPECT)
+    aspect_TN = torch.exp(low + (high - low) * aspect_TN)
+    width_TN, height_TN = (area_TN * aspect_TN).sqrt().round(), (area_TN / aspect_TN).sqrt().round()
+    fits_TN = (width_TN > 0) & (width_TN <= widths_N) & (height_TN > 0) & (height_TN <= heights_N)
+    first_1N, none_N = fits_TN.int().argmax(0, keepdim=True), ~fits_TN.any(0)
+    whole_height_N = torch.minimum(heights_N, (widths_N / CROP_ASPECT[0]).round().long())
+    whole_width_N = torch.minimum(widths_N, (heights_N * CROP_ASPECT[1]).round().long())
+
+    def pick(values_TN: Tensor, otherwise_N: Tensor) -> Tensor:
+        return torch.where(none_N, otherwise_N, values_TN.floor().long().gather(0, first_1N)[0])
+
+    top_N = pick(top_TN * (heights_N - height_TN + 1), (heights_N - whole_height_N) // 2)
+    left_N = pick(left_TN * (widths_N - width_TN + 1), (widths_N - whole_width_N) // 2)
+    return torch.stack([top_N, left_N, pick(height_TN, whole_height_N), pick(width_TN, whole_width_N)], 1)
+
+
+def flips(stream: int, epoch: int, indices_N: Tensor) -> Tensor:
+    """Whether each image is flipped in this epoch: 0 or 1, int64 N."""
+    return _flips(_random_bits(stream, epoch, indices_N, 1)[0])
 
 
 def rotations(degrees_N: NDArray[np.float64], size: int) -> NDArray[np.int32]:

@@ -1,5 +1,7 @@
 """Decoded data sets: `<cache>/data/<name>/` with one uint8 .npy per part, labels, and meta.json.
 
+Of a data set that is larger than memory an index of its image files stands there instead.
+
 Decoded once, memory-mapped by all runs of a machine. A data set is written into a folder of its own and
 renamed when complete, so what stands under its name is whole. A lock saves ten processes from decoding ten
 times; where locks do not work the rename still lets exactly one win. Loading needs numpy only.
@@ -13,29 +15,39 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkd_cli import locks
 from tfkd_cli.data.facts import Arrays, DataSet
+from tfkd_cli.data.image_files import ImageFiles, Reading
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.regular_files import open_regular
 
 if TYPE_CHECKING:
-    from numpy import int64, uint8
+    from numpy import int64, uint8, void
     from numpy.typing import NDArray
 
 SCHEMA = 2  # 2: a digest of every file
 STALE_SECONDS = 24 * 3600  # a draft of another host this old has no owner any more
 
+READING = Reading()
+
 _checked: dict[Path, tuple[tuple[int, int, int], bool]] = {}
 """File → its size, time and inode when it was last hashed in this process, and whether the digest matched."""
+
+
+def memory() -> int:
+    """The memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Draft:
@@ -47,6 +59,8 @@ class Draft:
         self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
         self.parts: list[str] = []
+        self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
+        self.memory = math.inf  # bytes that decoded images may take; above, an index of the files is written
 
     def write(
         self, part: str, images: Iterable[NDArray[uint8]], labels: Sequence[int] | NDArray[int64]
@@ -66,6 +80,27 @@ class Draft:
                 written += len(chunk_NCHW)
         if written != len(labels):
             raise RunError(f"{part} has {written} images and {len(labels)} labels.")
+        self._write_labels(part, labels)
+
+    def write_index(
+        self,
+        part: str,
+        entries_N: NDArray[void],
+        labels: Sequence[int] | NDArray[int64],
+        *,
+        archive: str = "",
+    ) -> None:
+        """One part whose images stay in their files, below `origin` or in an archive there."""
+        import numpy as np
+
+        with _durable(self.folder / f"{part}_files.npy") as file:
+            np.save(file, entries_N)
+        self._write_labels(part, labels)
+        self.archives[part] = archive
+
+    def _write_labels(self, part: str, labels: Sequence[int] | NDArray[int64]) -> None:
+        import numpy as np
+
         with _durable(self.folder / f"{part}_labels.npy") as file:
             np.save(file, np.asarray(labels, dtype=np.int64))
         self.parts.append(part)
@@ -89,6 +124,7 @@ class Draft:
             "notes": list(facts.notes),  # for the reader of its numbers
             "class_names": list(self.class_names),
             "origin": self.origin,
+            "archives": self.archives,
             "files": files,
             "report": self.report,
         }
@@ -179,19 +215,42 @@ def ready(cache: Path, name: str) -> DataSet | None:
     return None if meta is None else DataSet.from_json(meta["facts"])
 
 
-def load(cache: Path, name: str) -> Arrays | None:
-    """The decoded data set, memory-mapped; None when it is not there."""
+def load(cache: Path, name: str, *, places: Sequence[Path] = (), reading: Reading = READING) -> Arrays | None:
+    """The data set; None when it is not there. Decoded images are memory-mapped.
+
+    Where the cache holds an index only, the image files are looked for at `places` and where they were.
+    """
     import numpy as np
 
     meta = read_meta(cache, name)
     if meta is None:
         return None
-    folder, mapped = place(cache, name), {}
+    folder, facts, parts = place(cache, name), DataSet.from_json(meta["facts"]), {}
     for file in meta["files"]:
-        kind = "images_NCHW" if file.endswith("_images.npy") else "labels_N"
-        array = np.load(folder / file, mmap_mode="r" if kind == "images_NCHW" else None, allow_pickle=False)
-        mapped[f"{file.split('_')[0]}_{kind}"] = array
-    return Arrays(facts=DataSet.from_json(meta["facts"]), class_names=tuple(meta["class_names"]), **mapped)
+        part, kind = Path(file).stem.split("_")
+        if kind == "labels":
+            parts[f"{part}_labels_N"] = np.load(folder / file, allow_pickle=False)
+        elif kind == "images":
+            parts[f"{part}_images_NCHW"] = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        else:
+            roots = [each / meta["archives"][part] for each in (*places, Path(meta["origin"]))]
+            parts[f"{part}_images_NCHW"] = _found(
+                ImageFiles(index=folder / file, place=roots[-1], facts=facts, reading=reading), roots
+            )
+    return Arrays(facts=facts, class_names=tuple(meta["class_names"]), **parts)
+
+
+def _found(files: ImageFiles, places: Sequence[Path]) -> ImageFiles:
+    """The files at the first place that has them."""
+    for each in places:
+        if files.found_at(each):
+            return replace(files, place=each)
+    raise RequestError(
+        f"the image files of {files.facts.name} are not at {' or '.join(map(str, dict.fromkeys(places)))}.",
+        expected="the files as they were indexed: they are read where they are.",
+        hint=f"`tfkd data {files.facts.name.partition('@')[0]} --from DIR` finds them elsewhere; a copy "
+        "on this node is found by TFKD_DATA=DIR.",
+    )
 
 
 def build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress) -> None:

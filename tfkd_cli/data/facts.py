@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ class DataSet:
     unchecked: bool = False  # as many images as the official content, which nothing here can compare
     follow_links: bool = False  # of a folder: how its files were found
     nested: bool = False
+    full_size: bool = False  # views are cut from images of their own size, not from squares of `size`
     levels: Levels = ()  # of images with more than eight bits a value: which values are black and white
     augmentation: str = ""  # the default recipe's, of a data set that hyperparameters.toml does not know
+    corrupt: tuple[str, ...] = ()  # image files of imagenet-quick that cannot be read and are left out
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
 
     @property
@@ -88,7 +90,11 @@ class ResolvedData:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """A decoded data set: memory-mapped uint8 images (N images, C channels) and int64 labels."""
+    """A data set: memory-mapped uint8 images (N images, C channels) and int64 labels.
+
+    Of a set that is not decoded in advance, an `ImageFiles` stands for each array of images: it has a length
+    and a shape, and gives decoded images for a slice.
+    """
 
     facts: DataSet
     class_names: tuple[str, ...]
@@ -207,7 +213,24 @@ IMAGENET = DataSet(
     test_images=50_000,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
-    source="ILSVRC 2012; described and planned, not trained yet",
+    module="tfkd_cli.data.imagenet",
+    source="ILSVRC 2012: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the development kit, or "
+    "train/WNID/*.JPEG and val/WNID/*.JPEG",
+    full_size=True,
+)
+
+IMAGENET_QUICK = replace(
+    IMAGENET,
+    name="imagenet-quick",
+    label="ImageNet, quick",
+    classes=100,
+    size=64,
+    train_images=5_000,
+    test_images=1_000,
+    module="tfkd_cli.data.imagenet_quick",
+    source="a folder with ILSVRC 2012 as train/WNID/*.JPEG and val/WNID/*.JPEG",
+    full=False,
+    notes=("100 classes of ImageNet or fewer, few images, 64 pixels: nothing is compared with the paper",),
 )
 
 DATASETS: Mapping[str, DataSet] = {
@@ -219,5 +242,9 @@ DATASETS: Mapping[str, DataSet] = {
         _cifar("cifar100", "CIFAR-100", 100, "cifar-100-python.tar.gz"),
         TINY_IMAGENET,
         IMAGENET,
+        IMAGENET_QUICK,
     )
 }
+
+PARENTS: Mapping[str, str] = {IMAGENET_QUICK.name: IMAGENET.name}
+"""Data sets that are made of the files of another one, and found where that is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
+from tfkd_cli.data.image_files import entries
 from tfkd_cli.data.images import Header, Look, decode_all, levels_of, naming_all, parallel, read_header
 from tfkd_cli.data.images import decode as decode_image
 from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
@@ -76,6 +77,9 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     """All parts, decoded; the facts with notes on near-identical and nearly constant images."""
     layout = _survey(path, facts)
     parts = layout.parts or _split(layout, _examine(layout)[0], seed=_seed(facts))
+    draft.class_names = layout.classes
+    if len(layout.files) * facts.channels * facts.size**2 > draft.memory:
+        return _index(layout, parts, facts, draft)
     look = Look(facts.size, facts.channels, facts.levels)
 
     def one(position: int) -> NDArray[uint8]:
@@ -86,7 +90,6 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
         for part, positions in parts.items():
             images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
             draft.write(part, images, [layout.labels[position] for position in positions])
-    draft.class_names = layout.classes
     if _survey(path, facts).stamp() != layout.stamp():
         raise RequestError(
             f"{path} was changed while it was read.",
@@ -100,6 +103,20 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
 def fetch(facts: DataSet, folder: Path) -> Path:
     """Nothing to load."""
     raise RequestError("a folder of images cannot be downloaded.", hint="give its path: folder:PATH.")
+
+
+def _index(layout: Layout, parts: Mapping[str, Sequence[int]], facts: DataSet, draft: Draft) -> DataSet:
+    """An index of images that do not fit into memory: they are decoded while a network trains.
+
+    Their pixels are those of the decoded set, so the set has the same name.
+    """
+    for part, positions in parts.items():
+        files = [layout.files[position] for position in positions]
+        sizes = [os.stat(layout.root / file).st_size for file in files]  # noqa: PTH116
+        index_N = entries([os.fsencode(file) for file in files], sizes)
+        draft.write_index(part, index_N, [layout.labels[position] for position in positions])
+    note = "decoded while a network trains: near-identical and blank images were not looked for"
+    return replace(facts, notes=(*facts.notes, note))
 
 
 def _survey(path: Path, facts: DataSet) -> Layout:

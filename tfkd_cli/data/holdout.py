@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 from tfkd_cli.data.facts import Arrays
+from tfkd_cli.data.image_files import ImageFiles
 from tfkd_cli.data.split import split
 
 
@@ -16,8 +18,13 @@ def hold_out(arrays: Arrays, share: float) -> Arrays:
     """
     if share == 0 or arrays.val_images_NCHW is not None:
         return arrays
-    images_NCHW, labels_N = arrays.train_images_NCHW, arrays.train_labels_N
-    marks = [hashlib.sha256(image.tobytes()).digest() for image in images_NCHW]
+    images_NCHW: Any = arrays.train_images_NCHW  # or ImageFiles
+    labels_N = arrays.train_labels_N
+    marks = (
+        images_NCHW.marks()
+        if isinstance(images_NCHW, ImageFiles)
+        else [hashlib.sha256(image.tobytes()).digest() for image in images_NCHW]
+    )
     parts = split(
         marks,
         [int(label) for label in labels_N],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from tfkd_cli.data.reader import Progress
 from tfkd_cli.errors import RequestError
 
 if TYPE_CHECKING:
-    from numpy import uint8
+    from numpy import uint8, uint16
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -42,14 +43,31 @@ SUFFIXES = frozenset(
         ".pbm",
     )
 )
+# What a file may really hold, whatever its ending. Of other formats Pillow hands some to other programs, as
+# PostScript to Ghostscript, which runs what the file says.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MAX_PIXELS = 80_000_000  # below Pillow's own warning; a larger picture is a mistake or an attack
 MAX_BYTES = 300_000_000
 CHUNK = 1024  # images decoded between two writes
 NAMED = 20  # unreadable images whose names are printed
-# Pillow's modes with more than eight bits a value begin with I (integers) or F (floats). What is white in
-# them, no file says: the first of these levels that no value of the set exceeds, 1, 8, 10, 12, 14 or 16 bits.
+# Pillow's modes with more than eight bits a value begin with I (integers) or F (floats). Of colours with 16
+# bits (D here) it loads the upper bytes. What is white, no file says: the first of these levels that no value
+# of the set exceeds, 1, 8, 10, 12, 14 or 16 bits.
 DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 65535)
-SAMPLE_FORMAT, UNSIGNED = 339, (1,)  # a tag of TIFF files
+COLOURS = "D"  # begins no mode of Pillow's
+KINDS = {
+    "I": "integers of more than 8 bits",
+    "F": "floats",
+    COLOURS: "colours of more than 8 bits",
+}
+SAMPLE_FORMAT, UNSIGNED, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 339, (1,), 258, 262, 0  # of TIFF files
+# Pillow's raw modes of 16-bit colours → the raw mode that loads their lower bytes instead of the upper ones.
+LOWER = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+GREY_ALPHA = "LA;16B"  # of PNG files; read as RGBA, its four bytes are grey (upper, lower) and alpha
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -76,8 +94,7 @@ class Look:
             f"resized to {self.size}×{self.size} (bilinear, antialiased)"
         )
         for mode, black, white in self.levels:
-            values = {"I": "integers of more than 8 bits", "F": "floats"}[mode]
-            words += f"; {values} from {black:g} (black) to {white:g} (white)"
+            words += f"; {KINDS[mode]} from {black:g} (black) to {white:g} (white)"
         return words
 
 
@@ -87,7 +104,7 @@ class Header:
 
     width: int
     height: int
-    mode: str  # Pillow's
+    mode: str  # Pillow's, or COLOURS
     lowest: float = 0.0
     highest: float = 0.0
 
@@ -100,10 +117,12 @@ class Header:
 def read_header(data: bytes, *, name: str) -> Header:
     """Width, height and kind; RequestError when it is no image or an absurdly large one."""
     with _opened(data, name=name) as image:
+        if (colours_HWC := _decoded(image, _deep_colours, name=name)) is not None:
+            return Header(*image.size, COLOURS, 0.0, float(colours_HWC[..., :3].max()))
         if image.mode[0] not in DEEP:
             return Header(image.width, image.height, image.mode)
         values_HW = _decoded(image, _values, name=name)
-        if values_HW.min() < 0 and getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
+        if values_HW.min() < 0 and _tag(image, SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
             raise unreadable(name, ValueError("Pillow reads no unsigned values of 32 bits above 2^31"))
         return Header(*image.size, image.mode, float(values_HW.min()), float(values_HW.max()))
 
@@ -114,7 +133,7 @@ def levels_of(headers: Sequence[Header]) -> Levels:
     Black is 0 and white one of `WHITES`; where values are negative or larger, their own minimum and maximum.
     """
     levels = []
-    for mode in DEEP:
+    for mode in KINDS:
         deep = [header for header in headers if header.mode[0] == mode]
         if deep:
             lowest, highest = min(each.lowest for each in deep), max(each.highest for each in deep)
@@ -150,9 +169,13 @@ def _seen(image: Image.Image, look: Look) -> Image.Image:
 
     if min(image.size) >= 4 * look.size:  # a large JPEG is decoded at a fraction of its size
         image.draft(None, (2 * look.size, 2 * look.size))
+    if (colours_HWC := _deep_colours(image)) is not None:
+        _scale_colours(image, colours_HWC, look.levels)
+    # Pillow heeds it in images of 8 bits only, and forgets it when it turns an image.
+    negative = _tag(image, PHOTOMETRIC, None) == WHITE_IS_ZERO
     image = _upright(image)
     if image.mode[0] in DEEP:
-        image = _eight_bits(image, look.levels)
+        image = _eight_bits(image, look.levels, negative=negative)
     if image.has_transparency_data:
         image = _on_white(image)
     image = image.convert("RGB" if look.channels == 3 else "L")
@@ -175,6 +198,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _tag(image: Image.Image, tag: int, default: Any) -> Any:
+    """A tag of a TIFF file; `default` where it has none, and of other files."""
+    return getattr(image, "tag_v2", {}).get(tag, default)
+
+
 def _values(image: Image.Image) -> NDArray[Any]:
     """The values of a deep image (H, W) as float64; what is no number is 0."""
     import numpy as np
@@ -182,7 +210,7 @@ def _values(image: Image.Image) -> NDArray[Any]:
     return np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
 
 
-def _eight_bits(image: Image.Image, levels: Levels) -> Image.Image:
+def _eight_bits(image: Image.Image, levels: Levels, *, negative: bool) -> Image.Image:
     """A deep image in grey levels 0 to 255; Pillow would cut values off at 255."""
     import numpy as np
     from PIL import Image
@@ -191,35 +219,90 @@ def _eight_bits(image: Image.Image, levels: Levels) -> Image.Image:
     known = {mode: (black, white) for mode, black, white in levels}
     black, white = known.get(image.mode[0], (0.0, 65535.0))
     grey_HW = ((values_HW - black) * (255 / max(white - black, 1e-300))).round().clip(0, 255)
+    if negative:
+        grey_HW = 255 - grey_HW
     grey_HW[values_HW == image.info.get("transparency")] = 255
     return Image.fromarray(grey_HW.astype(np.uint8))
+
+
+def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
+    """The values (H, W, C) of an image whose colours have 16 bits, C = 3 or 4 (alpha); None for any other.
+
+    Pillow loads the upper bytes; the lower ones it loads when told that the bytes lie the other way round.
+    """
+    import numpy as np
+
+    if image.mode not in ("RGB", "RGBA"):
+        return None
+    tiles = getattr(image, "tile", ())
+    modes = {each.args if isinstance(each.args, str) else each.args[0] for each in tiles if each.args}
+    if not modes & {*LOWER, GREY_ALPHA}:
+        if max(_tag(image, BITS_PER_SAMPLE, (8,))) > 8:
+            raise ValueError("Pillow does not read colours of 16 bits that lie in planes")
+        return None
+    (mode,) = modes
+    grey = mode == GREY_ALPHA
+    twin = _with_raw_mode(image, "RGBA" if grey else LOWER[mode])
+    upper_HWC, lower_HWC = (np.asarray(each, dtype=np.uint16) for each in (image, twin))
+    if grey:
+        lower_HWC = lower_HWC[..., [1, 1, 1, 3]]
+    return upper_HWC << 8 | lower_HWC
+
+
+def _with_raw_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The same image opened once more, its bytes to be taken for another of Pillow's raw modes."""
+    from PIL import Image
+
+    file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
+    position = file.tell()
+    file.seek(0)
+    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
+    file.seek(position)
+    twin.tile = [
+        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:]))
+        for each in twin.tile
+    ]
+    return twin
+
+
+def _scale_colours(image: Image.Image, values_HWC: NDArray[uint16], levels: Levels) -> None:
+    """Replace the upper bytes in `image` by its values scaled to the range of the set; alpha stays."""
+    import numpy as np
+    from PIL import Image
+
+    white = {mode: white for mode, _, white in levels}.get(COLOURS)
+    key = image.info.pop("transparency", None)
+    if white is not None:
+        scaled_HWC = (values_HWC[..., :3] * (255 / white)).round().clip(0, 255)
+        if isinstance(key, tuple):
+            scaled_HWC[(values_HWC == key).all(axis=2)] = 255
+        alpha_HWC = values_HWC[..., 3:] >> 8
+        image.paste(Image.fromarray(np.concatenate([scaled_HWC, alpha_HWC], axis=2).astype(np.uint8)))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    key = image.info.get("transparency")
-    if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, of which Pillow keeps the upper eight
-        image.info["transparency"] = tuple(value >> 8 for value in key)
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 @cache
-def _without_warnings() -> None:
-    """Large pictures are refused here with a message; warnings of Pillow's name no file."""
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
+    Image.init()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    return tuple(each for each in FORMATS if each in Image.OPEN)
 
 
 def _opened(data: bytes, *, name: str) -> Image.Image:
     from PIL import Image
 
-    _without_warnings()
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Exception as error:
         raise unreadable(name, error) from error
     if image.width * image.height > MAX_PIXELS:

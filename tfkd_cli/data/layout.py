@@ -69,6 +69,12 @@ def survey(root: Path, *, follow_links: bool = False, nested: bool = False) -> L
     return _Survey(root, follow_links=follow_links, nested=nested).layout()
 
 
+def images_below(folder: Path) -> list[Path]:
+    """All images in a folder and in the folders inside it, sorted; links are followed."""
+    walk = _Survey(folder, follow_links=True, nested=True)
+    return sorted(Path(name) for name in walk.files_below(folder, str(folder)))
+
+
 def no_folder(path: Path) -> RequestError:
     """What was given as a folder of images is an archive, another file or no file at all."""
     archive = path.suffix.lower() in ARCHIVES
@@ -189,7 +195,7 @@ class _Survey:
         images = {}
         for each in self._folders(folder):
             name = str(each.relative_to(self.root))
-            images[each.name] = sorted(self._files(each, name))
+            images[each.name] = sorted(self.files_below(each, name))
             if not images[each.name]:
                 raise RequestError(
                     f"class folder {name!r} holds no images.",
@@ -198,8 +204,8 @@ class _Survey:
                 )
         return images
 
-    def _files(self, folder: Path, name: str) -> list[str]:
-        """The images of one class, relative to the root; whatever else it holds is counted."""
+    def files_below(self, folder: Path, name: str) -> list[str]:
+        """The images of one class, their names beginning with `name`; whatever else it holds is counted."""
         found, waiting = [], [(folder, name)]
         while waiting:
             folder, name = waiting.pop()

@@ -14,18 +14,26 @@ from typing import TYPE_CHECKING
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.models import own
 from tfkd_cli.models.network import Counts, Network
+from tfkd_cli.models.own import PUBLISHED, PUBLISHED_NETWORKS, published_digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
 __all__ = [
     "NETWORKS",
+    "PUBLISHED",
+    "PUBLISHED_NETWORKS",
     "Counts",
     "Network",
     "build",
     "multiply_adds",
     "network",
     "parameters",
+    "published_digest",
+    "published_network",
+    "published_weights",
     "resolve",
     "short",
     "weights_to_fetch",
@@ -200,10 +208,25 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
     return built
 
 
-def weights_to_fetch(name: str) -> str | None:
-    """A description of what building `name` would download, or None. Imports torch if it is pretrained."""
+def weights_to_fetch(name: str, *, version: str = "DEFAULT") -> str | None:
+    """A description of what building `name` would download, or None. Imports torch if it is pretrained.
+
+    `version`: which of torchvision's weights; building takes the default ones.
+    """
     facts = network(name)
     if not facts.pretrained:
         return None
-    words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name)
+    words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name, version=version)
     return words
+
+
+def published_weights(name: str, *, fetch: bool = False) -> Path:
+    """The file of torchvision's PUBLISHED weights in torch's cache; downloaded with `fetch` (RunError)."""
+    file: Path = importlib.import_module(own.BUILDER).published_weights(name, fetch=fetch)
+    return file
+
+
+def published_network(name: str) -> nn.Module:
+    """torchvision's network with its PUBLISHED weights, whose file is in torch's cache."""
+    built: nn.Module = importlib.import_module(own.BUILDER).published_network(name)
+    return built

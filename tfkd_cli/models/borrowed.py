@@ -12,7 +12,7 @@ from torch import nn  # noqa: TID253
 
 from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.models.own import OwnName, parse, require_known, require_timm
+from tfkd_cli.models.own import PUBLISHED, OwnName, parse, require_known, require_timm
 
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # torchvision's
 
@@ -26,16 +26,47 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
     return built
 
 
-def weights_to_fetch(name: str) -> str | None:
+def weights_to_fetch(name: str, *, version: str = "DEFAULT") -> str | None:
     """A description of what building `name` would download; None when nothing, or when only timm knows."""
     parsed = parse(name)
     if parsed.library != "torchvision" or not parsed.pretrained:
         return None
+    weights, file = _torchvision_weights(parsed, version)
+    return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
+
+
+def published_weights(name: str, *, fetch: bool) -> Path:
+    """The file of torchvision's PUBLISHED weights in torch's cache; downloaded with `fetch` (RunError)."""
+    parsed = parse(name)
+    weights, file = _torchvision_weights(parsed, PUBLISHED)
+    if fetch and not file.exists():
+        try:
+            weights.get_state_dict(progress=False, check_hash=True)
+        except (
+            Exception
+        ) as error:  # no network, a full disk, or another file than the digest in its name says
+            raise RunError(
+                f'the weights of "{parsed}" cannot be fetched: {type(error).__name__}: {error}.',
+                expected=f"{weights.url} as {file}.",
+                hint="copy the file there from a machine with a network.",
+            ) from error
+    return file
+
+
+def published_network(name: str) -> nn.Module:
+    """torchvision's network with its PUBLISHED weights, which torchvision reads: some have old names."""
     import torchvision
 
-    weights = torchvision.models.get_model_weights(parsed.rest).DEFAULT
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
+    parsed = parse(name)
+    return _made(lambda: torchvision.models.get_model(parsed.rest, weights=PUBLISHED), parsed)
+
+
+def _torchvision_weights(parsed: OwnName, version: str) -> tuple[Any, Path]:
+    """An entry of torchvision's own list of weights, and the file it has in torch's cache."""
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(parsed.rest)[version]
+    return weights, Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
 
 
 def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:

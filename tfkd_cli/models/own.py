@@ -38,21 +38,26 @@ TORCHVISION = tuple(
     """.split()  # noqa: SIM905  eighty lines of one name would say no more
 )
 
-# The networks of the paper's ImageNet tables (7, 8, 11). Exact at multiples of 32 px.
+PUBLISHED = "IMAGENET1K_V1"
+"""Which of torchvision's weights the released ImageNet script took: the only ones there were."""
+
+# The networks of the paper's ImageNet tables (7, 8, 11): label, digest in the file name of the PUBLISHED
+# weights, and counts that are exact at multiples of 32 px.
 IMAGENET = {
-    "resnet18": ("ResNet18", Counts(
+    "resnet18": ("ResNet18", "f37072fd", Counts(
         weights=11_176_512, features=512, stem=3136,
         maps=(0, 9_408, 147_456, 524_288, 2_097_152, 8_388_608))),
-    "resnet50": ("ResNet50", Counts(
+    "resnet50": ("ResNet50", "0676ba61", Counts(
         weights=23_508_032, features=2048, stem=3136,
         maps=(0, 9_408, 245_760, 1_310_720, 7_471_104, 14_417_920))),
-    "densenet121": ("DenseNet121", Counts(
+    "densenet121": ("DenseNet121", "a639ec97", Counts(
         weights=6_953_856, features=1024, stem=3136,
         maps=(0, 9_408, 364_544, 1_040_384, 3_325_952, 2_129_920))),
-    "resnext101_32x8d": ("ResNeXt101-32x8d", Counts(
+    "resnext101_32x8d": ("ResNeXt101-32x8d", "8ba56ff5", Counts(
         weights=86_742_336, features=2048, stem=3136,
         maps=(0, 9_408, 546_816, 2_785_280, 56_590_336, 26_607_616))),
 }  # fmt: skip
+PUBLISHED_NETWORKS = tuple(f"torchvision:{name}" for name in IMAGENET)
 
 _TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)
 
@@ -104,7 +109,7 @@ def network(name: str) -> Network:
     )
     if parsed.library != "torchvision" or parsed.rest not in IMAGENET:
         return facts
-    label, counts = IMAGENET[parsed.rest]
+    label, _, counts = IMAGENET[parsed.rest]
     return replace(facts, label=label + (" (pretrained)" if parsed.pretrained else ""), counts=counts)
 
 
@@ -120,6 +125,11 @@ def resolve(name: str) -> str:
         # A newer torchvision may have it; the way there is importlib's, as this module stays free of torch.
         require_known(parsed, importlib.import_module(BUILDER).torchvision_names())
     return str(parsed)
+
+
+def published_digest(name: str) -> str | None:
+    """The first eight digits of the sha256 of PUBLISHED weights; None for networks that the paper lacks."""
+    return IMAGENET[name.partition(":")[2]][1] if name in PUBLISHED_NETWORKS else None
 
 
 def require_timm(parsed: OwnName) -> None:

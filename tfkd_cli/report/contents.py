@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from paper_tables.compare import Comparison
-from paper_tables.figure_data import FigureData
+from paper_tables.figure_data import FigureData, gains_figure
 from paper_tables.reader import Erratum
 from paper_tables.spec import Figure, Table
 from tfkd_cli import results
@@ -19,13 +19,14 @@ from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.data import cache as caches
 from tfkd_cli.report import spending
-from tfkd_cli.report.figures import Picture, data_of, pictures
+from tfkd_cli.report.figures import Picture, data_of, gains_name, pictures
 from tfkd_cli.report.items import Item
 from tfkd_cli.report.runs import AskedRun, asked_runs, wishes
 from tfkd_cli.report.spending import Estimated
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import Judged, judge
 from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.spec import TRAINER_VERSION
 from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ def _version() -> str:
 class Contents:
     """What there is to show. `runs` are by folder, teachers first; tables and figures by slug.
 
-    `frame` and `epochs` are the frames of these runs (see `tfkd_cli.results`), with the report's columns.
+    `frame` and `epochs` are the frames of these runs (see `tfkd_cli.results`), with the report's columns;
+    `older` is that of runs by older trainer versions, which nothing is compared with.
     """
 
     items: Sequence[Item]
     runs: Mapping[str, AskedRun]
     frame: pd.DataFrame
     epochs: pd.DataFrame
+    older: pd.DataFrame
     answers: Mapping[str, Answer]  # of `tfkd compare`
     comparisons: Mapping[str, Comparison]
     figures: Mapping[str, FigureData]
@@ -122,13 +125,11 @@ def gather(
     found = results.read(store, progress=progress)
     everything = results.runs_frame(found.values())
     runs, frame = asked_runs(wishes(items), found, store)
-    drawn = {
-        slug: data_of(figure, campaign.request, found, everything)
-        for slug, figure, campaign in _of_kind(Figure, items)
-    }
-    tables = _of_kind(Table, items)
-    draw(drawn, curves := pictures(runs.values()))
     progress("comparing with the paper", 0.0)
+    comparisons = {slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)}
+    drawn = dict(_figures(items, comparisons, found, everything))
+    draw(drawn, curves := pictures(runs.values()))
+    older = everything[everything["trainer"].lt(TRAINER_VERSION).fillna(value=False)]
     facts = {name: each for every in campaigns for name, each in every.facts().items()}
     return Contents(
         items=items,
@@ -136,16 +137,34 @@ def gather(
         frame=frame,
         epochs=_epochs(runs.values(), frame),
         answers=_answers(items, found, everything),
-        comparisons={slug: each.comparison(table, everything) for slug, table, each in tables},
+        comparisons=comparisons,
         figures=drawn,
+        older=older,
         claims=judge(campaigns, everything),
         pictures=curves,
         missing=_missing(items, runs.values(), facts),
         estimates=spending.estimates(runs.values(), facts),
         left_out=tuple(dict.fromkeys((*unreadable, *_damaged(runs.values(), store)))),
-        notes=tuple(_notes(runs, found, campaigns)),
+        notes=tuple(_notes(runs, found, campaigns, {*older["run"]})),
         store=store,
     )
+
+
+def _figures(
+    items: Iterable[Item],
+    comparisons: Mapping[str, Comparison],
+    found: Mapping[str, results.Run],
+    everything: pd.DataFrame,
+) -> Iterator[tuple[str, FigureData]]:
+    """By name: the paper's figures, and the gains of each table as a forest plot."""
+    for slug, figure, campaign in _of_kind(Figure, items):
+        yield slug, data_of(figure, campaign.request, found, everything)
+    for item in items:
+        name = gains_name(item.slug)
+        if item.slug in comparisons and (
+            gains := gains_figure(comparisons[item.slug], name=name, title=f"Gains: {item.title}")
+        ):
+            yield name, gains
 
 
 def _answers(
@@ -203,7 +222,10 @@ def _share(run: AskedRun) -> float:
 
 
 def _notes(
-    runs: Mapping[str, AskedRun], found: Mapping[str, results.Run], campaigns: Sequence[Campaign]
+    runs: Mapping[str, AskedRun],
+    found: Mapping[str, results.Run],
+    campaigns: Sequence[Campaign],
+    older: set[str],
 ) -> Iterator[str]:
     for name, path in dict.fromkeys(
         (run.spec.dataset, campaign.execution.cache_path) for run in runs.values() for campaign in campaigns
@@ -211,7 +233,7 @@ def _notes(
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
     yield from (run.found.note for run in runs.values() if run.found.note)
-    others = sorted(found.keys() - runs.keys())
+    others = sorted(found.keys() - runs.keys() - older)
     if others:
         named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         yield f"{len(others)} runs in the results folder belong to nothing that is shown here: {named}"

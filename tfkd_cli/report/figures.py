@@ -37,7 +37,7 @@ DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
 MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
-MOST_LINES = 12  # in one picture: more could not be told apart
+MOST_LINES = len(plot.COLOURS)  # in one picture, so that no two lines share a colour or a dash
 DRAW = """
 import pickle, sys
 import matplotlib.figure
@@ -108,6 +108,11 @@ def curve(run: results.Run) -> Curve:
         (line["epoch"], line["test_accuracy"]) for line in run.lines if line.get("test_accuracy") is not None
     ]
     return Curve(seed=seed, epochs=tuple(x for x, _ in known), accuracy=tuple(y for _, y in known))
+
+
+def gains_name(slug: str) -> str:
+    """What the forest plot of a table is called."""
+    return f"{slug}-gains"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import canonical_json, slug
 
 LONGEST_SLUG = 80
-KINDS = ("paper", "control", "demo", "grid")
+KINDS = ("paper", "control", "audit", "demo", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)

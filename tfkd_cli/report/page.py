@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
+from paper_tables.render import sheet_html
 from paper_tables.render.claims import JUDGED
 from paper_tables.render.footnotes import LEGEND
 from paper_tables.spec import Figure
@@ -17,11 +21,14 @@ from tfkd_cli import console
 from tfkd_cli.errors import UNSEEN, plain
 from tfkd_cli.report import view
 from tfkd_cli.report.spending import by_hardware
+from tfkd_cli.spec import TRAINER_VERSION
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from paper_tables.figure_data import FigureData
     from tfkd_cli.report.contents import Contents
+    from tfkd_cli.report.items import Item
     from tfkd_cli.report.staging import Staging
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -44,10 +51,12 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             judged=[word for word in words if word in JUDGED],
             answers=view.answer_views(contents),
             tables=view.table_views(contents),
-            figures=list(_figures(contents, staging)),
+            figures=_figures(contents),
+            picture=partial(_data_uri, staging),
             hours=by_hardware(contents.frame),
             files=[name for name in staging.names if not name.startswith(".")],
             legend=LEGEND.values(),
+            trainer=TRAINER_VERSION,
             explained=NOTES.values(),
         )
     )
@@ -67,6 +76,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_function"] = _json
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
+    environment.filters["marked"] = _marked
     environment.globals.update(signs=view.SIGNS, tones=view.TONES)
     return environment
 
@@ -85,10 +95,17 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _figures(contents: Contents, staging: Staging) -> Iterator[tuple[Any, ...]]:
-    """Each figure with its picture as a data URI: an image of its own, whose names cannot collide."""
-    for item in contents.items:
-        if isinstance(item.what, Figure):
-            name = f"figures/{item.slug}"
-            encoded = base64.b64encode(staging.read(f"{name}.svg")).decode()
-            yield item, contents.figures[item.slug], f"data:image/svg+xml;base64,{encoded}", name
+def _figures(contents: Contents) -> list[tuple[Item, FigureData]]:
+    """The paper's figures and their data; those with nothing measured last."""
+    found = [(item, contents.figures[item.slug]) for item in contents.items if isinstance(item.what, Figure)]
+    return sorted(found, key=lambda pair: bool(pair[1].status))
+
+
+def _data_uri(staging: Staging, name: str) -> str:
+    """The picture of a figure: an image of its own, whose names cannot collide with the page's."""
+    encoded = base64.b64encode(staging.read(f"figures/{name}.svg")).decode()
+    return f"data:image/svg+xml;base64,{encoded}"
+
+
+def _marked(text: str) -> Markup:
+    return Markup(sheet_html.marked(plain(text)))

@@ -41,6 +41,7 @@ def record(contents: Contents) -> dict[str, Any]:
         "comparisons": [{"slug": slug, **each.to_json()} for slug, each in contents.answers.items()],
         "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
         "runs": [_run(run) for run in contents.runs.values()],
+        "older": _older(contents),
         "hours": by_hardware(contents.frame),
         "estimates": [asdict(each) for each in contents.estimates],
         "missing": [_missing(each) for each in contents.missing],
@@ -49,6 +50,13 @@ def record(contents: Contents) -> dict[str, Any]:
         "notes": list(contents.notes),
         "explained": dict(NOTES),
     }
+
+
+def _older(contents: Contents) -> list[dict[str, Any]]:
+    """Runs of older trainer versions: what they are, and what they came to."""
+    frame = contents.older[["run", "trainer", "status", "best_accuracy", "last_accuracy", "commit"]]
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _run(run: AskedRun) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tfkd_cli import costs
 from tfkd_cli.costs import DEVICE_MODELS, CostModel
 from tfkd_cli.data import DataSet
 from tfkd_cli.report.runs import AskedRun
+from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,10 +69,16 @@ def _estimated(group: list[AskedRun], *, facts: Mapping[str, DataSet]) -> Estima
         teacher=first["teacher"] or "",
         device=first["device"],
         runs=len(group),
-        estimated=sum(model(run.spec).seconds for model, run in zip(models, group, strict=True)),
+        estimated=sum(_epochs(model, run.spec) for model, run in zip(models, group, strict=True)),
         actual=sum(run.row["seconds"] for run in group),
         like_error=_like_error([run.row["seconds"] / run.row["epochs"] for run in group]),
     )
+
+
+def _epochs(model: CostModel, spec: RunSpec) -> float:
+    """Seconds in epochs, which is what a run records."""
+    estimate = model(spec)
+    return estimate.seconds - estimate.start_seconds
 
 
 def _like_error(rates: list[float]) -> float | None:

@@ -19,6 +19,7 @@ from tfkd_cli.store import Cleanable
 FOLDER, INDEX = "report", "index.html"
 FILES = ".files.json"
 """What reports wrote here: `files` and `items` (slugs) of the last one, `older` files of earlier ones."""
+TITLE, HEAD = b"<title>Tf-KD", 4096  # how a page of ours begins, within so many bytes
 OLD_SECONDS = 3600.0  # no report takes longer: what is older was left by a crash
 
 
@@ -42,6 +43,7 @@ class Staging:
                     hint="remove it, or choose --out DIR.",
                 )
         with reported(self.out):
+            self._refuse_other_page()
             self._new.mkdir(parents=True)
             self._remove_left_over()
         return self
@@ -50,6 +52,17 @@ class Staging:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self._new, ignore_errors=True)
+
+    def _refuse_other_page(self) -> None:
+        path = self.out / INDEX
+        if path.is_file() and not (self.folder / FILES).exists():
+            with open_regular(path) as stream:
+                if TITLE not in stream.read(HEAD):
+                    raise RequestError(
+                        f"{path} is there, and no page that `tfkd report` wrote.",
+                        expected="a folder without a page of its own.",
+                        hint="choose another with --out DIR, or move the page away.",
+                    )
 
     def _remove_left_over(self) -> None:
         for path in self.folder.glob(".new-*"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paper_tables.compare import CellComparison
+from paper_tables.figure_data import FigureData
 from paper_tables.gains import Gain
 from paper_tables.render.cells import comparison_sheet, gain_text
 from paper_tables.render.claims import sentence
@@ -16,13 +17,14 @@ from paper_tables.verdicts import ClaimVerdict, ContrastResult
 from tfkd_cli.compare import sheets
 from tfkd_cli.compare.answer import Answer, Difference
 from tfkd_cli.report.details import cell_name, contrast_name
+from tfkd_cli.report.figures import gains_name
 from tfkd_cli.report.items import Item
 from tfkd_cli.reproduction.judging import Judged
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents
 
-SIGNS = {"holds": "✓", "contradicted": "✗", "not shown": "○", "too few runs": "?", "not comparable": "×"}
+SIGNS = {"holds": "✓", "contradicted": "✗", "not shown": "○", "too few runs": "?", "not comparable": "–"}
 TONES = {"holds": "good", "contradicted": "bad"}
 Place = Callable[[float], float]
 LEAST_SPAN = 0.4  # points: an axis is never narrower
@@ -56,11 +58,13 @@ class TableView:
     rows: Rows
     wanted: int
     done: int
+    gains: FigureData | None  # the forest plot below it
 
 
 def table_views(contents: Contents) -> list[TableView]:
-    """All tables, in the order they were asked for."""
-    return [_table_view(item, contents) for item in contents.tables]
+    """All tables: those with finished runs first, each group in the paper's order."""
+    views = [_table_view(item, contents) for item in contents.tables]
+    return sorted(views, key=lambda view: not view.done)
 
 
 def _table_view(item: Item, contents: Contents) -> TableView:
@@ -77,7 +81,14 @@ def _table_view(item: Item, contents: Contents) -> TableView:
         ]
         rows.append((row.labels, fields))
     counts = next(each for each in contents.missing if each.item is item)
-    return TableView(item=item, sheet=sheet, rows=rows, wanted=counts.wanted, done=counts.done)
+    return TableView(
+        item=item,
+        sheet=sheet,
+        rows=rows,
+        wanted=counts.wanted,
+        done=counts.done,
+        gains=contents.figures.get(gains_name(item.slug)),
+    )
 
 
 def _href(item: Item, cell: CellComparison | None) -> str:

@@ -19,6 +19,7 @@ from tfkd_cli.reproduction.settings import Request, Scale
 from tfkd_cli.schema import Count, Digest
 from tfkd_cli.spec import ForeignTeacher, canonical_json
 
+SEEDS = 3  # of a table or figure that says nothing itself, as in the paper's tables with a spread
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 
 
@@ -47,7 +48,24 @@ def for_names(names: Sequence[str], bare: Request, *, execution: Execution) -> R
     items = paper().expand(list(names))
     tables = tuple(each for each in items if isinstance(each, Table))
     figures = tuple(each for each in items if isinstance(each, Figure))
-    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, execution))
+    return replace(bare, tables=tables, figures=figures, data=resolve_data(items, bare, execution))
+
+
+def usual_seeds(names: Sequence[str]) -> str:
+    """The seeds of these tables and figures where none are asked for, as `--seeds` takes them.
+
+    As many as the tables themselves say, else SEEDS; RequestError where they say different numbers.
+    """
+    items = paper().expand(list(names))
+    counts = {each.name: (each.seeds if isinstance(each, Table) else None) or SEEDS for each in items}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise RequestError(
+            f"these tables have different numbers of seeds: {said}.",
+            expected="tables with the same number, or --seeds.",
+            hint=f"--seeds {min(counts.values())}, or a command for each.",
+        )
+    return f"0-{max(counts.values(), default=SEEDS) - 1}"
 
 
 def for_axes(
@@ -55,7 +73,7 @@ def for_axes(
 ) -> Request:
     """`bare` with a grid of `tfkd run`."""
     made = grid.table(axes)
-    data = resolve_data((made,), execution)
+    data = resolve_data((made,), bare, execution)
     return replace(bare, tables=(made,), axes=axes, foreign_teacher=foreign, data=data)
 
 
@@ -104,10 +122,12 @@ def data_name(dataset: str, *, finetune: bool) -> str:
     return data.at_size(dataset, FINETUNE_PIXELS) if finetune else dataset
 
 
-def resolve_data(items: Sequence[Table | Figure], execution: Execution) -> dict[str, ResolvedData]:
-    """Data set as a setting names it → what it resolves to here and now; nothing is fetched."""
+def resolve_data(
+    items: Sequence[Table | Figure], bare: Request, execution: Execution
+) -> dict[str, ResolvedData]:
+    """Data set as a setting names it → what it resolves to at the scale of `bare`; nothing is fetched."""
     names = dict.fromkeys(setting.dataset for item in items for setting in item.settings())
-    return {name: data.resolve(name, execution=execution) for name in names}
+    return {name: data.resolve(bare.asked_data(name), execution=execution) for name in names}
 
 
 def to_json(request: Request) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
 from tfkd_cli import results
-from tfkd_cli.costs import CostModel, measured_rates
+from tfkd_cli.costs import CostModel, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
@@ -19,6 +19,7 @@ from tfkd_cli.reproduction.measure import Measurements, assumed, measure
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
+from tfkd_cli.training import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,8 @@ class Campaign:
     store: Store
     execution: Execution
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
-    threads: int = 1  # per run, where the device is a CPU
+    threads: int = 1  # per process of a run, where the device is a CPU
+    processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,13 @@ class Campaign:
         states = self.states() if states is None else states
         progress = {key: progress_of(state) for key, state in states.items()}
         on_disk = self.cached_epochs(states)
-        return make_plan(self.wanted, progress=progress, cost=self.cost_model(states), on_disk=on_disk)
+        return make_plan(
+            self.wanted,
+            progress=progress,
+            cost=self.cost_model(states),
+            on_disk=on_disk,
+            command_seconds=self.command_seconds,
+        )
 
     def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
         """How many epochs of each teacher's logits the store has cached."""
@@ -97,7 +105,20 @@ class Campaign:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
         rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
-        return CostModel(self.device, self.threads, facts=facts, measured=rates, calibrated=self.calibrated)
+        return CostModel(
+            self.device,
+            self.threads,
+            self.processes_of,
+            facts=facts,
+            measured=rates,
+            calibrated=self.calibrated,
+            bf16=self.device != "cpu" or provenance.cpu_has_bf16_units(),
+        )
+
+    @property
+    def command_seconds(self) -> float:
+        """What the command takes besides its runs (an estimate)."""
+        return command_seconds(self.request.data.values())
 
     def facts(self) -> dict[str, DataSet]:
         """The facts of the data sets by their resolved names."""

@@ -12,7 +12,7 @@ from paper_tables.spec import Setting
 from tfkd_cli.methods import Form, Loss, loss_type
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 
 FOLLOWS = "follows from the number of epochs"
 FORMS: tuple[Form, ...] = ("released", "printed")
@@ -103,6 +103,15 @@ def _values(
                 why = "by this request" if name in asked or request.scale == "quick" else FOLLOWS
                 known = hyperparameters.Sourced(value, "declared", why)
             yield f"{part}.{name}", known.value, known.source, known.note
+    if known := found.teacher.get("weights"):
+        published = isinstance(run.teacher, ForeignTeacher) and run.teacher.published
+        value = "pretrained" if published else "trained"
+        same = value == known.value
+        yield (
+            "teacher.weights",
+            value,
+            *((known.source, known.note) if same else ("declared", "by this request")),
+        )
 
 
 def arithmetic(loss: Loss, classes: int) -> Arithmetic:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfkd_cli import data
 from tfkd_cli.data import cache as caches
@@ -157,24 +157,35 @@ def judge(
     """
     arrays = data.load(dataset, execution=execution)
     path = Path(sources[teacher.digest])
-    name, images, labels = part = _part_to_judge(arrays)
+    part = _part_to_judge(arrays)
+    labels = part.labels[:: part.every]
     scores, note = _scored(teacher, arrays, path, execution, part)
     confusions = [scores.confusion]
-    if name == VALIDATION and len(labels) < ORDER_IMAGES:
+    if part.name == VALIDATION and len(labels) < ORDER_IMAGES:
         more = _some_training_images(arrays, most=ORDER_IMAGES)
         confusions.append(_scored(teacher, arrays, path, execution, more)[0].confusion)
     _check_order(confusions, arrays.class_names, path=str(path))
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
     if scores.balanced_accuracy <= threshold:
-        raise _at_chance(scores, arrays, part=name, threshold=threshold, path=str(path))
+        raise _at_chance(scores, arrays, part=part.name, threshold=threshold, path=str(path))
     return Judged(
-        network=teacher.network, part=name, images=len(images), scores=scores, chance=chance, note=note
+        network=teacher.network,
+        part=part.name,
+        images=len(labels),
+        scores=scores,
+        chance=chance,
+        note=note,
     )
 
 
-PartToJudge = tuple[str, Any, Any]
-"""Its name, images (uint8 NCHW) and labels (int64 N)."""
+class PartToJudge(NamedTuple):
+    """A part of a data set on which a teacher is judged, or one image of `every` so many of it."""
+
+    name: str
+    images: Any  # uint8 NCHW
+    labels: Any  # int64 N
+    every: int = 1
 
 
 def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> PartToJudge:
@@ -182,25 +193,29 @@ def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> PartToJudge:
     if arrays.val_images_NCHW is None or arrays.val_labels_N is None:
         return _some_training_images(arrays, most=most or ORDER_IMAGES)
     every = math.ceil(len(arrays.val_labels_N) / most) if most else 1
-    return VALIDATION, arrays.val_images_NCHW[::every].copy(), arrays.val_labels_N[::every].copy()
+    return PartToJudge(VALIDATION, arrays.val_images_NCHW, arrays.val_labels_N, every)
 
 
 def _some_training_images(arrays: Arrays, *, most: int) -> PartToJudge:
     every = math.ceil(len(arrays.train_labels_N) / most)
-    return "training", arrays.train_images_NCHW[::every].copy(), arrays.train_labels_N[::every].copy()
+    return PartToJudge("training", arrays.train_images_NCHW, arrays.train_labels_N, every)
 
 
 def _scored(
     teacher: ForeignTeacher, arrays: Arrays, path: Path, execution: Execution, part: PartToJudge
 ) -> tuple[Scores, str]:
     """The teacher's scores on a part, and what was changed to make its file fit."""
-    from tfkd_cli.training import evaluation, provenance
+    from tfkd_cli.training import evaluation, parts, provenance
 
     network, note = loaded(teacher, path, arrays.facts)
     device: torch.device = provenance.choose_device(execution.device)
-    _, images, labels = part
-    of_part = evaluation.part_of(images, labels, device)
-    scores = evaluation.evaluate(network.to(device), of_part, arrays.facts, most_classes=MOST_CLASSES)
+    scores = evaluation.evaluate(
+        network.to(device),
+        parts.part_of(part.images, part.labels, device),
+        arrays.facts,
+        most_classes=MOST_CLASSES,
+        share=lambda indices_N: indices_N[:: part.every],
+    )
     return scores, note
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from paper_tables.measured import EPOCHS, Measured
 from paper_tables.spec import Claim, Setting, Table
 from paper_tables.verdicts import ClaimVerdict, judge_claims
+from tfkd_cli.reproduction.asking import SEEDS
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.paper import paper
@@ -17,7 +18,8 @@ from tfkd_cli.reproduction.settings import Request
 if TYPE_CHECKING:
     import pandas as pd
 
-SEEDS = (0, 1, 2)  # of the paper's own scale, where nothing was asked for yet
+Seeds = dict[bool, set[int]]
+"""The seeds that were asked for: of the audit's tables (True), and of all others (False)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +63,40 @@ def judge(campaigns: Sequence[Campaign], runs: pd.DataFrame) -> list[Judged]:
     `runs`: the frame of all runs of the store (see `tfkd_cli.results`).
     """
     requests: dict[tuple[str, ...], Request] = {(): Request(seeds=())}
+    asked: dict[tuple[str, ...], Seeds] = {}
     for campaign in campaigns:
         request = campaign.request
-        if request.axes is None and any(_of_the_paper(table) for table in request.tables):
+        judged = [table for table in request.tables if _of_the_paper(table)]
+        if request.axes is None and judged:
             words = departures(replace(request, data={}))
-            known = requests.get(words, replace(request, seeds=()))
-            seeds = tuple(sorted({*known.seeds, *request.seeds}))
-            requests[words] = replace(known, seeds=seeds, data={**known.data, **request.data})
+            known = requests.get(words, request)
+            requests[words] = replace(known, data={**known.data, **request.data})
+            for table in judged:
+                asked.setdefault(words, {}).setdefault(table.kind == "audit", set()).update(request.seeds)
     found = [
-        _judge(words, replace(request, tables=(), figures=(), seeds=request.seeds or SEEDS), runs)
+        _judge(words, replace(request, tables=(), figures=()), asked.get(words, {}), runs)
         for words, request in requests.items()
     ]
     return [each for each in found if not each.departures or each.runs]
 
 
-def _judge(words: tuple[str, ...], request: Request, runs: pd.DataFrame) -> Judged:
+def _judge(words: tuple[str, ...], request: Request, asked: Seeds, runs: pd.DataFrame) -> Judged:
     claims = tuple(paper().claims.values())
     measured: dict[Setting, Measured] = {}
     for table in _tables(claims):
-        measured.update(measure(replace(request, tables=(table,)), table, runs).by_setting)
+        seeds = tuple(sorted(asked.get(table.kind == "audit", ()))) or tuple(range(table.seeds or SEEDS))
+        measured.update(measure(replace(request, tables=(table,), seeds=seeds), table, runs).by_setting)
+    families = [
+        [each for each in claims if each.family == name] for name in dict.fromkeys(c.family for c in claims)
+    ]
     best, last = (
-        judge_claims(claims, measured, assumed=lambda each: assumed(request, each), epoch=epoch)
+        tuple(
+            verdict
+            for family in families
+            for verdict in judge_claims(
+                family, measured, assumed=lambda each: assumed(request, each), epoch=epoch
+            )
+        )
         for epoch in EPOCHS
     )
     return Judged(departures=words, best=best, last=last, measured=measured)
@@ -97,4 +112,4 @@ def _tables(claims: Sequence[Claim]) -> list[Table]:
 
 
 def _of_the_paper(table: Table) -> bool:
-    return table.kind in ("paper", "control")
+    return table.kind in ("paper", "control", "audit")

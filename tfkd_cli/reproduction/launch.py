@@ -15,12 +15,9 @@ from tfkd_cli.backends import processes
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.training import provenance
-
-NOT_TRAINED_YET = ("imagenet",)
 
 
 def device_kind(device: str) -> str:
@@ -32,12 +29,19 @@ def device_kind(device: str) -> str:
     return "mps" if platform.system() == "Darwin" and platform.machine() == "arm64" else "cpu"
 
 
-def check_device(device: str) -> None:
-    """RequestError when the device that was asked for is not on this machine."""
+def check_device(device: str, *, gpus: int = 1) -> None:
+    """RequestError when the device that was asked for, or so many of them, are not on this machine."""
     kind, _, number = device.partition(":")
+    kind = device_kind("auto") if kind == "auto" and gpus > 1 else kind
     if kind in ("auto", "cpu"):
         return
     there = provenance.device_count(kind)
+    if gpus > 1 and (number or gpus > there):
+        raise RequestError(
+            f"--gpus {gpus} asks for more GPUs than there are: {1 if number else there}.",
+            expected="a GPU for each process of a run.",
+            hint="--device cpu trains in as many processes on the processor; --cluster on other machines.",
+        )
     if int(number or 0) >= there:
         cause = f": {provenance.why_no_gpu()}" if kind == "cuda" and not there else ""
         raise RequestError(
@@ -45,12 +49,6 @@ def check_device(device: str) -> None:
             expected="auto, cpu, cuda, cuda:1 or mps.",
             hint="--device auto takes what there is; --cluster sends the runs to other machines.",
         )
-
-
-def trainable(plan: Plan) -> tuple[list[PlannedRun], list[PlannedRun]]:
-    """The runs to do, and those among them that this version plans but cannot train (ImageNet)."""
-    later = [run for run in plan.todo if run.spec.dataset in NOT_TRAINED_YET]
-    return [run for run in plan.todo if run not in later], later
 
 
 def unready(request: Request, runs: Sequence[RunSpec]) -> list[ResolvedData]:
@@ -74,7 +72,7 @@ def make_ready(
     """
     used = {spec.dataset for spec in runs}
     for each in (found for found in request.data.values() if found.name in used):
-        allowed = each.available or accept_download(each)
+        allowed = each.available or (each.download is not None and accept_download(each))
         made = data.prepare(
             each.name,
             execution=execution,
@@ -106,29 +104,46 @@ def make_networks_ready(
     `accept` nothing is fetched, and networks that wait for their weights are not built.
     """
     facts = {each.name: each.facts for each in request.data.values()}
+    foreign = {spec.teacher: spec.dataset for spec in runs if isinstance(spec.teacher, ForeignTeacher)}
+    for name in [teacher.network for teacher in foreign if teacher.published]:
+        words = models.weights_to_fetch(f"{name}:pretrained", version=models.PUBLISHED)
+        hint = "--set teacher.weights=trained trains the teachers here."
+        if words is not None and _accepted(words, name, accept, say=say, hint=hint):
+            say(f"Fetching {words} …")
+            models.published_weights(name, fetch=True)
     used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
-    used += [
-        (each.network, spec.dataset, each.size or each.resize)
-        for spec in runs
-        if isinstance(each := spec.teacher, ForeignTeacher)
-    ]
+    used += [(each.network, dataset, each.size or each.resize) for each, dataset in foreign.items()]
     for name, dataset, own_size in dict.fromkeys(used):
         if ":" not in name or dataset not in facts:
             continue
         words = models.weights_to_fetch(name)
-        if words is not None and accept is None:
-            say(f"{name}: not built, since its pretrained weights are not here; would fetch {words}.")
+        hint = "without `:pretrained` the network is trained from scratch."
+        if words is not None and not _accepted(words, name, accept, say=say, hint=hint):
             continue
-        if words is not None and accept is not None and not accept(words):
-            raise RequestError(
-                f'the pretrained weights of "{name}" are not on this machine.',
-                expected=f"{words}.",
-                hint="--yes fetches them; without `:pretrained` the network is trained from scratch.",
-            )
         say(f"Fetching {words} …" if words else f"Trying {name} …")
         build = _build_apart if name.startswith("python:") else models.build
         shape = facts[dataset]
         build(name, classes=shape.classes, channels=shape.channels, size=own_size or shape.size)
+
+
+def _accepted(
+    words: str,
+    name: str,
+    accept: Callable[[str], bool] | None,
+    *,
+    say: Callable[[str], None],
+    hint: str,
+) -> bool:
+    """Whether weights are fetched: not without `accept`, which is said; RequestError where it refuses."""
+    if accept is None:
+        say(f"{name}: its pretrained weights are not here; would fetch {words}.")
+    elif not accept(words):
+        raise RequestError(
+            f'the pretrained weights of "{name}" are not on this machine.',
+            expected=f"{words}.",
+            hint=f"--yes fetches them; {hint}",
+        )
+    return accept is not None
 
 
 def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:

@@ -10,7 +10,7 @@ from paper_tables import hyperparameters
 from paper_tables.measured import Measured, SeedValue
 from paper_tables.spec import Figure, Setting, Table
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,10 +77,11 @@ def _teacher(spec: RunSpec) -> str:
 
 
 def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec: RunSpec) -> tuple[str, ...]:
-    """What sets these runs apart from the paper's; empty at paper scale, on the full data."""
-    if isinstance(item, Table) and item.kind not in ("paper", "control"):
+    """What sets these runs apart from the paper's, or the audit's; empty at full scale on the full data."""
+    if isinstance(item, Table) and item.kind not in ("paper", "control", "audit"):
         return ()
-    theirs = request.at_paper_scale.spec(setting, seed=spec.seed)
+    own = (item.fast, item.teacher_seeds) if isinstance(item, Table) else (False, "one")
+    theirs = request.at_paper_scale.spec(setting, seed=spec.seed, fast=own[0])
     found = [
         f"{f.name} {_text(getattr(spec.recipe, f.name))} (paper: {_text(getattr(theirs.recipe, f.name))})"
         for f in fields(spec.recipe)
@@ -88,9 +89,11 @@ def unlike_paper(request: Request, item: Table | Figure, setting: Setting, spec:
     ]
     if spec.loss != theirs.loss:
         found.append("another loss setting")
+    if isinstance(spec.teacher, Teacher) and isinstance(theirs.teacher, ForeignTeacher):
+        found.append("teacher trained here (released script: torchvision's pretrained weights)")
     if caveat := _caveat(request, spec.dataset):
         found.append(caveat)
-    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) == "paired":
+    if isinstance(spec.teacher, Teacher) and request.teachers_of(item) != own[1]:
         found.append("one teacher per seed (paper: one for all)")
     return tuple(found)
 
@@ -111,10 +114,10 @@ def cut_down(request: Request, item: Table | Figure, spec: RunSpec) -> tuple[str
 
 def _caveat(request: Request, dataset: str) -> str:
     """What sets a data set apart from the official content; empty for that."""
-    facts = {each.name: each.facts for each in request.data.values()}
-    if dataset in facts:
-        return facts[dataset].caveat
-    return "not the full data set" if "@" in dataset else ""
+    found = {each.name: each for each in request.data.values()}.get(dataset)
+    if "@" in dataset and (found is None or not found.available):
+        return "not known to be the full data set"  # its files are gone, or were never here
+    return found.facts.caveat if found is not None else ""
 
 
 def _text(value: object) -> str:

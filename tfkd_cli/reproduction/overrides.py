@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
 from paper_tables import hyperparameters
 from tfkd_cli import schema
@@ -14,15 +14,23 @@ from tfkd_cli.spec import Recipe
 
 RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
 LOSS_FIELDS: Mapping[str, Any] = field_types()
+TeacherWeights = Literal["trained", "pretrained"]
+"""Teachers are trained here, or torchvision's pretrained networks (`models.published_network`) teach."""
+TEACHER_FIELDS: Mapping[str, Any] = {"weights": TeacherWeights}
+OF_DATA = ("corrupt", "decoder")
 FINETUNE = "finetune"
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line changes: `recipe` in every run, `loss` in the students that have the field."""
+    """What the command line changes.
+
+    `recipe` holds for every run, `loss` for the students that have the field, `teacher` for their teachers.
+    """
 
     recipe: tuple[tuple[str, Any], ...] = ()
     loss: tuple[tuple[str, Any], ...] = ()
+    teacher: tuple[tuple[str, Any], ...] = ()
 
     def of_loss(self, loss: type[Loss]) -> dict[str, Any]:
         """The overrides that this loss has a field for."""
@@ -40,8 +48,11 @@ class Overrides:
 
     def to_json(self) -> dict[str, Any]:
         """`{"recipe.epochs": 30, …}`."""
-        pairs = [(f"recipe.{n}", v) for n, v in self.recipe] + [(f"loss.{n}", v) for n, v in self.loss]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
+        return {
+            f"{part.name}.{name}": list(value) if isinstance(value, tuple) else value
+            for part in fields(self)
+            for name, value in getattr(self, part.name)
+        }
 
 
 def parse(
@@ -68,10 +79,10 @@ class _Changes:
     """Fields and their values, each at most once."""
 
     def __init__(self) -> None:
-        self._values: dict[str, dict[str, Any]] = {"recipe": {}, "loss": {}}
+        self._values: dict[str, dict[str, Any]] = {part.name: {} for part in fields(Overrides)}
 
     def add(self, owner: str, name: str, value: Any) -> None:
-        """One field; RequestError where it was set to something else before."""
+        """Set a field; RequestError where it was set to something else before."""
         if self._values[owner].setdefault(name, value) != value:
             raise RequestError(
                 f"{owner}.{name} is set to {self._values[owner][name]} and to {value}.",
@@ -86,10 +97,12 @@ class _Changes:
 
 def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
     """`recipe.lr` in its two names, made canonical, and the field's type."""
-    owner, dot, name = path.strip().partition(".")
-    if not dot or owner not in ("recipe", "loss"):
+    owner, _, name = path.strip().partition(".")
+    if owner == "data":  # how the files of a data set are read: part of the recipe, for numbers depend on it
+        owner, name = "recipe", canonical(name, OF_DATA, kind="data field")
+    known = {"recipe": RECIPE_FIELDS, "loss": loss_fields, "teacher": TEACHER_FIELDS}.get(owner, {})
+    if not name or not known:
         raise _no_setting(path)
-    known = RECIPE_FIELDS if owner == "recipe" else loss_fields
     found = canonical(name, known, kind=f"{owner} field")
     return owner, found, known[found]
 
@@ -97,7 +110,7 @@ def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
 def _no_setting(text: str) -> RequestError:
     return RequestError(
         f'--set "{text[:80]}" is not a setting.',
-        expected="--set recipe.FIELD=VALUE or --set loss.FIELD=VALUE.",
+        expected="--set recipe.FIELD=VALUE, --set loss.FIELD=VALUE or --set teacher.weights=VALUE.",
         hint="--set recipe.epochs=30 --set loss.temperature=4",
     )
 
@@ -112,14 +125,13 @@ def named(recipe: str | None) -> Overrides:
 
 def merged(base: Overrides, over: Overrides) -> Overrides:
     """Both; where they name the same field, `over` wins. Milestones of `base` scale with other epochs."""
-    recipe = dict(base.recipe)
-    epochs = dict(over.recipe).get("epochs")
+    parts = {part.name: dict(getattr(base, part.name)) for part in fields(Overrides)}
+    recipe, epochs = parts["recipe"], dict(over.recipe).get("epochs")
     if epochs is not None and "milestones" in recipe:
         made = Recipe(epochs=recipe["epochs"], milestones=recipe["milestones"]).with_epochs(epochs)
         recipe |= {"milestones": made.milestones, "warmup_epochs": made.warmup_epochs}
-    recipe |= dict(over.recipe)
     return Overrides(
-        tuple(sorted(recipe.items())), tuple(sorted((dict(base.loss) | dict(over.loss)).items()))
+        *(tuple(sorted((known | dict(getattr(over, name))).items())) for name, known in parts.items())
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkd_cli.errors import TfkdError
+from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
@@ -113,6 +114,21 @@ def overview(
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
+def outdated(store: Store, states: Iterable[RunState]) -> list[str]:
+    """Notes on how many of these runs an older trainer version made."""
+    by_version: Counter[tuple[int, str]] = Counter()
+    for state in states:
+        with contextlib.suppress(RunError):  # a damaged one is named elsewhere
+            spec = store.folder(state.name).spec()
+            if spec.outdated:
+                by_version[spec.trainer, spec.outdated] += 1
+    return [
+        f"{count} run{'s' * (count > 1)} here {'were' if count > 1 else 'was'} {words}. "
+        f"`tfkd runs --where trainer={trainer}` lists them."
+        for (trainer, words), count in sorted(by_version.items())
+    ]
+
+
 def one_run(
     store: Store, spec: RunSpec, *, queue: Mapping[str, QueueState], notes: Sequence[str] = ()
 ) -> Overview:
@@ -129,6 +145,7 @@ def _status(
     tables: tuple[str, ...],
 ) -> RunStatus:
     status, message = _shown(spec, state, queued, before)
+    message = message or spec.outdated
     result = state.result if state else None
     return RunStatus(
         run=spec.folder,

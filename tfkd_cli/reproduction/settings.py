@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from paper_tables import hyperparameters
 from paper_tables.spec import Figure, Setting, Table, TeacherSeeds
-from tfkd_cli.data import DataSet, ResolvedData
+from tfkd_cli import models
+from tfkd_cli.data import DATASETS, DataSet, ResolvedData
 from tfkd_cli.data import dataset as find_data_set
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.grid import Axes, Compared
@@ -19,6 +20,8 @@ from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher, scale_epoch
 
 Scale = Literal["paper", "quick"]
 QUICK_EPOCHS = 10
+QUICK_DATA: Mapping[str, str] = {"imagenet": "imagenet-quick"}  # the data set that quick scale takes instead
+PRETRAINED_CLASSES = DATASETS["imagenet"].classes  # of torchvision's weights
 TEACHER_SEED = 0  # of the one teacher per architecture that serves all student seeds, as in the paper
 
 
@@ -83,11 +86,12 @@ class Request:
         own_epochs = isinstance(item, Table) and item.kind == "grid"
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
+        most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
         found = {}
-        for setting in item.settings():
+        for setting, count in most.items():
             spec = self.spec(setting, own_epochs=own_epochs, fast=fast)
             trial = self.compared if setting in self.trials else None
-            seeds = (trial.trial_seed,) if trial else self.seeds
+            seeds = (trial.trial_seed,) if trial else self.seeds[:count]
             found[setting] = tuple(seeded(spec, seed, teachers) for seed in seeds)
         return found
 
@@ -111,22 +115,27 @@ class Request:
             dataset=self.data_name(setting.dataset),
             student=setting.student,
             loss=loss,
-            teacher=self._teacher(setting, loss, own_epochs=own_epochs, fast=fast),
+            teacher=self._teacher(setting, loss, known, own_epochs=own_epochs, fast=fast),
             recipe=self._recipe(setting, known.recipe, fast=fast),
         )
         return seeded(spec, seed, self.teacher_seeds)
 
     def data_name(self, dataset: str) -> str:
         """The resolved name of a data set: what enters the run's key."""
-        return self.data[dataset].name if dataset in self.data else dataset
+        return self.data[dataset].name if dataset in self.data else self.asked_data(dataset)
+
+    def asked_data(self, dataset: str) -> str:
+        """The data set that stands for the one of a setting: at quick scale, a small one for ImageNet."""
+        return QUICK_DATA.get(dataset, dataset) if self.scale == "quick" else dataset
 
     def facts(self, dataset: str) -> DataSet:
         """The facts of a data set as a setting names it: of its content here, or of its official one."""
-        return self.data[dataset].facts if dataset in self.data else find_data_set(dataset)
+        known = self.data.get(dataset)
+        return known.facts if known else find_data_set(self.asked_data(dataset))
 
     def looked_up(self, setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
         """What hyperparameters.toml and the setting say; a data set outside tfkd may name an augmentation."""
-        found = hyperparameters.lookup(setting, form=form)
+        found = hyperparameters.lookup(replace(setting, dataset=self.asked_data(setting.dataset)), form=form)
         own = self.facts(setting.dataset).augmentation
         if not own:
             return found
@@ -159,7 +168,13 @@ class Request:
         return recipe.fast() if fast or self.fast or self.scale == "quick" else recipe
 
     def _teacher(
-        self, setting: Setting, loss: Loss, *, own_epochs: bool, fast: bool
+        self,
+        setting: Setting,
+        loss: Loss,
+        known: hyperparameters.Hyperparameters,
+        *,
+        own_epochs: bool,
+        fast: bool,
     ) -> Teacher | ForeignTeacher | None:
         if not loss.needs_teacher:
             return None
@@ -170,11 +185,42 @@ class Request:
             raise RequestError(
                 f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
             )
+        if pretrained := self._pretrained(setting, network, known):
+            return pretrained
         teaching = replace(setting.baseline(), student=network)
         if (teaching, fast) not in self._teachers:
             self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
         run = self._teachers[teaching, fast]
         return Teacher(run=run, checkpoint=_checkpoint(run, setting.teacher_epoch, own_epochs=own_epochs))
+
+    def _pretrained(
+        self, setting: Setting, network: str, known: hyperparameters.Hyperparameters
+    ) -> ForeignTeacher | None:
+        """torchvision's own network, where its weights teach.
+
+        hyperparameters.toml decides this for ImageNet with all its classes, `--set teacher.weights=…` always.
+        """
+        asked = dict(self.overrides.teacher).get("weights")
+        found = known.teacher.get("weights")
+        if (asked or (found and found.value)) != "pretrained":
+            return None
+        digest, classes = models.published_digest(network), self.facts(setting.dataset).classes
+        if digest is not None and classes == PRETRAINED_CLASSES and setting.teacher_epoch is None:
+            if self.teacher_seeds == "paired":
+                raise RequestError(
+                    "--teacher-seeds paired needs a teacher per seed, and torchvision's weights are one.",
+                    expected="--teacher-seeds one, or teachers that are trained here.",
+                    hint="--set teacher.weights=trained",
+                )
+            return ForeignTeacher(network=network, digest=digest)
+        if asked:
+            raise RequestError(
+                f"torchvision's weights cannot teach here: {network} on {classes:,} classes.",
+                expected=f"the best epoch of one of {', '.join(models.PUBLISHED_NETWORKS)} on "
+                f"{PRETRAINED_CLASSES:,} classes.",
+                hint="--set teacher.weights=trained, or --teacher-checkpoint FILE with `tfkd run`.",
+            )
+        return None
 
     @cached_property
     def at_paper_scale(self) -> Request:

@@ -41,7 +41,11 @@ RECIPE: Columns = {
     "augment": ("text", "augmentation of the training images"),
     "augment_stream": ("seed, shared", "`shared`: all seeds see the same views"),
     "precision": ("fp32, bf16", "arithmetic of the recipe"),
-    "trainer": ("whole number", "trainer version: raised by a change of the code that changes numbers"),
+    "trainer": (
+        "whole number",
+        "trainer version, raised by a change of the code that changes numbers: runs of different versions "
+        "are not comparable",
+    ),
     "holdout": ("share", "training images held out for validation; 0: none"),
 }
 
@@ -77,7 +81,10 @@ OUTCOME: Columns = {
         "attempts with different code trained this run",
     ),
     "finished_at": ("date and time, UTC", "when the result was written"),
-    "problem": ("text", "why the run failed or is damaged; empty otherwise"),
+    "problem": (
+        "text",
+        "why the run failed, is damaged, or cannot be compared (an older trainer version); empty otherwise",
+    ),
     "key": ("64 hex digits", "the run's key: sha256 of everything that decides its numbers"),
 }
 

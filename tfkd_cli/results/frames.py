@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.results import columns
 from tfkd_cli.results.reading import Run
-from tfkd_cli.spec import TRAINER_VERSION, ForeignTeacher, RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,6 @@ def _row(run: Run) -> dict[str, Any]:
     result, best = run.result, run.result.get("best") or {}
     source = result or run.began
     numerics = source.get("numerics") or {}
-    failure = run.state.failure or {}
     seconds = [line.get("seconds") or 0.0 for line in run.lines]
     return {
         "run": run.name,
@@ -88,9 +87,17 @@ def _row(run: Run) -> dict[str, Any]:
         "hardware": result.get("hardware") or numerics.get("device_name") or run.began.get("cpu"),
         "commit": commit(source, {line.get("attempt") for line in run.lines}),
         "finished_at": result.get("finished_at"),
-        "problem": run.state.damage or failure.get("message") or (run.note if run.spec is None else None),
+        "problem": _problem(run),
         "key": run.spec.key if run.spec else run.state.key,
     }
+
+
+def _problem(run: Run) -> str | None:
+    """Why it failed, is damaged, cannot be read or compared; None where nothing of that holds."""
+    failure = run.state.failure or {}
+    unread = run.note if run.spec is None else ""
+    what = run.state.damage or failure.get("message") or unread
+    return "; ".join(filter(None, [run.spec.outdated if run.spec else "", what])) or None
 
 
 def _of_spec(spec: RunSpec) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def _of_spec(spec: RunSpec) -> dict[str, Any]:
         "seed": spec.seed,
         **vars(spec.recipe),
         "milestones": "/".join(map(str, spec.recipe.milestones)),
-        "trainer": TRAINER_VERSION,
+        "trainer": spec.trainer,
         **loss,
     }
 

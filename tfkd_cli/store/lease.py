@@ -12,7 +12,6 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,30 +33,17 @@ OWNER = "owner.json"
 _LIMIT = 64 << 10  # bytes
 
 
-class _Written(msgspec.Struct):
-    """lease.json and owner.json."""
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The last sign of life: who, in which attempt, how far; lease.json and owner.json."""
 
-    uuid: str
+    owner: str = msgspec.field(name="uuid")
     attempt: Count
     host: str = ""
     pid: Count = 0
     process_start: str = ""
     slurm: str | None = None
-    progress: dict[str, int | Number | None] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """The last sign of life: who, in which attempt, how far, and how many seconds ago."""
-
-    owner: str
-    attempt: int
-    age: float
-    host: str = ""
-    pid: int = 0
-    process_start: str = ""
-    slurm: str | None = None
-    progress: Mapping[str, Any] = field(default_factory=dict)
+    progress: Mapping[str, int | Number | None] = {}
+    age: float = 0.0  # seconds, by the time of the file
 
     @property
     def live(self) -> bool:
@@ -92,13 +78,10 @@ def read(path: Path, *, clock: Clock) -> Lease | None:
     """The lease in a file; a damaged one is none."""
     try:
         written = path.stat().st_mtime
-        data = reading.read_as(path, _Written, limit=_LIMIT)
+        found: Lease | None = reading.read_as(path, Lease, limit=_LIMIT)
     except (OSError, RunError):
         return None
-    if data is None:
-        return None
-    values = msgspec.structs.asdict(data)
-    return Lease(owner=values.pop("uuid"), age=clock.now() - written, **values)
+    return found and msgspec.structs.replace(found, age=clock.now() - written)
 
 
 @cache

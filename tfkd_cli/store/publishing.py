@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ log = logging.getLogger("tfkd")
 
 
 class _Retrained(Record):
-    """`attempts/retrained-1.json`."""
+    """`attempts/retrained-1.json`; without a digest where an earlier tfkd wrote it."""
 
     schema: Count
     key: Digest
     attempt: Positive
     weights: dict[FileName, Digest]
+    digest: Digest | None = None
 
 
 def stage(
@@ -143,11 +145,11 @@ def finish(run: Path) -> None:
     if data is not None and reading.read_bytes(run / RESULT) is None:
         winner = read_winner(run, data)
         _move_staged(run, attempt=winner["attempt"], names=[METRICS])
-        _move_weights(run, winner)
+        _move_weights(run, attempt=winner["attempt"], names=winner[WEIGHTS])
         _check_moved(run, winner)
         files.create_once(run / RESULT, data)
     for again in retrained(run):
-        _move_weights(run, again)
+        _move_weights(run, attempt=again.attempt, names=again.weights)
 
 
 def read_winner(run: Path, data: bytes) -> dict[str, Any]:
@@ -156,12 +158,10 @@ def read_winner(run: Path, data: bytes) -> dict[str, Any]:
     return parse_result(data, path=path, key=run.name[-12:])
 
 
-def _move_weights(run: Path, decision: Mapping[str, Any]) -> None:
+def _move_weights(run: Path, *, attempt: int, names: Iterable[str]) -> None:
     _refuse_link(run / WEIGHTS)
     files.make_folder(run / WEIGHTS)
-    _move_staged(
-        run, attempt=decision["attempt"], names=[f"{WEIGHTS}/{name}" for name in decision["weights"]]
-    )
+    _move_staged(run, attempt=attempt, names=[f"{WEIGHTS}/{name}" for name in names])
     files.sync_folder(run / WEIGHTS)
 
 
@@ -213,17 +213,34 @@ def _remove(path: Path) -> str:
     return f"remove it (rm '{path}'), then give the same command again."
 
 
-def retrained(run: Path) -> list[dict[str, Any]]:
-    """The later trainings that gave this finished run its weights back, in order."""
+def retrained(run: Path) -> list[_Retrained]:
+    """The later trainings that gave this finished run its weights back, in order.
+
+    A damaged note vouches for nothing and is left aside, which is logged.
+    """
     found = []
-    for number in range(1, 1000):
-        path = _retrained_path(run, number)
-        again = reading.read_object(path)
-        if again is None:
-            break
-        reading.as_kind(again, _Retrained, path=path)
-        found.append(again)
+    for path in _retrained_paths(run):
+        try:
+            found.append(_read_retrained(path, key=run.name[-12:]))
+        except DamagedFile as damage:
+            log.warning("%s It is left aside; the weights that it vouched for are not used.", damage.what)
     return found
+
+
+def _read_retrained(path: Path, *, key: str) -> _Retrained:
+    data = reading.read_bytes(path) or b""
+    again: _Retrained = reading.as_kind(reading.parse_json(data, path=path), _Retrained, path=path)
+    if again.digest is not None:
+        _check_seal(data, again.digest, path=path)
+    if not again.key.startswith(key):
+        raise DamagedFile(path, "belongs to another run.", expected=f"key {key}.")
+    return again
+
+
+def _retrained_paths(run: Path) -> list[Path]:
+    """The notes there are, in order, whatever they hold."""
+    paths = (_retrained_path(run, number) for number in range(1, 1000))
+    return list(itertools.takewhile(os.path.lexists, paths))
 
 
 def _retrained_path(run: Path, number: int) -> Path:
@@ -234,7 +251,7 @@ def vouched_weights(run: Path, result: Mapping[str, Any]) -> dict[str, str]:
     """File name → digest of the weights this run stands for."""
     digests = dict(result[WEIGHTS])
     for again in retrained(run):
-        digests.update(again[WEIGHTS])
+        digests.update(again.weights)
     return digests
 
 
@@ -250,7 +267,7 @@ def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Mapping[str, str]) -> bool:
     """Weights of a finished run that were freed return from an attempt that trained it again."""
-    number = len(retrained(run)) + 1  # before looking: whoever decides meanwhile takes this number
+    number = len(_retrained_paths(run)) + 1  # before looking: whoever decides meanwhile takes this number
     finish(run)
     missing = [name for name in missing_weights(run, result) if name in staged]
     if not missing:
@@ -259,7 +276,7 @@ def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Map
     other = {name: staged[name] for name in missing if staged[name] != vouched[name]}
     if other:
         note = {"schema": SCHEMA, "key": result["key"], "attempt": attempt, "weights": other}
-        files.create_once(_retrained_path(run, number), files.encode_json(note))
+        files.create_once(_retrained_path(run, number), sealed(note))
         finish(run)
     same = [f"{WEIGHTS}/{name}" for name in missing if name not in other]
     files.make_folder(run / WEIGHTS)

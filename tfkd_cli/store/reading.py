@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,8 +89,15 @@ def read_as(path: Path, kind: Any, *, limit: int = JSON_LIMIT) -> Any:
 
 def as_kind(value: Any, kind: Any, *, path: Path) -> Any:
     """`value`, which was found in `path`, as a `kind`; DamagedFile when it is none."""
-    try:
+    with found_in(path):
         return schema.convert(value, kind)
+
+
+@contextlib.contextmanager
+def found_in(path: Path) -> Iterator[None]:
+    """A RequestError about a value that was found in `path` becomes a DamagedFile, which names it."""
+    try:
+        yield
     except RequestError as error:
         raise DamagedFile(path, error.what, expected=error.expected, hint=error.hint) from error
 

@@ -73,6 +73,8 @@ class Numerics(msgspec.Struct):
     threads: Positive | None = None
     torch: str | None = None
     arithmetic: str | None = None
+    processes: Positive | None = None  # of a data-parallel run
+    sync_batch_norm: bool | None = None
 
 
 class SealedNumerics(Numerics, forbid_unknown_fields=True):
@@ -119,6 +121,7 @@ class _Result(msgspec.Struct):
     attempts: Count | None = None
     seconds: Number | None = None
     teacher_seconds: Number | None = None
+    start_seconds: Number | None = None
     images_per_second: Number | None = None
     soft_targets: dict[str, list[Number]] | None = None
     chosen_on: str | None = None

@@ -1,20 +1,21 @@
-"""The training part on its device, and an epoch's batches: images in their views, labels, teacher logits.
+"""The batches of an epoch: images in their views, labels, teacher logits.
 
-The order of an epoch depends on (seed, epoch), an image's view on (stream, epoch, image). Both are drawn for
-a whole epoch at once, and the order is the only thing that is copied to the device, once per epoch.
+The order of an epoch depends on (seed, epoch), an image's view on (stream, epoch, image). The order is drawn
+for a whole epoch at once and copied to the device once per epoch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch  # noqa: TID253 - reached only from the trainer
 from torch import Tensor  # noqa: TID253
 
 from tfkd_cli.data.augment import Augment, Normalise
-from tfkd_cli.training.evaluation import Part, images_at_once
+from tfkd_cli.training.evaluation import images_at_once
+from tfkd_cli.training.parts import Images, Part
 
 if TYPE_CHECKING:
     from tfkd_cli.data import DataSet
@@ -42,16 +43,26 @@ class Batch(NamedTuple):
 
 
 class EpochData:
-    """The batches of each epoch of a training part; `steps` of them."""
+    """The batches of each epoch of a training part; `steps` of them.
 
-    def __init__(self, part: Part, facts: DataSet, recipe: Recipe, *, seed: int) -> None:
-        self._part, self._seed = part, seed
-        self._device = part.images_NCHW.device
+    `share` maps the indices of one batch to those that this process trains on (data-parallel training).
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        facts: DataSet,
+        recipe: Recipe,
+        *,
+        seed: int,
+        share: Callable[[Tensor], Tensor] = lambda indices_N: indices_N,
+    ) -> None:
+        self._part, self._seed, self._share = part, seed, share
+        self._device = part.labels_N.device
         self._stream = seed if recipe.augment_stream == "seed" else SHARED_STREAM
         self._batch_size = recipe.batch_size
         self._augment = Augment(recipe.augment, size=facts.size, device=self._device)
         self._normalise = Normalise(facts, device=self._device)
-        self._views_epoch, self._views_NV = -1, torch.empty(0)
         # On a GPU, several batches are prepared at once: a kernel's launch takes longer than its work on one.
         self._batches_at_once = 1
         if self._device.type != "cpu":
@@ -62,30 +73,21 @@ class EpochData:
         """The batches of this epoch from step `first` on."""
         generator = torch.Generator().manual_seed(seed_of("order", self._seed, epoch))
         order_N = torch.randperm(len(self._part.labels_N), generator=generator).to(self._device)
-        todo = split(order_N, self._batch_size)[first:]
-        for start in range(0, len(todo), self._batches_at_once):
-            group = todo[start : start + self._batches_at_once]
-            indices_N = torch.cat(group)
-            images_NCHW = self.view(epoch, indices_N)
+        todo = [self._share(indices_N) for indices_N in split(order_N, self._batch_size)[first:]]
+        groups = [todo[at : at + self._batches_at_once] for at in range(0, len(todo), self._batches_at_once)]
+        views = self.views(epoch, [torch.cat(group) for group in groups])
+        for group, (indices_N, images_NCHW) in zip(groups, views, strict=True):
             teacher_NK = teacher(images_NCHW, indices_N) if teacher else None
             columns = (images_NCHW, self._part.labels_N[indices_N], teacher_NK)
             sizes = [len(each) for each in group]
             parts = ([None] * len(sizes) if each is None else torch.split(each, sizes) for each in columns)
             yield from map(Batch, *parts)
 
-    def view(self, epoch: int, indices_N: Tensor) -> Tensor:
-        """These images in their views of this epoch, normalised."""
-        indices_N = indices_N.to(self._device)
-        images_NCHW = self._augment(self._part.images_NCHW[indices_N], self._views(epoch)[indices_N])
-        return self._normalise(images_NCHW)
-
-    def _views(self, epoch: int) -> Tensor:
-        """The views of the whole training part, drawn once per epoch."""
-        if epoch != self._views_epoch:
-            indices_N = torch.arange(len(self._part.labels_N), device=self._device)
-            self._views_NV = self._augment.draw(stream=self._stream, epoch=epoch, indices_N=indices_N)
-            self._views_epoch = epoch
-        return self._views_NV
+    def views(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Images]:
+        """The images of each batch of indices in their views of this epoch, normalised."""
+        seen = self._part.views(batches, self._augment, stream=self._stream, epoch=epoch)
+        for indices_N, images_NCHW in seen:
+            yield Images(indices_N, self._normalise(images_NCHW))
 
 
 def split(order_N: Tensor, batch_size: int) -> list[Tensor]:

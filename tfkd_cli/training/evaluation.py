@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch  # noqa: TID253 - reached only from the trainer
 from torch import Tensor, nn  # noqa: TID253
 
 from tfkd_cli.data.augment import Normalise
+from tfkd_cli.training.parts import Part
 
 if TYPE_CHECKING:
     from tfkd_cli.data import DataSet
@@ -24,25 +24,11 @@ On a CPU its maps stay in reach of the caches; on a GPU they take less memory th
 MOST_CLASSES = 200
 """Classes up to which a run's results hold a confusion matrix."""
 
+SKIPPED = -1
+"""Stands for the scores of an image whose file was skipped, until those of all images are joined."""
+
 BINS = 15
 """Bins of equal width over the confidence, for the calibration error (Guo et al. 2017)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The images of one part of a data set (uint8 NCHW) and their labels (int64 N), on a device."""
-
-    images_NCHW: Tensor
-    labels_N: Tensor
-
-
-def part_of(images: Any, labels: Any, device: torch.device) -> Part:
-    """Arrays of a part (uint8 NCHW, int64 N) as tensors; on the CPU the images stay where they are mapped."""
-    with warnings.catch_warnings():
-        # A read-only memory map; nothing here writes to it.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        images_NCHW, labels_N = torch.from_numpy(images), torch.from_numpy(labels)
-    return Part(images_NCHW=images_NCHW.to(device), labels_N=labels_N.long().to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +61,26 @@ def evaluate(
     *,
     at_step: Callable[[], None] = lambda: None,
     most_classes: int = MOST_CLASSES,
+    share: Callable[[Tensor], Tensor] = lambda indices_N: indices_N,
+    gather: Callable[[Tensor], Tensor] = lambda scored_6N: scored_6N,
 ) -> Scores:
     """The scores of `network` in eval mode and fp32; `at_step` is called after every batch.
 
     `most_classes`: up to which a confusion matrix is counted. The device is waited for once, at the end.
+    In data-parallel training, `share` maps the indices of the whole part to those that this process
+    evaluates, and `gather` joins the results of `score` of all processes.
     """
     network.eval()
-    device, scored = part.images_NCHW.device, []
+    device, scored = part.labels_N.device, []
     normalise, batch = Normalise(facts, device=device), images_at_once(device, facts.size)
-    for images_NCHW, labels_N in zip(
-        torch.split(part.images_NCHW, batch), torch.split(part.labels_N, batch), strict=True
-    ):
+    batches = torch.split(share(torch.arange(len(part.labels_N), device=device)), batch)
+    for requested_N, (found_N, images_NCHW) in zip(batches, part.images(batches), strict=True):
         with torch.inference_mode():
-            scored.append(score(network(normalise(images_NCHW)).float(), labels_N))
+            scores_6N = score(network(normalise(images_NCHW)).float(), part.labels_N[found_N])
+            scored.append(scores_6N.masked_fill(found_N != requested_N, SKIPPED))
         at_step()
-    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = torch.cat(scored, 1).cpu().double()
+    scored_6N = gather(torch.cat(scored, 1)).cpu().double()
+    ce_N, right_N, right5_N, confidence_N, label_N, predicted_N = scored_6N[:, scored_6N[4] != SKIPPED]
     return Scores(
         loss=float(ce_N.mean()),
         accuracy=100 * float(right_N.mean()),

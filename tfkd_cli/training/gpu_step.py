@@ -34,13 +34,16 @@ class Speedups(NamedTuple):
     graph: bool
 
 
-def speedups(network: str, *, device: torch.device, steps: int) -> Speedups:
+def speedups(network: str, *, device: torch.device, steps: int, processes: int = 1) -> Speedups:
     """What pays for a run of `steps` steps of this network.
+
+    A data-parallel run has neither: a recorded graph would hold the exchange between its processes, and that
+    one of them is gone could not be noticed.
 
     A module of the user's own may do what neither a compiler nor a graph can see (Python's random numbers,
     counters): it always runs as it is written. Triton needs a C compiler and compute capability 7.0.
     """
-    if device.type != "cuda" or network.startswith("python:"):
+    if device.type != "cuda" or network.startswith("python:") or processes > 1:
         return Speedups(compiled=False, graph=False)
     compiled = (
         steps >= COMPILE_STEPS

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
+
+from tfkd_cli.training import provenance
 
 FOLDING_TOLERANCE = 1e-3  # largest |folded − plain| relative to the largest |logit|; seen: about 1e-6
 
@@ -48,16 +49,7 @@ def _has_bf16_units(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    instructions = _cpu_instructions()
-    # Measured: AMD's avx512_bf16 (Zen 4) multiplies twice as fast as fp32; Intel's, without AMX, is slower.
-    return "amx_bf16" in instructions or {"avx512_bf16", "AuthenticAMD"} <= instructions
-
-
-def _cpu_instructions() -> frozenset[str]:
-    """The words of /proc/cpuinfo (instruction sets and vendor); none where there is no such file."""
-    with contextlib.suppress(OSError):
-        return frozenset(Path("/proc/cpuinfo").read_text().split())
-    return frozenset()
+    return provenance.cpu_has_bf16_units()
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

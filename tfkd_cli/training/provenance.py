@@ -117,6 +117,20 @@ def cpu_name() -> str:
     return f"{name} ({features})" if features else name
 
 
+def cpu_has_bf16_units() -> bool:
+    """Whether the processor multiplies in bf16 faster than in fp32."""
+    instructions = _cpu_instructions()
+    # Measured: AMD's avx512_bf16 (Zen 4) multiplies twice as fast as fp32; Intel's, without AMX, is slower.
+    return "amx_bf16" in instructions or {"avx512_bf16", "AuthenticAMD"} <= instructions
+
+
+def _cpu_instructions() -> frozenset[str]:
+    """The words of /proc/cpuinfo (instruction sets and vendor); none where there is no such file."""
+    with contextlib.suppress(OSError):
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    return frozenset()
+
+
 def cores() -> int:
     """The cores this process may use: its affinity, the quota of its cgroup, its share of a SLURM job."""
     has_affinity = hasattr(os, "sched_getaffinity")  # Linux only

@@ -51,7 +51,7 @@ class Record:
         self._resumed = False
         self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
         self._checkpoint_seconds = 60 * checkpoint_minutes
-        self._saved_at = self._beaten_at = time.monotonic()
+        self._began = self._saved_at = self._beaten_at = time.monotonic()
         self._save_seconds = 0.0
 
     def begin(self) -> None:
@@ -223,6 +223,11 @@ class Record:
                 found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
         return found
 
+    def _outside_epochs(self) -> float:
+        """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
+        epochs = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
+        return max(0.0, time.monotonic() - self._began - epochs)
+
     def _result(self, training: Training) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()
         last_scores = {name: value for name, value in training.last_scores.items() if name != "confusion"}
@@ -234,6 +239,7 @@ class Record:
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
+            "start_seconds": self._outside_epochs(),
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
             "attempts": self.attempt.number,
             "numerics": {**self.numerics, "mixed": self.mixed},

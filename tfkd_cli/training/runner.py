@@ -9,23 +9,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the worker, which needs it
 
-from tfkd_cli import data
+from tfkd_cli import data, models
 from tfkd_cli.data.augment import Normalise
 from tfkd_cli.data.holdout import hold_out
+from tfkd_cli.data.image_files import Reading
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files, lease
-from tfkd_cli.training import precision, provenance, teacher_logits
+from tfkd_cli.training import attempt_log, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
+from tfkd_cli.training.ranks import Ranks
 from tfkd_cli.training.record import Record
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training
@@ -58,6 +59,7 @@ def run(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     cache_logits: bool = False,
     weights: Collection[str] = (),
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Do this run, or the rest of it; its result.
 
@@ -66,19 +68,25 @@ def run(
 
     `stop` is called at each step boundary for a reason to stop. `cache_logits`: other runs use the same
     teacher logits. `weights`: files that a finished run must still have, or it is trained again.
+    `ranks`: of a data-parallel run. Rank 0 reads, decides and writes; the others train along until the run
+    is done or stopped, and give no result.
     Raises Interrupted, Blocked, or RunError (the failure is then in the store).
     """
-    folder = store.run(spec)
-    folder.declare(spec)
-    finished = folder.result()
-    if finished is not None and not set(weights) & set(folder.state().missing):
+    folder, ranks = store.run(spec), ranks or Ranks()
+    if not ranks.rank:
+        folder.declare(spec)
+    finished = _finished(folder, weights)
+    if finished is not None:
         return finished
     check_parents(spec, store)
+    if ranks.rank:
+        _assist(spec, store=store, execution=execution, ranks=ranks, stop=stop)
+        return {}
     attempt = _start_attempt(folder)
-    with _logged(attempt.log_path, verbose=execution.verbose):
+    with attempt_log.logged(attempt.log_path, verbose=execution.verbose):
         try:
-            work = _Work(spec, store=store, execution=execution, attempt=attempt)
-            return work.do(stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
+            work = _Work(spec, store=store, execution=execution, ranks=ranks)
+            return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
         except Interrupted as stopped:
             log.info("stopped: %s", stopped.reason)
             attempt.release()
@@ -87,7 +95,28 @@ def run(
             attempt.release()
             raise
         except BaseException as error:  # a student's own code may even call sys.exit
-            raise _recorded(error, attempt) from error
+            raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+
+
+def _assist(
+    spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks, stop: Callable[[], str | None]
+) -> None:
+    try:
+        with contextlib.suppress(Interrupted):
+            _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        trace = "".join(traceback.format_exception(error))
+        if lost := ranks.report(error, trace):
+            raise Blocked(f"rank {ranks.rank} has lost another rank: {lost}") from error
+        raise RunError(f"rank {ranks.rank} failed:\n{trace}") from error
+
+
+def _finished(folder: RunFolder, weights: Collection[str]) -> dict[str, Any] | None:
+    """The result that stands, where it has the weights that are needed."""
+    result = folder.result()
+    return None if result is None or set(weights) & set(folder.state().missing) else result
 
 
 def check_parents(spec: RunSpec, store: Store) -> None:
@@ -120,56 +149,102 @@ def _start_attempt(folder: RunFolder) -> Attempt:
 class _Work:
     """One attempt at a run, and what it calculates with."""
 
-    def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, attempt: Attempt) -> None:
-        self._spec, self._store, self._execution = spec, store, execution
+    def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks) -> None:
+        self._spec, self._store, self._execution, self._ranks = spec, store, execution, ranks
         self._folder = store.run(spec)
-        self._device, self._numerics = _numerics(spec, self._folder, execution)
-        self._record = Record(
-            spec,
-            folder=self._folder,
-            attempt=attempt,
-            numerics=self._numerics,
-            checkpoint_minutes=execution.checkpoint_minutes,
-        )
-        log.info("attempt %d of %s on %s", attempt.number, spec.folder, self._numerics)
+        self._device, self._numerics = _numerics(spec, self._folder, execution, ranks)
 
     def do(
-        self, *, stop: Callable[[], str | None], on_epoch: Callable[[Epoch], None], cache_logits: bool
+        self,
+        attempt: Attempt,
+        *,
+        stop: Callable[[], str | None],
+        on_epoch: Callable[[Epoch], None],
+        cache_logits: bool,
     ) -> dict[str, Any]:
         """Train from the furthest state to the end, and publish; the result that stands."""
-        record = self._record
+        record = self._record(attempt)
         record.begin()
-        arrays = hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
-        teacher = self._teacher(arrays)
-        by_epoch = self._teacher_logits(teacher, arrays, cache=cache_logits)
+        arrays = self._arrays()
 
         def at_step() -> None:
-            reason = stop() or record.keep_up(training)
+            reason = self._ranks.agree(stop() or record.keep_up(training))
             if reason is not None:
                 record.save(training)
                 raise Interrupted(reason)
 
-        training = Training(
-            self._spec,
-            data=arrays,
-            device=self._device,
-            teacher=teacher,
-            teacher_logits=by_epoch,
-            at_step=at_step,
+        def at_batch() -> None:
+            record.keep_up(training)
+
+        several = self._ranks.size > 1
+        training = self._training(
+            arrays, at_step=at_step, at_batch=at_batch if several else None, cache_logits=cache_logits
         )
         record.resume(training)
+        if several:
+            self._ranks.same(training.state())
         scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
             scalars(epoch)
             _log_epoch(epoch, self._spec.recipe.epochs)
             on_epoch(epoch)
+        self._ranks.leave()
         won = record.publish(training, arrays)
         log.info("done" if won else "done, but another attempt was first: its result stands")
         result = self._folder.result()
         if result is None:
             raise RunError(f"{self._spec.folder} is trained, but its result cannot be found.")
         return result
+
+    def assist(self, *, stop: Callable[[], str | None]) -> None:
+        """Train along with rank 0, from its state to the end."""
+
+        def at_step() -> None:
+            reason = self._ranks.agree(stop())
+            if reason is not None:
+                raise Interrupted(reason)
+
+        training = self._training(self._arrays(), at_step=at_step, at_batch=lambda: None)
+        training.load(self._ranks.same({}))
+        for _ in training.epochs():
+            pass
+        self._ranks.leave()
+
+    def _record(self, attempt: Attempt) -> Record:
+        log.info("attempt %d of %s on %s", attempt.number, self._spec.folder, self._numerics)
+        return Record(
+            self._spec,
+            folder=self._folder,
+            attempt=attempt,
+            numerics=self._numerics,
+            checkpoint_minutes=self._execution.checkpoint_minutes,
+        )
+
+    def _arrays(self) -> Arrays:
+        return hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
+
+    def _training(
+        self,
+        arrays: Arrays,
+        *,
+        at_step: Callable[[], None],
+        at_batch: Callable[[], None] | None,
+        cache_logits: bool = False,
+    ) -> Training:
+        """The training of these arrays, once all ranks have what they need for it."""
+        teacher = self._teacher(arrays)
+        self._ranks.join(self._device)
+        return Training(
+            self._spec,
+            data=arrays,
+            device=self._device,
+            teacher=teacher,
+            teacher_logits=self._teacher_logits(teacher, arrays, cache=cache_logits),
+            at_step=at_step,
+            at_batch=at_batch,
+            ranks=self._ranks,
+        )
 
     def _scalars(self, training: Training) -> Callable[[Epoch], None]:
         """Writes an epoch to `<results>/tensorboard/<run>` (`--tensorboard`), or does nothing."""
@@ -200,6 +275,7 @@ class _Work:
             device=self._device,
             precision_name=self._spec.recipe.precision,
             example=Normalise(facts, device=self._device)(example),
+            as_cached=self._spec.teacher_by_epoch,
         )
 
     def _teacher_path(self) -> Path:
@@ -214,9 +290,11 @@ class _Work:
     ) -> TeacherLogits | None:
         """Its logits by epoch, where all seeds see the same views; None: it is run at each step.
 
-        `cache`: files are written for other students; without it they are only read.
+        `cache`: files are written for other students; without it they are only read. In a data-parallel run
+        each rank runs the teacher on its own images: one that wrote the logits of an epoch would keep the
+        others waiting, and to compute all of them on every rank would cost more than is saved.
         """
-        if teacher is None or not self._spec.teacher_by_epoch:
+        if teacher is None or not self._spec.teacher_by_epoch or self._ranks.size > 1:
             return None
         batch = images_at_once(self._device, arrays.facts.size)
         folder = teacher_logits.cache_folder(
@@ -239,30 +317,41 @@ class _Work:
 
 def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
     """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+    workers = (
+        execution.threads or provenance.cores() if execution.data_workers is None else execution.data_workers
+    )
     return data.load(
-        spec.dataset, execution=execution, progress=lambda what, share: None if share else log.info(what)
+        spec.dataset,
+        execution=execution,
+        reading=Reading(decoder=spec.recipe.decoder, corrupt=spec.recipe.corrupt, workers=workers),
+        progress=lambda what, share: None if share else log.info(what),
     )
 
 
-def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[torch.device, dict[str, Any]]:
+def _numerics(
+    spec: RunSpec, folder: RunFolder, execution: Execution, ranks: Ranks
+) -> tuple[torch.device, dict[str, Any]]:
     """Those of the saved training states, where they can be had here.
 
-    A device that is asked for by name, or by a SLURM job with GPUs, is used in any case.
+    A device that is asked for by name, or by a SLURM job with GPUs, is used in any case; so is the number of
+    processes, and with another number the threads of each are not those of before.
     """
     fixed = folder.numerics() or {}
     wanted = provenance.asked_device(execution.device)
     if wanted == "auto" and fixed.get("device") in ("cpu", "cuda", "mps"):
         with contextlib.suppress(RunError):
             wanted = provenance.choose_device(fixed["device"]).type
-    device = provenance.choose_device(execution.device if wanted == "cuda" else wanted)
-    threads = fixed.get("threads") or execution.threads or provenance.cores()
+    wanted = ranks.own_device(execution.device if wanted == "cuda" else wanted)
+    device = provenance.choose_device(wanted)
+    alike = fixed.get("processes", 1) == ranks.size
+    threads = (fixed.get("threads") if alike else None) or execution.threads or provenance.cores()
     torch.set_num_threads(threads)
     precision.configure(device, tf32=execution.tf32)
     # Of torch.compile, which would write into /tmp and start as many processes as the machine has cores.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(execution.cache_path / "torchinductor"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     here = provenance.numerics_of(device, threads=threads)
-    here["arithmetic"] = precision.arithmetic(spec.recipe.precision, device)
+    here |= {"arithmetic": precision.arithmetic(spec.recipe.precision, device), **ranks.numerics}
     if device.type == "cuda" and spec.recipe.precision == "bf16" and here["arithmetic"] != "bf16":
         log.warning(
             "%s has no bf16 units: this run is computed in %s", here["device_name"], here["arithmetic"]
@@ -273,10 +362,10 @@ def _numerics(spec: RunSpec, folder: RunFolder, execution: Execution) -> tuple[t
 
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
-    """The file a foreign teacher was given as, if it still holds the same weights."""
-    source = sources.get(teacher.digest)
+    """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
+    source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
-    if path is None or not path.is_file() or files.digest(path) != teacher.digest:
+    if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
@@ -294,71 +383,3 @@ def _log_epoch(epoch: Epoch, epochs: int) -> None:
         epoch.train_loss,
         epoch.seconds,
     )
-
-
-class _AttemptLog(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        """Nothing: where the log cannot be written, the run's own error says why, and must not be buried."""
-
-
-@contextlib.contextmanager
-def _logged(path: Path, *, verbose: bool) -> Iterator[None]:
-    """Write what is logged into the attempt's log while it works."""
-    handler = _AttemptLog(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        handler.close()
-
-
-def _recorded(error: BaseException, attempt: Attempt) -> RunError:
-    """The error as the user will see it, written into the attempt with its traceback."""
-    shown = error if isinstance(error, RunError) else _explained(error)
-    trace = "".join(traceback.format_exception(error))
-    with contextlib.suppress(OSError):
-        log.error("%s", trace)
-    attempt.fail(
-        {
-            "kind": type(error).__name__,
-            "message": str(shown),
-            "traceback": trace[-20_000:],
-            "at": provenance.now(),
-            "log": str(attempt.log_path),
-        }
-    )
-    return shown
-
-
-def _explained(error: BaseException) -> RunError:
-    text = next(iter(str(error).strip().splitlines()), "")[:300]
-    of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
-    if isinstance(error, MemoryError) or any(words in text for words in of_memory):
-        return RunError(
-            f"out of memory{_on_gpu(error)}: {text}",
-            expected="a batch, its activations and the weights in memory.",
-            hint="fewer runs at once (--jobs 1), or a smaller --batch-size (another run, with another key).",
-        )
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text or "cuDNN error" in text:
-        return RunError(
-            f"the computation failed{_on_gpu(error)}: {text}",
-            expected="a GPU that works until the run is done.",
-            hint="give the command again: it continues from the last saved state. If it fails again, look at "
-            "nvidia-smi and at the system's log (Xid) of that host, or choose another GPU (--device).",
-        )
-    return RunError(f"{type(error).__name__}: {text}", hint="tfkd logs shows the traceback.")
-
-
-def _on_gpu(error: BaseException) -> str:
-    """Which GPU of which host it was, as far as that can still be found out."""
-    if isinstance(error, MemoryError) or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return ""
-    with contextlib.suppress(RuntimeError, AssertionError):
-        number = torch.cuda.current_device()
-        return f" on GPU {number} ({torch.cuda.get_device_name(number)}) of {socket.gethostname()}"
-    return f" on a GPU of {socket.gethostname()}"

@@ -12,10 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import msgspec
+
+from tfkd_cli import schema
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import PlannedRun
+from tfkd_cli.schema import FileName, Record
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, files, reading
 from tfkd_cli.training import provenance
@@ -30,6 +35,27 @@ class JobRun:
     spec: RunSpec
     weights: tuple[str, ...]  # that it must have in the end; if finished, it is trained again for them
     caches_logits: bool
+
+
+class _JobRun(Record):
+    """A JobRun in jobs/0000.json."""
+
+    spec: dict[str, Any]
+    weights: tuple[FileName, ...]
+    caches_logits: bool
+
+    def job_run(self) -> JobRun:
+        """RequestError where its spec is none."""
+        return JobRun(
+            spec=RunSpec.from_json(self.spec), weights=self.weights, caches_logits=self.caches_logits
+        )
+
+
+class _Submission(msgspec.Struct):
+    """submission.json: what a worker needs of it."""
+
+    schema: Literal[2]
+    execution: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,31 +107,25 @@ def write(
 def read_job(store: str, submission: str, index: str) -> Job:
     """The job at `index` of a submission; `3.1` is the second run of job 3 alone.
 
-    RequestError when there is none.
+    RequestError when there is none, DamagedFile when the submission's files cannot be believed.
     """
-    place, _, member = index.partition(".")
     opened = Store.open(Path(store), create=False)
-    data = opened.submission(submission)
+    folder, data = opened.submission_path(submission), opened.submission(submission)
+    place, _, member = index.partition(".")
     try:
-        chunk = reading.read_json(
-            _jobs_path(opened.submission_path(submission), int(place)), limit=reading.LINES_LIMIT
-        )
-        pack = chunk[int(place) % JOBS_PER_FILE]
-        execution = Execution.from_json(data["execution"])
-        threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
-        runs = tuple(
-            JobRun(
-                spec=RunSpec.from_json(each["spec"]),
-                weights=tuple(each["weights"]),
-                caches_logits=bool(each["caches_logits"]),
-            )
-            for each in ([pack[int(member)]] if member else pack)
-        )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        path = _jobs_path(folder, int(place))
+        packs = reading.read_as(path, list[list[_JobRun]], limit=reading.LINES_LIMIT) or []
+        pack = packs[int(place) % JOBS_PER_FILE]
+        chosen = [pack[int(member)]] if member else pack
+    except (IndexError, ValueError) as error:
         raise RequestError(
-            f"submission {submission} has no run {index}: {type(error).__name__} {error}.",
-            expected="the files that a backend of tfkd wrote.",
+            f"submission {submission} has no run {index}.", expected="a job that a backend of tfkd wrote."
         ) from error
+    with reading.found_in(path):
+        runs = tuple(each.job_run() for each in chosen)
+    with reading.found_in(folder / "submission.json"):
+        execution = Execution.from_json(schema.convert(data, _Submission).execution)
+    threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
     return Job(
         store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
         runs=runs,

@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher, canonical_json
 from tfkd_cli.store import files
 from tfkd_cli.store.teacher_logits import bytes_below
 from tfkd_cli.training import checkpoints, precision
+from tfkd_cli.training.parts import Images
+
+Views = Callable[[Sequence[Tensor]], Iterator[Images]]
 
 FORMAT = 3  # of the files, and of how a teacher is computed
 HEADER_BYTES, SHA256_BYTES = 128, 32  # before and after the array
@@ -47,22 +50,31 @@ log = logging.getLogger("tfkd")
 class FrozenTeacher:
     """A trained network in eval mode that gives logits, shape (N, K), as fp32 and without gradients.
 
-    `precision.prepare_teacher` says how it is computed.
+    `precision.prepare_teacher` says how it is computed. `as_cached`: they are rounded as the cache rounds
+    them, so that a student that runs its teacher at each step learns from the same numbers.
     """
 
     def __init__(
-        self, network: nn.Module, *, device: torch.device, precision_name: str, example: Tensor
+        self,
+        network: nn.Module,
+        *,
+        device: torch.device,
+        precision_name: str,
+        example: Tensor,
+        as_cached: bool = False,
     ) -> None:
         self._network = precision.prepare_teacher(
             network, precision=precision_name, device=device, example_NCHW=example
         )
         self._device = device
         self._precision = precision_name
+        self._as_cached = as_cached
 
     def __call__(self, images_NCHW: Tensor) -> Tensor:
         """The logits of normalised images."""
         with torch.inference_mode(), precision.autocast(self._precision, self._device):
             logits_NK: Tensor = self._network(images_NCHW)
+            logits_NK = rounded(logits_NK.float()) if self._as_cached else logits_NK
         return logits_NK.float().clone()  # an inference tensor cannot be saved for a backward pass
 
 
@@ -106,6 +118,8 @@ def build_teacher(teacher: Teacher | ForeignTeacher, weights: Path, facts: DataS
 
     RunError where they do not fit; RequestError for a normalisation of another number of channels.
     """
+    if isinstance(teacher, ForeignTeacher) and teacher.published:
+        return models.published_network(teacher.network), ""
     inputs = teacher.inputs if isinstance(teacher, ForeignTeacher) else {}
     if len(inputs.get("mean", ())) not in (0, 1, facts.channels):
         raise RequestError(
@@ -133,6 +147,7 @@ def cache_folder(
         "batch": batch,  # rounding may depend on it
         "dataset": spec.dataset,
         "holdout": spec.recipe.holdout,  # decides which image has which index
+        "reading": [spec.recipe.decoder, spec.recipe.corrupt],
         "augment": spec.recipe.augment,
         "stream": spec.recipe.augment_stream,
         "precision": spec.recipe.precision,
@@ -159,35 +174,36 @@ class TeacherLogits:
     folder: Path | None = None
     limit_bytes: float = 0.0
 
-    def epoch(self, epoch: int, *, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Tensor:
+    def epoch(self, epoch: int, *, views: Views, at_step: Callable[[], None]) -> Tensor:
         """Logits relative to the maximum of their row: fp16, shape (images, K), on the device.
 
-        `view` returns the normalised images of some indices (int64, on the device) in their views of this
-        epoch. `at_step` is called after every batch and again and again while another student is waited
+        `views` gives the normalised images of batches of indices (int64, on the device) in their views of
+        this epoch. `at_step` is called after every batch and again and again while another student is waited
         for; an exception raised in it ends this call.
         """
         if self.folder is None:
-            return self._compute(view, at_step)
+            return self._compute(views, at_step)
         path = self.folder / f"epoch-{epoch:03d}.npy"
         if (cached_NK := self._read(path)) is not None:
             return cached_NK
         if not self._has_room(self.folder.parent):
-            return self._compute(view, at_step)
+            return self._compute(views, at_step)
         with contextlib.suppress(RunError):  # then there is no lock, and writing fails with a reason
             files.make_folder(self.folder)
         with locks.held(lock := path.with_suffix(".lock"), while_waiting=at_step):
             logits_NK = self._read(path)  # another student may have written it meanwhile
             if logits_NK is None:
-                logits_NK = self._compute(view, at_step)
+                logits_NK = self._compute(views, at_step)
                 self._write(path, logits_NK)
             with contextlib.suppress(OSError):
                 lock.unlink()
         return logits_NK
 
-    def _compute(self, view: Callable[[Tensor], Tensor], at_step: Callable[[], None]) -> Tensor:
+    def _compute(self, views: Views, at_step: Callable[[], None]) -> Tensor:
         parts = []
-        for indices_N in torch.split(torch.arange(self.images, device=self.device), self.batch):
-            parts.append(rounded(self.teacher(view(indices_N))))
+        batches = torch.split(torch.arange(self.images, device=self.device), self.batch)
+        for seen in views(batches):
+            parts.append(rounded(self.teacher(seen.images_NCHW)))
             at_step()
         return torch.cat(parts)
 

@@ -1,8 +1,11 @@
 """The epoch loop, as an iterator that touches no file: `for epoch in training.epochs()`.
 
 Nothing random is carried from step to step. Weights depend on the seed; the order of images on (seed,
-epoch); an image's view on (stream, epoch, image); dropout on (seed, epoch, step). So `state()` at any step
-boundary, loaded into a fresh `Training`, continues bit for bit on the CPU at the same number of threads.
+epoch); an image's view on (stream, epoch, image); dropout on (seed, epoch, step, rank). So `state()` at any
+step boundary, loaded into a fresh `Training`, continues bit for bit on the CPU at the same number of threads.
+
+In a data-parallel run (`ranks`) each process computes its part of every batch, of the same images in the same
+views as one process would; loss, gradients and metrics are means over the images of the whole batch.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: TID253 - reached only from the runner
@@ -21,9 +25,11 @@ from tfkd_cli.data.augment import Normalise
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import LossParts
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.training import checkpoints, gpu_step, precision
+from tfkd_cli.training import batch_norm, checkpoints, gpu_step, precision
 from tfkd_cli.training.epoch_data import Batch, EpochData, TeacherOf, seed_of
-from tfkd_cli.training.evaluation import Scores, evaluate, part_of
+from tfkd_cli.training.evaluation import Scores, evaluate
+from tfkd_cli.training.parts import Part, part_of
+from tfkd_cli.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
@@ -73,7 +79,8 @@ class Training:
 
     `teacher` is run on the images of each step; `teacher_logits` gives those of a whole epoch. `at_step` is
     called at every step boundary (and between the batches of a teacher's epoch and of the evaluation): there
-    `state()` may be taken, and an exception raised in it ends the training.
+    `state()` may be taken, and an exception raised in it ends the training. `at_batch`, where it is given, is
+    called in its place during the evaluation, in which the ranks are not in step.
     """
 
     def __init__(
@@ -85,13 +92,18 @@ class Training:
         teacher: FrozenTeacher | None = None,
         teacher_logits: TeacherLogits | None = None,
         at_step: Callable[[], None] = lambda: None,
+        at_batch: Callable[[], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.spec, self.device, self.at_step = spec, device, at_step
+        self.spec, self.device, self.at_step, self._at_batch = spec, device, at_step, at_batch or at_step
+        self._ranks = ranks or Ranks()
         self._facts = data.facts
         self._teacher, self._teacher_logits = teacher, teacher_logits
         train = part_of(data.train_images_NCHW, data.train_labels_N, device)
         self._images = len(train.labels_N)
-        self._data = EpochData(train, data.facts, spec.recipe, seed=spec.seed)
+        self._data = EpochData(
+            train, data.facts, spec.recipe, seed=spec.seed, share=self._ranks.share_of_batch
+        )
         self._test = part_of(data.test_images_NCHW, data.test_labels_N, device)
         self._val = None
         if data.val_images_NCHW is not None:
@@ -100,7 +112,10 @@ class Training:
         self.network = self._build()
         self._has_dropout = _has_dropout(spec.student, self.network)
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
-        self._speedups = gpu_step.speedups(spec.student, device=device, steps=self.steps * spec.recipe.epochs)
+        self._parallel = self._ranks.parallel(self.network, device, own=spec.student.startswith("python:"))
+        self._speedups = gpu_step.speedups(
+            spec.student, device=device, steps=self.steps * spec.recipe.epochs, processes=self._ranks.size
+        )
         self._compiled = gpu_step.compiled(self.network) if self._speedups.compiled else None
         self._run_step = self._step_to_run()
         self.epoch, self.step, self.seconds = 1, 0, 0.0  # epoch in progress, its steps done, its time so far
@@ -120,7 +135,8 @@ class Training:
         network = models.build(
             self.spec.student, classes=facts.classes, channels=facts.channels, size=facts.size
         )
-        return precision.prepare(network, precision=self.spec.recipe.precision, device=self.device)
+        network = precision.prepare(network, precision=self.spec.recipe.precision, device=self.device)
+        return batch_norm.synchronised(network, self.device) if self._ranks.sync_batch_norm else network
 
     def _step_to_run(self) -> Callable[[Batch], None]:
         if self._speedups.graph:
@@ -157,19 +173,24 @@ class Training:
     def _do_epoch(self) -> Epoch:
         started, seconds_before = time.perf_counter(), self.seconds
 
-        def at_step() -> None:
+        def timed(call: Callable[[], None]) -> None:
             self.seconds = seconds_before + time.perf_counter() - started
-            self.at_step()
+            call()
 
         if self.step < self.steps:
-            teacher = self._teacher_of_epoch(at_step)
-            self._train(teacher, at_step)
+            at_step = partial(timed, self.at_step)
+            self._train(self._teacher_of_epoch(at_step), at_step)
         self._refuse_divergence()
+        self._ranks.share_buffers(self.network)
         training_seconds = seconds_before + time.perf_counter() - started
-        tested = evaluate(self.network, self._test, self._facts, at_step=at_step)
-        checked = evaluate(self.network, self._val, self._facts, at_step=at_step) if self._val else None
+        tested = self._evaluate(self._test, partial(timed, self._at_batch))
+        checked = self._evaluate(self._val, partial(timed, self._at_batch)) if self._val else None
         self.seconds = seconds_before + time.perf_counter() - started
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
+
+    def _evaluate(self, part: Part, at_batch: Callable[[], None]) -> Scores:
+        share, gather = self._ranks.share, self._ranks.gather
+        return evaluate(self.network, part, self._facts, at_step=at_batch, share=share, gather=gather)
 
     def _teacher_of_epoch(self, at_step: Callable[[], None]) -> TeacherOf | None:
         """What gives a batch its teacher logits: the teacher itself, or the logits of the whole epoch."""
@@ -184,7 +205,7 @@ class Training:
 
         logits_NK = self._teacher_logits.epoch(
             self.epoch,
-            view=lambda indices_N: self._data.view(self.epoch, indices_N),
+            views=lambda batches: self._data.views(self.epoch, batches),
             at_step=at_teacher_batch,
         )
         self.teacher_seconds = before + time.perf_counter() - started
@@ -195,7 +216,8 @@ class Training:
         self.network.train()
         if self.spec.loss.depends_on_epoch:
             self._run_step = self._step_to_run()  # a recorded step would keep the weights of its epoch
-        dropout_seed = seed_of("dropout", self.spec.seed, self.epoch)
+        rank = (self._ranks.rank,) if self._ranks.rank else ()
+        dropout_seed = seed_of("dropout", self.spec.seed, self.epoch, *rank)
         for batch in self._data.batches(self.epoch, first=self.step, teacher=teacher):
             if self._has_dropout:
                 torch.manual_seed(dropout_seed + self.step)
@@ -218,15 +240,23 @@ class Training:
     def _step(self, batch: Batch) -> None:
         """One step: everything in it is computed on the device, and no value is read."""
         parts, logits_NK = self._loss(batch)
+        own, images = len(batch.labels_N), self._images_of_step()
+        weight = self._ranks.weight(own, images=images)
         self._optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
+        # The gradients' mean over ranks becomes the one over the images of the batch.
+        (parts.total * (self._ranks.size * weight * own / images)).backward()
         self._optimizer.step()
-        self._add(parts, logits_NK, batch.labels_N)
+        self._add(parts, logits_NK, batch.labels_N, weight=weight)
+
+    def _images_of_step(self) -> int:
+        """How many images the batch of this step has on all ranks; only the last has another size."""
+        size = self.spec.recipe.batch_size
+        return size if self.step < self.steps - 1 else self._images - size * (self.steps - 1)
 
     def _loss(self, batch: Batch) -> tuple[LossParts, Tensor]:
         """The loss of a batch and the logits, shape (N, K), float32."""
         full = len(batch.labels_N) == self.spec.recipe.batch_size
-        forward = self._compiled if self._compiled is not None and full else self.network
+        forward = self._compiled if self._compiled is not None and full else self._parallel
         with precision.autocast(self.spec.recipe.precision, self.device):
             logits_NK = forward(batch.images_NCHW)
         logits_NK = logits_NK.float()
@@ -239,14 +269,14 @@ class Training:
             )
         return parts, logits_NK
 
-    def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor) -> None:
-        """Add a batch to the epoch's sums."""
+    def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor, *, weight: float) -> None:
+        """Add a batch to the epoch's sums, each image with `weight`."""
         with torch.no_grad():
             right = (logits_NK.argmax(1) == labels_N).sum()
             reported = [parts.parts[name] for name in self.spec.loss.reports]
             means = torch.stack([parts.total, *reported]).to(self._sums.dtype)
-            self._sums[:-1] += means * len(labels_N)
-            self._sums[-1] += right
+            counted = torch.cat([means * len(labels_N), right[None].to(self._sums.dtype)])
+            self._sums += self._ranks.summed(counted, weight=weight)
 
     def _refuse_divergence(self) -> None:
         loss = float(self._sums[0])

@@ -114,6 +114,11 @@ def _end_with(parent: BaseProcess) -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
+def rank() -> int:
+    """Which of the processes of a data-parallel run this is; 0, which alone writes, in every other run."""
+    return int(os.environ.get("RANK") or 0)
+
+
 def exit_code(reason: str) -> int:
     """What a stopped worker says where no scheduler has a policy: only USR2 is worth another try."""
     return TRY_AGAIN if reason == ASKED else CANCELLED
@@ -146,7 +151,8 @@ def do(job: Job, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
     if len(job.runs) > 1:
         return _do_pack(job, stop=stop, on_stop=on_stop)
     [run] = job.runs
-    job.store.run(run.spec).declare(run.spec)
+    if not rank():
+        job.store.run(run.spec).declare(run.spec)
     return _do_run(job, run, stop=stop, on_stop=on_stop)
 
 
@@ -182,11 +188,13 @@ def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) 
         print(preload.failure, file=sys.stderr)
         return UNUSABLE
     from tfkd_cli.training import runner
+    from tfkd_cli.training.ranks import Ranks
 
     try:
         runner.run(
             run.spec, store=job.store, execution=job.execution, stop=stop,
             cache_logits=run.caches_logits, weights=run.weights,
+            ranks=Ranks.of_environment(sync_batch_norm=job.execution.sync_batch_norm),
         )  # fmt: skip
     except runner.Interrupted as stopped:
         return on_stop(stopped.reason)

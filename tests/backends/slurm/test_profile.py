@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch
         ('setup = "module load x"\n', "setup is 'module load x'", "a list"),
         ('[submit]\nslurm_teardown = ["x"]\n', "sets slurm_teardown", "exit code"),
         ("[submit]\nslurm_use_srun = false\n", "sets slurm_use_srun", "warning before the time limit"),
-        ("[submit]\ntasks_per_node = 2\n", "sets tasks_per_node", "runs_per_job packs several"),
+        ("runs_per_job = 2\n[submit]\ntasks_per_node = 2\n", "runs of several tasks", "one task a run"),
+        ('[submit.slurm_additional_parameters]\nnodes = "2-4"\n', "nodes is '2-4'", "a whole number"),
         ('[submit]\nslurm_comment = "a\\nb"\n', "control character", "one line"),
         ('[submit.slurm_additional_parameters]\nx = "a\\u0000"\n', "control character", "one line"),
         ("[submit]\ntimeout_min = 1.5\n", "timeout_min", "timeout_min"),
@@ -148,3 +150,20 @@ def test_a_pipe_as_a_profile_is_refused_and_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(RequestError, match="pipe"):
         profiles.read(tmp_path / "pipe.toml")
+
+
+def test_a_run_has_the_tasks_of_the_profile_of_its_data_set_or_of_the_command(tmp_path: Path) -> None:
+    small, large = (RunSpec(dataset=name, student="resnet18") for name in ("digits", "imagenet"))
+    empty = profiles.read(write(tmp_path / "empty.toml", ""))
+    assert (empty.submit_for(small), empty.processes_of(large)) == ({}, 4)
+    assert empty.submit_for(large) == {"ntasks_per_node": 4, "gpus_per_node": 4}
+    one = profiles.read(write(tmp_path / "one.toml", "[submit]\ngpus_per_node = 1\n"))
+    assert one.processes_of(large) == 1
+    text = "[submit]\nnodes = 2\ntasks_per_node = 4\ngpus_per_node = 4\n"
+    nodes = profiles.read(write(tmp_path / "nodes.toml", text))
+    assert nodes.processes_of(small) == 8
+    asked = replace(nodes, processes=4)
+    assert asked.submit_for(large) == {"nodes": 2, "ntasks_per_node": 2, "gpus_per_node": 2}
+    assert replace(one, processes=3).submit_for(small) == {"ntasks_per_node": 3, "gpus_per_node": 3}
+    with pytest.raises(RequestError, match="3 processes of a run, on 2 nodes"):
+        replace(nodes, processes=3).submit_for(small)

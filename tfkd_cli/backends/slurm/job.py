@@ -29,6 +29,7 @@ def main(store: str, name: str, index: str) -> NoReturn:
     """Do the runs of job `index` of submission `name`. SystemExit leaves no result pickle of submitit behind:
     result.json is the only proof, and a pickle cut short by a kill would fail every later attempt."""
     os.environ[lease.JOB_VARIABLE] = job_id()
+    _name_ranks()
     code = _main(store, name, index)
     # A warning in the last moment, when Python has removed its handlers, must not fail a finished job.
     for number in worker.HEARD:
@@ -45,6 +46,9 @@ def _main(store: str, name: str, index: str) -> int:
     except TfkdError as error:
         print(error, file=sys.stderr)
         return worker.BAD_SPEC
+    if worker.rank():  # what follows from the end of a run is decided by rank 0
+        _wait_for_parents(job, stop)
+        return worker.do(job, stop=stop, on_stop=lambda reason: worker.DONE)
     if lives.begin():
         return worker.CRASHED
     try:
@@ -54,6 +58,16 @@ def _main(store: str, name: str, index: str) -> int:
         print(error, file=sys.stderr)
         code = worker.BAD_SPEC
     return lives.crashed() if code == worker.CRASHED else lives.ended(code)
+
+
+def _name_ranks() -> None:
+    """Set what torchrun would set for this task of the job; which GPUs it may see is SLURM's choice."""
+    if int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    else:
+        os.environ.update(RANK="0", WORLD_SIZE="1")
 
 
 def _wait_for_parents(job: Job, stop: worker.Stop) -> None:

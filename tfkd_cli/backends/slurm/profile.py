@@ -21,8 +21,9 @@ import msgspec
 
 from tfkd_cli import schema
 from tfkd_cli.backends.slurm import client
-from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY
+from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, tasks
 from tfkd_cli.errors import RequestError, canonical
+from tfkd_cli.execution import GPUS_OF_A_RUN
 from tfkd_cli.regular_files import expanded, open_regular
 from tfkd_cli.schema import Meta, Record
 from tfkd_cli.spec import RunSpec
@@ -41,7 +42,8 @@ GENERIC = {
 }
 FAMILIES = (MEMORY, CPUS, GPUS)
 # Options with a key of their own that may also stand among the additional parameters.
-_OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *MEMORY, *CPUS, *GPUS})
+_TASKS = ("nodes", "ntasks_per_node")
+_OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *_TASKS, *MEMORY, *CPUS, *GPUS})
 # What tfkd sets itself, and why a profile may not.
 OURS = {
     "name": "tfkd finds its jobs by their name",
@@ -52,7 +54,6 @@ OURS = {
     "array_parallelism": "use --jobs",
     "num_gpus": "use gpus_per_node",
     "stderr_to_stdout": "one ordered log is always written",
-    **dict.fromkeys(("nodes", "ntasks_per_node"), "a run is one process; runs_per_job packs several"),
     **dict.fromkeys(("array", "output", "error", "hold", "signal", "ntasks"), "tfkd sets it itself"),
 }
 # What a user has set for all submissions fills what a profile leaves open.
@@ -118,17 +119,40 @@ class Profile:
     setup: tuple[str, ...] = ()
     runs_per_job: int = 1
     resources: tuple[Resources, ...] = ()
+    processes: int | None = None  # of a run, by --gpus
     description: str = ""
     contact: str = ""
     url: str = ""
 
     def submit_for(self, spec: RunSpec) -> dict[str, Any]:
-        """The options for one run; a later `[[resources]]` wins."""
+        """The options for one run; a later `[[resources]]` wins, and --gpus over both.
+
+        Where neither names tasks or GPUs, a run gets those that its data set is planned for.
+        """
         options = dict(self.submit)
         for each in self.resources:
             if each.fit(spec):
                 options = overlaid(options, each.submit)
-        return options
+        nodes, planned = int(options.get("nodes", 1)), GPUS_OF_A_RUN.get(spec.dataset, 1)
+        open_ = self.runs_per_job == 1 and not options.keys() & {*GPUS, "ntasks_per_node"}
+        wanted = self.processes or (planned if open_ else 1)
+        if wanted == 1:
+            return options
+        if wanted % nodes or self.runs_per_job > 1:
+            raise RequestError(
+                f"{wanted} processes of a run, on {nodes} node{'s' * (nodes > 1)} of {self.name}, "
+                f"{self.runs_per_job} runs a job.",
+                expected="as many on each node, and one run a job.",
+                hint="change --gpus, or nodes and runs_per_job in the profile.",
+            )
+        each_node = {"ntasks_per_node": wanted // nodes}
+        if open_ or options.get("gpus_per_node"):
+            each_node["gpus_per_node"] = wanted // nodes
+        return {**options, **each_node}
+
+    def processes_of(self, spec: RunSpec) -> int:
+        """How many processes, each with a GPU of its own, train one run."""
+        return tasks(self.submit_for(spec))
 
     def line_of(self, option: str) -> str:
         """Where the file sets an option or its like: `a100.toml, line 7: slurm_partition = "gpu"`."""
@@ -220,14 +244,22 @@ def read(path: Path) -> Profile:
         file = schema.convert(data, _File)
     except RequestError as error:
         _refuse(path, error.what.rstrip("."), expected=error.expected)
+    resources = tuple(_resources(path, each) for each in file.resources)
+    submit = _options(path, file.submit, where="[submit]")
+    if file.runs_per_job > 1 and any(
+        tasks({**submit, **each}) > 1 for each in ({}, *(r.submit for r in resources))
+    ):
+        _refuse(
+            path, "runs_per_job packs runs of several tasks", expected="runs_per_job = 1, or one task a run."
+        )
     return Profile(
         name=_name(path),
         path=path,
         text=text,
-        submit=_options(path, file.submit, where="[submit]"),
+        submit=submit,
         setup=file.setup,
         runs_per_job=file.runs_per_job,
-        resources=tuple(_resources(path, each) for each in file.resources),
+        resources=resources,
         **msgspec.structs.asdict(file.profile),
     )
 
@@ -274,6 +306,9 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
         given = overlaid(given, {option if option in _OWN_KEY else f"--{key}": value})
     if keys.get("mem") == "mem_gb":
         given["mem"] = f"{given['mem'] * 1024:.0f}MB"
+    for option in _TASKS:
+        if not re.fullmatch(r"[1-9]\d*", str(given.get(option, 1))):
+            _refuse(path, f"{option} is {given[option]!r}", expected="a whole number: each run has as many.")
     for option in ("setup", "srun_args"):
         if not isinstance(given.get(option, []), list):
             _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")

@@ -119,10 +119,12 @@ def parameters(
 def srun_arguments(options: Mapping[str, Any]) -> list[str]:
     """`--export=ALL`: where the job has `--export=NONE`, srun would not hand on the script's own variables.
 
-    Since SLURM 22.05 srun does not inherit --cpus-per-task: without it a run may sit on one core.
+    Since SLURM 22.05 srun does not inherit --cpus-per-task: without it a run may sit on one core. A task that
+    fails ends the other tasks of its job.
     """
     cores = [f"--cpus-per-task={options['cpus_per_task']}"] if "cpus_per_task" in options else []
-    return ["--export=ALL", *cores, *options.get("srun_args", [])]
+    several = ["--kill-on-bad-exit=1"] if site.tasks(options) > 1 else []
+    return ["--export=ALL", *cores, *several, *options.get("srun_args", [])]
 
 
 def setup_lines(profile: Profile, *, code: Path) -> list[str]:

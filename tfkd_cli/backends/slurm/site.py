@@ -122,21 +122,27 @@ def minutes(limit: int | str) -> int | None:
 
 
 def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    """`options` and what the profile leaves open: a GPU where there are any, a fair share of the node."""
+    """`options` and what the profile leaves open: GPUs where there are any, a share of the node."""
     filled = dict(options)
     partition = site.partition(options.get("partition"))
     if partition is None or options.get("exclusive") or options.get("--exclusive"):
         return filled
     node = partition.least
+    per_node = int(options.get("ntasks_per_node", 1))
     if not GPUS & options.keys() and node.gpus:
-        filled["gpus_per_node"] = 1
+        filled["gpus_per_node"] = per_node
     shares = node.gpus if asks_gpu(filled) and node.gpus else 0
     if not CPUS & options.keys():
         filled["cpus_per_task"] = max(1, min(MOST_CPUS, node.cpus // shares)) if shares else 1
     if not MEMORY & options.keys() and node.memory_mb > 100:
         share = max(node.memory_mb // max(1, shares or node.cpus), min(2000, node.memory_mb))
-        filled["mem"] = f"{min(MOST_MEMORY_MB, share)}MB"
+        filled["mem"] = f"{min(per_node * min(MOST_MEMORY_MB, share), node.memory_mb)}MB"
     return filled
+
+
+def tasks(options: Mapping[str, Any]) -> int:
+    """How many processes a job with these options has, on all its nodes."""
+    return int(options.get("nodes", 1)) * int(options.get("ntasks_per_node", 1))
 
 
 def asks_gpu(options: Mapping[str, Any]) -> bool:

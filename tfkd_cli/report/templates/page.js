@@ -68,7 +68,7 @@
 
   // ---- curves
 
-  const DASHES = ["", "7 3", "7 3 2 3", "2 2.5", "11 3 3 3"];
+  const DASHES = ["", "7 3", "7 3 2 3", "2 2.5", "11 3 3 3", "4 4", "7 3 2 3 2 3"]; // one for each colour
 
   const points = (run, name) => data.epochs[run.epochs].map((epoch, at) => [epoch, run[name][at]]).filter((pair) => pair[1] !== null);
 
@@ -87,7 +87,8 @@
     const box = make("div", { class: "chart" });
     const drawn = lines.filter((line) => line.points.length);
     if (!drawn.length) return box;
-    const [width, height, left, right, top, bottom] = [720, 320, 44, 12, 10, 34];
+    const width = Math.max(280, Math.min(720, document.documentElement.clientWidth - 48)); // a unit is a pixel
+    const [height, left, right, top, bottom] = [Math.max(240, width / 2.25), 44, 12, 10, 34];
     const all = drawn.flatMap((line) => line.points);
     const maxX = Math.max(...all.map((p) => p[0]), 2);
     const lowY = Math.min(...all.map((p) => p[1]));
@@ -100,7 +101,8 @@
       svg.append(make("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
       svg.append(make("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
     }
-    for (const tick of scale(1, maxX)[0].filter((each) => each >= 1 && each <= maxX && Number.isInteger(each))) svg.append(make("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle" }, String(tick)));
+    const epochs = scale(1, maxX)[0].filter((each) => each >= 2 && each <= maxX && Number.isInteger(each));
+    for (const tick of [1, ...epochs]) svg.append(make("text", { x: x(tick), y: height - bottom + 16, "text-anchor": "middle" }, String(tick)));
     svg.append(make("text", { x: width - right, y: height - 4, "text-anchor": "end" }, "epoch"));
     svg.append(make("text", { x: 2, y: height - 4 }, "accuracy %"));
     const legend = make("ul");
@@ -327,6 +329,7 @@
   if (select) {
     select.append(...data.pictures.map((picture) => make("option", {}, picture.title)));
     select.addEventListener("change", drawPicture);
+    addEventListener("resize", drawPicture);
     drawPicture();
   }
 

@@ -1,0 +1,186 @@
+"""The input pipeline alone, from JPEG files to batches at 224 pixels: `python -m benchmarks.input`.
+
+tfkd's pipeline (decoder torchvision, and pillow) beside torchvision's `ImageFolder` with PIL transforms and a
+`DataLoader`, as the field writes it: same files, same number of workers, same size of batch, alternating. A
+block is an epoch; its time begins with the second batch. The figure is the median over rounds of the ratio
+within a round. It also gives how far tfkd's pixels are from Pillow's, and how much its memory grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from benchmarks.arguments import count, file_to_write
+from tfkd_cli.data.facts import IMAGENET
+from tfkd_cli.data.image_files import Decoder, ImageFiles, Reading, entries
+from tfkd_cli.data.images import SUFFIXES
+from tfkd_cli.spec import Recipe
+from tfkd_cli.training.epoch_data import EpochData
+from tfkd_cli.training.parts import part_of
+
+Epoch = Callable[[], Iterable[Any]]
+OURS: tuple[Decoder, ...] = ("torchvision", "pillow")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; argparse ends with code 2 where they are wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a folder or a tar with photographs")
+    parser.add_argument("--images", type=count, default=2_000, help="per epoch: files are taken again [2000]")
+    parser.add_argument("--batch", type=count, default=128)
+    parser.add_argument("--workers", type=count, default=len(os.sched_getaffinity(0)), help="[all cores]")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--json", type=file_to_write, metavar="FILE")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; the exit code."""
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = photographs(options.data, Path(scratch))
+        tree = made_tree(files, Path(scratch) / "tree", images=options.images)
+        sides: dict[str, Epoch] = {"conventional": conventional(tree, options.batch, options.workers)}
+        for decoder in OURS:
+            part = indexed(tree, Path(scratch), Reading(decoder=decoder, workers=options.workers))
+            sides[decoder] = ours(part, options.batch)
+        figures = alternated(sides, options.rounds)
+        figures["pixels"] = differences(indexed(tree, Path(scratch), Reading()), len(files))
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps({**vars(options), **figures}, default=str))
+    return 0
+
+
+def photographs(source: Path, scratch: Path) -> list[Path]:
+    """The image files of a folder, or of a tar, which is unpacked."""
+    if source.is_file():
+        with tarfile.open(source) as archive:
+            archive.extractall(scratch / "photographs", filter="data")
+        source = scratch / "photographs"
+    return sorted(each.resolve() for each in source.rglob("*") if each.suffix.lower() in SUFFIXES)
+
+
+def made_tree(files: Sequence[Path], root: Path, *, images: int) -> Path:
+    """A tree of two classes with so many links to these files, each as often as the others."""
+    for number in range(images):
+        folder = root / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06d}.JPEG").symlink_to(files[number % len(files)])
+    return root
+
+
+def conventional(tree: Path, batch: int, workers: int) -> Epoch:
+    """ImageFolder and a DataLoader of PIL transforms."""
+    seen = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET.mean, IMAGENET.std),
+        ]
+    )
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(str(tree), seen), batch_size=batch, shuffle=True, num_workers=workers,
+        pin_memory=torch.cuda.is_available(), persistent_workers=True,
+    )  # fmt: skip
+    return lambda: loader
+
+
+def indexed(tree: Path, scratch: Path, reading: Reading) -> ImageFiles:
+    """The files of the tree as tfkd reads them."""
+    files = sorted(tree.glob("*/*"))
+    index = scratch / "index.npy"
+    names = [os.fsencode(each.relative_to(tree)) for each in files]
+    np.save(index, entries(names, [each.stat().st_size for each in files]))
+    return ImageFiles(index=index, place=tree, facts=IMAGENET, reading=reading)
+
+
+def ours(files: ImageFiles, batch: int) -> Epoch:
+    """tfkd's batches, normalised on the device as in training."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    part = part_of(files, np.zeros(len(files), dtype=np.int64), device)
+    epoch_data = EpochData(part, IMAGENET, Recipe(batch_size=batch, augment="rrc-flip"), seed=0)
+    epochs = iter(range(1, 1_000_000))
+    return lambda: epoch_data.batches(next(epochs))
+
+
+def alternated(sides: dict[str, Epoch], rounds: int) -> dict[str, Any]:
+    """Images per second of each side in each round, and ratios to the conventional side."""
+    for epoch in sides.values():  # starts the workers, fills the page cache
+        rate(epoch)
+    before = memory()
+    rates = [{name: rate(epoch) for name, epoch in sides.items()} for _ in range(rounds)]
+    ratios = {
+        name: median(each[name] / each["conventional"] for each in rates) for name in sides if name in OURS
+    }
+    return {
+        "ratio": ratios,
+        "images_per_second": {name: round(median(each[name] for each in rates), 1) for name in sides},
+        "memory_mb": [round(before), round(memory())],
+    }
+
+
+def rate(epoch: Epoch) -> float:
+    """Images per second of an epoch, from its second batch on."""
+    images, started = 0, 0.0
+    for batch in epoch():
+        if started:
+            images += len(batch[0])
+        else:
+            started = time.perf_counter()
+    return images / (time.perf_counter() - started)
+
+
+def memory() -> float:
+    """Megabytes of this process and its children that are theirs alone."""
+    found = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            if os.getpid() in (int(lines["Pid"]), int(lines["PPid"])):
+                found += int(lines["RssAnon"].split()[0])
+        except (OSError, KeyError):
+            continue
+    return found / 1024
+
+
+def differences(files: ImageFiles, images: int) -> dict[str, float]:
+    """Levels (of 255) by which pixels of torchvision's decoder differ from Pillow's, in all views."""
+    gaps = []
+    for number in range(images):
+        seen = []
+        for decoder in OURS:
+            chosen = replace(files, reading=Reading(decoder=decoder))
+            part = part_of(chosen, np.zeros(len(files), dtype=np.int64), torch.device("cpu"))
+            epoch_data = EpochData(part, IMAGENET, Recipe(augment="rrc-flip"), seed=0)
+            index = [torch.tensor([number])]
+            view = next(epoch_data._part.views(index, epoch_data._augment, stream=0, epoch=1)).images_NCHW
+            seen.append(torch.cat([view, next(part.images(index)).images_NCHW]).int())
+        gaps.append((seen[0] - seen[1]).flatten())
+    gap = torch.cat(gaps).double()
+    return {
+        "largest": float(gap.abs().max()),
+        "mean": float(gap.mean()),
+        "rms": float(gap.square().mean().sqrt()),
+        "share_equal": float((gap == 0).double().mean()),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

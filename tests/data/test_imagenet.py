@@ -1,0 +1,210 @@
+"""ImageNet in place: what the archives and the tree have in common, and what is not taken for it."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.ilsvrc import TESTED, TRAINED, WNIDS, jpeg, make_archives, make_tree
+from tfkd_cli import data
+from tfkd_cli.data import Arrays, imagenet
+from tfkd_cli.data.image_files import ImageFiles
+from tfkd_cli.errors import RequestError, TfkdError
+from tfkd_cli.execution import Execution
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def archives(tree: Path, tmp_path: Path) -> Path:
+    return make_archives(tree, tmp_path / "archives")
+
+
+def prepared(source: Path, execution: Execution) -> Arrays:
+    name = data.prepare("imagenet", execution=execution, source=source).name
+    return data.load(name, execution=execution)
+
+
+def files(arrays: Arrays, part: str) -> ImageFiles:
+    found = getattr(arrays, f"{part}_images_NCHW")
+    assert isinstance(found, ImageFiles)
+    return found
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {
+        each: (each.stat().st_mtime_ns, each.read_bytes()) for each in folder.rglob("*") if each.is_file()
+    }
+
+
+def test_archives_and_the_tree_they_unpack_to_give_the_same_name_labels_and_pixels(
+    tree: Path, archives: Path, tmp_path: Path
+) -> None:
+    ours = [
+        prepared(source, Execution(cache=str(tmp_path / f"cache-{source.name}")))
+        for source in (tree, archives)
+    ]
+    one, other = ours
+    assert one.facts.name == other.facts.name
+    assert one.facts.name.startswith("imagenet@")
+    for part, count in (("train", TRAINED), ("test", TESTED)):
+        labels = [getattr(each, f"{part}_labels_N") for each in ours]
+        assert np.array_equal(*labels)
+        assert labels[0].tolist() == sorted([*range(len(WNIDS))] * count)
+        names = [[files(each, part).name(i) for i in range(len(labels[0]))] for each in ours]
+        assert names[0] == names[1]
+        assert np.array_equal(files(one, part)[:], files(other, part)[:])
+    assert one.class_names == WNIDS
+    assert other.class_names[0] == "n01440764 word of n01440764"
+
+
+def test_it_is_read_in_place_and_nothing_is_written_beside_it(
+    tree: Path, archives: Path, execution: Execution
+) -> None:
+    before = {**contents(tree), **contents(archives)}
+    for source in (tree, archives):
+        prepared(source, execution)
+    assert {**contents(tree), **contents(archives)} == before
+    cached = sum(file.stat().st_size for file in (execution.cache_path / "data").rglob("*.npy"))
+    assert cached < 10_000
+
+
+def test_after_it_was_given_once_it_is_found_by_its_name(tree: Path, execution: Execution) -> None:
+    name = prepared(tree, execution).facts.name
+    resolved = data.resolve("imagenet", execution=execution)
+    assert (resolved.name, resolved.ready, resolved.source) == (name, True, str(tree))
+
+
+def test_a_file_more_or_of_another_size_gives_another_name(tree: Path, tmp_path: Path) -> None:
+    names = set[str]()
+    for change in ("none", "size", "more"):
+        file = tree / "train" / WNIDS[0] / f"{WNIDS[0]}_1.JPEG"
+        if change == "size":
+            file.write_bytes(jpeg(77))
+        elif change == "more":
+            file.with_name(f"{WNIDS[0]}_9.JPEG").write_bytes(jpeg(9))
+        os.utime(file.parent, ns=(len(names), len(names)))  # as `touch`: a file was changed in place
+        names.add(prepared(tree, Execution(cache=str(tmp_path / change))).facts.name)
+    assert len(names) == 3
+
+
+def test_a_file_that_has_changed_since_it_was_indexed_is_named(tree: Path, execution: Execution) -> None:
+    arrays = prepared(tree, execution)
+    (tree / "train" / WNIDS[1] / f"{WNIDS[1]}_2.JPEG").write_bytes(b"short")
+    with pytest.raises(TfkdError, match=rf"{WNIDS[1]}_2\.JPEG.*has 5 bytes"):
+        files(arrays, "train")[:]
+
+
+def test_a_copy_on_this_node_is_used_and_a_lost_original_is_reported(
+    tree: Path, execution: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = prepared(tree, execution).facts.name
+    moved = tree.rename(tmp_path / "moved")
+    with pytest.raises(RequestError, match="are not at") as error:
+        data.load(name, execution=execution)
+    assert "TFKD_DATA" in error.value.hint
+    for given, variable in ((replace(execution, sources={name: str(moved)}), ""), (execution, str(moved))):
+        monkeypatch.setenv("TFKD_DATA", variable)
+        assert files(data.load(name, execution=given), "test").place == moved
+
+
+def test_a_damaged_index_is_made_anew(tree: Path, execution: Execution) -> None:
+    name = prepared(tree, execution).facts.name
+    index = execution.cache_path / "data" / name / "train_files.npy"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    data.load(name, execution=replace(execution, sources={name: str(tree)}))
+    assert index.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("break_it", "what"),
+    [
+        ("no kit", "without ILSVRC2012_devkit"),
+        ("short", "cannot be read as a tar"),
+        ("kit", "cannot be read"),
+        ("labels", "images in ILSVRC2012_img_val.tar and"),
+    ],
+)
+def test_incomplete_archives_are_refused(
+    archives: Path, execution: Execution, break_it: str, what: str
+) -> None:
+    if break_it == "no kit":
+        (archives / imagenet.DEVKIT).unlink()
+    elif break_it == "short":
+        whole = (archives / imagenet.TRAIN).read_bytes()
+        (archives / imagenet.TRAIN).write_bytes(whole[: len(whole) // 2])
+    elif break_it == "kit":
+        (archives / imagenet.DEVKIT).write_bytes(b"no tar")
+    else:
+        with tarfile.open(archives / imagenet.VAL, "w"):  # without images
+            pass
+    with pytest.raises(RequestError, match=what):
+        data.prepare("imagenet", execution=execution, source=archives)
+
+
+def test_a_validation_class_without_training_images_is_refused(tree: Path, execution: Execution) -> None:
+    (tree / "val" / "n99999999").mkdir()
+    (tree / "val" / "n99999999" / "1.JPEG").write_bytes(jpeg(1))
+    with pytest.raises(RequestError, match="'n99999999', a class without training images"):
+        data.prepare("imagenet", execution=execution, source=tree)
+
+
+def test_it_is_not_downloaded(execution: Execution) -> None:
+    with pytest.raises(RequestError, match="cannot be downloaded"):
+        data.prepare("imagenet", execution=execution, allow_download=True)
+
+
+def official(**changes: int) -> imagenet.Contents:
+    """As many classes and images as the official set, with sizes that add up to its archives."""
+    classes = tuple(f"n{number:08d}" for number in range(1_000))
+    counts = [1_281] * 1_000
+    for number in range(167):
+        counts[number] += 1
+    size = changes.get("size", 114_800)
+    train = [
+        imagenet.Item(wnid, f"{wnid}_{number}.JPEG", size)
+        for wnid, count in zip(classes, counts, strict=True)
+        for number in range(count)
+    ]
+    val = [imagenet.Item(wnid, f"{number}.JPEG", 134_000) for wnid in classes for number in range(50)]
+    return imagenet.Contents(classes, {"train": train, "val": val})
+
+
+def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives of the sizes that this made-up set has stand for the official ones."""
+    contents = official()
+    monkeypatch.setattr(imagenet, "PER_CLASS", {"train": range(1_281, 1_283), "val": range(50, 51)})
+    inner = [
+        -(-(count * (512 + 115_200) + 1024) // 10_240) * 10_240 for count in [1_282] * 167 + [1_281] * 833
+    ]
+    train = -(-(sum(inner) + 1_000 * 512 + 1024) // 10_240) * 10_240
+    val = -(-(50_000 * (512 + 134_144) + 1024) // 10_240) * 10_240
+    monkeypatch.setattr(imagenet, "ARCHIVE_BYTES", {"train": train, "val": val})
+    facts = data.dataset("imagenet")
+    named = imagenet._identify(contents, facts)
+    assert (named.name, named.full) == ("imagenet", True)
+    assert "bytes were not hashed" in named.notes[0]
+    others = imagenet._identify(official(size=100_000), facts)
+    assert others.name.startswith("imagenet@")
+    assert (others.full, others.unchecked) == (False, True)
+    moved = contents.parts["train"][0]._replace(wnid=contents.classes[1])
+    relabelled = imagenet.Contents(
+        contents.classes, {**contents.parts, "train": [moved, *contents.parts["train"][1:]]}
+    )
+    assert imagenet._identify(relabelled, facts).name.startswith("imagenet@")
+
+
+def test_archives_are_taken_apart_as_tar_packs_them(archives: Path, tree: Path) -> None:
+    """The size that is calculated from the files of a tree is that of the archive."""
+    contents = imagenet._tree(tree, data.reader.silent)
+    val = sum(imagenet._in_tar(item.size) for item in contents.parts["val"])
+    assert imagenet._tar_bytes(val) == (archives / imagenet.VAL).stat().st_size

@@ -1,0 +1,118 @@
+"""A part of a data set (training, validation or test images) as the trainer reads it: batch by batch.
+
+`Part` is the interface, and `part_of` chooses its implementation: `MemoryPart` for decoded images,
+`StreamedPart` for images that worker processes decode while the network trains.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch  # noqa: TID253 - reached only from the trainer
+from torch import Tensor  # noqa: TID253
+
+from tfkd_cli.data.augment import Augment
+from tfkd_cli.data.image_files import ImageFiles
+from tfkd_cli.data.streaming import Stream, requests
+
+
+class Images(NamedTuple):
+    """A batch of images of a part, on the device."""
+
+    indices_N: Tensor  # int64, of the images in the part: those that were requested, unless one was skipped
+    images_NCHW: Tensor  # uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(ABC):
+    """The images of one part by index, and their labels (int64 N, on the device)."""
+
+    labels_N: Tensor
+
+    @abstractmethod
+    def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
+        """The images of each batch of indices, in order, without augmentation."""
+
+    @abstractmethod
+    def views(
+        self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
+    ) -> Iterator[Images]:
+        """The same in their views of this epoch, which depend on (stream, epoch, index) alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPart(Part):
+    """Images (uint8 NCHW) on the device; on the CPU they may be memory-mapped."""
+
+    images_NCHW: Tensor
+
+    def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
+        """As in `Part`."""
+        for indices_N in batches:
+            yield Images(indices_N, self.images_NCHW[indices_N])
+
+    def views(
+        self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
+    ) -> Iterator[Images]:
+        """As in `Part`; the views of the whole part are drawn at once, on the device."""
+        all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
+        views_NV = augment.draw(stream=stream, epoch=epoch, indices_N=all_N)
+        for indices_N, images_NCHW in self.images(batches):
+            yield Images(indices_N, augment(images_NCHW, views_NV[indices_N]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedPart(Part):
+    """Image files that are decoded in the order in which batches are needed; one pass at a time."""
+
+    stream: Stream
+    full_size: bool  # as in DataSet
+
+    def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
+        """As in `Part`."""
+        return self._decoded(batches, None)
+
+    def views(
+        self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
+    ) -> Iterator[Images]:
+        """As in `Part`; random resized crops of images of their own size are cut while decoding."""
+        view = {"stream": stream, "epoch": epoch}
+        crops_of = (stream, epoch) if self.full_size and augment.recipe.resized_crop else None
+        for indices_N, images_NCHW in self._decoded(batches, crops_of):
+            if crops_of:
+                yield Images(indices_N, augment.flip(images_NCHW, indices_N=indices_N, **view))
+            else:
+                views_NV = augment.draw(indices_N=indices_N, **view)
+                yield Images(indices_N, augment(images_NCHW, views_NV))
+
+    def _decoded(self, batches: Sequence[Tensor], crops_of: tuple[int, int] | None) -> Iterator[Images]:
+        device = self.labels_N.device
+        wanted = requests(torch.split(torch.cat(list(batches)).cpu(), [*map(len, batches)]), crops_of)
+        decoded = self.stream([each for batch in wanted for each in batch])
+        for batch in wanted:
+            units = list(islice(decoded, len(batch)))
+            images = [each.images_NCHW.to(device, non_blocking=True) for each in units]
+            yield Images(torch.cat([each.indices_N for each in units]).to(device), torch.cat(images))
+
+
+def part_of(images: Any, labels: Any, device: torch.device) -> Part:
+    """A part as the trainer reads it: image files, or arrays (uint8 NCHW), and labels (int64 N).
+
+    On the CPU, images that are memory-mapped stay so.
+    """
+    if isinstance(images, ImageFiles):
+        return StreamedPart(
+            stream=Stream(images, pin_memory=device.type == "cuda"),
+            full_size=images.facts.full_size,
+            labels_N=torch.from_numpy(labels).to(device),
+        )
+    with warnings.catch_warnings():
+        # A read-only memory map; nothing here writes to it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        images_NCHW, labels_N = torch.from_numpy(images), torch.from_numpy(labels)
+    return MemoryPart(images_NCHW=images_NCHW.to(device), labels_N=labels_N.long().to(device))

@@ -1,0 +1,214 @@
+"""The processes that train one run together: data-parallel training with torch.distributed.
+
+Each process (rank) holds the whole network and computes its part of every batch; DistributedDataParallel
+averages the gradients. Rank 0 alone writes. The ranks find each other by the variables that torchrun sets
+(RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT); the pool of this machine sets the same, and in a
+SLURM job submitit does. Tensors on GPUs go through NCCL, everything else through gloo.
+
+A rank that is killed, or that does not answer for `ANSWER`, ends the others: none of them waits for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch  # noqa: TID253 - reached only from the trainer and the runner
+import torch.distributed as dist  # noqa: TID253
+from torch import Tensor, nn  # noqa: TID253
+
+from tfkd_cli.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded from a file server, perhaps
+ANSWER = timedelta(seconds=35)  # that a rank may keep the others waiting
+LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
+
+T = TypeVar("T")
+log = logging.getLogger("tfkd")
+
+
+@dataclass
+class Ranks:
+    """This process among the `size` that train a run; `Ranks()` is a run in one process."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+    sync_batch_norm: bool = False
+    _store: Any = field(default=None, repr=False)
+    _hosts: Any = field(default=None, repr=False)  # the group that exchanges what is in the host's memory
+
+    @classmethod
+    def of_environment(cls, *, sync_batch_norm: bool) -> Ranks:
+        """As torchrun's variables say; one process where there are none."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        rank, size, local = (int(os.environ.get(name) or name == "WORLD_SIZE") for name in names)
+        return cls(rank, size, local, sync_batch_norm=sync_batch_norm and size > 1)
+
+    @property
+    def numerics(self) -> Mapping[str, Any]:
+        """What a run in several processes adds to its numerics: sums have another order, BatchNorm's means
+        are those of a rank's part of a batch unless they are synchronised."""
+        several = {"processes": self.size} if self.size > 1 else {}
+        return several | ({"sync_batch_norm": True} if self.sync_batch_norm else {})
+
+    def own_device(self, device: str) -> str:
+        """The name of this rank's own GPU, of those that this process may see, where the run has GPUs."""
+        on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        if self.size == 1 or not on_gpu:
+            return device
+        return f"cuda:{self.local_rank % max(1, torch.cuda.device_count())}"
+
+    def join(self, device: torch.device) -> None:
+        """Wait until all ranks are there; RunError after `MEETING`."""
+        if self.size == 1:
+            return
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(device)
+        try:
+            self._store, *_ = next(dist.rendezvous("env://", self.rank, self.size, timeout=MEETING))
+            self._store.set_timeout(ANSWER)
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                store=self._store, rank=self.rank, world_size=self.size,
+                timeout=ANSWER, device_id=device if on_gpu else None,
+            )  # fmt: skip
+            self._hosts = dist.new_group(backend="gloo", timeout=ANSWER)
+        except RuntimeError as error:
+            raise RunError(
+                f"rank {self.rank} of {self.size} does not reach the others: {_first_line(error)}",
+                expected=f"all of them at {os.environ.get('MASTER_ADDR')} within {MEETING.seconds} s.",
+                hint="look at the logs of the other ranks. On several nodes NCCL_SOCKET_IFNAME and "
+                "GLOO_SOCKET_IFNAME name the network between them.",
+            ) from error
+        self._store.set(f"place/{self.rank}", f"process {os.getpid()} on {socket.gethostname()}")
+        log.info("data-parallel: %s", ", ".join(map(self._place, range(self.size))))
+
+    def _place(self, rank: int) -> str:
+        return f"rank {rank} ({self._store.get(f'place/{rank}').decode()})"
+
+    def leave(self, *, failed: bool = False) -> None:
+        """End the connections; a rank that still waits for this one fails at once.
+
+        NCCL would wait here for a rank that has failed; it is left to the end of the process.
+        """
+        if self.size > 1 and dist.is_initialized():
+            of_hosts = failed and dist.get_backend() == "nccl"
+            dist.destroy_process_group(self._hosts if of_hosts else None)
+
+    def share(self, indices_N: Tensor) -> Tensor:
+        """This rank's part of `indices_N`: contiguous, of the same size or one less than the largest."""
+        return indices_N.tensor_split(self.size)[self.rank]
+
+    def share_of_batch(self, indices_N: Tensor) -> Tensor:
+        """This rank's part of a batch; all of a batch that has less than two images per rank.
+
+        A part needs images: BatchNorm has no mean of none and no variance of one. What all ranks compute
+        has the same gradients on each, and their average.
+        """
+        return self.share(indices_N) if len(indices_N) >= 2 * self.size else indices_N
+
+    def weight(self, own: int, *, images: int) -> float:
+        """What each of `own` images counts in a batch of `images`: 1, or 1/size where all ranks have all."""
+        return 1.0 if own < images else 1 / self.size
+
+    def parallel(self, network: nn.Module, device: torch.device, *, own: bool) -> nn.Module:
+        """The network whose backward pass averages the gradients over the ranks; it has the same parameters.
+
+        `own`: a network from outside tfkd, of which some parameters may get no gradient.
+        """
+        if self.size == 1:
+            return network
+        ids = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=ids, find_unused_parameters=own)
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give all ranks the buffers of rank 0, as in its checkpoints: BatchNorm's running statistics."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def summed(self, values_V: Tensor, *, weight: float) -> Tensor:
+        """The sum over ranks of `weight` times their values."""
+        if self.size > 1:
+            values_V = values_V * weight
+            dist.all_reduce(values_V)
+        return values_V
+
+    def gather(self, scored_SN: Tensor) -> Tensor:
+        """The columns of all ranks, in their order, on the CPU."""
+        return scored_SN if self.size == 1 else torch.cat(self._of_all(scored_SN.cpu()), 1)
+
+    def agree(self, reason: str | None) -> str | None:
+        """The reason to stop of any rank, for all of them at the same step; "TERM" goes before "USR2"."""
+        if self.size == 1:
+            return reason
+        asked = torch.tensor(reason is not None, dtype=torch.int32)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._hosts)
+        return min(filter(None, self._of_all(reason))) if asked else None
+
+    def same(self, value: T) -> T:
+        """What rank 0 has."""
+        said = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(said, src=0, group=self._hosts)
+        return said[0]
+
+    def _of_all(self, value: T) -> list[T]:
+        said: list[Any] = [None] * self.size
+        dist.all_gather_object(said, value, group=self._hosts)
+        return said
+
+    def report(self, error: BaseException, trace: str) -> str:
+        """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end."""
+        lost = _follows_from_another(error)
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
+                self._store.set(f"failed/{self.rank}", "" if lost else trace)
+                self.leave(failed=True)
+                self._store.wait(["over"], LAST_WORDS)  # rank 0 ends first: it writes down which rank it was
+        return _first_line(error) if lost else ""
+
+    def culprit(self, error: BaseException) -> BaseException:
+        """On rank 0: `error`, or where that only follows from what happened to another rank, an error that
+        says so."""
+        self.leave(failed=True)  # which ends the other ranks
+        if self._store is None or not _follows_from_another(error):
+            return error
+        keys = {rank: f"failed/{rank}" for rank in range(1, self.size)}
+        with contextlib.suppress(RuntimeError):
+            self._store.wait([*keys.values()], LAST_WORDS)
+        heard = {
+            rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])
+        }
+        for rank, trace in heard.items():
+            if trace:
+                log.error("rank %d:\n%s", rank, trace)
+                return RunError(f"rank {rank} of {self.size} failed: {trace.strip().splitlines()[-1]}")
+        silent = [self._place(rank) for rank in keys if rank not in heard]
+        return RunError(
+            f"{' and '.join(silent) or 'a rank'} was killed, or did not answer for {ANSWER.seconds} s.",
+            expected=f"all {self.size} processes of the run, until it is done.",
+            hint="give the command again: it continues from the last saved state. The system's log names "
+            "processes that were killed for want of memory.",
+        )
+
+
+def _follows_from_another(error: BaseException) -> bool:
+    """Whether a rank fails because another one is gone; gloo's errors have no class of their own."""
+    of_torch = isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError)
+    return of_torch or (isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)) is not None)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
