@@ -119,17 +119,15 @@ def _gflops(torch: Any, device: Any, dtype: Any) -> float:
 
 
 def _data_sets(execution: Execution) -> Iterator[Check]:
-    for name, facts in data.DATASETS.items():
-        if not facts.module:
-            continue
+    for name in data.DATASETS:
         found = data.resolve(name, execution=execution)
         if found.ready:
             yield Check(name, "ok", f"decoded as {found.name}; its digests are compared before it is used")
         elif found.available:
             yield Check(name, "ok", "found, decoded at its first use")
         else:
-            source = "" if found.download else " --from DIR"
-            yield Check(name, "warn", "not here", f"tfkd data {name}{source}")
+            given = "" if found.download else " --from DIR"
+            yield Check(name, "warn", "not here", f"tfkd data {name}{given}")
 
 
 def _disk(name: str, path: Path) -> Check:

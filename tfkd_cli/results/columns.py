@@ -47,6 +47,8 @@ RECIPE: Columns = {
         "are not comparable",
     ),
     "holdout": ("share", "training images held out for validation; 0: none"),
+    "decoder": ("torchvision, pillow", "what decodes image files while the network trains"),
+    "corrupt": ("fail, skip", "a file that cannot be read ends the run, or the next one takes its place"),
 }
 
 OUTCOME: Columns = {

@@ -96,6 +96,8 @@ def run(
             raise
         except BaseException as error:  # a student's own code may even call sys.exit
             raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+        finally:
+            ranks.over()
 
 
 def _assist(
@@ -104,6 +106,7 @@ def _assist(
     try:
         with contextlib.suppress(Interrupted):
             _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
+        ranks.await_end()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
