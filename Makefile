@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing tfkd with torch and torchvision into $(VENV): a few minutes and, with CUDA, up to 6 GB."
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --editable .  # not quiet: it shows what is loaded
 	$(BIN)/python -m compileall -q tfkd_cli paper_tables  # pip does so for all but editable installs
 	@touch $@
 

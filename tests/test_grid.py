@@ -64,10 +64,21 @@ def axes(*methods: str, teachers: tuple[str, ...] = (), epochs: tuple[int, ...] 
     )
 
 
-def test_a_grid_has_a_row_for_each_student_and_teacher_and_a_column_for_each_method() -> None:
+def test_a_grid_has_a_row_for_each_method_and_teacher_under_the_baseline_of_each_student() -> None:
     made = table(axes("kd", "re-kd", teachers=("resnet20", "resnet18")))
-    assert [row.labels for row in made.rows][:2] == [("resnet8", "resnet20"), ("resnet8", "resnet18")]
-    assert len(list(made.cells())) == 8
+    assert [row.labels for row in made.rows][:3] == [
+        ("Baseline", "resnet8", "–"),
+        ("Normal KD", "resnet8", "resnet20"),
+        ("Normal KD", "resnet8", "resnet18"),
+    ]
+    assert len(list(made.cells())) == 10
+    assert sum(cell.is_baseline for cell in made.cells()) == 2
+
+
+def test_a_grid_says_itself_where_a_student_is_its_own_teacher() -> None:
+    made = table(axes("tf-self", "de-kd", teachers=("torchvision:resnet18",)))
+    teachers = {labels[0]: labels[2] for labels in (row.labels for row in made.rows)}
+    assert teachers == {"Baseline": "–", "Tf-KD_self": "itself", "De-KD": "resnet18, epoch 1"}
 
 
 @pytest.mark.parametrize("name", ["kd", "re-kd", "de-kd"])
@@ -87,7 +98,7 @@ def test_de_kd_is_taught_by_the_first_epoch_unless_told_otherwise() -> None:
         c.setting.method: c.setting.teacher_epoch
         for c in table(axes("kd", "de-kd", teachers=("resnet20",))).cells()
     }
-    assert epochs == {"kd": None, "de-kd": 1}
+    assert epochs == {"baseline": None, "kd": None, "de-kd": 1}
 
 
 def test_a_teacher_epoch_without_a_chosen_teacher_is_refused() -> None:

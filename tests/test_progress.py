@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tfkd_cli.backends import Event
+from tfkd_cli.methods import LabelSmoothing
 from tfkd_cli.plan import Estimate, Progress, make_plan
-from tfkd_cli.progress import Follower
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.progress import Follower, short_names
+from tfkd_cli.spec import Recipe, RunSpec
 
 FIRST = RunSpec(dataset="digits", student="resnet8")
 SECOND = replace(FIRST, seed=1)
@@ -33,7 +34,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: fl
 def test_before_anything_has_started_the_whole_plan_is_told() -> None:
     plan = make_plan({"run": (FIRST, SECOND)}, progress={}, cost=lambda spec: Estimate(100.0, "estimate"))
     followed = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)})
-    assert followed.left() == "about 3 min 20 s of work ahead (estimate)"
+    assert followed.left() == "about 3 min 20 s ahead (estimate)"
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,25 @@ def test_what_was_trained_before_does_not_count_as_pace(monkeypatch: pytest.Monk
     followed = follower(monkeypatch, share=0.5, elapsed=20.0)
     followed.tell(Event(kind="progress", folder=FIRST.folder, epoch=5, epochs=10))
     assert followed.left() == "about 1 min left"  # of 60 and 100 s, both have spent their 20
+
+
+def test_a_short_name_says_what_tells_runs_apart_and_no_more() -> None:
+    smoothed = replace(FIRST, loss=LabelSmoothing(), seed=1)
+    names = short_names([FIRST, smoothed], {"digits": "photos"})
+    assert [*names.values()] == ["photos · baseline · s0", "photos · lsr · s1"]
+    other = replace(FIRST, student="plain-cnn")
+    assert short_names([FIRST, other], {})[other.folder] == "digits · plain-cnn · baseline · s0"
+    trial = replace(FIRST, recipe=Recipe(lr=0.05))
+    assert [*short_names([FIRST, trial], {}).values()] == [
+        "digits · baseline · s0 · lr=0.1",
+        "digits · baseline · s0 · lr=0.05",
+    ]
+
+
+def test_lines_of_progress_have_the_short_names(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    followed = follower(monkeypatch)
+    followed.names = {FIRST.folder: "photos · lsr · s1"}
+    followed.tell(Event(kind="finished", folder=FIRST.folder, accuracy=93.0))
+    assert "[1/2] done    photos · lsr · s1  93.00 %" in capfd.readouterr().err

@@ -51,8 +51,9 @@ def _main(given: Sequence[str]) -> int:
     from tfkd_cli.console import print_error
     from tfkd_cli.errors import TfkdError
 
+    words = [*given[1:], "--help"] if given[:1] == ["help"] else list(given)  # `tfkd help run`
     try:
-        return int(app(list(given), prog_name="tfkd", standalone_mode=True) or 0)
+        return int(app(words, prog_name="tfkd", standalone_mode=True) or 0)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except (TfkdError, PaperTablesError) as error:

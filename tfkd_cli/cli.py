@@ -6,51 +6,80 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from tfkd_cli.errors import canonical
+from tfkd_cli.options import OUTPUT, PANELS
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Entry(NamedTuple):
-    """Where a command lives, and what `tfkd --help` says of it."""
+    """Where a command lives, its panel in `tfkd --help`, and what that says of it."""
 
     module: str
+    panel: str
     does: str
 
 
+TRAIN, LOOK, USE, FACTS, KEEP = "Train", "Look at results", "Use a result", "Look things up", "Maintain"
+
 # One line each, so that `tfkd --help` imports no command; a test compares them with the docstrings.
 COMMANDS: Mapping[str, Entry] = {
-    "run": Entry("runs", "One run or a grid, teachers included; the same command again resumes."),
-    "compare": Entry(
-        "comparing",
-        "Does Tf-KD help here? Trials on a validation part, then every method with every seed: one answer.",
-    ),
-    "reproduce": Entry("runs", "What the named tables and figures still need; then prints them."),
-    "plan": Entry("runs", "Exactly `reproduce --dry-run`: runs wanted, shared, done, to do; their cost."),
-    "status": Entry("store", "Counts, failures and time left of everything that was asked for."),
-    "runs": Entry("browsing", "One line per run, sorted and filtered by any column of `results.load`."),
-    "diff": Entry("browsing", "What differs between two runs: settings, numerics, code and result."),
-    "show": Entry("store", "A table, figure or run, to stdout: published beside measured."),
-    "report": Entry("store", "Everything to files: DIR/index.html and DIR/report/…, and nothing else."),
-    "predict": Entry(
-        "using", "Class and probability of each image by a run's student, with the run's own preprocessing."
-    ),
-    "export": Entry("using", "A run's student as one file for other programs."),
-    "logs": Entry("store", "A run's log, of its newest attempt."),
-    "list": Entry("things", "Methods, models, datasets, tables, figures or clusters."),
-    "data": Entry("things", "Fetch and decode a data set into the cache, once for all runs."),
+    "run": Entry("runs", TRAIN, "Train one run or a grid of runs, with the teachers they need."),
+    "compare": Entry("comparing", TRAIN, "Compare label smoothing and Tf-KD on your own images."),
+    "reproduce": Entry("runs", TRAIN, "Train what tables and figures still need, then print them."),
+    "plan": Entry("runs", TRAIN, "Show which runs `reproduce` would train and what they cost."),
+    "status": Entry("store", LOOK, "Show how far everything is that was asked for."),
+    "runs": Entry("browsing", LOOK, "List the runs of a results folder, one line each."),
+    "diff": Entry("browsing", LOOK, "Show in what two runs differ."),
+    "show": Entry("store", LOOK, "Print a table, figure, grid, comparison or run."),
+    "report": Entry("store", LOOK, "Write a page with every result, index.html, and its tables and figures."),
+    "logs": Entry("store", LOOK, "Print the log of a run's newest attempt."),
+    "predict": Entry("using", USE, "Predict the class of each image with a run's student."),
+    "export": Entry("using", USE, "Export a run's student for other programs."),
+    "list": Entry("things", FACTS, "List the methods, models, data sets, tables, figures or clusters."),
     "explain": Entry(
-        "explaining", "What a setting's loss really is: weights, scale, equivalent label smoothing."
+        "explaining",
+        FACTS,
+        "Explain a setting's loss: its weights, its scale, and the label smoothing that it equals.",
     ),
-    "clean": Entry("upkeep", "What is safe to delete, and its deletion; never a result."),
-    "pack": Entry("upkeep", "Records in one file, which every reading command accepts as --results."),
-    "doctor": Entry("upkeep", "Is everything here? Each line ok, WARN or FAIL, with what to do."),
-    "cancel": Entry("cluster", "Take the runs of a table, or one run, out of SLURM's queue."),
-    "retry": Entry("cluster", "Submit a failed run again, its waiting students pointed to it."),
+    "data": Entry("things", KEEP, "Fetch a data set and decode it into the cache."),
+    "clean": Entry("upkeep", KEEP, "Show, or delete, what is safe to delete."),
+    "pack": Entry("upkeep", KEEP, "Pack the records of runs, without weights, into one file."),
+    "doctor": Entry("upkeep", KEEP, "Check the installation, and with --cluster a profile."),
+    "cancel": Entry("cluster", "SLURM", "Take the runs of a table, or one run, out of SLURM's queue."),
+    "retry": Entry("cluster", "SLURM", "Submit a failed run to SLURM again."),
 }
+
+
+class Command(TyperCommand):
+    """A command whose help shows its options in panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Each panel of `options.PANELS` that has an option."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            own = "Arguments" if each.param_type_name == "argument" else "Options"
+            own = OUTPUT if each.name == "help" else own
+            record = each.get_help_record(ctx)
+            if record is not None:
+                panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append(record)
+        for panel in sorted(panels, key=PANELS.index):
+            with formatter.section(panel):
+                formatter.write_dl(panels[panel])
+
+
+class Family(typer.Typer):
+    """The commands of a module."""
+
+    def command(self, name: str | None = None, **how: Any) -> Any:
+        """As Typer's own, for a `Command`."""
+        return super().command(name, cls=Command, **how)
 
 
 class LazyGroup(TyperGroup):
@@ -64,13 +93,15 @@ class LazyGroup(TyperGroup):
         """The command of this name, its module imported now; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        family = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+        family = Family(rich_markup_mode=None, pretty_exceptions_enable=False)
         family.callback()(lambda: None)  # keeps even a single command a named one
         importlib.import_module(f"tfkd_cli.commands.{COMMANDS[cmd_name].module}").register(family)
         return typer.main.get_group(family).commands[cmd_name]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is asked for; RequestError with the nearest known one for another."""
+        if ctx.resilient_parsing:  # a shell asks for completions
+            return super().resolve_command(ctx, args)
         return super().resolve_command(ctx, [canonical(args[0], COMMANDS, kind="command"), *args[1:]])
 
     def invoke(self, ctx: Any) -> None:
@@ -84,9 +115,12 @@ class LazyGroup(TyperGroup):
         raise typer.Exit(code or 0)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list in `tfkd --help`."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.does) for name, entry in COMMANDS.items()])
+        """The panels in `tfkd --help`."""
+        width = max(map(len, COMMANDS))  # that of the widest name, so that all panels are aligned
+        for panel in dict.fromkeys(entry.panel for entry in COMMANDS.values()):
+            with formatter.section(panel):
+                shown = [(name.ljust(width), e.does) for name, e in COMMANDS.items() if e.panel == panel]
+                formatter.write_dl(shown)
 
 
 app = typer.Typer(
@@ -94,6 +128,8 @@ app = typer.Typer(
     cls=LazyGroup,
     help="Reproduce 'Revisiting Knowledge Distillation via Label Smoothing Regularization' (CVPR 2020).\n\n"
     "Start with: tfkd reproduce demo",
+    epilog="`tfkd help COMMAND` has all options of a command and an example. "
+    f"Documentation: {DOCS if DOCS.is_dir() else 'docs/ in the repository of tfkd'}",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -115,4 +151,4 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """See `tfkd COMMAND --help`; each has an example."""
+    """Options before the command."""

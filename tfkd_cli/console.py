@@ -1,22 +1,27 @@
-"""How plans, progress, status and errors look in a terminal. Data to stdout, talk to stderr."""
+"""How plans, progress, status and errors look in a terminal. Data to stdout, talk to stderr.
+
+On a terminal, lines are wrapped at spaces and tables are laid out by its width; elsewhere lines stay whole.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.errors import UNSEEN, plain
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from tfkd_cli.plan import Counts, Plan
 
 PLAIN_WIDTH = 100
-NUMBER = r"|-|[-+]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
+NUMBER = r"|-|[-+<]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
 
 
 def out() -> Console:
@@ -36,11 +41,30 @@ def _console(*, stderr: bool) -> Console:
         """Shows control characters in text as escapes; the styles of tables are its own."""
 
         def print(self, *objects: Any, **how: Any) -> None:
-            super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **how)
+            for each in objects:
+                if isinstance(each, str):
+                    super().print(wrapped(plain(each), self.width), soft_wrap=True, **how)
+                else:
+                    super().print(each, **how)
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text`, its lines broken at spaces to fit into `width` and indented as they begin; words stay whole."""
+    return "\n".join(
+        textwrap.fill(
+            line.lstrip(" "),
+            width - 1,  # some terminals begin a new line at the last column
+            initial_indent=(indent := " " * (len(line) - len(line.lstrip(" ")))),
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def show(text: str) -> None:
@@ -49,8 +73,11 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """One line of talk, on stderr, never wrapped or marked up."""
-    print(plain(text), file=sys.stderr, flush=True)
+    """Talk to stderr, wrapped on a terminal only, never marked up."""
+    shown = plain(text)
+    if sys.stderr.isatty():
+        shown = wrapped(shown, shutil.get_terminal_size().columns)
+    print(shown, file=sys.stderr, flush=True)
 
 
 def print_error(error: Exception) -> None:
@@ -96,38 +123,80 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> RichTable:
-    """A table without frames: numbers to the right, words to the left."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
+    """A table without frames: numbers to the right, words to the left.
 
-    shown = [[plain(str(value)) for value in row] for row in rows]
-    table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, head in enumerate(heads):
-        numeric = all(re.fullmatch(NUMBER, row[column]) for row in shown)
-        table.add_column(head, justify="right" if numeric and shown else "left", overflow="fold")
-    for row in shown:
-        table.add_row(*(Text(value) for value in row))
-    return table
+    Where it is wider than the terminal, its texts are wrapped at spaces, then it is cut into several tables,
+    each with the first column.
+    """
+    return _SimpleTable(heads, [[plain(str(value)) for value in row] for row in rows])
 
 
-def plan_table(plan: Plan, *, device: str) -> RichTable:
-    """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs."""
+@dataclass(frozen=True)
+class _SimpleTable:
+    """Drawn by rich, which tells it the width there is."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from paper_tables.render.sheet_terminal import layout
+
+        columns = [[head, *(row[at] for row in self.rows)] for at, head in enumerate(self.heads)]
+        for widths in layout(columns, fixed=1, width=options.max_width):
+            yield self._part(widths)
+
+    def _part(self, widths: Mapping[int, int]) -> RenderableType:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for at, width in widths.items():
+            numeric = self.rows and all(re.fullmatch(NUMBER, row[at]) for row in self.rows)
+            justify: Literal["left", "right"] = "right" if numeric else "left"
+            table.add_column(self.heads[at], width=width, justify=justify, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(row[at]) for at in widths))
+        return table
+
+
+def chart(series: Mapping[str, Sequence[tuple[float, float]]], *, width: int, height: int = 15) -> str:
+    """Series of points (x, y), each with its own sign, as `height` lines of ASCII and a legend."""
+    points = [point for each in series.values() for point in each]
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    columns = width - 10
+    rows = [[" "] * columns for _ in range(height)]
+    for sign, each in zip("*ox", series.values(), strict=False):
+        for x, y in each:
+            column = round((x - left) / ((right - left) or 1) * (columns - 1))
+            rows[round((high - y) / ((high - low) or 1) * (height - 1))][column] = sign
+    ticks = {place: f"{high - (high - low) * place / (height - 1):.1f}" for place in range(0, height, 7)}
+    lines = [f"{ticks.get(place, ''):>7} |{''.join(row)}".rstrip() for place, row in enumerate(rows)]
+    lines.append(f"{'':7} +{'-' * columns}")
+    lines.append(f"{'':9}{left:g}{right:>{columns - len(f'{left:g}')}g}")
+    return "\n".join([*lines, *(f"{'':9}{sign} {name}" for sign, name in zip("*ox", series, strict=False))])
+
+
+def plan_table(plan: Plan, *, device: str) -> RenderableType:
+    """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs.
+
+    Columns of runs in which there is nothing but zeros are left out.
+    """
     counts = {name: plan.counts(name) for name in plan.tables}
     if len(counts) != 1:
         counts["all together"] = plan.counts()
     parts = counts.values()
+    columns: dict[str, Sequence[object]] = {"table": [*counts]}
+    for head in ("wanted", "shared", "done", "resumable", "to do"):
+        values = [getattr(each, head.replace(" ", "")) for each in parts]
+        columns |= {head: values} if any(values) or head in ("wanted", "to do") else {}
     time, work = in_one_unit([each.seconds for each in parts], TIMES)
     chain, longest = in_one_unit([each.critical_path_seconds for each in parts], TIMES)
     unit, disk = in_one_unit([each.disk_bytes for each in parts], SIZES)
-    heads = ("table", "wanted", "shared", "done", "resumable", "to do")
-    costs = (f"{device} {time}", f"longest chain, {chain}", f"disk, {unit}")
-    rows = [
-        (name, each.wanted, each.shared, each.done, each.resumable, each.todo, *texts)
-        for (name, each), *texts in zip(counts.items(), work, longest, disk, strict=True)
-    ]
-    return simple_table((*heads, *costs), rows)
+    columns |= {f"{device} {time}": work, f"longest chain, {chain}": longest, f"disk, {unit}": disk}
+    return simple_table([*columns], zip(*columns.values(), strict=True))
 
 
 TIMES: Mapping[str, float] = {"h": 3600, "min": 60, "s": 1}
@@ -165,8 +234,8 @@ def parallel_lines(plan: Plan) -> list[str]:
     teacher = max(cost.teacher_bytes for cost in costs)
     copy = f", and of the teacher ({size(teacher)} of weights)" if teacher else ""
     return [
-        f"Data-parallel: {len(costs)} runs in {each} processes each, one per GPU; every GPU's hours count. "
-        f"Each process holds a copy of the network{copy}, and its part of a batch."
+        f"Data-parallel: {len(costs)} run{'s' * (len(costs) > 1)} in {each} processes, one per GPU; the "
+        f"hours of all of them count. Each holds its own copy of the network{copy}."
     ]
 
 

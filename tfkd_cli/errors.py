@@ -64,16 +64,22 @@ def fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").strip()
 
 
-def canonical(name: str, known: Iterable[str], *, kind: str, hint: str = "") -> str:
-    """The known name that `name` means; RequestError with the nearest known one otherwise."""
+def canonical(
+    name: str, known: Iterable[str], *, kind: str, hint: str = "", elsewhere: Iterable[str] = ()
+) -> str:
+    """The known name that `name` means; RequestError with the nearest one otherwise.
+
+    `elsewhere`: names of the form LIBRARY:NAME, which are suggested to whoever leaves the library out.
+    """
     names = list(known)
     if name in names:
         return name
     by_fold = {fold(each): each for each in names}
     if fold(name) in by_fold:
         return by_fold[fold(name)]
-    nearest = difflib.get_close_matches(fold(name), by_fold, n=1, cutoff=0.5)
-    suggestion = f'did you mean "{by_fold[nearest[0]]}"?' if nearest else hint
+    suggested = {fold(each.partition(":")[2]): each for each in elsewhere} | by_fold
+    nearest = difflib.get_close_matches(fold(name), suggested, n=1, cutoff=0.5)
+    suggestion = f'did you mean "{suggested[nearest[0]]}"?' if nearest else hint
     raise RequestError(
         f'unknown {kind} "{name}".',
         expected="Known: " + ", ".join(sorted(by_fold.values())),

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paper_tables.spec import Cell, Column, Row, Setting, Table
+from tfkd_cli import models
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import METHODS, Method, method
 
+UNNAMED = "run"  # what a grid without a name is shown by
 MOST_COUNTED = 20  # seeds; a larger count is more likely to be meant as one seed
 MOST_SEEDS = 10_000
 _SEEDS = re.compile(r"\s*\d{1,9}(-\d{1,9})?(\s*,\s*\d{1,9}(-\d{1,9})?)*\s*", re.ASCII)
@@ -17,8 +19,9 @@ _SEEDS = re.compile(r"\s*\d{1,9}(-\d{1,9})?(\s*,\s*\d{1,9}(-\d{1,9})?)*\s*", re.
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """The axes of a grid: canonical names, in the order they were asked for."""
+    """The axes of a grid: canonical names, in the order they were asked for; `name`: to show it by."""
 
+    name: str = UNNAMED
     dataset: str
     students: tuple[str, ...]
     methods: tuple[str, ...]
@@ -82,23 +85,41 @@ def _seed_range(part: str) -> range:
 
 
 def table(axes: Axes) -> Table:
-    """The grid as a table: a row for each student (and teacher), a column for each method."""
+    """The grid as a table: a row for each student, method and teacher, and for each student's baseline."""
     methods = [method(name) for name in axes.methods]
     _check_teacher(methods, axes)
-    columns = tuple(Column(name=each.name, label=each.label) for each in methods)
-    pairs = [(student, teacher) for student in axes.students for teacher in axes.teachers or (None,)]
-    rows = tuple(_row(index, pair, methods, axes) for index, pair in enumerate(pairs))
-    heads = ("Student", "Teacher") if axes.teachers else ("Student",)
-    title = f"{', '.join(each.short for each in methods)} on {axes.dataset}"
-    return Table(name="run", title=title, kind="grid", heads=heads, columns=columns, rows=rows)
-
-
-def _row(index: int, pair: tuple[str, str | None], methods: Sequence[Method], axes: Axes) -> Row:
-    student, teacher = pair
-    cells = tuple(
-        Cell(row=index, column=each.name, setting=_setting(student, teacher, each, axes)) for each in methods
+    settings = dict[Setting, tuple[str, ...]]()  # → what heads its row
+    for student in axes.students:
+        wanted = [
+            (each, _setting(student, teacher, each, axes))
+            for each in methods
+            for teacher in (axes.teachers if each.teacher == "given" else (None,))
+        ]
+        baseline = Setting(dataset=axes.dataset, student=student, method="baseline")
+        settings[baseline] = METHODS["baseline"].label, models.short(student), "–"
+        settings |= {
+            setting: (each.label, models.short(student), _taught_by(setting, each))
+            for each, setting in wanted
+        }
+    rows = (
+        Row(labels=labels, cells=(Cell(row=index, column="accuracy", setting=setting),))
+        for index, (setting, labels) in enumerate(settings.items())
     )
-    return Row(labels=(student, teacher) if teacher else (student,), cells=cells)
+    return Table(
+        name=axes.name,
+        title=f"{', '.join(each.short for each in methods)} on {axes.dataset}",
+        kind="grid",
+        heads=("Method", "Student", "Teacher"),
+        columns=(Column(name="accuracy", label="Accuracy"),),
+        rows=tuple(rows),
+    )
+
+
+def _taught_by(setting: Setting, each: Method) -> str:
+    if setting.teacher is None:
+        return "itself" if each.teacher == "self" else "–"
+    epoch = f", epoch {setting.teacher_epoch}" if setting.teacher_epoch else ""
+    return models.short(setting.teacher) + epoch
 
 
 def _setting(student: str, teacher: str | None, each: Method, axes: Axes) -> Setting:

@@ -1,11 +1,15 @@
-"""The options that commands share: each group a dataclass, each field one option, spelled once."""
+"""The options that commands share, spelled once: groups as dataclasses, and single arguments.
+
+Names are completed in a shell where `tfkd --install-completion` was run.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,82 +18,157 @@ import typer
 
 from tfkd_cli.errors import fold
 
-STORE, RUN, OUTPUT = "Where things are", "How runs are made", "Output"
+WHAT, TEACHER, RUN = "What is trained", "A teacher from a file", "How runs are made"
+WHERE, STORE, OUTPUT = "Where runs execute", "Where things are", "Output"
+PANELS = ("Arguments", "Options", WHAT, TEACHER, RUN, WHERE, STORE, OUTPUT)
+"""The panels of a command's options, in the order of its help."""
+
+
+def _items() -> list[str]:
+    from tfkd_cli.reproduction.paper import paper
+
+    return ["all", *paper().tables, *paper().figures]
+
+
+def _clusters() -> list[str]:
+    from tfkd_cli.backends.slurm import profile
+
+    return ["local", *profile.names()]
+
+
+def _networks() -> Iterable[str]:
+    from tfkd_cli import models
+
+    return models.NETWORKS
+
+
+def _methods() -> Iterable[str]:
+    from tfkd_cli import methods
+
+    return methods.all_methods()
+
+
+def _datasets() -> Iterable[str]:
+    from tfkd_cli import data
+
+    return data.all_datasets()
+
+
+def completing(*known: Callable[[], Iterable[str]], runs: bool = False) -> Callable[..., list[str]]:
+    """Completes these names, in a list with commas the last one; `runs`: also runs of the results folder."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        names = [name for each in known for name in each()]
+        with contextlib.suppress(OSError):
+            folder = Path(ctx.params.get("results") or "results", "runs")
+            names += sorted(each.name for each in folder.iterdir()) if runs else []
+        return [before + comma + name for name in names if name.startswith(last)]
+
+    return complete
 
 
 def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+Students = Annotated[str, _option(
+    "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
+    metavar="NETWORK", autocompletion=completing(_networks),
+)]  # fmt: skip
+Teachers = Annotated[str | None, _option(
+    "--teacher", help="The teacher of kd, re-kd and de-kd.", panel=WHAT,
+    metavar="NETWORK", autocompletion=completing(_networks),
+)]  # fmt: skip
+Methods = Annotated[str, _option(
+    "--method", help="A method (`tfkd list methods`) or python:MODULE:CLASS; several: A,B.",
+    panel=WHAT, metavar="METHOD", autocompletion=completing(_methods),
+)]  # fmt: skip
+Dataset = Annotated[str, _option(
+    "--dataset", help="A data set (`tfkd list datasets`), folder:PATH or torchvision:NAME.",
+    panel=WHAT, metavar="DATASET", autocompletion=completing(_datasets),
+)]  # fmt: skip
+Seeds = Annotated[str, _option(
+    "--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9).",
+    panel=WHAT, metavar="SEEDS",
+)]  # fmt: skip
+Run = Annotated[str, typer.Argument(
+    help="A run's key, the first digits of it, or its folder.", metavar="RUN",
+    autocompletion=completing(runs=True),
+)]  # fmt: skip
+Item = Annotated[str, typer.Argument(
+    help="A table, figure, grid or comparison, or a run's key or folder.", metavar="ITEM",
+    autocompletion=completing(_items, lambda: ["run", "compare"], runs=True),
+)]  # fmt: skip
+Items = Annotated[list[str], typer.Argument(
+    help="Tables and figures: `tfkd list tables`, `all` or `demo`.", metavar="ITEM...",
+    autocompletion=completing(_items),
+)]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class StoreOptions:
     """Where results, data sets and the cache are."""
 
-    results: Annotated[
-        Path,
-        _option(
-            "--results",
-            help="The results folder, or a file made by `tfkd pack`.",
-            panel=STORE,
-            envvar="TFKD_RESULTS",
-        ),
-    ] = Path("results")
-    data_dir: Annotated[
-        Path | None,
-        _option(
-            "--data-dir", help="A folder with official files; only read.", panel=STORE, envvar="TFKD_DATA"
-        ),
-    ] = None
-    cache_dir: Annotated[
-        Path | None,
-        _option(
-            "--cache-dir",
-            help="Decoded data sets. [default: the user's cache folder]",
-            panel=STORE,
-            envvar="TFKD_CACHE",
-        ),
-    ] = None
-    debug: Annotated[bool, _option("--debug", help="Show tracebacks.", panel=OUTPUT)] = False
+    results: Annotated[Path, _option(
+        "--results", help="The results folder, or a file made by `tfkd pack`.", panel=STORE,
+        metavar="PATH", envvar="TFKD_RESULTS",
+    )] = Path("results")  # fmt: skip
+    data_dir: Annotated[Path | None, _option(
+        "--data-dir", help="A folder with official files, which is only read.", panel=STORE,
+        metavar="FOLDER", envvar="TFKD_DATA",
+    )] = None  # fmt: skip
+    cache_dir: Annotated[Path | None, _option(
+        "--cache-dir", help="Decoded data sets. [default: the user's cache folder]", panel=STORE,
+        metavar="FOLDER", envvar="TFKD_CACHE",
+    )] = None  # fmt: skip
+    debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)] = False
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What changes every run of a request."""
 
-    scale: Annotated[
-        str, _option("--scale", help="paper, or quick: 10 epochs, fast, for trying out.", panel=RUN)
-    ] = "paper"
-    form: Annotated[
-        str, _option("--form", help="The loss as released (the code) or printed (the equation).", panel=RUN)
-    ] = "released"
-    recipe: Annotated[
-        str | None,
-        _option("--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN),
+    scale: Annotated[str, _option(
+        "--scale", help="paper, or quick: 10 epochs with --fast, for trying out.", panel=RUN,
+        metavar="SCALE", autocompletion=completing(lambda: ["paper", "quick"]),
+    )] = "paper"  # fmt: skip
+    form: Annotated[str, _option(
+        "--form", help="The loss as released (the code) or as printed (the equation).", panel=RUN,
+        metavar="FORM", autocompletion=completing(lambda: ["released", "printed"]),
+    )] = "released"  # fmt: skip
+    recipe: Annotated[str | None, _option(
+        "--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN,
+        metavar="RECIPE", autocompletion=completing(lambda: ["finetune"]),
+    )] = None  # fmt: skip
+    fast: Annotated[bool, _option(
+        "--fast", help="bf16, and the same augmented images for all seeds: other runs, marked.", panel=RUN,
+    )] = False  # fmt: skip
+    teacher_seeds: Annotated[str, _option(
+        "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one for each seed.",
+        panel=RUN, metavar="SEEDS", autocompletion=completing(lambda: ["one", "paired"]),
+    )] = "one"  # fmt: skip
+    set_: Annotated[list[str] | None, _option(
+        "--set", help="recipe.FIELD=VALUE, loss.FIELD=VALUE or teacher.weights=VALUE; can be repeated.",
+        panel=RUN, metavar="FIELD=VALUE",
+    )] = None  # fmt: skip
+    epochs: Annotated[
+        int | None,
+        _option("--epochs", help="Epochs; the milestones scale with them.", panel=RUN, metavar="N"),
     ] = None
-    fast: Annotated[
-        bool,
-        _option(
-            "--fast", help="bf16 and one augmentation stream for all seeds: other runs, marked.", panel=RUN
-        ),
-    ] = False
-    teacher_seeds: Annotated[
-        str,
-        _option(
-            "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one per seed.", panel=RUN
-        ),
-    ] = "one"
-    set_: Annotated[
-        list[str] | None,
-        _option("--set", help="recipe.FIELD, loss.FIELD or teacher.weights =VALUE; repeatable.", panel=RUN),
+    batch_size: Annotated[
+        int | None, _option("--batch-size", help="Images in a batch.", panel=RUN, metavar="N")
     ] = None
-    epochs: Annotated[int | None, _option("--epochs", help="recipe.epochs; milestones scale.", panel=RUN)] = (
+    lr: Annotated[
+        float | None,
+        _option("--lr", help="The learning rate for a batch of 128; it scales.", panel=RUN, metavar="X"),
+    ] = None
+    alpha: Annotated[float | None, _option("--alpha", help="loss.alpha, 0 to 1.", panel=RUN, metavar="X")] = (
         None
     )
-    batch_size: Annotated[int | None, _option("--batch-size", help="recipe.batch_size.", panel=RUN)] = None
-    lr: Annotated[float | None, _option("--lr", help="recipe.lr, at a batch of 128.", panel=RUN)] = None
-    alpha: Annotated[float | None, _option("--alpha", help="loss.alpha, 0 to 1.", panel=RUN)] = None
     temperature: Annotated[
-        float | None, _option("--temperature", "-T", help="loss.temperature.", panel=RUN)
+        float | None,
+        _option("--temperature", "-T", help="loss.temperature.", panel=RUN, metavar="X"),
     ] = None
 
     def shorthands(self) -> dict[str, Any]:
@@ -102,53 +181,50 @@ class RunOptions:
 class ExecutionOptions:
     """Where and how runs execute; none of it changes a result's identity."""
 
-    cluster: Annotated[
-        str, _option("--cluster", help="local, slurm, or a profile: `tfkd list clusters`.", panel=RUN)
-    ] = "local"
-    jobs: Annotated[
-        int | None,
-        _option("--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=RUN, min=1),
-    ] = None
-    device: Annotated[str, _option("--device", help="auto, cpu, cuda, cuda:1, mps.", panel=RUN)] = "auto"
-    threads: Annotated[
-        int | None,
-        _option("--threads", help="Threads per run. [default: cores ÷ runs at once]", panel=RUN, min=1),
-    ] = None
-    gpus: Annotated[
-        int | None,
-        _option(
-            "--gpus",
-            "--processes",
-            help="GPUs per run, each with a process of its own; with --device cpu processes. [default: 1]",
-            panel=RUN,
-            min=1,
-        ),
-    ] = None
+    cluster: Annotated[str, _option(
+        "--cluster", help="local, slurm, or another profile (`tfkd list clusters`).", panel=WHERE,
+        metavar="CLUSTER", autocompletion=completing(_clusters),
+    )] = "local"  # fmt: skip
+    jobs: Annotated[int | None, _option(
+        "--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=WHERE,
+        metavar="N", min=1,
+    )] = None  # fmt: skip
+    device: Annotated[
+        str, _option("--device", help="auto, cpu, cuda, cuda:1 or mps.", panel=WHERE, metavar="DEVICE")
+    ] = "auto"
+    threads: Annotated[int | None, _option(
+        "--threads", help="Threads of each run. [default: cores ÷ runs at once]", panel=WHERE,
+        metavar="N", min=1,
+    )] = None  # fmt: skip
+    gpus: Annotated[int | None, _option(
+        "--gpus", "--processes", help="GPUs of each run, with a process for each; with --device cpu, "
+        "processes. [default: 1]", panel=WHERE, metavar="N", min=1,
+    )] = None  # fmt: skip
     sync_batch_norm: Annotated[
-        bool, _option("--sync-batch-norm", help="With --gpus: BatchNorm over all of them.", panel=RUN)
+        bool, _option("--sync-batch-norm", help="With --gpus, BatchNorm over all of them.", panel=WHERE)
     ] = False
-    data_workers: Annotated[
-        int | None,
-        _option(
-            "--data-workers",
-            help="Processes per run that decode images. [default: --threads]",
-            panel=RUN,
-            min=0,
-        ),
-    ] = None
-    teacher_cache_gb: Annotated[
-        float,
-        _option("--teacher-cache-gb", help="Cap on cached teacher logits (with --fast).", panel=RUN, min=0.0),
-    ] = 20.0
+    data_workers: Annotated[int | None, _option(
+        "--data-workers", help="Processes of each run that decode images. [default: --threads]",
+        panel=WHERE, metavar="N", min=0,
+    )] = None  # fmt: skip
+    teacher_cache_gb: Annotated[float, _option(
+        "--teacher-cache-gb", help="The most that cached teacher logits take (with --fast).",
+        panel=WHERE, metavar="GB", min=0.0,
+    )] = 20.0  # fmt: skip
     no_tf32: Annotated[
-        bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=RUN)
+        bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=WHERE)
     ] = False
     tensorboard: Annotated[
-        bool, _option("--tensorboard", help="Also write TensorBoard scalars.", panel=RUN)
+        bool, _option("--tensorboard", help="Also write scalars for TensorBoard.", panel=WHERE)
     ] = False
-    dry_run: Annotated[bool, _option("--dry-run", help="Show the plan, start nothing.", panel=RUN)] = False
-    yes: Annotated[bool, _option("--yes", "-y", help="Accept downloads without asking.", panel=RUN)] = False
-    verbose: Annotated[bool, _option("--verbose", "-v", help="More log.", panel=OUTPUT)] = False
+    dry_run: Annotated[
+        bool,
+        _option("--dry-run", help="Show the plan and check what runs need; start nothing.", panel=WHERE),
+    ] = False
+    yes: Annotated[bool, _option("--yes", "-y", help="Download without asking.", panel=WHERE)] = False
+    verbose: Annotated[bool, _option("--verbose", "-v", help="Write more into the log.", panel=OUTPUT)] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", self.device.lower())
@@ -157,31 +233,53 @@ class ExecutionOptions:
 
 
 @dataclass(frozen=True)
+class TeacherOptions:
+    """A teacher from a file of another code base, and the images that it was trained with."""
+
+    teacher_checkpoint: Annotated[Path | None, _option(
+        "--teacher-checkpoint", help="The weights of --teacher, a file of any code base.",
+        panel=TEACHER, metavar="FILE",
+    )] = None  # fmt: skip
+    teacher_mean: Annotated[str | None, _option(
+        "--teacher-mean", help="The mean by which its images were normalised, for pixels from 0 to 1: "
+        "0.485,0.456,0.406. [default: the best of the usual ones]", panel=TEACHER, metavar="R,G,B",
+    )] = None  # fmt: skip
+    teacher_std: Annotated[
+        str | None,
+        _option("--teacher-std", help="Their standard deviation.", panel=TEACHER, metavar="R,G,B"),
+    ] = None
+    teacher_size: Annotated[int | None, _option(
+        "--teacher-size", help="The side of its images. [default: the student's]", panel=TEACHER,
+        metavar="PIXELS",
+    )] = None  # fmt: skip
+    teacher_resize: Annotated[int | None, _option(
+        "--teacher-resize", help="The side to which images are resized before their centre is cut out "
+        "for it. [default: nothing is cut off]", panel=TEACHER, metavar="PIXELS",
+    )] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
 class FolderOptions:
     """How the images of `folder:PATH` are found, which is its identity, and where they are kept."""
 
     follow_links: Annotated[
-        bool, _option("--follow-links", help="folder:PATH: follow links that lead out of it.", panel=STORE)
+        bool,
+        _option("--follow-links", help="Of folder:PATH, follow links that lead out of it.", panel=STORE),
     ] = False
     nested: Annotated[
-        bool, _option("--nested", help="folder:PATH: folders inside a class belong to it.", panel=STORE)
+        bool, _option("--nested", help="Of folder:PATH, folders inside a class belong to it.", panel=STORE)
     ] = False
-    memory_gb: Annotated[
-        float | None,
-        _option(
-            "--memory-gb",
-            help="folder:PATH: larger sets, once decoded, stay in their files. [default: a quarter of RAM]",
-            panel=STORE,
-            min=0.0,
-        ),
-    ] = None
+    memory_gb: Annotated[float | None, _option(
+        "--memory-gb", help="Of folder:PATH, sets that would be larger once decoded stay in their files. "
+        "[default: a quarter of the memory]", panel=STORE, metavar="GB", min=0.0,
+    )] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
 class JsonOption:
     """Output for scripts."""
 
-    json: Annotated[bool, _option("--json", help="JSON to stdout.", panel=OUTPUT)] = False
+    json: Annotated[bool, _option("--json", help="Print JSON.", panel=OUTPUT)] = False
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -279,10 +279,7 @@ def _same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
         if spec.teacher_by_epoch:
             recipe, teacher = spec.recipe, spec.teacher
             assert teacher is not None
-            if isinstance(teacher, Teacher):
-                weights = (teacher.run.key, teacher.weights)
-            else:
-                weights = (teacher.network, teacher.digest)
+            weights = (teacher.run.key, teacher.weights) if isinstance(teacher, Teacher) else teacher
             views = (spec.dataset, recipe.augment, recipe.precision, recipe.holdout)
             groups.setdefault((weights, *views), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]

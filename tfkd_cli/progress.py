@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tfkd_cli import console
 from tfkd_cli.backends import Event
 from tfkd_cli.plan import Plan, PlannedRun
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import RunSpec, title
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+BESIDE_NAMES = 2 + 8 + 29 + 3  # cells of a line: indentation, epochs, what is left, gaps
+NARROWEST_BAR = 6
 TRUSTED_SHARE, TRUSTED_SECONDS = 0.2, 60.0  # of the planned work: as much as if it had gone as planned
 QUIET_SECONDS = 30.0  # without a terminal: at least one line this often while runs go on
 
@@ -36,25 +38,55 @@ def steps() -> Callable[[str, float], None]:
 
 
 @contextlib.contextmanager
-def following(plan: Plan, runs: Sequence[RunSpec]) -> Iterator[Callable[[Event], None]]:
-    """While runs execute: gives the callback for their events."""
-    follower = Follower(plan, {spec.folder: spec for spec in runs})
+def following(
+    plan: Plan, runs: Sequence[RunSpec], *, data: Mapping[str, str]
+) -> Iterator[Callable[[Event], None]]:
+    """While runs execute: gives the callback for their events. `data`: data set → what to call it."""
+    follower = Follower(plan, {spec.folder: spec for spec in runs}, names=short_names(runs, data))
     if not sys.stderr.isatty():
         yield follower.tell
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    talk = console.talk()
+    room = talk.width - BESIDE_NAMES - max(map(len, follower.names.values()), default=0)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", markup=False),
+        *([BarColumn(bar_width=min(24, room))] if room >= NARROWEST_BAR else []),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        *([TimeElapsedColumn()] if room >= 24 + 8 else []),
     )
-    with Progress(*columns, console=console.talk(), transient=True) as bars:
+    with Progress(*columns, console=talk, transient=True) as bars:
         follower.bars = bars
         follower.whole = bars.add_task("runs", total=len(runs), note=follower.left())
         yield follower.tell
+
+
+def short_names(runs: Iterable[RunSpec], data: Mapping[str, str]) -> dict[str, str]:
+    """Folder → `photos · lsr · s1`: what tells these runs apart, values of recipe and loss only if needed.
+
+    `data`: data set → what to call it.
+    """
+    specs = [*runs]
+    several = len({spec.student for spec in specs}) > 1
+    titled: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        teacher = spec.teacher.network if spec.teacher else None
+        dataset, student = data.get(spec.dataset, spec.dataset), spec.student if several else ""
+        titled.setdefault(title(dataset, student, spec.method, teacher, spec.seed), []).append(spec)
+    found = {}
+    for words, alike in titled.items():
+        values = [{**vars(spec.recipe), **vars(spec.loss)} for spec in alike]
+        names = dict.fromkeys(name for each in values for name in each)
+        told = [name for name in names if len({repr(each.get(name)) for each in values}) > 1]
+        for spec, each in zip(alike, values, strict=True):
+            found[spec.folder] = " · ".join([words, *(f"{name}={_short(each.get(name))}" for name in told)])
+    return found
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass
@@ -63,6 +95,7 @@ class Follower:
 
     plan: Plan
     specs: dict[str, RunSpec]
+    names: Mapping[str, str] = field(default_factory=dict)  # folder → what to call the run
     bars: RichProgress | None = None
     whole: TaskID | None = None
     tasks: dict[str, TaskID] = field(default_factory=dict)
@@ -86,9 +119,9 @@ class Follower:
         elif self.bars is not None:
             self._moved(event)
         elif event.kind == "started":
-            self._line(f"  … {event.folder}: started, {self.left()}")
+            self._line(f"  … {self._name(event)}: started, {self.left()}")
         elif event.kind == "progress" and time.monotonic() - self.last_line > QUIET_SECONDS:
-            self._line(f"  … {event.folder}: epoch {event.epoch} of {event.epochs}, {self.left()}")
+            self._line(f"  … {self._name(event)}: epoch {event.epoch} of {event.epochs}, {self.left()}")
 
     def left(self) -> str:
         """Time left: at the pace of the plan at first, then more and more at that of the runs.
@@ -99,7 +132,7 @@ class Follower:
         total = sum(run.seconds_left for run in runs.values())
         spent = sum(self._spent(name, run) for name, run in runs.items())
         if not self.begun:
-            return f"about {console.duration(total)} of work ahead (estimate)"
+            return f"about {console.duration(total)} ahead (estimate)"
         elapsed = (time.monotonic() - min(self.begun.values())) * self.at_once
         trusted = max(1.0, min(TRUSTED_SHARE * total, TRUSTED_SECONDS * self.at_once))
         pace = (elapsed + trusted) / (spent + trusted)
@@ -125,7 +158,7 @@ class Follower:
         )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
         self._line(
-            f"[{self.finished}/{len(self.specs)}] {mark:7} {event.folder}  {accuracy}  ({self.left()})"
+            f"[{self.finished}/{len(self.specs)}] {mark:7} {self._name(event)}  {accuracy}  ({self.left()})"
         )
         if self.bars is not None and self.whole is not None:
             if event.folder in self.tasks:
@@ -136,10 +169,13 @@ class Follower:
         assert self.bars is not None
         if event.folder not in self.tasks:
             self.tasks[event.folder] = self.bars.add_task(
-                f"  {event.folder}", total=event.epochs or None, note=""
+                f"  {self._name(event)}", total=event.epochs or None, note=""
             )
         note = f"{event.accuracy:.2f} %" if event.accuracy is not None else ""
         self.bars.update(self.tasks[event.folder], completed=event.epoch or 0, total=event.epochs, note=note)
+
+    def _name(self, event: Event) -> str:
+        return self.names.get(event.folder, event.folder)
 
     def _line(self, text: str) -> None:
         self.last_line = time.monotonic()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from tfkd_cli import schema
+from tfkd_cli import models, schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
@@ -45,6 +45,7 @@ PAPER_EPOCHS = 200
 NEWER = "a newer tfkd may have written it; nothing was changed."
 
 Epochs = Annotated[int, Meta(ge=1, le=1_000_000)]
+Pixels = Annotated[int, Meta(ge=8, le=2048)]
 Optimizer = Literal["sgd", "adam"]
 Precision = Literal["fp32", "bf16"]
 AugmentStream = Literal["seed", "shared"]
@@ -133,13 +134,32 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTeacher:
-    """A teacher from a file of another code base: its architecture and the sha256 of its weights.
+    """A teacher from a file of another code base: its architecture, the sha256 of its weights, its inputs.
 
-    Of a file that torchvision publishes, `digest` is the first eight digits, which stand in the file's name.
+    Images are resized to `resize` pixels square, their centre of `size` pixels is taken, and it is normalised
+    with `mean` and `std` of pixels in [0, 1], a value per channel or one for all. None: as its student sees
+    them. Of a file that torchvision publishes, `digest` is the first eight digits, as in the file's name.
     """
 
     network: Name
     digest: WeightsDigest
+    mean: tuple[Number, ...] | None = _later(None)
+    std: tuple[Annotated[float, Meta(gt=0, le=LARGEST)], ...] | None = _later(None)
+    size: Pixels | None = _later(None)
+    resize: Pixels | None = _later(None)
+
+    def __post_init__(self) -> None:
+        schema.check(self, of="teacher")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise RequestError(
+                f"the teacher's mean is {self.mean}, and its standard deviation {self.std}.",
+                expected="both or neither, with as many values.",
+            )
+        if self.resize is not None and self.resize < (self.size or 0):
+            raise RequestError(
+                f"the teacher's images are resized to {self.resize} pixels, and {self.size} are cut out.",
+                expected="--teacher-resize of at least --teacher-size, or without it.",
+            )
 
     @property
     def published(self) -> bool:
@@ -150,6 +170,12 @@ class ForeignTeacher:
     def mark(self) -> str:
         """What the folders of its cached logits begin with."""
         return "foreign"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What it is given differently from its student: the fields that are set."""
+        inputs = {name: getattr(self, name) for name in ("mean", "std", "size", "resize")}
+        return {name: value for name, value in inputs.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +272,12 @@ class RunSpec:
         return slug("-".join([*parts, f"s{self.seed}"]))[:180] + "-" + self.key[:12]
 
     @property
+    def title(self) -> str:
+        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same."""
+        teacher = self.teacher.network if self.teacher else None
+        return title(self.dataset, self.student, self.method, teacher, self.seed)
+
+    @property
     def snapshots(self) -> tuple[int, ...]:
         """Epochs whose weights this run keeps besides `best` and `last`: those of a baseline, else none."""
         return snapshot_epochs(self.recipe.epochs) if self.loss == CrossEntropy() else ()
@@ -261,6 +293,12 @@ class RunSpec:
         """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
         described = schema.convert(data, _Description, hint=NEWER)
         return _run_from(described, trainer=described.trainer)
+
+
+def title(dataset: str, student: str, method: str, teacher: str | None, seed: int) -> str:
+    """`cifar100 · resnet8 · kd from resnet20 · s1`, without what is empty."""
+    taught = f" from {models.short(teacher)}" if teacher and method != "tf-self" else ""
+    return " · ".join(filter(None, (dataset, models.short(student), method + taught, f"s{seed}")))
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""A sheet in a terminal: as many columns side by side as fit, the rest below."""
+"""A sheet in a terminal: as many columns side by side as fit, the rest below; no word or number is broken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from paper_tables.render.sheet import Sheet, SheetRow
@@ -12,7 +13,58 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLOURS = {"": "", "paper": "cyan", "good": "green", "bad": "bold red", "faint": "dim"}
-GAP = 2  # spaces between columns
+GAP, EDGES = 3, 2  # cells between two columns, and beside the outer ones, of rich's SIMPLE_HEAD
+LONGEST_VALUE = 40  # cells; a text that begins with a number and is longer is a sentence
+_VALUE = re.compile(r"[-+±–<(\[]*\d")
+
+
+def layout(
+    columns: Sequence[Sequence[str]], *, fixed: int, width: int, widest: int | None = None
+) -> list[dict[int, int]]:
+    """The tables into which columns (their texts) are laid out: place of a column → its width in cells.
+
+    As many stand side by side as fit into `width` unbroken; the others follow in further tables. The first
+    `fixed` columns head each table, not wider than `widest` unless a word is.
+    """
+    least = [max(map(_unbroken, texts), default=0) for texts in columns]
+    natural = [max(map(_cells, texts), default=0) for texts in columns]
+    if widest is not None:
+        natural[:fixed] = [max(least[at], min(natural[at], widest)) for at in range(fixed)]
+    heads = [*range(fixed)]
+    free = room = width - EDGES + GAP - sum(least[at] + GAP for at in heads)
+    groups: list[list[int]] = [[]]
+    for at in range(fixed, len(columns)):
+        if groups[-1] and least[at] + GAP > room:
+            groups.append([])
+            room = free
+        groups[-1].append(at)
+        room -= least[at] + GAP
+    return [_widths(heads, group, natural, least, width=width) for group in groups]
+
+
+def _widths(
+    heads: Sequence[int], others: Sequence[int], natural: Sequence[int], least: Sequence[int], *, width: int
+) -> dict[int, int]:
+    """The widths of these columns in one table: the widest are narrowed first, heads last, none too far."""
+    found = {at: natural[at] for at in (*heads, *others)}
+    while sum(found.values()) + GAP * (len(found) - 1) + EDGES > width:
+        wide = [at for at in others if found[at] > least[at]] or [at for at in heads if found[at] > least[at]]
+        if not wide:
+            break
+        found[max(wide, key=found.__getitem__)] -= 1
+    return found
+
+
+def _unbroken(text: str) -> int:
+    """Cells of what may not be broken: all of a number and what belongs to it, else the longest word."""
+    whole = len(text) <= LONGEST_VALUE and _VALUE.match(text) is not None
+    return max(map(_cells, [text] if whole else text.split()), default=0)
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.splitlines()), default=0)
 
 
 def text(sheet: Sheet, width: int = 100) -> RenderableType:
@@ -20,23 +72,29 @@ def text(sheet: Sheet, width: int = 100) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    tables = [_table(sheet, columns) for columns in _chunks(sheet, width)]
+    heads = [[head, *(row.labels[at] for row in sheet.rows)] for at, head in enumerate(sheet.heads)]
+    labels = [list(sheet.order)] if sheet.labelled else []
+    values = [
+        [column, *(line.text for row in sheet.rows for line in row.fields[at].lines)]
+        for at, column in enumerate(sheet.columns)
+    ]
+    fixed = len(heads) + len(labels)
+    found = layout([*heads, *labels, *values], fixed=fixed, width=width, widest=sheet.head_width)
+    tables = [_table(sheet, widths, fixed) for widths in found]
     notes = [Text(note, style="dim") for note in sheet.notes]
     return Group(Text(sheet.title, style="bold"), *tables, *notes)
 
 
-def _table(sheet: Sheet, columns: Sequence[int]) -> Table:
+def _table(sheet: Sheet, widths: Mapping[int, int], fixed: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP, 0, 0), show_edge=True)
-    for head in sheet.heads:
-        table.add_column(Text(head), max_width=sheet.head_width)
-    if sheet.labelled:
-        table.add_column("")
-    for index in columns:
-        table.add_column(Text(sheet.columns[index]), overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0), show_edge=True)
+    titles = [*sheet.heads, *([""] if sheet.labelled else []), *sheet.columns]
+    for at, cells in widths.items():
+        table.add_column(Text(titles[at]), width=cells, overflow="fold")
+    columns = [at - fixed for at in widths if at >= fixed]
     shown_lines = [_shown(sheet, row, columns) for row in sheet.rows]
     apart = any(len(labels) > 1 for labels in shown_lines)  # rows of several lines need air between them
     for row, labels in zip(sheet.rows, shown_lines, strict=True):
@@ -52,24 +110,3 @@ def _table(sheet: Sheet, columns: Sequence[int]) -> Table:
 def _shown(sheet: Sheet, row: SheetRow, columns: Sequence[int]) -> tuple[str, ...]:
     part = SheetRow(labels=row.labels, fields=tuple(row.fields[index] for index in columns))
     return part.line_labels(sheet.order)
-
-
-def _chunks(sheet: Sheet, width: int) -> Iterator[list[int]]:
-    """Groups of columns that fit beside the heads; at least one column each."""
-    from rich.cells import cell_len
-
-    def widest(texts: Sequence[str]) -> int:
-        return max((cell_len(word) for word in texts), default=0) + GAP
-
-    heads = [widest([head, *(row.labels[at] for row in sheet.rows)]) for at, head in enumerate(sheet.heads)]
-    labels = widest(sheet.order) if sheet.labelled else 0
-    free = width - sum(min(each, sheet.head_width + GAP) for each in heads) - labels
-    room, chunk = free, list[int]()
-    for index, column in enumerate(sheet.columns):
-        need = widest([column, *(line.text for row in sheet.rows for line in row.fields[index].lines)])
-        if chunk and need > room:
-            yield chunk
-            room, chunk = free, []
-        chunk.append(index)
-        room -= need
-    yield chunk

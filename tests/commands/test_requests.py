@@ -28,11 +28,16 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
     ("arguments", "expected"),
     [
         (["run", "--student", "resnet-18x", "--method", "lsr"], 'did you mean "resnet18"?'),
+        (["run", "--student", "mobilenet_v3_small", "--method", "lsr"], '"torchvision:mobilenet_v3_small"?'),
         (["run", "--student", "resnet8", "--method", "tfself2"], 'did you mean "tf-self"?'),
         (["run", "--student", "resnet8", "--method", "lsr", "--dataset", "cifar1000"], "cifar100"),
         ([*RUN[:4], "kd", "--dataset", "digits"], "needs a teacher"),
         ([*RUN[:4], "tf-self", "--teacher", "resnet20", "--dataset", "digits"], "takes no teacher"),
         ([*RUN, "--seeds", "0"], "names no seed"),
+        ([*RUN, "--name", "table1"], "cannot be the name of a grid"),
+        ([*RUN, "--name", "compare-mine"], "cannot be the name of a grid"),
+        ([*RUN, "--name", "../up"], "cannot be the name of a grid"),
+        ([*RUN[:2], "python:no_such_module:net", *RUN[3:], "--dry-run"], "no_such_module"),
         ([*RUN[:4], "lsr", "--dataset", "digits", "--alpha", "1.5"], "0 ≤ alpha ≤ 1"),
         ([*RUN[:4], "lsr", "--dataset", "digits", "--alpha", "0.95"], "at most (K-1)/K = 0.9"),
         ([*RUN[:4], "python:os:system", "--dataset", "digits"], "names no code of your own"),
@@ -75,6 +80,41 @@ def test_a_results_folder_that_cannot_be_written_is_refused(
     blocked.write_text("")
     assert main([*RUN, "--results", str(blocked / "results")]) == 2
     assert "--results" in capfd.readouterr().err
+
+
+def test_a_dry_run_finds_folders_that_cannot_be_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main([*RUN, "--dry-run", "--results", str(blocked / "results")]) == 2
+    assert "cannot write the results folder" in capfd.readouterr().err
+    there = ["--results", str(tmp_path / "results"), "--cache-dir", str(blocked / "cache")]
+    assert main([*RUN, "--dry-run", *there]) == 2
+    assert "--cache-dir" in capfd.readouterr().err
+
+
+def test_a_dry_run_builds_own_networks_and_passes_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dry_networks.py").write_text(
+        "from torch import nn\n"
+        "def wrong(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, num_classes + 1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    asked = ["run", "--student", "python:dry_networks:wrong", *RUN[3:], "--dry-run"]
+    assert "logits of shape (2, 10)" in refused(asked, tmp_path, capfd)
+
+
+def test_files_that_are_not_in_the_data_folder_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    said = refused(["run", "--student", "resnet8", "--method", "lsr", *where], tmp_path, capfd)
+    assert f"CIFAR-100 is not in {tmp_path}." in said
+    assert "cifar-100-python.tar.gz" in said
+    assert main(["data", "cifar100", "--from", str(tmp_path)]) == 2
+    assert "cifar-100-python.tar.gz" in capfd.readouterr().err
 
 
 def test_a_data_set_that_is_not_here_is_refused_offline_with_three_ways_on(

@@ -91,6 +91,35 @@ def test_a_table_that_cannot_be_read_is_not_taken_for_an_unknown_name(
     assert "row 1, cell tf-reg: the mean is 700" in capfd.readouterr().err
 
 
+RUN = ["run", "--student", "plain-cnn", "--method", "baseline", "--dataset", "digits", "--epochs", "2"]
+
+
+def test_a_named_grid_is_shown_again_by_its_name_and_the_name_means_no_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--results", str(tmp_path / "results")]
+    named = [*RUN, "--name", "first", *where]
+    assert main(named) == 0
+    assert main(named) == 0  # the same grid
+    assert main([*RUN, "--seeds", "0-1", "--name", "first", *where]) == 0  # one more seed of it
+    capfd.readouterr()
+    assert main(["show", "first", "--format", "json", *where]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert (made["table"], made["cells"][0]["measured"]["n"]) == ("first", 2)
+    assert main(["status", "first", *where]) == 0
+    assert "2 runs: 2 done" in capfd.readouterr().out
+    assert main([*RUN, "--lr", "0.3", "--name", "first", *where]) == 2
+    assert "name of another grid" in capfd.readouterr().err
+    assert main(["show", "first", "--lr", "0.3", *where]) == 2
+    assert "settings change nothing" in capfd.readouterr().err
+    run = next((tmp_path / "results/runs").iterdir()).name
+    assert main(["show", run, "--plot", *where]) == 0
+    shown = capfd.readouterr().out
+    assert "* test accuracy (%) by epoch" in shown
+    assert main(["show", "first", "--plot", *where]) == 2
+    assert "learning curve of a run" in capfd.readouterr().err
+
+
 def test_an_unknown_format_is_refused_whatever_the_item(
     results: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -332,7 +332,7 @@ def claims(make_setting: Name) -> list[Claim]:
 def test_claims_are_shown_with_their_verdicts_at_both_epochs(claims: list[Claim], runs: Runs) -> None:
     both = [judge_claims(claims, runs, epoch=epoch) for epoch in EPOCHS]
     assert matches(render.claims_markdown(*both), "claims.md")
-    text = shown(render.claims_text(*both, width=100))
+    text = shown(render.claims_text(*both, width=140), width=140)
     assert all(claim.statement in text for claim in claims)
     json.dumps(render.claims_json(*both), allow_nan=False)
 

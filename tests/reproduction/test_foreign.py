@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tfkd_cli import models
+from tfkd_cli import data, models
 from tfkd_cli.__main__ import main
 from tfkd_cli.errors import RequestError
+from tfkd_cli.methods import Distillation
 from tfkd_cli.regular_files import WEIGHTS_LIMIT
 from tfkd_cli.reproduction import foreign
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.training import checkpoints
+from tfkd_cli.training.teacher_logits import OwnInputs
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -33,24 +37,37 @@ FORMS: dict[str, Callable[[Weights], Any]] = {
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Dark cats and bright dogs."""
+    return photographs(tmp_path / "photos", cat=60, dog=190)
+
+
+def photographs(folder: Path, **levels: int) -> Path:
+    """Classes of images of these brightnesses, noise apart."""
     numbers = np.random.default_rng(0)
-    for label, level in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / label).mkdir(parents=True)
+    for label, level in levels.items():
+        (folder / label).mkdir(parents=True)
         for number in range(20):
-            pixels = numbers.integers(level - 55, level + 55, (28, 28, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
-    return tmp_path / "photos"
+            pixels = numbers.integers(level - 40, level + 40, (28, 28, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
 
 
-def trained(photos: Path, classes: int = 2) -> Weights:
-    """A plain CNN that was told dark from bright for a few steps, somewhere else."""
+def trained(
+    photos: Path,
+    classes: int = 2,
+    *,
+    levels: Sequence[int] = (60, 190),
+    mean: float = 0.45,
+    std: float = 0.226,
+    steps: int = 12,
+) -> Weights:
+    """A plain CNN that was told images of these brightnesses apart for a few steps, somewhere else."""
     torch.manual_seed(0)
     network = models.build("plain-cnn", classes=classes, channels=3, size=28)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
-    for _ in range(12):
-        labels_N = torch.arange(2).repeat(8)
-        levels = torch.tensor([60, 190])[labels_N][:, None, None, None] / 255
-        images = (levels + 0.2 * torch.rand(16, 3, 28, 28) - 0.1 - 0.45) / 0.226
+    for _ in range(steps):
+        labels_N = torch.arange(len(levels)).repeat(8)
+        level_N111 = torch.tensor(levels)[labels_N][:, None, None, None] / 255
+        images = (level_N111 + 0.2 * torch.rand(len(labels_N), 3, 28, 28) - 0.1 - mean) / std
         loss = torch.nn.functional.cross_entropy(network(images), labels_N)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -86,6 +103,110 @@ def test_weights_are_found_in_the_forms_other_code_bases_write(form: str, tmp_pa
     file = tmp_path / "teacher.pt"
     torch.save(FORMS[form](network.state_dict()), file)
     checkpoints.fill(network, checkpoints.read_weights(file), path=file, name="resnet8")
+
+
+@pytest.fixture
+def otherwise_normalised(tmp_path: Path) -> list[str]:
+    """The arguments for a teacher of three brightnesses that was trained with pixels from 0 to 1."""
+    photos = photographs(tmp_path / "photos", bright=215, dark=40, grey=128)
+    weights = trained(photos, 3, levels=(215, 40, 128), mean=0.0, std=1.0, steps=60)
+    torch.save(weights, tmp_path / "teacher.pt")
+    return asked(photos, tmp_path / "teacher.pt")
+
+
+def test_the_usual_normalisations_are_tried_and_the_best_becomes_part_of_the_runs(
+    otherwise_normalised: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(otherwise_normalised) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "none (pixels from 0 to 1) 100.0 %. Taken: none (pixels from 0 to 1)" in said
+    assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said
+    (taught,) = tmp_path.glob("results/runs/*-kd-from-plain-cnn-*")
+    teacher = json.loads((taught / "spec.json").read_text())["teacher"]
+    assert (teacher["mean"], teacher["std"]) == ([0], [1])
+    assert main(otherwise_normalised) == 0  # the same choice, so nothing is left to train
+    assert "started" not in capfd.readouterr().err
+
+
+def test_a_dry_run_plans_with_the_normalisation_that_is_chosen_once_the_data_are_decoded(
+    otherwise_normalised: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*otherwise_normalised, "--dry-run"]) == 0
+    assert "will be chosen when folder photos is decoded" in capfd.readouterr().err
+    assert main(otherwise_normalised) == 0
+    capfd.readouterr()
+    assert main([*otherwise_normalised, "--dry-run", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["runs"]["todo"] == 0
+
+
+def test_a_normalisation_that_is_given_is_taken_without_trying_others(
+    otherwise_normalised: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--teacher-mean", "0", "--teacher-std", "1"]
+    assert main([*otherwise_normalised, *given]) == 0
+    said = capfd.readouterr().err
+    assert "Taken:" not in said
+    assert "100.00 % on the validation part" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--teacher-mean", "0.5"], "both or neither"),
+        (["--teacher-mean", "0.5,0.5", "--teacher-std", "1,1"], "have 3 channels"),
+        (["--teacher-mean", "grey", "--teacher-std", "1"], "no list of numbers"),
+        (["--teacher-mean", "0.5", "--teacher-std", "0"], "teacher.std[0] is 0"),
+        (["--teacher-size", "64", "--teacher-resize", "32"], "64 are cut out"),
+    ],
+)
+def test_inputs_of_a_teacher_that_mean_nothing_are_refused(
+    more: list[str], said: str, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(trained(photos), tmp_path / "teacher.pt")
+    assert main(asked(photos, tmp_path / "teacher.pt", *more)) == 2
+    shown = capfd.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_inputs_without_a_teacher_from_a_file_are_refused(
+    photos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked_for = [*asked(photos, Path("teacher.pt")), "--teacher-size", "32"]
+    at = asked_for.index("--teacher-checkpoint")
+    assert main([*asked_for[:at], *asked_for[at + 2 :]]) == 2
+    assert "--teacher-checkpoint FILE beside them" in capfd.readouterr().err
+
+
+def test_a_teacher_is_given_its_own_size_and_normalisation() -> None:
+    facts = replace(data.dataset("cifar100"), size=32)
+    teacher = ForeignTeacher(
+        network="plain-cnn", digest="0" * 64, mean=(0.5,), std=(0.25,), size=24, resize=28
+    )
+    pixels_NCHW = torch.rand(2, 3, 32, 32)
+    seen: list[torch.Tensor] = []
+
+    class Look(torch.nn.Module):
+        def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+            seen.append(images_NCHW)
+            return images_NCHW.flatten(1)[:, :2]
+
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (facts.mean, facts.std))
+    OwnInputs(Look(), teacher, facts)((pixels_NCHW - mean) / std)
+    small_NCHW = torch.nn.functional.interpolate(pixels_NCHW, size=28, mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[0], (small_NCHW[:, :, 2:26, 2:26] - 0.5) / 0.25, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_teacher_is_given_is_part_of_the_key_and_of_the_record() -> None:
+    plain = ForeignTeacher(network="plain-cnn", digest="0" * 64)
+    own = replace(plain, mean=(0.5,), std=(0.5,))
+    runs = [
+        RunSpec(dataset="digits", student="resnet8", loss=Distillation(), teacher=each)
+        for each in (plain, own)
+    ]
+    assert runs[0].key != runs[1].key
+    assert '"mean"' not in json.dumps(runs[0].to_json())  # as it was before teachers had inputs
+    assert [RunSpec.from_json(each.to_json()) for each in runs] == runs
 
 
 def test_a_teacher_that_scores_as_chance_is_refused_before_anything_is_trained(

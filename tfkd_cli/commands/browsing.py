@@ -10,9 +10,9 @@ import typer
 from tfkd_cli import console, results
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import JsonOption, StoreOptions, with_options
+from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
 from tfkd_cli.reproduction import overview
-from tfkd_cli.spec import TRAINER_VERSION
+from tfkd_cli.spec import TRAINER_VERSION, title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,15 +34,22 @@ def list_runs(
     output: JsonOption,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="COLUMN=VALUE or COLUMN=A,B; repeatable, all must hold."),
+        typer.Option(
+            "--where",
+            help="Only runs with this value, or one of A,B; can be repeated, all must hold.",
+            metavar="COLUMN=VALUE",
+        ),
     ] = None,
     sort: Annotated[
-        str, typer.Option("--sort", help="By this column; -COLUMN for the largest first.")
+        str,
+        typer.Option("--sort", help="By this column; -COLUMN for the largest first.", metavar="COLUMN"),
     ] = "finished_at",
 ) -> int:
-    """One line per run, sorted and filtered by any column of `results.load`.
+    """List the runs of a results folder, one line each, sorted and filtered by any column.
 
-    Example: tfkd runs --where student=resnet8 --where method=kd,baseline --sort -best_accuracy
+    The columns are those of `results.load` (docs/library.md).
+
+    Example: tfkd runs --where method=kd,baseline --sort -best_accuracy
     """
     opened = session.open_store(store, write=False)
     found = results.read(opened)
@@ -108,19 +115,17 @@ def _short_name(row: dict[str, Any]) -> str:
     """`cifar100 · resnet8 · kd from resnet20 · s1`; the folder's name where the run cannot be read."""
     if row["student"] is None:
         return str(row["run"])
-    dataset = row["dataset"].rpartition("/")[2]
-    taught = f" from {row['teacher']}" if row["teacher"] else ""
-    return f"{dataset} · {row['student']} · {row['method']}{taught} · s{row['seed']}"
+    return title(*(row[name] for name in ("dataset", "student", "method", "teacher", "seed")))
 
 
 @with_options
 def diff(
-    first: Annotated[str, typer.Argument(help="A run's key or folder, or the first digits of a key.")],
-    second: Annotated[str, typer.Argument(help="Another run.")],
+    first: Run,
+    second: Run,
     store: StoreOptions,
     output: JsonOption,
 ) -> int:
-    """What differs between two runs: settings, numerics, code and result.
+    """Show in what two runs differ: settings, numerics, code and result.
 
     Example: tfkd diff 3f2a 91c0
     """

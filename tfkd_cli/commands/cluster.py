@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 
@@ -14,7 +13,8 @@ from tfkd_cli.commands.launching import Place
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.options import ExecutionOptions, StoreOptions, with_options
+from tfkd_cli.grid import UNNAMED
+from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions, with_options
 from tfkd_cli.plan import Plan, PlannedRun, make_plan
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.spec import RunSpec
@@ -76,12 +76,12 @@ def show_scripts(campaign: Campaign, plan: Plan, place: Place) -> None:
 
 @with_options
 def cancel(
-    item: Annotated[str, typer.Argument(help="A table, or a run's key or folder.")],
+    item: Item,
     store: StoreOptions,
 ) -> int:
-    """Take the runs of a table, or one run, out of SLURM's queue; what is trained is kept.
+    """Take the runs of a table, or one run, out of SLURM's queue; what is trained stays.
 
-    `run` means the newest `tfkd run`, with its teachers.
+    `run` is the newest `tfkd run` without a name, with its teachers.
 
     Example: tfkd cancel table3
     """
@@ -96,11 +96,11 @@ def cancel(
 
 @with_options
 def retry(
-    run: Annotated[str, typer.Argument(help="A run's key or folder.")],
+    run: Run,
     store: StoreOptions,
     where: ExecutionOptions,
 ) -> int:
-    """Submit a failed run again, and point its waiting students to the new attempt.
+    """Submit a failed run to SLURM again, and let its waiting students wait for the new job.
 
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
@@ -162,7 +162,7 @@ def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     except UnknownNameError:
         return [find_run(opened, execution, item)]
     chosen = [each for each in made if names & set(each.request.names)]
-    if item == "run":
+    if item == UNNAMED:
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own
     return [
         entry.spec for each in chosen for entry in each.plan().runs.values() if names & set(entry.wanted_by)

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import shlex
 import sys
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tfkd_cli import console, progress
+from tfkd_cli import console
 from tfkd_cli.commands import launching, printing, session
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, asked
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
-from tfkd_cli.grid import Axes
+from tfkd_cli.methods import all_methods
 from tfkd_cli.options import (
+    WHAT,
+    Dataset,
     ExecutionOptions,
     FolderOptions,
     JsonOption,
     RunOptions,
+    Seeds,
     StoreOptions,
+    Students,
+    TeacherOptions,
+    Teachers,
+    completing,
     with_options,
 )
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import asking
-from tfkd_cli.reproduction import launch as ready
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
@@ -35,7 +40,20 @@ from tfkd_cli.store import Store
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
 
-Trials = Annotated[int, typer.Option("--trials", help="Validation trials, the same number for every method.")]
+MoreMethods = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="More methods to compare, A,B; --teacher adds kd.", metavar="METHOD",
+        rich_help_panel=WHAT, autocompletion=completing(all_methods),
+    ),
+]  # fmt: skip
+Trials = Annotated[
+    int,
+    typer.Option(
+        "--trials", help="Trials on the validation part, as many for every method.", metavar="N",
+        rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -45,27 +63,22 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def compare(
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="folder:PATH, torchvision:NAME, or `tfkd list datasets`.")
-    ],
-    student: Annotated[str, typer.Option("--student", help="One network: `tfkd list models`.")],
+    dataset: Dataset,
+    student: Students,
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="Adds kd to the comparison.")] = None,
-    teacher_checkpoint: Annotated[
-        Path | None,
-        typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
-    ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="More methods to compare: A,B.")] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="As in `tfkd run`.")] = "5",
+    teacher_file: TeacherOptions,
+    teacher: Teachers = None,
+    method: MoreMethods = None,
+    seeds: Seeds = "5",
     trials: Trials = 3,
 ) -> int:
-    """Does Tf-KD help here? Trials on a validation part, then every method with every seed: one answer.
+    """Compare label smoothing and Tf-KD on your own images: equal trials, several seeds, one answer.
 
-    Example: tfkd compare --dataset folder:photos --student torchvision:mobilenet_v3_small --epochs 2
+    Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
     """
     axes = asking.axes_of(
         dataset=dataset,
@@ -74,38 +87,31 @@ def compare(
         teachers=[teacher] if teacher else [],
         finetune=how.recipe is not None,
     )
-    foreign = session.foreign_teacher(teacher_checkpoint, axes)
-    ask = partial(_ask, axes, session.bare_request(how, seeds, axes.methods), foreign=foreign, trials=trials)
-    sources = {foreign.digest: str(teacher_checkpoint.resolve())} if foreign and teacher_checkpoint else {}
+    bare = session.bare_request(how, seeds, axes.methods)
+    given, sources = session.foreign_teacher(teacher_file, axes)
     execution = session.execution(store, where, folder, sources=sources)
+    session.check_writable(store.results)
     profile, opened = launching.profile_of(where), session.open_store(store, write=False)
+
+    def grid() -> Campaign:
+        """The methods with the data as it is here and now."""
+        request = asking.for_axes(axes, bare, execution=execution, foreign=given)
+        return Campaign(request, opened, execution)
+
     if not where.dry_run:
-        session.check_writable(store.results)
-        launching.check_place(where)
-        _make_data_ready(ask(execution=execution), opened, execution, where)
-    return _Work(ask(execution=execution), opened, execution, where, profile).do(output)
+        _make_ready(grid(), where, trials=trials)
+    request = launching.with_teacher_inputs(grid(), where)
+    return _Work(Comparison(asked(request, trials=trials)), opened, execution, where, profile).do(output)
 
 
-def _ask(
-    axes: Axes, bare: Request, *, foreign: ForeignTeacher | None, trials: int, execution: Execution
-) -> Comparison:
-    """What is to be compared, with the data as it is here and now."""
-    grid = asking.for_axes(axes, bare, execution=execution, foreign=foreign)
-    return Comparison(asked(grid, trials=trials))
+def _make_ready(grid: Campaign, where: ExecutionOptions, *, trials: int) -> None:
+    """Decode the data before anything is planned: only then is it known whether there is a validation part.
 
-
-def _make_data_ready(
-    comparison: Comparison, store: Store, execution: Execution, where: ExecutionOptions
-) -> None:
-    """Decoded before anything is planned: only then is it known whether there is a validation part."""
-    stage = comparison.stages({})[0]
-    ready.make_ready(
-        stage.request,
-        stage.runs,
-        execution=Campaign(stage.request, store, execution).execution,
-        accept_download=lambda each: launching.accept_download(each, yes=where.yes),
-        progress=progress.steps(),
-    )
+    RequestError before that where nothing can be compared.
+    """
+    first = Comparison(asked(grid.request, trials=trials)).stages({})[0]
+    launching.check_place(where)
+    launching.make_data_ready(replace(grid, request=first.request), first.runs, where)
 
 
 class _Work:
@@ -129,15 +135,16 @@ class _Work:
 
     def do(self, output: JsonOption) -> int:
         """Show the plan, do the stages, print the answer and write the report."""
-        plan = self.plan
+        plan, campaign = self.plan, self._campaign(self._stages()[-1].request)
         if self.where.dry_run and output.json:
+            launching.check_what_runs_need(campaign, plan.missing, self.where)
             console.print_json({"seeds": list(self.comparison.asked.seeds), **plan.to_json()})
             return 0
         self._show(plan)
         if self.where.dry_run:
+            launching.check_what_runs_need(campaign, plan.missing, self.where)
             return 0
         if plan.missing:
-            campaign = self._campaign(self._stages()[-1].request)
             launching.try_networks(campaign.request, plan.missing, self.where)
             launching.show_foreign_teacher(campaign, _taught(plan))
         self._campaign(self.comparison.asked).record(shlex.join(["tfkd", *sys.argv[1:]]))

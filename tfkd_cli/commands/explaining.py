@@ -12,11 +12,33 @@ from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
 from tfkd_cli.execution import Execution
+from tfkd_cli.methods import all_methods
 from tfkd_cli.methods import method as find_method
-from tfkd_cli.options import FolderOptions, JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.models import NETWORKS
+from tfkd_cli.options import (
+    Dataset,
+    FolderOptions,
+    JsonOption,
+    Methods,
+    RunOptions,
+    StoreOptions,
+    Students,
+    Teachers,
+    completing,
+    with_options,
+)
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
+from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="A table, a network and a method: table9 resnet18 tf-reg.", metavar="WORD...",
+        autocompletion=completing(lambda: [*paper().tables], lambda: [*all_methods(), *NETWORKS]),
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -30,15 +52,13 @@ def explain_setting(
     how: RunOptions,
     folder: FolderOptions,
     output: JsonOption,
-    words: Annotated[
-        list[str] | None, typer.Argument(help="A table, a network and a method: table9 resnet18 tf-reg.")
-    ] = None,
-    student: Annotated[str | None, typer.Option("--student", help="Or as in `tfkd run`.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="As in `tfkd run`.")] = None,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="As in `tfkd run`.")] = None,
-    dataset: Annotated[str, typer.Option("--dataset", help="As in `tfkd run`.")] = "cifar100",
+    words: Words = None,
+    student: Students = "",
+    method: Methods = "",
+    teacher: Teachers = None,
+    dataset: Dataset = "cifar100",
 ) -> int:
-    """What a setting's loss really is: its weights, its scale, the label smoothing it equals.
+    """Explain a setting's loss: its weights, its scale, and the label smoothing that it equals.
 
     Example: tfkd explain table9 resnet18 tf-reg
 

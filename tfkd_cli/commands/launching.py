@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from paper_tables.spec import Table
 from tfkd_cli import console, models
 from tfkd_cli.backends.slots import Slots, slots
+from tfkd_cli.commands import session
 from tfkd_cli.data import ResolvedData
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import ExecutionOptions
 from tfkd_cli.plan import Plan, PlannedRun
@@ -206,21 +208,13 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
-    from tfkd_cli import progress  # a plan needs none of what starts, follows and prints
-    from tfkd_cli.commands import printing
+    from tfkd_cli.commands import printing  # a plan needs none of what starts, follows and prints
 
     specs = [run.spec for run in plan.todo]
     if specs:
         check_place(place.where)
     _warn_when_long(plan, campaign, place)
-    ready.make_ready(
-        campaign.request,
-        specs,
-        execution=campaign.execution,
-        accept_download=lambda each: accept_download(each, yes=place.where.yes),
-        progress=progress.steps(),
-        say=console.say,
-    )
+    make_data_ready(campaign, specs, place.where)
     try_networks(campaign.request, specs, place.where)
     show_foreign_teacher(campaign, specs)
     campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
@@ -231,6 +225,43 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
     failed = run_here(campaign, plan, plan.todo, place) if specs else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
+
+
+def make_data_ready(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+    """Decode, and fetch where that is accepted, the data sets of these runs."""
+    from tfkd_cli import progress
+
+    ready.make_ready(
+        campaign.request,
+        runs,
+        execution=campaign.execution,
+        accept_download=lambda each: accept_download(each, yes=where.yes),
+        progress=progress.steps(),
+        say=console.say,
+    )
+
+
+def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
+    """The request, its teacher from a file with the usual normalisation that suits it, where none was given.
+
+    This is part of what the runs are, so the data set is decoded before anything is planned. A dry run
+    decodes nothing; until that is done, it plans with the data set's own normalisation.
+    """
+    request, execution = campaign.request, campaign.execution
+    teacher, (dataset,) = request.foreign_teacher, request.data.values()
+    if teacher is None or teacher.mean is not None:
+        return request
+    if where.dry_run and not dataset.ready:
+        console.say(f"The teacher's normalisation will be chosen when {dataset.facts.label} is decoded.")
+        return request
+    from tfkd_cli.reproduction import foreign
+
+    make_data_ready(campaign, [spec for runs in request.wanted.values() for spec in runs], where)
+    chosen, why = foreign.with_usual_inputs(
+        teacher, dataset.facts, execution=execution, sources=execution.sources
+    )
+    console.say(why)
+    return replace(request, foreign_teacher=chosen)
 
 
 def check_place(where: ExecutionOptions) -> None:
@@ -254,13 +285,32 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
             console.say(judged.sentence)
 
 
+def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+    """What these runs would find in their first seconds, for a dry run: nothing is written or fetched.
+
+    RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
+    """
+    if ready.unready(campaign.request, runs):
+        cache = campaign.execution.cache_path
+        session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
+    ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
+    decoded = {each.name for each in campaign.request.data.values() if each.ready}
+    show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])
+    if where.cluster == "local":
+        try:
+            ready.check_device(where.device, gpus=where.gpus or 1)
+        except RequestError as error:
+            console.say(f"Warning: {error.what}")
+
+
 def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:
     """Do these runs of a plan on this machine and follow them; whether one failed."""
     from tfkd_cli import progress
     from tfkd_cli.backends.local import run_local
 
     assert place.slots is not None
-    with progress.following(plan, [run.spec for run in runs]) as on_event:
+    data = {each.name: each.facts.label.removeprefix("folder ") for each in campaign.request.data.values()}
+    with progress.following(plan, [run.spec for run in runs], data=data) as on_event:
         outcome = run_local(
             runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
         )

@@ -25,6 +25,13 @@ TOY = (
     "and decides nothing about the paper."
 )
 
+NEXT = """
+What to do next:
+  open results/index.html in a browser: the same results with figures and every run
+  source .venv/bin/activate: then `tfkd` works in this shell (after `make demo`)
+  tfkd compare --dataset folder:PHOTOS --student torchvision:mobilenet_v3_small: your own images
+  docs/tutorial.md explains that step by step, `tfkd help` lists all commands"""
+
 
 def print_results(campaign: Campaign, *, as_json: bool) -> None:
     """Every table of the request; then the report of the whole results folder, and where it lies."""
@@ -35,13 +42,16 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
         return
     for each in comparisons:
         print_table(each, form="text")
-    if any(table.kind == "demo" for table in campaign.request.tables):
+    demo = any(table.kind == "demo" for table in campaign.request.tables)
+    if demo:
         console.say(TOY)
     if campaign.store.root.is_dir():
         written = write_report(
             campaign.store, campaign.execution, device=campaign.device, out=campaign.store.root
         )
         console.say(f"Report: {written.index}")
+    if demo:
+        console.say(NEXT)
 
 
 def print_table(comparison: Comparison, *, form: str) -> None:

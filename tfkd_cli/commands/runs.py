@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tfkd_cli import console
+from tfkd_cli import console, grid
 from tfkd_cli.commands import launching, session
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import (
+    WHAT,
+    Dataset,
     ExecutionOptions,
     FolderOptions,
+    Items,
     JsonOption,
+    Methods,
     RunOptions,
+    Seeds,
     StoreOptions,
+    Students,
+    TeacherOptions,
+    Teachers,
     with_options,
 )
+from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
-Seeds = Annotated[
+TeacherEpoch = Annotated[
+    int | None,
+    typer.Option(
+        "--teacher-epoch", help="The epoch of the teacher's run that teaches. [default: its best]",
+        metavar="N", min=1, rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
+GridName = Annotated[
     str,
-    typer.Option("--seeds", help="A count (3 is 0, 1, 2), a range (0-4; 7-7 is seed 7) or a list (7,9)."),
-]
-
-
+    typer.Option(
+        "--name", help="A name for this grid, which show, status, report and cancel accept.",
+        metavar="NAME", rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 TableSeeds = Annotated[
     str | None,
-    typer.Option("--seeds", help="As in `tfkd run`. [default: as many as the tables say, mostly 3]"),
-]
+    typer.Option(
+        "--seeds", help="As in `tfkd run`. [default: as many as the tables say, mostly 3]",
+        metavar="SEEDS", rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -44,29 +63,23 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def run(
-    student: Annotated[str, typer.Option("--student", help="One network, or several: A,B.")],
-    method: Annotated[str, typer.Option("--method", help="`tfkd list methods`, or python:MODULE:CLASS.")],
+    student: Students,
+    method: Methods,
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
     folder: FolderOptions,
     output: JsonOption,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="For kd, re-kd, de-kd.")] = None,
-    teacher_checkpoint: Annotated[
-        Path | None,
-        typer.Option("--teacher-checkpoint", help="The teacher's weights, a file of any code base."),
-    ] = None,
-    teacher_epoch: Annotated[
-        int | None, typer.Option("--teacher-epoch", help="Taught by this epoch of the teacher's run.", min=1)
-    ] = None,
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="`tfkd list datasets`, or folder:PATH.")
-    ] = "cifar100",
+    teacher_file: TeacherOptions,
+    teacher: Teachers = None,
+    teacher_epoch: TeacherEpoch = None,
+    dataset: Dataset = "cifar100",
     seeds: Seeds = "1",
+    name: GridName = grid.UNNAMED,
 ) -> int:
-    """One run or a grid, teachers included; the same command again resumes.
+    """Train one run or a grid of runs, with the teachers they need; the same command again resumes.
 
-    Example: tfkd run --student resnet8 --method kd,tf-self --teacher resnet20 --dataset digits --epochs 5
+    Example: tfkd run --student resnet8 --method tf-reg,tf-self --dataset digits
     """
     axes = asking.axes_of(
         dataset=dataset,
@@ -75,25 +88,28 @@ def run(
         teachers=session.split(teacher),
         teacher_epochs=(teacher_epoch,) if teacher_epoch is not None else (),
         finetune=how.recipe is not None,
+        name=name,
     )
-    given = session.foreign_teacher(teacher_checkpoint, axes)
-    sources = {given.digest: str(teacher_checkpoint.resolve())} if given and teacher_checkpoint else {}
+    given, sources = session.foreign_teacher(teacher_file, axes)
     execution = session.execution(store, where, folder, sources=sources)
     bare = session.bare_request(how, seeds, axes.methods)
     request = asking.for_axes(axes, bare, execution=execution, foreign=given)
-    return _go(request, execution, store, where, output)
+    session.check_writable(store.results)
+    campaign = Campaign(request, session.open_store(store, write=False), execution)
+    session.check_name(campaign)
+    return _go(launching.with_teacher_inputs(campaign, where), execution, store, where, output)
 
 
 @with_options
 def reproduce(
-    items: Annotated[list[str], typer.Argument(help="Tables and figures, `all`, or `demo`.")],
+    items: Items,
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
     seeds: TableSeeds = None,
 ) -> int:
-    """What the named tables and figures still need; then prints them.
+    """Train what tables and figures still need, then print them.
 
     Example: tfkd reproduce demo
 
@@ -104,17 +120,18 @@ def reproduce(
 
 @with_options
 def plan(
-    items: Annotated[list[str], typer.Argument(help="Tables and figures, or `all`.")],
+    items: Items,
     store: StoreOptions,
     how: RunOptions,
     where: ExecutionOptions,
     output: JsonOption,
     seeds: TableSeeds = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First time 50 steps per network and data set here.")
+        bool,
+        typer.Option("--calibrate", help="First time 50 steps of each network and data set on this machine."),
     ] = False,
 ) -> int:
-    """Exactly `reproduce --dry-run`: runs wanted, shared, done, to do, and what they cost.
+    """Show which runs `reproduce` would train and what they cost, as `reproduce --dry-run` does.
 
     Example: tfkd plan all --seeds 3 --json
     """
@@ -147,7 +164,7 @@ def _go(
     calibrate: bool = False,
 ) -> int:
     profile = launching.profile_of(where)  # a wrong one is refused before anything is shown or written
-    if not where.dry_run:
+    if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
     specs = [spec for specs in request.wanted.values() for spec in specs]
     place = launching.place_of(where, profile, specs, execution)
@@ -161,20 +178,27 @@ def _go(
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
     )
     made = campaign.plan()
-    if output.json and where.dry_run:
+    if not where.dry_run:
+        launching.show_plan(campaign, made, place, to_stdout=False)
+        return launching.launch(campaign, made, place, as_json=output.json)
+    return _dry_run(campaign, made, place, output)
+
+
+def _dry_run(campaign: Campaign, made: Plan, place: launching.Place, output: JsonOption) -> int:
+    """The plan, what stands against it, and what SLURM would be sent."""
+    if not output.json:
+        launching.show_plan(campaign, made, place, to_stdout=True)
+    launching.check_what_runs_need(campaign, made.missing, place.where)
+    if output.json:
         at_once = place.runs_at_once(made)
         costs = {
             "device": campaign.device,  # whose hours `gpu_hours` are
             "runs_at_once": at_once,
             "wall_hours": round(made.wall_seconds(at_once) / 3600, 4),
         }
-        console.print_json({"seeds": list(request.seeds), **costs, **made.to_json()})
-        return 0
-    launching.show_plan(campaign, made, place, to_stdout=where.dry_run)
-    if where.dry_run:
-        if profile is not None:
-            from tfkd_cli.commands import cluster
+        console.print_json({"seeds": list(campaign.request.seeds), **costs, **made.to_json()})
+    elif place.profile is not None:
+        from tfkd_cli.commands import cluster
 
-            cluster.show_scripts(campaign, made, place)
-        return 0
-    return launching.launch(campaign, made, place, as_json=output.json)
+        cluster.show_scripts(campaign, made, place)
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -10,15 +11,16 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from paper_tables.spec import UnknownNameError
 from tfkd_cli import grid
 from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
-from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions
+from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions, TeacherOptions
 from tfkd_cli.regular_files import expanded
-from tfkd_cli.reproduction import overrides, overview
+from tfkd_cli.reproduction import asking, overrides, overview
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -26,8 +28,10 @@ from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
-STORED = ("run", "compare")
-"""Commands whose tables have their name, and stand in the results folder only."""
+TAKEN_OVER = ("device", "threads", "sync_batch_norm", "data_workers", "teacher_cache_gb", "tensorboard")
+"""Options that an Execution has under the same names."""
+STORED = (grid.UNNAMED, "compare")
+"""Commands whose tables have their name, where no other was given, and stand in the results folder only."""
 
 
 def open_store(options: StoreOptions, *, write: bool) -> Store:
@@ -57,14 +61,43 @@ def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:
     return list(found)
 
 
-def check_writable(results: Path) -> None:
-    """RequestError when the results folder can be neither written nor made; makes nothing."""
-    nearest = next(each for each in (results, *results.absolute().parents) if each.exists())
+def check_name(campaign: Campaign) -> None:
+    """RequestError where the name of a grid means something else, in the paper or in the results folder."""
+    (name,) = campaign.request.names
+    if name == grid.UNNAMED:
+        return
+    taken = name.startswith((*STORED, "errata", "claims")) or not re.fullmatch(
+        r"[a-z0-9][a-z0-9_.-]{0,39}", name
+    )
+    with contextlib.suppress(UnknownNameError):
+        taken = taken or bool(paper().expand([name]))
+    if taken:
+        raise RequestError(
+            f'--name "{name}" cannot be the name of a grid.',
+            expected="up to 40 small letters, digits, dots, dashes and underscores; no table or figure.",
+            hint="--name tf-reg-on-photos",
+        )
+    for other in campaigns(campaign.store, campaign.execution)[0]:
+        if name in other.request.names and asking.identity(other.request) != asking.identity(
+            campaign.request
+        ):
+            raise RequestError(
+                f'"{name}" is the name of another grid in {campaign.store.root}.',
+                expected="the same command as before (more seeds may be asked for), or a new name.",
+                hint=f"`tfkd show {name}` shows the other one.",
+            )
+
+
+def check_writable(
+    folder: Path, what: str = "the results folder", option: str = "--results DIR (or TFKD_RESULTS)"
+) -> None:
+    """RequestError when a folder can be neither written nor made; makes nothing."""
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise RequestError(
-            f"cannot write the results folder {results}: {nearest} is not a folder you may write to.",
+            f"cannot write {what} {folder}: {nearest} is not a folder you may write to.",
             expected="a folder you may write to.",
-            hint="choose another with --results DIR (or TFKD_RESULTS).",
+            hint=f"choose another with {option}.",
         )
 
 
@@ -94,19 +127,12 @@ def execution(
     return Execution(
         cache=str(cache_folder(options.cache_dir)),
         data_dir=str(options.data_dir) if options.data_dir else None,
-        device=run.device,
-        threads=run.threads,
         processes=run.gpus,
-        sync_batch_norm=run.sync_batch_norm,
-        data_workers=run.data_workers,
-        memory_gb=folder.memory_gb,
-        teacher_cache_gb=run.teacher_cache_gb,
         tf32=not run.no_tf32,
-        tensorboard=run.tensorboard,
         verbose=run.verbose,
-        follow_links=folder.follow_links,
-        nested=folder.nested,
         sources=sources or {},
+        **{name: getattr(run, name) for name in TAKEN_OVER},
+        **vars(folder),
     )
 
 
@@ -142,10 +168,18 @@ def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -
     )
 
 
-def foreign_teacher(path: Path | None, axes: Axes) -> ForeignTeacher | None:
-    """The teacher of `--teacher-checkpoint`; None when it was not given."""
+def foreign_teacher(given: TeacherOptions, axes: Axes) -> tuple[ForeignTeacher | None, dict[str, str]]:
+    """The teacher of `--teacher-checkpoint`, and its digest → its file; None when it was not given."""
+    path = given.teacher_checkpoint
     if path is None:
-        return None
+        if given != TeacherOptions():
+            raise RequestError(
+                "--teacher-mean, --teacher-std, --teacher-size and --teacher-resize are for a teacher from a "
+                "file, and none was given.",
+                expected="--teacher-checkpoint FILE beside them.",
+                hint="leave them out: teachers that tfkd trains see the images as their students do.",
+            )
+        return None, {}
     if axes.teacher_epochs or "de-kd" in axes.methods:
         raise RequestError(
             "a teacher from a file has no epochs to choose from.",
@@ -154,7 +188,26 @@ def foreign_teacher(path: Path | None, axes: Axes) -> ForeignTeacher | None:
         )
     from tfkd_cli.reproduction import foreign
 
-    return foreign.identify(path, axes.teachers)
+    inputs = {
+        "mean": _numbers("--teacher-mean", given.teacher_mean),
+        "std": _numbers("--teacher-std", given.teacher_std),
+        "size": given.teacher_size,
+        "resize": given.teacher_resize,
+    }
+    teacher = foreign.identify(path, axes.teachers, **inputs)
+    return teacher, {teacher.digest: str(path.resolve())}
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """`0.5,0.4` → (0.5, 0.4)."""
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise RequestError(
+            f'{option} "{text}" is no list of numbers.',
+            expected="a number for each channel, or one for all, of pixels from 0 to 1.",
+            hint=f"{option} 0.485,0.456,0.406",
+        ) from None
 
 
 def split(names: str | None) -> list[str]:

@@ -136,8 +136,8 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
     return path
 
 
-def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -> int:
-    """What one run is, how far it is, and its result."""
+def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTablesError) -> int:
+    """What one run is, how far it is, and its result; `plot`: also its learning curve."""
     try:
         folder = store.find(text)
     except RequestError as error:
@@ -158,11 +158,30 @@ def show_run(store: Store, text: str, *, form: str, unknown: PaperTablesError) -
         "failure": state.failure,
         "result": state.result,
     }
+    if plot and form != "text":
+        raise RequestError(f"--plot draws on a terminal, --format {form} was given.", expected="one of them.")
     if form == "json":
         console.print_json(shown)
         return 0
     _print_rows(("field", "value"), list(_run_rows(folder, spec, state)), form=form, title=folder.name)
+    if plot:
+        _print_curve(store, folder)
     return 0
+
+
+def _print_curve(store: Store, folder: RunFolder) -> None:
+    """Accuracy by epoch on the test part, and on the validation part where there is one."""
+    lines = results.read_run(store, folder).lines
+    parts = {"test": "test_accuracy", "validation": "val_accuracy"}
+    curves = {
+        part: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
+        for part, name in parts.items()
+    }
+    curves = {f"{part} accuracy (%) by epoch": points for part, points in curves.items() if points}
+    if curves:
+        print(console.chart(curves, width=console.out().width))
+    else:
+        console.say(f"{folder.name} has no whole epoch yet, so there is no curve.")
 
 
 def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, canonical, plain
-from tfkd_cli.options import JsonOption, RunOptions, StoreOptions, with_options
+from tfkd_cli.options import Item, JsonOption, Run, RunOptions, StoreOptions, completing, with_options
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import asking, overview
 from tfkd_cli.reproduction.campaign import Campaign
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 FEW_RUNS = 20  # up to which `status` lists all that are not done
 FOLLOW_SECONDS = 1.0  # between two looks of `logs --follow`; SLURM is asked less often
 
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="text, md, csv, tex or json.", metavar="FORMAT",
+        autocompletion=completing(lambda: printing.FORMATS),
+    ),
+]  # fmt: skip
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -48,13 +56,11 @@ def register(app: typer.Typer) -> None:
 def status(
     store: StoreOptions,
     output: JsonOption,
-    item: Annotated[
-        str | None, typer.Argument(help="A table or comparison, or a run's key or folder.")
-    ] = None,
+    item: Item = "",
     watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="List every run, however many.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every run, however many there are.")] = False,
 ) -> int:
-    """Counts, failures and time left of everything that was asked for.
+    """Show how far everything is that was asked for: counts, failures, and the work left.
 
     Example: tfkd status table1 --watch
     """
@@ -73,16 +79,16 @@ def status(
         time.sleep(pause)
 
 
-def _look(options: StoreOptions, item: str | None) -> overview.Overview:
+def _look(options: StoreOptions, item: str) -> overview.Overview:
     store = session.open_store(options, write=False)
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
     try:
-        names = session.names_of([item] if item is not None else [], made)
+        names = session.names_of([item] if item else [], made)
     except UnknownNameError:
-        return _look_at_run(store, options, str(item))
+        return _look_at_run(store, options, item)
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
-        raise printing.nothing_asked(str(item), options.results, names)
+        raise printing.nothing_asked(item, options.results, names)
     queue, remarks = _queue(options)
     states = store.scan()
     seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
@@ -131,11 +137,13 @@ def _print_overview(seen: overview.Overview, *, every: bool) -> None:
     listed = [each for each in seen.runs if every or _is_listed(each, among=len(seen.runs))]
     jobs = any(each.job for each in seen.runs)
     rows = [
-        (each.status, each.run, f"{each.epoch or 0}/{each.epochs}", *([each.job or ""] * jobs), _why(each))
+        (each.key[:12], each.status, each.title or each.run, f"{each.epoch or 0}/{each.epochs}")
+        + ((each.job or "",) if jobs else ())
+        + (_why(each),)
         for each in listed
     ]
     if rows:
-        target.print(console.simple_table(("status", "run", "epoch", *(["job"] * jobs), "why"), rows))
+        target.print(console.simple_table(("key", "status", "run", "epoch", *(["job"] * jobs), "why"), rows))
     waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
     if waiting:
         reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
@@ -157,15 +165,21 @@ def _why(run: overview.RunStatus) -> str:
 
 @with_options
 def show(
-    item: Annotated[str, typer.Argument(help="A table, figure, comparison or run; `errata`; `claims`.")],
+    item: Item,
     store: StoreOptions,
     how: RunOptions,
-    as_format: Annotated[str, typer.Option("--format", help="text, md, csv, tex or json.")] = "text",
+    as_format: Format = "text",
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]")
+        str | None,
+        typer.Option(
+            "--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]", metavar="SEEDS"
+        ),
     ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the learning curve of a run.")] = False,
 ) -> int:
-    """A table, figure, comparison or run, to stdout: published beside measured.
+    """Print a table, figure, grid, comparison or run; published values stand beside measured ones.
+
+    `errata` and `claims` are those of the paper.
 
     Example: tfkd show table1 --format md
     """
@@ -178,7 +192,9 @@ def show(
     try:
         campaigns = list(_campaigns(opened, store, how, seeds, item))
     except UnknownNameError as unknown:
-        return showing.show_run(opened, item, form=form, unknown=unknown)
+        return showing.show_run(opened, item, form=form, plot=plot, unknown=unknown)
+    if plot:
+        raise RequestError("--plot draws the learning curve of a run.", hint="`tfkd runs` lists the runs.")
     showing.show_items(campaigns, form=form)
     return 0
 
@@ -191,6 +207,9 @@ def _campaigns(
     bare = session.bare_request(how, seeds or "3")
     made = session.campaigns(opened, execution)[0]
     names = session.names_of([item], made)
+    stored = {
+        name for each in made if each.request.axes or each.request.compared for name in each.request.names
+    }
     if how != RunOptions():
         made = []
     for name in names:
@@ -198,12 +217,12 @@ def _campaigns(
         if asked is not None:
             only = asked.only(name)
             yield only if seeds is None else only.of_seeds(bare.seeds)
-        elif name.startswith(session.STORED) and how != RunOptions():
+        elif name in stored or (name in session.STORED and how != RunOptions()):
             raise RequestError(
                 f"`tfkd show {item}` shows what was asked for as it was asked for; settings change nothing.",
-                hint=f"tfkd show {item}, or tfkd show KEY for one run (keys: tfkd status --json).",
+                hint=f"tfkd show {item}, or tfkd show KEY for one run (`tfkd runs` lists the keys).",
             )
-        elif name.startswith(session.STORED):
+        elif name in session.STORED:
             raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
             bare = session.bare_request(how, seeds or asking.usual_seeds([name]))
@@ -216,11 +235,17 @@ def report(
     output: JsonOption,
     items: Annotated[
         list[str] | None,
-        typer.Argument(help="Tables, figures and comparisons. [default: all asked for]"),
+        typer.Argument(
+            help="Tables, figures, grids and comparisons. [default: all that were asked for]",
+            metavar="ITEM...",
+        ),
     ] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Folder. [default: the results folder]")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder to write. [default: the results folder]", metavar="FOLDER"),
+    ] = None,
 ) -> int:
-    """Everything to files: DIR/index.html and DIR/report/…, and nothing else.
+    """Write a page with every result, index.html, and its tables and figures as files in report/.
 
     Example: tfkd report --out results/
     """
@@ -244,13 +269,13 @@ def report(
 
 @with_options
 def logs(
-    run: Annotated[str, typer.Argument(help="A run's key or folder.")],
+    run: Run,
     store: StoreOptions,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Go on until the run ends, whatever attempts it takes.")
+        bool, typer.Option("-f", "--follow", help="Go on until the run ends, through all its attempts.")
     ] = False,
 ) -> int:
-    """A run's log, of its newest attempt.
+    """Print the log of a run's newest attempt.
 
     Example: tfkd logs 8d4c1185ab12 -f
     """

@@ -1,4 +1,4 @@
-"""`tfkd list`, `tfkd data`, `tfkd explain`: what there is, and what it really is."""
+"""`tfkd list` and `tfkd data`: what there is, and data sets made ready."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from tfkd_cli import console, data, models, progress
 from tfkd_cli.commands import session
 from tfkd_cli.errors import canonical
 from tfkd_cli.methods import all_methods
-from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, with_options
+from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, completing, with_options
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import Recipe
 
+DataName = Annotated[
+    str,
+    typer.Argument(
+        help="A data set (`tfkd list datasets`).", metavar="DATASET",
+        autocompletion=completing(data.all_datasets),
+    ),
+]  # fmt: skip
 Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
@@ -30,10 +37,17 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, models, datasets, tables, figures or clusters.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="methods, models, datasets, tables, figures or clusters.",
+            metavar="WHAT",
+            autocompletion=completing(lambda: LISTS),
+        ),
+    ],
     output: JsonOption,
 ) -> int:
-    """What there is.
+    """List the methods, models, data sets, tables, figures or clusters that there are.
 
     Example: tfkd list models
     """
@@ -148,15 +162,18 @@ LISTS: Mapping[str, Callable[[], Rows]] = {
 
 @with_options
 def fetch_data(
-    name: Annotated[str, typer.Argument(help="A data set: `tfkd list datasets`.")],
+    name: DataName,
     store: StoreOptions,
     folder: FolderOptions,
     output: JsonOption,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Official files, a zip or a folder you already have.")
+        Path | None,
+        typer.Option(
+            "--from", help="The official files, as a folder or an archive that you have.", metavar="PATH"
+        ),
     ] = None,
 ) -> int:
-    """Fetch and decode a data set into the cache, once for all runs on this machine.
+    """Fetch a data set and decode it into the cache, once for all runs on this machine.
 
     Example: tfkd data tiny-imagenet --from tiny-imagenet-200.zip
     """

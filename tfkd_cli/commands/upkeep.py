@@ -34,7 +34,7 @@ def clean(
     output: JsonOption,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only show.")] = False,
 ) -> int:
-    """What is safe to delete: snapshots, teacher logits and report files nothing needs; never a result.
+    """Show, or delete, what is safe to delete: snapshots, teacher logits and report files, never a result.
 
     Example: tfkd clean --yes
     """
@@ -91,11 +91,14 @@ def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:
 @with_options
 def pack(
     store: StoreOptions,
-    out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.")],
-    items: Annotated[list[str] | None, typer.Argument(help="Tables and figures. [default: all runs]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no pack.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.", metavar="FILE")],
+    items: Annotated[
+        list[str] | None,
+        typer.Argument(help="Tables, figures and grids. [default: all runs]", metavar="ITEM..."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file even if it is no pack.")] = False,
 ) -> int:
-    """Records only (no weights) in one file, which every reading command accepts as --results.
+    """Pack the records of runs, without weights, into one file that every reading command takes as --results.
 
     Example: tfkd pack table1 --out table1.tar.gz
     """
@@ -117,10 +120,14 @@ def doctor(
     output: JsonOption,
     starter: Annotated[
         Path | None,
-        typer.Option("--write-profile", help="With a SLURM here: write a first profile to this file."),
+        typer.Option(
+            "--write-profile",
+            help="Where there is a SLURM: write a first profile to this file.",
+            metavar="FILE",
+        ),
     ] = None,
 ) -> int:
-    """Is everything here? Each line ok, WARN or FAIL, with what to do. With --cluster, that profile too.
+    """Check the installation, and with --cluster a profile: each line is ok, WARN or FAIL, and what to do.
 
     Example: tfkd doctor --cluster slurm
     """

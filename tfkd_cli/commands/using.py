@@ -13,13 +13,21 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import JsonOption, StoreOptions, with_options
+from tfkd_cli.options import JsonOption, Run, StoreOptions, completing, with_options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BATCH = 64  # images at once
 FORMATS = ("torchscript", "onnx")
+
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="torchscript or onnx.", metavar="FORMAT",
+        autocompletion=completing(lambda: FORMATS),
+    ),
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -30,12 +38,22 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    run: Annotated[str, typer.Option("--run", help="A finished run's key or folder.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")
+    ],
+    run: Annotated[
+        str,
+        typer.Option(
+            "--run",
+            help="A finished run's key or folder.",
+            metavar="RUN",
+            autocompletion=completing(runs=True),
+        ),
+    ],
     store: StoreOptions,
     output: JsonOption,
 ) -> int:
-    """Class and probability of each image by a run's student, with the run's own preprocessing.
+    """Predict the class of each image with a run's student and the run's own preprocessing.
 
     Example: tfkd predict --run 3f2a holiday/*.jpg
     """
@@ -60,14 +78,15 @@ def predict(
 
 @with_options
 def export(
-    run: Annotated[str, typer.Argument(help="A finished run's key or folder.")],
+    run: Run,
     store: StoreOptions,
-    as_format: Annotated[str, typer.Option("--format", help="torchscript or onnx.")] = "torchscript",
+    as_format: Format = "torchscript",
     to: Annotated[
-        Path | None, typer.Option("--out", help="The file. [default: RUN.pt or RUN.onnx, here]")
+        Path | None,
+        typer.Option("--out", help="The file to write. [default: RUN.pt or RUN.onnx, here]", metavar="FILE"),
     ] = None,
 ) -> int:
-    """A run's student as one file for other programs: pixel values 0 to 255 in, class probabilities out.
+    """Export a run's student for other programs: pixel values 0 to 255 in, class probabilities out.
 
     Example: tfkd export 3f2a --format onnx --out student.onnx
     """

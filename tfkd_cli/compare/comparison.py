@@ -173,7 +173,7 @@ class Comparison:
         what = self.compared
         teachers = (what.teacher,) if what.teacher else ()
         axes = Axes(dataset=what.dataset, students=(what.student,), methods=what.methods, teachers=teachers)
-        return {cell.column: cell.setting for cell in grid.table(axes).cells()}
+        return {cell.setting.method: cell.setting for cell in grid.table(axes).cells()}
 
     def _as_trials(self, settings: Sequence[Setting]) -> list[Trial]:
         seed = self.compared.trial_seed

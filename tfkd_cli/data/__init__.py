@@ -306,7 +306,7 @@ def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Pr
     if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
         raise RequestError(
             f"{str(given)!r} holds nothing of {asked.facts.label}.",
-            expected=f"its files ({asked.facts.source}).",
+            expected=f"{asked.facts.source}.",
             hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them.",
         )
     identified = _identified(reader, found, asked, execution, progress)
@@ -347,8 +347,9 @@ def _fetch(
     given = f"`tfkd data {facts.name} --from PATH` takes the official files"
     hint = f"{downloads}{given}; --dataset digits needs no network."
     if not allow_download:
-        what = "is not on this machine" if damaged is None else f"is damaged in the cache ({damaged})"
-        raise RequestError(f"{facts.label} {what}.", expected=facts.source + ".", hint=hint)
+        missing = f"not in {execution.data_dir}" if execution.data_dir else "not on this machine"
+        what = missing if damaged is None else f"damaged in the cache ({damaged})"
+        raise RequestError(f"{facts.label} is {what}.", expected=facts.source + ".", hint=hint)
     progress(f"downloading {facts.label}", 0.0)
     try:
         _reader(facts).fetch(facts, execution.cache_path / "downloads")

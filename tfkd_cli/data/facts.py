@@ -143,7 +143,7 @@ CIFAR100_MEAN = (0.5070751592371323, 0.48654887331495095, 0.4409178433670343)
 CIFAR100_STD = (0.2673342858792401, 0.2564384629170883, 0.27615047132568404)
 
 
-def _cifar(name: str, label: str, classes: int) -> DataSet:
+def _cifar(name: str, label: str, classes: int, archive: str) -> DataSet:
     return DataSet(
         name=name,
         label=label,
@@ -155,7 +155,7 @@ def _cifar(name: str, label: str, classes: int) -> DataSet:
         mean=CIFAR100_MEAN,
         std=CIFAR100_STD,
         module="tfkd_cli.data.cifar",
-        source="Krizhevsky 2009, the official python files, md5 checked",
+        source=f"{archive}, or the folder that it unpacks to (Krizhevsky 2009, md5 checked)",
     )
 
 
@@ -185,7 +185,7 @@ FASHION_MNIST = DataSet(
     mean=(0.2860,),
     std=(0.3530,),
     module="tfkd_cli.data.fashion_mnist",
-    source="Xiao et al. 2017, the official idx files, md5 checked",
+    source="train-images-idx3-ubyte.gz and the three files beside it (Xiao et al. 2017, md5 checked)",
 )
 
 TINY_IMAGENET = DataSet(
@@ -199,7 +199,8 @@ TINY_IMAGENET = DataSet(
     mean=(0.4802, 0.4481, 0.3975),
     std=(0.2302, 0.2265, 0.2262),
     module="tfkd_cli.data.tiny_imagenet",
-    source="Stanford CS231N, tiny-imagenet-200.zip, md5 checked; tested on its validation part",
+    source="tiny-imagenet-200.zip, or the folder that it unpacks to (Stanford CS231N, md5 checked); its "
+    "validation part is the test part",
 )
 
 IMAGENET = DataSet(
@@ -237,8 +238,8 @@ DATASETS: Mapping[str, DataSet] = {
     for facts in (
         DIGITS,
         FASHION_MNIST,
-        _cifar("cifar10", "CIFAR-10", 10),
-        _cifar("cifar100", "CIFAR-100", 100),
+        _cifar("cifar10", "CIFAR-10", 10, "cifar-10-python.tar.gz"),
+        _cifar("cifar100", "CIFAR-100", 100, "cifar-100-python.tar.gz"),
         TINY_IMAGENET,
         IMAGENET,
         IMAGENET_QUICK,

@@ -1,7 +1,7 @@
 """Image files decoded while a network trains: by worker processes, in the order in which they are needed.
 
 An image is decoded anew for each of its views. What it looks like depends on the file and on (stream, epoch,
-index) alone, not on the number of processes. Workers give uint8 images; flip, conversion to floats and
+index) alone, not on the number of processes. Workers give uint8 images; conversion to floats and
 normalisation are left to the device.
 
 Of data sets whose views are cut from images of their own size (`DataSet.full_size`), a training image is a
@@ -31,7 +31,7 @@ import torch  # noqa: TID253  reached through the trainer only, never from the c
 from torch import Tensor  # noqa: TID253
 from torch.utils.data import DataLoader, Dataset  # noqa: TID253
 
-from tfkd_cli.data.augment import crop_boxes
+from tfkd_cli.data.augment import crop_boxes, flips
 from tfkd_cli.data.image_files import Decoder, ImageFiles
 from tfkd_cli.data.images import Look, decode
 from tfkd_cli.errors import RequestError, RunError
@@ -53,7 +53,9 @@ class Request(NamedTuple):
     """Images that a worker is asked for."""
 
     indices_N: NDArray[np.int64]
-    crops_of: tuple[int, int] | None  # random resized crops of this stream and epoch; None: as evaluated
+    crops_of: (
+        tuple[int, int] | None
+    )  # stream and epoch of random resized crops, flipped or not; None: as evaluated
 
 
 class Decoded(NamedTuple):
@@ -125,9 +127,8 @@ class _Decoding(Dataset[Decoded]):
 
     def __getitem__(self, request: Request) -> Decoded:
         size, skipped = self._files.facts.size, list[str]()
-        images_NCHW = torch.empty(
-            (len(request.indices_N), *self._files.shape[1:]), dtype=torch.uint8
-        ).contiguous(memory_format=torch.channels_last)
+        shape = len(request.indices_N), *self._files.shape[1:]
+        images_NCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         try:
             found = [self._readable(int(index), skipped) for index in request.indices_N]
         except RequestError as error:
@@ -138,8 +139,10 @@ class _Decoding(Dataset[Decoded]):
             stream, epoch = request.crops_of
             sizes_N2 = torch.tensor([picture.size for _, picture in found], dtype=torch.int64).view(-1, 2)
             boxes_N4 = crop_boxes(*sizes_N2.unbind(1), stream=stream, epoch=epoch, indices_N=indices_N)
-            for image_CHW, (_, picture), box in zip(images_NCHW, found, boxes_N4.tolist(), strict=True):
-                image_CHW.copy_(picture.resized(tuple(box), (size, size)))
+            views = zip(found, boxes_N4.tolist(), flips(stream, epoch, indices_N).tolist(), strict=True)
+            for image_CHW, ((_, picture), box, flip) in zip(images_NCHW, views, strict=True):
+                seen_1CHW = picture.resized(tuple(box), (size, size))[None]
+                image_CHW.copy_((seen_1CHW.flip(3) if flip else seen_1CHW)[0])
         else:
             for image_CHW, (_, picture) in zip(images_NCHW, found, strict=True):
                 image_CHW.copy_(picture.evaluated(size))

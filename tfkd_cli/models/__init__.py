@@ -35,6 +35,7 @@ __all__ = [
     "published_network",
     "published_weights",
     "resolve",
+    "short",
     "weights_to_fetch",
 ]
 
@@ -159,12 +160,22 @@ def network(name: str) -> Network:
     """The facts of a network; RequestError, naming the nearest, when there is no such name."""
     if ":" in name:
         return own.network(name)
-    return NETWORKS[canonical(name, NETWORKS, kind="network", hint=own.FORMS)]
+    others = (f"torchvision:{each}" for each in own.TORCHVISION)
+    return NETWORKS[canonical(name, NETWORKS, kind="network", hint=own.FORMS, elsewhere=others)]
 
 
 def resolve(name: str) -> str:
     """The canonical spelling of `name`, which is hashed; RequestError when it cannot be built here."""
     return own.resolve(name) if ":" in name else network(name).name
+
+
+def short(name: str) -> str:
+    """As tables show it: `torchvision:resnet18:pretrained` is `resnet18 (pretrained)`; ours stay."""
+    library, colon, rest = name.partition(":")
+    if library == "python":
+        return rest.rpartition(":")[2]
+    network, _, flag = rest.partition(":")
+    return (network + f" ({flag})" * bool(flag)) if colon else name
 
 
 def parameters(name: str, *, classes: int, channels: int = 3) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
 from tfkd_cli.compare import comparison
-from tfkd_cli.grid import Compared
+from tfkd_cli.grid import UNNAMED, Compared
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import as_text, departures
@@ -66,6 +66,7 @@ class Item:
         else:
             words = ["tfkd", "run", "--student", ",".join(axes.students), "--method", ",".join(axes.methods)]
             words += ["--dataset", axes.dataset]
+            words += ["--name", axes.name] if axes.name != UNNAMED else []
             words += ["--teacher", ",".join(axes.teachers)] if axes.teachers else []
             words += [word for epoch in axes.teacher_epochs for word in ("--teacher-epoch", str(epoch))]
         words += ["--scale", request.scale] if request.scale != "paper" else []

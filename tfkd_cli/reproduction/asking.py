@@ -85,19 +85,21 @@ def axes_of(
     teachers: Sequence[str] = (),
     teacher_epochs: Sequence[int] = (),
     finetune: bool = False,
+    name: str = grid.UNNAMED,
 ) -> Axes:
     """Axes with canonical names; RequestError with the nearest known name for an unknown one."""
-    for name, given in (("student", students), ("method", methods)):
+    for option, given in (("student", students), ("method", methods)):
         if not given:
             raise RequestError(
-                f"--{name} names nothing.",
-                expected=f"one name, or several: --{name} A,B.",
+                f"--{option} names nothing.",
+                expected=f"one name, or several: --{option} A,B.",
                 hint="`tfkd list models` and `tfkd list methods` show all.",
             )
     found_students = tuple(dict.fromkeys(models.resolve(each) for each in students))
     found_teachers = tuple(dict.fromkeys(models.resolve(each) for each in teachers))
     pretrained = any(models.network(each).pretrained for each in (*found_students, *found_teachers))
     return Axes(
+        name=name,
         dataset=data_name(dataset, finetune=finetune or pretrained),
         students=found_students,
         methods=tuple(dict.fromkeys(method(each).name for each in methods)),

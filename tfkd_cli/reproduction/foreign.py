@@ -1,24 +1,32 @@
-"""A teacher from a file of another code base: read without running code from it, judged before it teaches."""
+"""A teacher from a file of another code base: read without running code from it, judged before it teaches.
+
+Its normalisation is part of its identity. Where it is not given, the usual ones are tried on images that no
+test is made with, and the best is taken.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfkd_cli import data, models
+from tfkd_cli import data
+from tfkd_cli.data import cache as caches
+from tfkd_cli.data.facts import CIFAR100_MEAN, CIFAR100_STD, IMAGENET_MEAN, IMAGENET_STD, Channels, DataSet
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
-from tfkd_cli.spec import ForeignTeacher
+from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 if TYPE_CHECKING:
     from collections import Counter
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import nn
 
@@ -27,14 +35,25 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.int64]
 
+VALIDATION = "validation"
 CHANCE_ERRORS = 2.0  # standard errors above chance that a teacher must reach
 PERMUTED_ERRORS = 3.0  # standard errors by which exchanged classes must beat right ones to be called that
 MOST_CLASSES = 2000  # up to which the order of a teacher's classes is checked: 4 million counts
 ORDER_IMAGES = 2000  # with fewer in the part, training images help to check the order
+TRIED_IMAGES = 500  # with which each of the usual normalisations is tried
+
+Normalisations = Mapping[str, tuple[Channels, Channels]]
+USUAL: Normalisations = {
+    "ImageNet": (IMAGENET_MEAN, IMAGENET_STD),
+    "CIFAR": (CIFAR100_MEAN, CIFAR100_STD),
+    "0.5 and 0.5": ((0.5,), (0.5,)),
+    "none (pixels from 0 to 1)": ((0.0,), (1.0,)),
+}
+"""Mean and std of pixels in [0, 1] that networks are mostly trained with."""
 
 
-def identify(path: Path, networks: tuple[str, ...]) -> ForeignTeacher:
-    """The teacher in `path`: the one network of `--teacher`, and the sha256 of the file."""
+def identify(path: Path, networks: tuple[str, ...], **inputs: Any) -> ForeignTeacher:
+    """The teacher in `path`: the one network of `--teacher`, the sha256 of the file, and what it is given."""
     if len(networks) != 1:
         raise RequestError(
             f"--teacher-checkpoint {path} needs its architecture, {', '.join(networks) or 'none'} was given.",
@@ -51,7 +70,7 @@ def identify(path: Path, networks: tuple[str, ...]) -> ForeignTeacher:
             expected=f"a state dict written by torch.save, of at most {WEIGHTS_LIMIT / 1e9:.1f} GB.",
             hint="check the path.",
         ) from error
-    return ForeignTeacher(network=networks[0], digest=digest)
+    return ForeignTeacher(network=networks[0], digest=digest, **inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,43 +94,129 @@ class Judged:
         )
 
 
+def with_usual_inputs(
+    teacher: ForeignTeacher, facts: DataSet, *, execution: Execution, sources: Mapping[str, str]
+) -> tuple[ForeignTeacher, str]:
+    """The teacher with the usual normalisation that suits it best on a decoded data set, and why, in words.
+
+    The data set's own normalisation is among them and changes nothing. What was found is remembered in the
+    cache folder.
+    """
+    path, known = Path(sources[teacher.digest]), _normalisations(facts)
+
+    def tried() -> dict[str, list[float]]:
+        arrays = data.load(facts.name, execution=execution)
+        part = _part_to_judge(arrays, most=TRIED_IMAGES)
+        found = {}
+        for name, (mean, std) in known.items():
+            scores = _scored(replace(teacher, mean=mean, std=std), arrays, path, execution, part)[0]
+            found[name] = [scores.accuracy, _reordered_accuracy(scores), -scores.loss]
+        return found
+
+    stamp = canonical_json([TRIED_IMAGES, known, facts.name, *vars(teacher).values()]).decode()
+    found = caches.remembered(execution.cache_path, path / facts.name, stamp, tried)
+    best = max(known, key=lambda name: found[name][1:])
+    shown = ", ".join(f"{name} {accuracy:.1f} %" for name, (accuracy, *_) in found.items())
+    said = (
+        f"How the teacher's images were normalised is not known. Its accuracy on up to {TRIED_IMAGES} images "
+        f"outside the test part: {shown}. Taken: {best}; --teacher-mean and --teacher-std set another."
+    )
+    mean, std = known[best]
+    own = (mean, std) == (facts.mean, facts.std)
+    return (teacher if own else replace(teacher, mean=mean, std=std)), said
+
+
+def _reordered_accuracy(scores: Scores) -> float:
+    """The accuracy as it would be with outputs in the right order; `judge` refuses a wrong one later."""
+    counts_KK = _counted([scores.confusion])
+    if not counts_KK.size:
+        return scores.accuracy
+    right = sum(counts_KK[label, called] for label, called in enumerate(_permutation(counts_KK)))
+    return 100 * float(right / counts_KK.sum())
+
+
+def _normalisations(facts: DataSet) -> Normalisations:
+    """Those of USUAL and the data set's own, which comes first; for grey images the mean over colours."""
+
+    def fitting(values: Channels) -> Channels:
+        return values if len(values) in (1, facts.channels) else (fmean(values),)
+
+    usual = {name: (fitting(mean), fitting(std)) for name, (mean, std) in USUAL.items()}
+    own = facts.mean, facts.std
+    name = next((name for name, values in usual.items() if values == own), facts.label)
+    return {name: own, **usual}
+
+
 def judge(
     teacher: ForeignTeacher, *, dataset: str, execution: Execution, sources: Mapping[str, str]
 ) -> Judged:
-    """The teacher's scores on the validation part, else the test part, of a decoded data set.
+    """The teacher's scores on the validation part of a decoded data set, else on some training images.
 
     RequestError when the file does not fit the network and the classes, the teacher scores as chance, or its
     classes are in another order than the data set's.
     """
-    from tfkd_cli.training import evaluation, parts, provenance
-
     arrays = data.load(dataset, execution=execution)
-    path = sources[teacher.digest]
-    network, note = _filled(teacher, arrays, Path(path))
-    device = provenance.choose_device(execution.device)
-    network.to(device)
-
-    def scored(images: object, labels: object) -> Scores:
-        part = parts.part_of(images, labels, device)
-        return evaluation.evaluate(network, part, arrays.facts, most_classes=MOST_CLASSES)
-
-    images, labels, name = arrays.test_images_NCHW, arrays.test_labels_N, "test"
-    if arrays.val_images_NCHW is not None and arrays.val_labels_N is not None:
-        images, labels, name = arrays.val_images_NCHW, arrays.val_labels_N, "validation"
-    scores = scored(images, labels)
+    path = Path(sources[teacher.digest])
+    part = _part_to_judge(arrays)
+    labels = part.labels[:: part.every]
+    scores, note = _scored(teacher, arrays, path, execution, part)
     confusions = [scores.confusion]
-    if len(labels) < ORDER_IMAGES:
-        every = math.ceil(len(arrays.train_labels_N) / ORDER_IMAGES)
-        more = scored(arrays.train_images_NCHW[::every].copy(), arrays.train_labels_N[::every].copy())
-        confusions.append(more.confusion)
-    _check_order(confusions, arrays.class_names, path=path)
+    if part.name == VALIDATION and len(labels) < ORDER_IMAGES:
+        more = _some_training_images(arrays, most=ORDER_IMAGES)
+        confusions.append(_scored(teacher, arrays, path, execution, more)[0].confusion)
+    _check_order(confusions, arrays.class_names, path=str(path))
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
     if scores.balanced_accuracy <= threshold:
-        raise _at_chance(scores, arrays, part=name, threshold=threshold, path=path)
+        raise _at_chance(scores, arrays, part=part.name, threshold=threshold, path=str(path))
     return Judged(
-        network=teacher.network, part=name, images=len(labels), scores=scores, chance=chance, note=note
+        network=teacher.network,
+        part=part.name,
+        images=len(labels),
+        scores=scores,
+        chance=chance,
+        note=note,
     )
+
+
+class PartToJudge(NamedTuple):
+    """A part of a data set on which a teacher is judged, or one image of `every` so many of it."""
+
+    name: str
+    images: Any  # uint8 NCHW
+    labels: Any  # int64 N
+    every: int = 1
+
+
+def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> PartToJudge:
+    """The validation part, or of a data set without one some training images; never the test part."""
+    if arrays.val_images_NCHW is None or arrays.val_labels_N is None:
+        return _some_training_images(arrays, most=most or ORDER_IMAGES)
+    every = math.ceil(len(arrays.val_labels_N) / most) if most else 1
+    return PartToJudge(VALIDATION, arrays.val_images_NCHW, arrays.val_labels_N, every)
+
+
+def _some_training_images(arrays: Arrays, *, most: int) -> PartToJudge:
+    every = math.ceil(len(arrays.train_labels_N) / most)
+    return PartToJudge("training", arrays.train_images_NCHW, arrays.train_labels_N, every)
+
+
+def _scored(
+    teacher: ForeignTeacher, arrays: Arrays, path: Path, execution: Execution, part: PartToJudge
+) -> tuple[Scores, str]:
+    """The teacher's scores on a part, and what was changed to make its file fit."""
+    from tfkd_cli.training import evaluation, parts, provenance
+
+    network, note = loaded(teacher, path, arrays.facts)
+    device: torch.device = provenance.choose_device(execution.device)
+    scores = evaluation.evaluate(
+        network.to(device),
+        parts.part_of(part.images, part.labels, device),
+        arrays.facts,
+        most_classes=MOST_CLASSES,
+        share=lambda indices_N: indices_N[:: part.every],
+    )
+    return scores, note
 
 
 def _at_chance(scores: Scores, arrays: Arrays, *, part: str, threshold: float, path: str) -> RequestError:
@@ -120,9 +225,9 @@ def _at_chance(scores: Scores, arrays: Arrays, *, part: str, threshold: float, p
         f"the teacher in {path} scores as chance: balanced accuracy {scores.balanced_accuracy:.2f} % of "
         f"{facts.classes} classes on the {part} part.",
         expected=f"more than {threshold:.2f} % (chance is {100 / facts.classes:.2f} %).",
-        hint=f"its classes must be in this order: {_shown(arrays.class_names)}; "
-        f"images are {facts.size}×{facts.size} pixels, normalised with mean {_rounded(facts.mean)} and std "
-        f"{_rounded(facts.std)}.",
+        hint=f"its classes must be in this order: {_shown(arrays.class_names)}. If its images were not "
+        f"{facts.size}×{facts.size} pixels, or normalised otherwise than was tried, give --teacher-size, "
+        "--teacher-resize, --teacher-mean and --teacher-std.",
     )
 
 
@@ -134,7 +239,7 @@ def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str]
     """
     import numpy as np
 
-    counts_KK = np.array([[row.split() for row in rows] for rows in confusions], dtype=np.int64).sum(0)
+    counts_KK = _counted(confusions)
     if not counts_KK.size:
         return
     called_K = _permutation(counts_KK)
@@ -159,6 +264,14 @@ def _check_order(confusions: Sequence[Sequence[str]], class_names: Sequence[str]
     )
 
 
+def _counted(confusions: Sequence[Sequence[str]]) -> Counts:
+    """The sum of these confusion matrices; nothing where there are none."""
+    import numpy as np
+
+    summed: Counts = np.array([[row.split() for row in rows] for rows in confusions], dtype=np.int64).sum(0)
+    return summed
+
+
 def _permutation(counts_KK: Counts) -> Counts:
     """The output that most images of a class get, where such classes form a circle; else the class itself."""
     import numpy as np
@@ -172,21 +285,18 @@ def _permutation(counts_KK: Counts) -> Counts:
     return called_K
 
 
-def _filled(teacher: ForeignTeacher, arrays: Arrays, path: Path) -> tuple[nn.Module, str]:
-    from tfkd_cli.training import checkpoints
+def loaded(teacher: ForeignTeacher, path: Path, facts: DataSet) -> tuple[nn.Module, str]:
+    """The teacher with its weights, and what was changed to make them fit; RequestError where they do not."""
+    from tfkd_cli.training import teacher_logits
 
-    facts = arrays.facts
-    network = models.build(teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size)
     try:
-        weights = checkpoints.read_weights(path)
-        note = checkpoints.fill(network, weights, path=path, name=teacher.network)
+        return teacher_logits.build_teacher(teacher, path, facts)
     except RunError as error:
         raise RequestError(
             error.what,
             expected=f"{error.expected.rstrip('.')}, for the {facts.classes} classes of {facts.label}.",
             hint=error.hint,
         ) from error
-    return network, note
 
 
 def _counts(labels: object) -> Counter[int]:
@@ -203,7 +313,3 @@ def _chance_error(counts: Mapping[int, int], *, classes: int) -> float:
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + " …" * (len(names) > 6)
-
-
-def _rounded(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)

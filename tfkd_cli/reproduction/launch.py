@@ -104,44 +104,58 @@ def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
 
 
 def make_networks_ready(
-    request: Request, runs: Sequence[RunSpec], *, accept: Callable[[str], bool], say: Callable[[str], None]
+    request: Request,
+    runs: Sequence[RunSpec],
+    *,
+    accept: Callable[[str], bool] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Build each network of another library once, before anything is trained: what fails, fails once.
 
-    Pretrained weights that are not here are fetched where accepted, else a RequestError.
+    Pretrained weights that are not here are fetched where `accept` agrees, else a RequestError. Without
+    `accept` nothing is fetched, and networks that wait for their weights are not built.
     """
     facts = {each.name: each.facts for each in request.data.values()}
     foreign = {spec.teacher: spec.dataset for spec in runs if isinstance(spec.teacher, ForeignTeacher)}
     for name in [teacher.network for teacher in foreign if teacher.published]:
         words = models.weights_to_fetch(f"{name}:pretrained", version=models.PUBLISHED)
-        if words is not None:
-            _check_accepted(
-                words, name, accept, hint="--set teacher.weights=trained trains the teachers here."
-            )
+        hint = "--set teacher.weights=trained trains the teachers here."
+        if words is not None and _accepted(words, name, accept, say=say, hint=hint):
             say(f"Fetching {words} …")
             models.published_weights(name, fetch=True)
-    used = [(spec.student, spec.dataset) for spec in runs]
-    used += [(teacher.network, dataset) for teacher, dataset in foreign.items()]
-    for name, dataset in dict.fromkeys(used):
+    used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
+    used += [(each.network, dataset, each.size or each.resize) for each, dataset in foreign.items()]
+    for name, dataset, own_size in dict.fromkeys(used):
         if ":" not in name or dataset not in facts:
             continue
         words = models.weights_to_fetch(name)
-        if words is not None:
-            hint = "without `:pretrained` the network is trained from scratch."
-            _check_accepted(words, name, accept, hint=hint)
+        hint = "without `:pretrained` the network is trained from scratch."
+        if words is not None and not _accepted(words, name, accept, say=say, hint=hint):
+            continue
         say(f"Fetching {words} …" if words else f"Trying {name} …")
         build = _build_apart if name.startswith("python:") else models.build
         shape = facts[dataset]
-        build(name, classes=shape.classes, channels=shape.channels, size=shape.size)
+        build(name, classes=shape.classes, channels=shape.channels, size=own_size or shape.size)
 
 
-def _check_accepted(words: str, name: str, accept: Callable[[str], bool], *, hint: str) -> None:
-    if not accept(words):
+def _accepted(
+    words: str,
+    name: str,
+    accept: Callable[[str], bool] | None,
+    *,
+    say: Callable[[str], None],
+    hint: str,
+) -> bool:
+    """Whether weights are fetched: not without `accept`, which is said; RequestError where it refuses."""
+    if accept is None:
+        say(f"{name}: its pretrained weights are not here; would fetch {words}.")
+    elif not accept(words):
         raise RequestError(
             f'the pretrained weights of "{name}" are not on this machine.',
             expected=f"{words}.",
             hint=f"--yes fetches them; {hint}",
         )
+    return accept is not None
 
 
 def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:

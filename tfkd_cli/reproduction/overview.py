@@ -30,6 +30,7 @@ class RunStatus:
     key: str
     status: Shown
     tables: tuple[str, ...]
+    title: str = ""  # `cifar100 · resnet8 · kd from resnet20 · s1`
     epoch: int | None = None
     epochs: int | None = None
     age_seconds: float | None = None  # of what a running run last said of itself
@@ -151,6 +152,7 @@ def _status(
         key=spec.key,
         status=status,
         tables=tables,
+        title=spec.title,
         epoch=spec.recipe.epochs if status == "done" else state.epoch if state else None,
         epochs=spec.recipe.epochs,
         age_seconds=round(state.heartbeat_age, 1) if state and state.heartbeat_age is not None else None,

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch  # noqa: TID253 - reached only from the trainer and the runner
 import torch.distributed as dist  # noqa: TID253
 from torch import Tensor, nn  # noqa: TID253
+from torch.distributed.rendezvous import rendezvous  # noqa: TID253
 
 from tfkd_cli.errors import RunError
 
@@ -35,6 +35,8 @@ MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded 
 ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
 LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
 LONGEST_END = timedelta(hours=1)  # in which rank 0 publishes the result
+
+LOST = "gloo|NCCL|pair closure"  # in what gloo and NCCL say when another rank is gone
 
 T = TypeVar("T")
 log = logging.getLogger("tfkd")
@@ -81,12 +83,13 @@ class Ranks:
             torch.cuda.set_device(device)
         _exit_after(MEETING + ANSWER)
         try:
-            self._store, *_ = next(dist.rendezvous("env://", self.rank, self.size, timeout=MEETING))
+            self._store, *_ = next(rendezvous("env://", self.rank, self.size, timeout=MEETING))
             self._store.set_timeout(ANSWER)
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",
                 store=self._store, rank=self.rank, world_size=self.size,
-                timeout=ANSWER, device_id=device if on_gpu else None,
+                # NCCL ends the process; gloo's error, on the host, must come before it.
+                timeout=ANSWER + 2 * LAST_WORDS if on_gpu else ANSWER, device_id=device if on_gpu else None,
             )  # fmt: skip
             self._hosts = dist.new_group(backend="gloo", timeout=ANSWER)
         except RuntimeError as error:
@@ -96,7 +99,8 @@ class Ranks:
                 hint="look at the logs of the other ranks. On several nodes NCCL_SOCKET_IFNAME and "
                 "GLOO_SOCKET_IFNAME name the network between them.",
             ) from error
-        faulthandler.cancel_dump_traceback_later()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self._store.set(f"place/{self.rank}", f"process {os.getpid()} on {socket.gethostname()}")
         log.info("data-parallel: %s", ", ".join(map(self._place, range(self.size))))
 
@@ -195,6 +199,7 @@ class Ranks:
                 self._store.set(f"failed/{self.rank}", "" if lost else trace)
                 self.leave(failed=True)
             time.sleep(LAST_WORDS.seconds)  # rank 0 ends first: it writes down which rank it was
+        faulthandler.cancel_dump_traceback_later()
         return _first_line(error) if lost else ""
 
     def culprit(self, error: BaseException) -> BaseException:
@@ -225,13 +230,13 @@ class Ranks:
 def _exit_after(limit: timedelta) -> None:
     """End this process with a traceback, if it is then still where it was: torch's store has no time limit
     where the process that holds it is stopped."""
-    faulthandler.dump_traceback_later(limit.total_seconds(), exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(limit.total_seconds(), exit=True, file=2)
 
 
 def _follows_from_another(error: BaseException) -> bool:
     """Whether a rank fails because another one is gone; gloo's errors have no class of their own."""
     of_torch = isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError)
-    return of_torch or (isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)) is not None)
+    return of_torch or (isinstance(error, RuntimeError) and re.search(LOST, str(error)) is not None)
 
 
 def _first_line(error: BaseException) -> str:

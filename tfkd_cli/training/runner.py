@@ -24,7 +24,7 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import files, lease
-from tfkd_cli.training import attempt_log, checkpoints, precision, provenance, teacher_logits
+from tfkd_cli.training import attempt_log, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.ranks import Ranks
 from tfkd_cli.training.record import Record
@@ -270,14 +270,8 @@ class _Work:
         teacher = self._spec.teacher
         if teacher is None:
             return None
-        facts, path = arrays.facts, self._teacher_path()
-        if isinstance(teacher, ForeignTeacher) and teacher.published:
-            network = models.published_network(teacher.network)
-        else:
-            network = models.build(
-                teacher.network, classes=facts.classes, channels=facts.channels, size=facts.size
-            )
-            checkpoints.fill(network, checkpoints.read_weights(path), path=path, name=teacher.network)
+        facts = arrays.facts
+        network, _ = teacher_logits.build_teacher(teacher, self._teacher_path(), facts)
         example = torch.from_numpy(arrays.train_images_NCHW[:8].copy()).to(self._device)
         return FrozenTeacher(
             network,

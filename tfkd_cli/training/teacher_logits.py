@@ -29,13 +29,14 @@ import numpy as np
 import torch  # noqa: TID253 - reached only from the trainer and the worker
 from torch import Tensor, nn  # noqa: TID253
 
-from tfkd_cli import locks
-from tfkd_cli.errors import RunError
+from tfkd_cli import locks, models
+from tfkd_cli.data import DataSet
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.regular_files import open_regular
-from tfkd_cli.spec import RunSpec, canonical_json
+from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher, canonical_json
 from tfkd_cli.store import files
 from tfkd_cli.store.teacher_logits import bytes_below
-from tfkd_cli.training import precision
+from tfkd_cli.training import checkpoints, precision
 from tfkd_cli.training.parts import Images
 
 Views = Callable[[Sequence[Tensor]], Iterator[Images]]
@@ -77,12 +78,71 @@ class FrozenTeacher:
         return logits_NK.float().clone()  # an inference tensor cannot be saved for a backward pass
 
 
+class OwnInputs(nn.Module):
+    """A network that is given images as a teacher from another code base was trained to see them.
+
+    It takes the student's images, shape (N, C, H, W), normalised with the mean and std of the data set.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, teacher: ForeignTeacher, facts: DataSet) -> None:
+        super().__init__()
+        self.network = network
+        self.given = facts.size  # pixels of a side
+        self.cut = teacher.size or teacher.resize or facts.size
+        self.resize = teacher.resize or self.cut
+        values = (facts.mean, facts.std, teacher.mean or facts.mean, teacher.std or facts.std)
+        given_mean, given_std, mean, std = (
+            torch.tensor(each).expand(facts.channels).view(1, -1, 1, 1) for each in values
+        )
+        self.register_buffer("scale", given_std / std)
+        self.register_buffer("shift", (given_mean - mean) / std)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """The network's logits, shape (N, K)."""
+        if self.resize != self.given:
+            images_NCHW = nn.functional.interpolate(
+                images_NCHW, size=(self.resize, self.resize), mode="bilinear", antialias=True
+            )
+        if self.cut != self.resize:
+            first = (self.resize - self.cut) // 2
+            images_NCHW = images_NCHW[:, :, first : first + self.cut, first : first + self.cut]
+        logits_NK: Tensor = self.network(images_NCHW * self.scale + self.shift)
+        return logits_NK
+
+
+def build_teacher(teacher: Teacher | ForeignTeacher, weights: Path, facts: DataSet) -> tuple[nn.Module, str]:
+    """A teacher with the weights in this file, and a note on what was changed to make the file fit.
+
+    RunError where they do not fit; RequestError for a normalisation of another number of channels.
+    """
+    if isinstance(teacher, ForeignTeacher) and teacher.published:
+        return models.published_network(teacher.network), ""
+    inputs = teacher.inputs if isinstance(teacher, ForeignTeacher) else {}
+    if len(inputs.get("mean", ())) not in (0, 1, facts.channels):
+        raise RequestError(
+            f"--teacher-mean has {len(inputs['mean'])} values, and the images of {facts.label} have "
+            f"{facts.channels} channel{'s' * (facts.channels > 1)}.",
+            expected="one value per channel, or one for all.",
+        )
+    size = inputs.get("size") or inputs.get("resize") or facts.size
+    network = models.build(teacher.network, classes=facts.classes, channels=facts.channels, size=size)
+    note = checkpoints.fill(network, checkpoints.read_weights(weights), path=weights, name=teacher.network)
+    if isinstance(teacher, ForeignTeacher) and inputs:
+        network = OwnInputs(network, teacher, facts)
+    return network, note
+
+
 def cache_folder(
     teacher_logits: Path, *, spec: RunSpec, weights_digest: str, numerics: Mapping[str, Any], batch: int
 ) -> Path:
     """The folder below `teacher_logits` whose name depends on all that decides the logits of a teacher."""
     assert spec.teacher is not None
+    inputs = spec.teacher.inputs if isinstance(spec.teacher, ForeignTeacher) else {}
     context = {
+        **({"inputs": inputs} if inputs else {}),
         "format": FORMAT,
         "batch": batch,  # rounding may depend on it
         "dataset": spec.dataset,

@@ -41,7 +41,7 @@ def test_a_profile_is_looked_for_here_then_with_the_user_then_with_the_package(
     assert profiles.find("mine").description == "the user's"
     write(tmp_path / "slurm/mine.toml", '[profile]\ndescription = "the folder\'s"\n')
     assert profiles.find("MINE").description == "the folder's"
-    assert {"default", "mine"} <= {each.name for each in profiles.clusters()}
+    assert {"slurm", "mine"} <= {each.name for each in profiles.clusters()}
 
 
 def test_a_path_is_a_profile_too(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_path_is_a_profile_too(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(RequestError, match='unknown cluster "defautl"') as caught:
-        profiles.find("defautl")
-    assert "default" in caught.value.hint
+    with pytest.raises(RequestError, match='unknown cluster "slrum"') as caught:
+        profiles.find("slrum")
+    assert "slurm" in caught.value.hint
 
 
 def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch
     write(tmp_path / "tfkd/slurm/broken.toml", "[submit\n")
     found = {each.name: each.description for each in profiles.clusters()}
     assert found["broken"].startswith("not usable: ")
-    assert not found["default"].startswith("not usable")
+    assert not found["slurm"].startswith("not usable")
 
 
 @pytest.mark.parametrize(

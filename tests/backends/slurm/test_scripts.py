@@ -210,6 +210,36 @@ def test_groups_hold_every_run_once_and_parents_come_first(
     assert sum(len(job) for jobs in made for job in jobs) == len(seen) == len(specs)
 
 
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=30))
+def test_no_run_asks_for_more_than_twice_its_time_or_the_least(seconds: list[float]) -> None:
+    specs = [RunSpec(dataset="digits", student="resnet8", seed=seed) for seed in range(len(seconds))]
+    runs = [
+        PlannedRun(spec, TODO, Estimate(each, "estimate")) for spec, each in zip(specs, seconds, strict=True)
+    ]
+    profile = Profile(name="x", path=Path("x"))
+    made = arrays.group_runs(runs, profile=profile, unfinished=frozenset(), size=1000)
+    for jobs in made:
+        times = [run.seconds_left_alone for (run,) in jobs]
+        assert max(times) <= max(2.0001 * min(times), 60 * site.LEAST_MINUTES)
+    capped = arrays.group_runs(runs, profile=profile, unfinished=frozenset(), size=1000, by_length=False)
+    assert len(capped) == 1  # where --jobs must hold for all of them
+
+
+def test_where_no_slurm_answers_a_dry_run_says_what_will_be_asked_for(
+    graph: Graph, profile: Profile, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    told: list[str] = []
+    (script, *_) = sending.dry_run(
+        planned(graph(1, 0), store), store=store, execution=Execution(cache="/c"), profile=profile,
+        on_event=told.append,
+    )  # fmt: skip
+    assert "No SLURM answers here" in told[-1]
+    (line,) = [each for each in script.splitlines() if "filled in on the cluster" in each]
+    assert line.startswith("#")
+    assert all(word in line for word in ("GPU", "memory", "cores", "time"))
+
+
 IMPORTS = """
 import importlib, pkgutil, sys
 import tfkd_cli.backends.slurm.job, tfkd_cli.training.runner, tfkd_cli.models, tfkd_cli.data

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import client
+from tfkd_cli.backends.slurm.site import LEAST_MINUTES
 from tfkd_cli.plan import PlannedRun
 
 if TYPE_CHECKING:
@@ -19,15 +21,24 @@ Pack = tuple[PlannedRun, ...]
 
 
 def group_runs(
-    runs: Sequence[PlannedRun], *, profile: Profile, unfinished: frozenset[str], size: int
+    runs: Sequence[PlannedRun],
+    *,
+    profile: Profile,
+    unfinished: frozenset[str],
+    size: int,
+    by_length: bool = True,
 ) -> list[tuple[Pack, ...]]:
     """The jobs of each array: at most `size` that request the same resources, teachers first as in `runs`.
 
-    The runs of a job wait for the same parents (those in `unfinished`), so that it has one dependency.
+    An array has one time limit. `by_length`: each holds runs of like length, so that none asks for more than
+    about twice what it needs. The runs of a job wait for the same parents (those in `unfinished`), so that it
+    has one dependency.
     """
     alike: dict[tuple[str, frozenset[str]], list[PlannedRun]] = {}
     for run in runs:
-        shape = repr(sorted(profile.submit_for(run.spec).items()))
+        options = profile.submit_for(run.spec)
+        length = 0 if "time" in options or not by_length else _time_class(run.seconds_left_alone)
+        shape = repr((sorted(options.items()), length))
         parents = frozenset(parent.folder for parent in run.spec.parents) & unfinished
         alike.setdefault((shape, parents), []).append(run)
     packs: dict[str, list[Pack]] = {}
@@ -38,6 +49,11 @@ def group_runs(
     return [
         tuple(jobs[start : start + size]) for jobs in packs.values() for start in range(0, len(jobs), size)
     ]
+
+
+def _time_class(seconds: float) -> int:
+    """Runs of a class take at most twice as long as each other; all up to LEAST_MINUTES are alike."""
+    return max(0, math.ceil(math.log2(max(1.0, seconds) / (60 * LEAST_MINUTES))))
 
 
 def ranges(indices: Iterable[int]) -> str:

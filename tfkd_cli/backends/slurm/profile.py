@@ -193,28 +193,37 @@ def find(name: str) -> Profile:
     if "/" in name or name.endswith(".toml"):
         return read(expanded(Path(name), hint="write the profile's path in full."))
     paths = _known_paths()
-    wanted = DEFAULT if name == ALIAS else name
-    return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters`.")])
+    wanted = ALIAS if name == DEFAULT else name
+    return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
+
+
+def names() -> list[str]:
+    """What `--cluster` takes besides `local`."""
+    return sorted(_known_paths())
 
 
 def clusters() -> list[Profile]:
     """All profiles there are; one that cannot be read says why in its description."""
     found = []
-    for _, path in sorted(_known_paths().items()):
+    for name, path in sorted(_known_paths().items()):
         try:
             found.append(read(path))
         except RequestError as error:
-            found.append(Profile(name=path.stem, path=path, description=f"not usable: {error.what}"))
+            found.append(Profile(name=name, path=path, description=f"not usable: {error.what}"))
     return found
 
 
 def _known_paths() -> dict[str, Path]:
-    """Name → file; an earlier folder hides a later one."""
+    """What `--cluster` takes → file; an earlier folder hides a later one."""
     paths: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.toml")):
-            paths.setdefault(path.stem, path)
+            paths.setdefault(_name(path), path)
     return paths
+
+
+def _name(path: Path) -> str:
+    return ALIAS if path.stem == DEFAULT else path.stem
 
 
 def folders() -> Iterator[Path]:
@@ -244,7 +253,7 @@ def read(path: Path) -> Profile:
             path, "runs_per_job packs runs of several tasks", expected="runs_per_job = 1, or one task a run."
         )
     return Profile(
-        name=path.stem,
+        name=_name(path),
         path=path,
         text=text,
         submit=submit,

@@ -46,7 +46,11 @@ class Sender:
         """Group, write down what the jobs will read, send, set what waits for what, release."""
         unfinished = frozenset(run.spec.folder for run in runs) | self.elements.keys()
         groups = arrays.group_runs(
-            runs, profile=self.profile, unfinished=unfinished, size=self.site.max_array_size
+            runs,
+            profile=self.profile,
+            unfinished=unfinished,
+            size=self.site.max_array_size,
+            by_length=self.jobs is None,  # a cap on jobs holds within an array
         )
         for jobs in groups:
             sbatch.check_time(self._options(jobs), profile=self.profile, here=self.site)
@@ -164,6 +168,9 @@ def dry_run(
         with sbatch.recording(Path(folder) / "recorded") as calls:
             sender.send(runs)
         about = {array.job_folder: _described(array) for array in sender.arrays}
+        if not here.partitions:
+            on_event("No SLURM answers here: what the profile leaves open is asked for where it does.")
+            about = {folder: f"{words}\n# {site.WOULD_FILL_IN}" for folder, words in about.items()}
         texts = []
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")

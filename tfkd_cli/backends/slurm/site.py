@@ -15,6 +15,12 @@ MOST_CPUS = 4  # beside a GPU: one thread feeds it, the others are torch's
 UNKNOWN_MINUTES = 12 * 60
 LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
 NO_LIMIT = 365 * 1440
+WOULD_FILL_IN = (
+    "what the script leaves open is filled in on the cluster: a GPU where the partition has any, "
+    f"a GPU's share of the node's memory (at most {MOST_MEMORY_MB:,} MB) and cores (at most {MOST_CPUS}; one "
+    "without GPUs), and a time that the partition allows"
+)
+"""What `fill_in` and `time_limit` do, for a dry run where no SLURM answers."""
 
 # Options of which sbatch takes one: naming one replaces the others, and nothing is filled in beside it.
 MEMORY = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})

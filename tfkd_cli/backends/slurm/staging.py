@@ -16,11 +16,16 @@ from tfkd_cli.training import provenance
 PACKAGE = Path(tfkd_cli.__file__).parent
 SUFFIXES = (".py", ".toml", ".typed")
 NOT_FOR_JOBS = (
-    "report",
+    "cli.py",
     "commands",
+    "options.py",
+    "report",
+    "progress.py",
     "compare",
+    "console.py",
     "reproduction",
-)  # layers above the worker: a job imports none of them
+)
+"""Layers above the worker: a job imports none of them."""
 DIFF_BYTES = 200_000  # a longer diff is known by its digest only
 
 
