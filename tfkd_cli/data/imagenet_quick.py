@@ -192,8 +192,8 @@ def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
     if not odd:
         return ()
     return (
-        f"WARNING: {len(odd):,} images are named after another class than that of their folder, whose "
-        f"label they have here (the first: {odd[0]!r})",
+        "WARNING: files named after another class than that of their folder, whose label they have here: "
+        f"{len(odd):,} (the first: {odd[0]!r})",
     )
 
 
