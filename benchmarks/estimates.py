@@ -1,8 +1,8 @@
 """`python -m benchmarks.estimates`: what the plan says beside what commands take, on a CPU.
 
 Each case is a command with an empty results and cache folder: demo, compare, and small grids on digits and
-on image folders made here. `first` is used CPU time ÷ planned time before any run; `like` is the same for two
-more seeds, when like runs are finished. Other work on the machine disturbs CPU time less than wall time,
+on image folders made here. `first` is used CPU time ÷ planned time before any run; `like` is the same for one
+more seed, when each run has a like one that is finished. Other work on the machine disturbs CPU time less than wall time,
 which is given too. `disk` is used ÷ planned.
 """
 
@@ -37,7 +37,7 @@ RUN = ("run", "--student")
 
 @dataclass(frozen=True)
 class Case:
-    """A command without its seeds; `seeded` ones are given again for two more seeds."""
+    """A command without its seeds; `seeded` ones are given again for another seed."""
 
     name: str
     words: tuple[str, ...]
@@ -47,7 +47,7 @@ class Case:
 def cases(small: Path, large: Path) -> list[Case]:
     """Ten commands; `small` has images of 32 pixels, `large` photographs that become 64 pixels."""
     tiles, photos = ("--dataset", f"folder:{small}"), ("--dataset", f"folder64:{large}")
-    digits = ("--dataset", "digits", "--epochs", "4")
+    digits = ("--dataset", "digits", "--epochs", "2")
     mobile = "torchvision:mobilenet_v3_small"
     return [
         Case("demo", ("reproduce", "demo"), seeded=False),
@@ -71,12 +71,12 @@ def cases(small: Path, large: Path) -> list[Case]:
 
 
 def measured(case: Case, folder: Path) -> dict[str, Any]:
-    """Planned and used seconds, and bytes, of one case; `like`: of two more seeds."""
+    """Planned and used seconds, and bytes, of one case; `like`: of another seed."""
     common = ("--results", str(folder / "results"), "--cache-dir", str(folder / "cache"))
-    first = _both((*case.words, *common, *(("--seeds", "2") if case.seeded else ())), folder)
+    first = _both((*case.words, *common, *(("--seeds", "1") if case.seeded else ())), folder)
     if not case.seeded:
         return first
-    return first | {"like": _both((*case.words, *common, "--seeds", "2-3"), folder)}
+    return first | {"like": _both((*case.words, *common, "--seeds", "1-1"), folder)}
 
 
 def _both(words: Sequence[str], folder: Path) -> dict[str, Any]:
