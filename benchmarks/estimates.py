@@ -2,8 +2,8 @@
 
 Each case is a command with an empty results and cache folder: demo, compare, and small grids on digits and
 on image folders made here. `first` is used CPU time ÷ planned time before any run; `like` is the same for one
-more seed, when each run has a like one that is finished. Other work on the machine disturbs CPU time less than wall time,
-which is given too. `disk` is used ÷ planned.
+more seed, when each run has a like one that is finished. Other work on the machine disturbs CPU time less
+than wall time, which is given too. `disk` is used ÷ planned.
 """
 
 from __future__ import annotations
