@@ -55,6 +55,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit code."""
     options = parse(arguments)
+    torch.set_num_threads(1)  # the workers have the cores; there is no network here
     with tempfile.TemporaryDirectory() as scratch:
         files = photographs(options.data, Path(scratch))
         tree = made_tree(files, Path(scratch) / "tree", images=options.images)
