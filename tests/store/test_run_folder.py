@@ -254,8 +254,8 @@ def test_a_finished_run_gives_its_records_and_keeps_no_training_states(finished:
     assert result["attempt"] == 1
     assert [line["epoch"] for line in finished.metrics()] == [1, 2]
     assert finished.weights("best.pt").read_bytes().startswith(b"best.pt")
-    assert finished.has_weights("epoch-001.pt")
-    assert not finished.has_weights("epoch-002.pt")
+    assert state.can_teach("epoch-001")
+    assert not state.can_teach("epoch-002")
     assert not list((finished.path / "attempts").rglob("*.pt"))
     assert finished.lease() is None
 

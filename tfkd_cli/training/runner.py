@@ -47,7 +47,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Blocked(RunError):  # noqa: N818 - it waits
-    """A run cannot start: a parent is not done, or another process is at it."""
+    """A run cannot start: its teacher is not finished, or another process is training it."""
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
     weights: Collection[str] = (),
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Do this run, or the rest of it; its result.
+    """Train this run, or what is left of it, and return its result.
 
     The plan has decided that it is to be done; only what may have changed since is looked at here: whether
     another process has finished it, or works on it, and whether its teacher is still there.
@@ -136,7 +136,7 @@ def check_parents(spec: RunSpec, store: Store) -> None:
 
 
 def _start_attempt(folder: RunFolder) -> Attempt:
-    """In a job of ours SLURM sees to it that a run has one job; elsewhere a fresh heartbeat does."""
+    """SLURM gives a run one job; elsewhere, Blocked if another process has a fresh heartbeat."""
     if os.environ.get(lease.JOB_VARIABLE):
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})
@@ -150,7 +150,7 @@ def _start_attempt(folder: RunFolder) -> Attempt:
 
 
 class _Work:
-    """One attempt at a run, and what it calculates with."""
+    """One attempt at a run, with its device and numerics."""
 
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks) -> None:
         self._spec, self._store, self._execution, self._ranks = spec, store, execution, ranks

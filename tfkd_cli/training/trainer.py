@@ -1,4 +1,4 @@
-"""The epoch loop, as an iterator that touches no file: `for epoch in training.epochs()`.
+"""The epoch loop: `for epoch in training.epochs()`. It knows nothing of the run's folder; `runner` saves.
 
 Nothing random is carried from step to step. Weights depend on the seed; the order of images on (seed,
 epoch); an image's view on (stream, epoch, image); dropout on (seed, epoch, step, rank). So `state()` at any
@@ -51,7 +51,7 @@ OPTIONAL = ("teacher_seconds", "val_loss", "val_accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What an epoch gave: accuracies in percent, losses per image; `parts` of the loss, unweighted."""
+    """Metrics of one epoch: accuracies in percent, losses per image; `parts` of the loss, unweighted."""
 
     epoch: int
     lr: float
@@ -150,7 +150,7 @@ class Training:
 
     @property
     def best_accuracy(self) -> float:
-        """The test accuracy of the best epoch so far, in percent; -1 before the first."""
+        """Test accuracy (percent) of the epoch that is best on the part `chosen_on`; -1 before the first."""
         return self.best_scores.get("accuracy", -1.0)
 
     @property
