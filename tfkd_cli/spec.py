@@ -1,9 +1,7 @@
 """What a run *is*: Recipe, Teacher, RunSpec, and the key that names it.
 
-A run's key covers data set, student, loss, teacher, recipe, seed and trainer version. How it is executed
-(device, threads, paths, cluster) is `execution.Execution` and never enters the key. Its numerics (device,
-threads, arithmetic, number of processes) are recorded with the result; several processes without synchronised
-BatchNorm change more than rounding.
+How a run is executed (device, threads, paths, cluster) is `execution.Execution` and never enters the key. Its
+numerics (device, threads, arithmetic, processes) are recorded with the result.
 """
 
 from __future__ import annotations
@@ -244,10 +242,7 @@ class RunSpec:
 
     @property
     def teacher_by_epoch(self) -> bool:
-        """Whether all seeds see the same views: teacher logits then depend on (weights, epoch, image) alone.
-
-        They are fp16 whether a run computes or reads them, so that caching changes nothing.
-        """
+        """Whether all seeds see the same views, so that its teacher's logits can be cached for all of them."""
         return self.teacher is not None and self.recipe.augment_stream == "shared"
 
     @cached_property
