@@ -208,11 +208,7 @@ def make_plan(
     requested = {spec.key for runs in wanted.values() for spec in runs}
     for table, runs in wanted.items():
         for spec in runs:
-            if spec.outdated:
-                raise RequestError(
-                    f"{spec.folder} was {spec.outdated}.",
-                    hint="the command that asked for it trains it anew, beside the old one.",
-                )
+            _refuse_outdated(spec)
             for each in spec.lineage:
                 specs.setdefault(each.key, each)
                 users.setdefault(each.key, {})[table] = None
@@ -231,6 +227,14 @@ def make_plan(
     planned |= students
     tables = {table: tuple(key for key in planned if table in users[key]) for table in wanted}
     return Plan(planned, tables, teacher_logits, command_seconds)
+
+
+def _refuse_outdated(spec: RunSpec) -> None:
+    if spec.outdated:
+        raise RequestError(
+            f"{spec.folder} was {spec.outdated}.",
+            hint="the command that asked for it trains it anew, beside the old one.",
+        )
 
 
 def _cached_logits(

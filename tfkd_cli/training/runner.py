@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,21 +83,27 @@ def run(
         _assist(spec, store=store, execution=execution, ranks=ranks, stop=stop)
         return {}
     attempt = _start_attempt(folder)
-    with attempt_log.logged(attempt.log_path, verbose=execution.verbose):
-        try:
-            work = _Work(spec, store=store, execution=execution, ranks=ranks)
-            return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
-        except Interrupted as stopped:
-            log.info("stopped: %s", stopped.reason)
-            attempt.release()
-            raise
-        except KeyboardInterrupt:
-            attempt.release()
-            raise
-        except BaseException as error:  # a student's own code may even call sys.exit
-            raise attempt_log.recorded(ranks.culprit(error), attempt) from error
-        finally:
-            ranks.over()
+    with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
+        work = _Work(spec, store=store, execution=execution, ranks=ranks)
+        return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
+
+
+@contextlib.contextmanager
+def _ending(attempt: Attempt, ranks: Ranks) -> Iterator[None]:
+    """However an attempt ends, nobody waits for its lease, and its failure is in the store."""
+    try:
+        yield
+    except Interrupted as stopped:
+        log.info("stopped: %s", stopped.reason)
+        attempt.release()
+        raise
+    except KeyboardInterrupt:
+        attempt.release()
+        raise
+    except BaseException as error:  # a student's own code may even call sys.exit
+        raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+    finally:
+        ranks.over()
 
 
 def _assist(
@@ -176,16 +182,14 @@ class _Work:
                 record.save(training)
                 raise Interrupted(reason)
 
-        def at_batch() -> None:
-            record.keep_up(training)
-
-        several = self._ranks.size > 1
         training = self._training(
-            arrays, at_step=at_step, at_batch=at_batch if several else None, cache_logits=cache_logits
+            arrays,
+            at_step=at_step,
+            at_batch=lambda: record.keep_up(training),
+            cache_logits=cache_logits,
         )
         record.resume(training)
-        if several:
-            self._ranks.same(training.state())
+        self._ranks.send(training.state)
         scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
@@ -209,7 +213,7 @@ class _Work:
                 raise Interrupted(reason)
 
         training = self._training(self._arrays(), at_step=at_step, at_batch=lambda: None)
-        training.load(self._ranks.same({}))
+        training.load(self._ranks.receive())
         for _ in training.epochs():
             pass
         self._ranks.leave()
@@ -232,7 +236,7 @@ class _Work:
         arrays: Arrays,
         *,
         at_step: Callable[[], None],
-        at_batch: Callable[[], None] | None,
+        at_batch: Callable[[], object],
         cache_logits: bool = False,
     ) -> Training:
         """The training of these arrays, once all ranks have what they need for it."""
