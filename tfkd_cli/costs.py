@@ -30,7 +30,7 @@ MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 1.9, "shufflenetv2": 2.3}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
 
 LIBRARY = 2.0  # seconds of CPU to import another library's networks, in each run
-LOADING = 10.0  # of a command: torch is loaded before the first run, the report is written after the last
+LOADING = 12.0  # of a command: torch is loaded before the first run, the report is written after the last
 DEEP_STEP = 0.04  # seconds of a step more, on a CPU, of networks with some 50 small layers
 DECODING: Mapping[str, float] = {"folder": 2e-3}  # seconds of an image file
 UNPACKING = 5e-5  # of an image in an official file
