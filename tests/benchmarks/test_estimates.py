@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +14,7 @@ from tfkd_cli.__main__ import main
 
 def test_the_table_gives_used_over_planned_and_the_medians() -> None:
     like = {"planned": 10.0, "used": 11.0}
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "a": {"planned": 10.0, "used": 15.0, "planned_disk": 100.0, "disk": 150.0, "like": like},
         "b": {"planned": 10.0, "used": 5.0, "planned_disk": 100.0, "disk": 50.0},
         "c": {"planned": 20.0, "used": 22.0, "planned_disk": 100.0, "disk": 101.0},
