@@ -203,15 +203,8 @@ def make_plan(
     all; one whose weights are gone is planned again when an unfinished student needs them.
     RequestError for a run of an older trainer version, which nothing can continue.
     """
-    specs: dict[str, RunSpec] = {}
-    users: dict[str, dict[str, None]] = {}
+    specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
-    for table, runs in wanted.items():
-        for spec in runs:
-            _refuse_outdated(spec)
-            for each in spec.lineage:
-                specs.setdefault(each.key, each)
-                users.setdefault(each.key, {})[table] = None
     order = sorted(specs.values(), key=lambda spec: spec.depth)  # a teacher of a teacher has depth 0
     weights = _needed_weights(order, requested, progress)
     planned: dict[str, PlannedRun] = {}
@@ -229,12 +222,23 @@ def make_plan(
     return Plan(planned, tables, teacher_logits, command_seconds)
 
 
-def _refuse_outdated(spec: RunSpec) -> None:
-    if spec.outdated:
-        raise RequestError(
-            f"{spec.folder} was {spec.outdated}.",
-            hint="the command that asked for it trains it anew, beside the old one.",
-        )
+def _users(
+    wanted: Mapping[str, Sequence[RunSpec]],
+) -> tuple[dict[str, RunSpec], dict[str, dict[str, None]]]:
+    """Key → run, teachers included, and key → the tables that need it; RequestError for an outdated run."""
+    specs: dict[str, RunSpec] = {}
+    users: dict[str, dict[str, None]] = {}
+    for table, runs in wanted.items():
+        for spec in runs:
+            if spec.outdated:
+                raise RequestError(
+                    f"{spec.folder} was {spec.outdated}.",
+                    hint="the command that asked for it trains it anew, beside the old one.",
+                )
+            for each in spec.lineage:
+                specs.setdefault(each.key, each)
+                users.setdefault(each.key, {})[table] = None
+    return specs, users
 
 
 def _cached_logits(

@@ -226,7 +226,7 @@ class Record:
 
     def _outside_epochs(self) -> float:
         """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
-        epochs = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
+        epochs: float = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
         return max(0.0, time.perf_counter() - self._began - epochs)
 
     def _result(self, training: Training) -> dict[str, Any]:
