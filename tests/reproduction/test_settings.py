@@ -211,6 +211,17 @@ def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> N
     assert compared == 7
 
 
+def test_each_network_of_the_audit_has_its_own_learning_rate_as_student_and_as_teacher() -> None:
+    made = asking.for_names(["audit"], Request(seeds=(0,)), execution=EXECUTION)
+    rates = {
+        (each.student, each.recipe.optimizer, each.recipe.lr)
+        for item in made.items
+        for spec in made.runs(item)
+        for each in spec.lineage
+    }
+    assert rates == {("plain-cnn", "adam", 0.001), ("resnet8", "sgd", 0.1), ("resnet20", "sgd", 0.1)}
+
+
 def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:
     assert asking.usual_seeds(["table9", "demo"]) == "0-2"
     with pytest.raises(RequestError, match="audit-cifar10 20"):

@@ -97,7 +97,7 @@ def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
     if facts.corrupt and any(spec.recipe.corrupt == "fail" for spec in runs):
         named = ", ".join(map(repr, facts.corrupt[:5])) + ", …" * (len(facts.corrupt) > 5)
         raise RequestError(
-            f"{len(facts.corrupt):,} image files of {facts.name} cannot be read: {named}.",
+            f"{facts.name} has image files that cannot be read: {named}.",
             expected="files that are whole, or runs without them.",
             hint="replace them; or --set data.corrupt=skip leaves them out, which each run records.",
         )

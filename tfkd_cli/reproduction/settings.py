@@ -187,7 +187,7 @@ class Request:
             )
         if pretrained := self._pretrained(setting, network, known):
             return pretrained
-        teaching = replace(setting.baseline(), student=network)
+        teaching = setting.taught_by(network)
         if (teaching, fast) not in self._teachers:
             self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
         run = self._teachers[teaching, fast]

@@ -23,7 +23,7 @@ IDENTITY: Columns = {
     "checkpoint": (
         "best, last, a number, file:…",
         "which weights of the teacher's run taught: a number is an epoch, from 1; `file:<12 hex>` are "
-        "weights from a file",
+        "weights from a file, `file:<8 hex>` those that torchvision publishes",
     ),
     "seed": ("whole number", "of weights, batch order and augmentation"),
 }

@@ -372,7 +372,9 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
-            hint="give the command again with the file's path.",
+            hint="the command fetches them into torch's cache (TORCH_HOME), which this machine must see."
+            if teacher.published
+            else "give the command again with the file's path.",
         )
     return path
 
