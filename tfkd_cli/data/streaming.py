@@ -196,7 +196,9 @@ def _next(decoded: Iterator[Decoded]) -> Decoded | None:
     try:
         return next(decoded, None)
     except RuntimeError as error:
-        raise (worker_died(error) or error) from error
+        if (died := worker_died(error)) is not None:
+            raise died from error
+        raise
 
 
 def worker_died(error: BaseException) -> RunError | None:
