@@ -86,7 +86,7 @@ def print_answer(found: Answer, *, form: str) -> None:
         for sheet in sheets(found)[:2]:
             if sheet.rows:
                 target.print(sheet_terminal.text(sheet, width=target.width))
-        print(found.sentence)
+        console.show(found.sentence)
     else:
         print(document(found, {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]), end="")
 

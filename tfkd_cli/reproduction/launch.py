@@ -88,7 +88,7 @@ def make_ready(
             )
         for note in made.facts.notes:
             if note not in each.facts.notes:  # those were shown with the plan
-                say(f"{each.name}: {note}")
+                say(f"{made.facts.called}: {note}")
 
 
 def make_networks_ready(
