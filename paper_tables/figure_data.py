@@ -74,9 +74,12 @@ class Bars:
 
 @dataclass(frozen=True, kw_only=True)
 class GainRow:
-    """A row of a forest plot: a gain in points, its 95 % interval if it is known, and the printed gain."""
+    """A row of a forest plot: a gain in points, its 95 % interval if it is known, and the printed gain.
 
-    label: str
+    `labels` head the row: those of the table's row, and its column where there are several.
+    """
+
+    labels: tuple[str, ...]
     gain: float
     interval: Interval | None = None
     published: float | None = None
@@ -221,7 +224,7 @@ def _gain_row(cell: CellComparison, table: Table) -> GainRow | None:
         each.label for each in table.columns if each.name == cell.cell.column and len(table.columns) > 1
     ]
     return GainRow(
-        label=" · ".join([*filter(None, table.rows[cell.cell.row].labels), *column]),
+        labels=(*filter(None, table.rows[cell.cell.row].labels), *column),
         gain=gain.mean,
         interval=gain.interval,
         published=cell.cell.published.gain,

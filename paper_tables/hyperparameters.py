@@ -91,8 +91,7 @@ def assumed(setting: Setting, form: str) -> tuple[str, ...]:
     found = lookup(setting, form=form)
     parts = [("loss", found.loss), ("recipe", found.recipe)]
     if setting.teacher is not None:
-        taught_by = replace(setting.baseline(), student=setting.teacher)
-        parts.append(("teacher.recipe", lookup(taught_by, form=form).recipe))
+        parts.append(("teacher.recipe", lookup(setting.taught_by(setting.teacher), form=form).recipe))
     return tuple(
         f"{part}.{name}"
         for part, values in parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Values = tuple[tuple[str, Any], ...]
@@ -41,10 +41,16 @@ class Setting:
     form: Literal["released", "printed"] | None = None
     loss: Values = ()
     recipe: Values = ()
+    teacher_recipe: Values = ()  # of a teacher of another network; empty: that of the student
 
     def baseline(self) -> Setting:
         """The same network on the same data with plain cross-entropy."""
         return Setting(dataset=self.dataset, student=self.student, method="baseline", recipe=self.recipe)
+
+    def taught_by(self, network: str) -> Setting:
+        """The baseline whose run teaches this setting."""
+        own = network == self.student or not self.teacher_recipe
+        return replace(self.baseline(), student=network, recipe=self.recipe if own else self.teacher_recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,21 @@ A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are thos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 from paper_tables import printed
-from paper_tables.spec import Cell, Column, PaperTablesError, Published, Row, Setting, Table, TeacherSeeds
+from paper_tables.spec import (
+    Cell,
+    Column,
+    PaperTablesError,
+    Published,
+    Row,
+    Setting,
+    Table,
+    TeacherSeeds,
+    Values,
+)
 from paper_tables.strict import MISSING, Entry, Names
 
 SETTING = ("dataset", "student", "method", "teacher", "form", "loss", "recipe")
@@ -26,6 +37,7 @@ TABLE = (
     "seeds",
     "fast",
     "teacher_seeds",
+    "recipes",
     "heads",
     "roles",
     "column",
@@ -43,6 +55,7 @@ class _Place(NamedTuple):
 
     names: Names
     roles: Mapping[str, str]  # role → network of this row
+    recipes: Mapping[str, Values]  # by network
     teacher_epoch: int | None
     teacher_accuracy: float | None
 
@@ -166,6 +179,7 @@ def _row(
     place = _Place(
         names=names,
         roles=dict(zip(role_names, networks, strict=True)),
+        recipes=_recipes(source.entry("recipes"), names),
         teacher_epoch=entry.whole("teacher_epoch", low=1, high=200, default=None),
         teacher_accuracy=entry.number("teacher_accuracy", low=1, high=100, default=None),
     )
@@ -211,6 +225,12 @@ def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _
         roles=place.roles,
         teacher_epoch=place.teacher_epoch,
     )
+    if place.recipes:
+        found = replace(
+            found,
+            recipe=_of_network(found.student, found.recipe, place.recipes),
+            teacher_recipe=_of_network(found.teacher, found.recipe, place.recipes) if found.teacher else (),
+        )
     taught_badly = place.teacher_accuracy if found.teacher_epoch is not None else None
     published = Published(teacher_accuracy=taught_badly)
     if "printed" in entry:
@@ -221,6 +241,18 @@ def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _
     return Cell(
         row=index, column=name, setting=found, published=published, note=note, erratum="erratum" in entry
     )
+
+
+def _recipes(entry: Entry, names: Names) -> dict[str, Values]:
+    """The recipe values of single networks, which go before those of the table, a row, a column or a cell."""
+    return {
+        names.resolve("network", name, where=entry.where): entry.values(name, names.recipe_fields)
+        for name in entry.data
+    }
+
+
+def _of_network(network: str, recipe: Values, recipes: Mapping[str, Values]) -> Values:
+    return tuple(sorted({**dict(recipe), **dict(recipes.get(network, ()))}.items()))
 
 
 def _settings(row: Row) -> tuple[Setting | None, ...]:

@@ -42,7 +42,8 @@ def test_short_runs_of_a_borrowed_network_cost_their_start_up() -> None:
     few = replace(DATASETS["cifar10"], train_images=140, test_images=30)
     model = CostModel("cpu", facts={"folder@0": few})
     spec = replace(SPEC, dataset="folder@0", student="torchvision:mobilenet_v3_small")
-    assert 4 < model(spec).seconds < 6
+    estimate = model(spec)
+    assert 0.9 < estimate.start_seconds / estimate.seconds < 1
 
 
 def test_a_teacher_costs_its_forward_passes() -> None:
@@ -116,6 +117,5 @@ def test_to_measured_training_the_model_adds_a_teacher_that_is_run_by_epoch() ->
     teacher = CostModel("cpu")(fast).teacher_seconds
     measured = CostModel("cpu", measured=rates)(fast)
     assert measured.source == "measured"
-    assert (measured.seconds, measured.teacher_seconds) == pytest.approx(
-        (150.0 + teacher + measured.start_seconds, teacher)
-    )
+    epochs = measured.seconds - measured.start_seconds
+    assert (epochs, measured.teacher_seconds) == pytest.approx((150.0 + teacher, teacher))

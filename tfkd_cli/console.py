@@ -238,8 +238,8 @@ def parallel_lines(plan: Plan) -> list[str]:
     teacher = max(cost.teacher_bytes for cost in costs)
     copy = f", and of the teacher ({size(teacher)} of weights)" if teacher else ""
     return [
-        f"Data-parallel: {len(costs)} runs in {each} processes each, one per GPU; every GPU's hours count. "
-        f"Each process holds a copy of the network{copy}, and its part of a batch."
+        f"Data-parallel: {len(costs)} run{'s' * (len(costs) > 1)} in {each} processes, one per GPU; the "
+        f"hours of all of them count. Each holds its own copy of the network{copy}."
     ]
 
 

@@ -16,7 +16,8 @@ from tfkd_cli.spec import RunSpec
 
 UNKNOWN_IMAGES = 50_000
 BACKWARD = 2.0  # a backward pass costs about two forward passes
-WEIGHT_COPIES = 4  # best, last, student, and the training state with its momentum
+WEIGHT_FILES = 3  # that every finished run has: best, last, student
+RECORDS, EPOCH_LINE = 20_000, 500  # bytes of a run's records, of an epoch in each of the two metrics files
 
 
 THREADS_EXPONENT = 0.55
@@ -25,11 +26,12 @@ THREADS_EXPONENT = 0.55
 PROCESSES_EXPONENT = 0.95
 """n processes, each with a device of its own, train n^0.95 times as fast as one (assumed)."""
 
-MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 2.4, "shufflenetv2": 2.8}
+MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 1.9, "shufflenetv2": 2.3}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
 
-LIBRARY = 4.0  # seconds of CPU to import another library's networks
-LOADING = 8.0  # of a command: torch is loaded before the first run, the report is written after the last
+LIBRARY = 2.0  # seconds of CPU to import another library's networks, in each run
+LOADING = 10.0  # of a command: torch is loaded before the first run, the report is written after the last
+DEEP_STEP = 0.04  # seconds of a step more, on a CPU, of networks with some 50 small layers
 DECODING: Mapping[str, float] = {"folder": 2e-3}  # seconds of an image file
 UNPACKING = 5e-5  # of an image in an official file
 
@@ -47,10 +49,11 @@ class DeviceModel:
     start_seconds: float  # of a run, outside its epochs
 
 
-# The CPU's line was fitted to six networks (10 M to 555 M multiply-adds) on two cores of a 2023 server; the
-# others are assumed. Measured runs and `plan --calibrate` replace all of them.
+# The CPU's line lies between two machines: eight networks (10 M to 555 M multiply-adds) on a core of a server
+# with AVX2 take 0.9 to 1.3 times as long, six on one of 2023 with AVX-512 0.6 to 1.0 times. The others are
+# assumed. Measured runs and `plan --calibrate` replace all of them.
 DEVICE_MODELS: Mapping[str, DeviceModel] = {
-    "cpu": DeviceModel("a CPU", 5.5e10, 5e-5, 1e-2, 1.0),
+    "cpu": DeviceModel("a CPU", 4.2e10, 5e-5, 6e-3, 1.0),
     "cuda": DeviceModel("one data-centre GPU", 3e12, 2e-5, 0.0, 10.0),
     "mps": DeviceModel("one Apple GPU", 5e11, 1e-4, 0.0, 5.0),
 }
@@ -127,8 +130,13 @@ class CostModel:
         return (
             self._work(spec, facts) / speed
             + device.seconds_per_image
-            + device.seconds_per_step * steps / images
+            + self._step(spec.student) * steps / images
         )
+
+    def _step(self, network: str) -> float:
+        """Seconds of a step whatever its images: each layer takes some time."""
+        deep = self.device == "cpu" and (":" in network or network in MEMORY_BOUND)
+        return DEVICE_MODELS[self.device].seconds_per_step + DEEP_STEP * deep
 
     def _work(self, spec: RunSpec, facts: DataSet) -> float:
         """Multiply-adds for a training image, its share of the evaluation included."""
@@ -230,13 +238,16 @@ def forward_multiply_adds(network: str, facts: DataSet) -> int:
 
 def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What a finished run takes on disk: its weights and snapshots in fp32."""
-    weights = weights_bytes(spec.student, facts)
-    return weights * (WEIGHT_COPIES + len(spec.snapshots)) + 100 * spec.recipe.epochs
+    weights = weights_bytes(spec.student, facts) * (WEIGHT_FILES + len(spec.snapshots))
+    return weights + RECORDS + 2 * EPOCH_LINE * spec.recipe.epochs
 
 
 def weights_bytes(network: str, facts: DataSet) -> int:
     """The weights of a network in fp32; 40 MB where nothing is known of it."""
-    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
+    library, _, name = network.partition(":")
+    listed = torchvision_costs.parameters(name.partition(":")[0]) if library == "torchvision" else None
+    counted = listed or models.parameters(network, classes=facts.classes, channels=facts.channels)
+    return 4 * (counted or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -40,7 +40,7 @@ def _rows(verdicts: Sequence[ClaimVerdict]) -> Iterator[SheetRow]:
 def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
     texts = (
         (verdict.epoch, None),
-        (verdict.word, None),
+        (verdict_text(verdict), None),
         (mean_gain_text(verdict), verdict.gain.mean if verdict.gain else None),
         ("" if verdict.p_holm is None else p_text(verdict.p_holm), verdict.p_holm),
         (could_show_text(verdict), verdict.smallest_gain),
@@ -64,6 +64,12 @@ def _explained(verdicts: Sequence[ClaimVerdict]) -> Iterator[str]:
     if used & set(JUDGED):
         ways = dict.fromkeys(way for verdict in verdicts for way in verdict.teaching)
         yield from (NOTES[name] for name in (*ways, "fixed cells", "best epoch"))
+
+
+def verdict_text(verdict: ClaimVerdict) -> str:
+    """The word of a verdict; `partly measured` where some cells are measured and others are missing."""
+    partly = verdict.word == "not measured" and verdict.gain is not None
+    return "partly measured" if partly else verdict.word
 
 
 def mean_gain_text(verdict: ClaimVerdict) -> str:
@@ -97,14 +103,14 @@ def sentence(verdict: ClaimVerdict) -> str:
 def _sentences(verdict: ClaimVerdict) -> Iterator[str]:
     cells = f"{verdict.cells} of {len(verdict.contrasts)} cells, {verdict.runs} of {verdict.runs_wanted} runs"
     if verdict.gain is None:
-        yield f"{verdict.word.capitalize()}: {cells}."
+        yield f"{verdict_text(verdict).capitalize()}: {cells}."
         return
     holm = (
         ""
         if verdict.p_holm is None
         else f"; p {p_text(verdict.p_holm)} after Holm over {verdict.claims} claims"
     )
-    yield f"{verdict.word.capitalize()}: mean gain {mean_gain_text(verdict)} over {cells}{holm}."
+    yield f"{verdict_text(verdict).capitalize()}: mean gain {mean_gain_text(verdict)} over {cells}{holm}."
     if verdict.smallest_gain is not None:
         yield f"These seeds could have shown a gain of {verdict.smallest_gain:.2f} (80 % power)."
     if verdict.printed_gain is not None:

@@ -6,25 +6,33 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests import imagenet_folder
-from tests.imagenet_folder import WNIDS
+from tests.data import ilsvrc
+from tests.data.ilsvrc import WNIDS
 from tfkd_cli.__main__ import main
 
 
 def test_table8_at_quick_scale_goes_from_a_folder_to_the_table_and_the_report(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = imagenet_folder.make(tmp_path / "ILSVRC", train=4)
-    for mode in ("CMYK", "L"):
-        image = Image.open(folder / "train" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG").convert(mode)
-        image.save(folder / "train" / WNIDS[0] / f"{WNIDS[0]}_9{mode}.JPEG")
+    folder = ilsvrc.make_tree(tmp_path / "ILSVRC")
+    truncated = folder / "train" / WNIDS[1] / f"{WNIDS[1]}_1.JPEG"
+    truncated.write_bytes(truncated.read_bytes()[:700])
+    (folder / "train" / WNIDS[1] / f"{WNIDS[1]}_0.JPEG").rename(
+        folder / "train" / WNIDS[2] / f"{WNIDS[1]}_0.JPEG"  # in the folder of another class
+    )
     where = ["--cache-dir", str(tmp_path / "cache")]
-    assert main(["data", "imagenet-quick", "--from", str(folder), *where]) == 0
+    assert main(["data", "imagenet", "--from", str(folder), *where]) == 0
 
     where += ["--results", str(tmp_path / "results"), "--threads", "1"]
-    assert main(["reproduce", "table8", "--scale", "quick", "--epochs", "1", "--seeds", "1", *where]) == 0
+    command = ["reproduce", "table8", "--scale", "quick", "--epochs", "1", "--seeds", "1", *where]
+    assert main(command) == 2
+    said = capfd.readouterr()
+    assert f"{WNIDS[1]}_1.JPEG'." in said.err
+    assert "--set data.corrupt=skip" in said.err
+    assert "files named after another class than that of their folder" in said.err
+
+    assert main([*command, "--set", "data.corrupt=skip"]) == 0
     said = capfd.readouterr()
     assert "Tf-KD_self and Normal KD on ImageNet" in said.out
     assert "70.42" in said.out
@@ -32,6 +40,7 @@ def test_table8_at_quick_scale_goes_from_a_folder_to_the_table_and_the_report(
     specs = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*/spec.json")]
     assert {spec["student"] for spec in specs} == {"torchvision:resnet18", "torchvision:densenet121"}
     assert all(spec["dataset"].startswith("imagenet-quick@") for spec in specs)
+    assert {spec["recipe"]["corrupt"] for spec in specs} == {"skip"}
 
     assert main(["report", "--out", str(tmp_path / "report"), *where[:4]]) == 0
     page = (tmp_path / "report" / "index.html").read_text()

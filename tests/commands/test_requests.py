@@ -46,6 +46,7 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--set", "recipe.epoch=3"], 'did you mean "epochs"?'),
         ([*RUN, "--set", "recipe.epochs=three"], "a whole number"),
         (["plan", "table7", "--set", "teacher.weights=best"], "trained"),
+        ([*RUN, "--set", "teacher.weights=trained"], "reaches none of these runs"),
         (["plan", "table5", "--set", "teacher.weights=pretrained"], "torchvision:resnet18"),
         (["plan", "table7", "--teacher-seeds", "paired"], "--set teacher.weights=trained"),
         ([*RUN, "--set", "epochs=3"], "recipe.FIELD=VALUE"),
@@ -263,12 +264,13 @@ def test_everything_there_is_can_be_listed(what: str, capfd: pytest.CaptureFixtu
     assert json.loads(capfd.readouterr().out)
 
 
+@pytest.mark.parametrize(("scale", "name"), [("paper", "imagenet"), ("quick", "imagenet-quick")])
 def test_without_imagenets_files_its_tables_are_refused_before_anything_starts(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    scale: str, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(["reproduce", "table11", "--scale", "quick", "--yes"], tmp_path, capfd)
+    said = refused(["reproduce", "table11", "--scale", scale, "--yes"], tmp_path, capfd)
     assert "is not on this machine" in said
-    assert "`tfkd data imagenet-quick --from PATH` takes the official files" in said
+    assert f"`tfkd data {name} --from PATH` takes the official files" in said
 
 
 def test_a_plan_of_years_on_a_cpu_says_that_a_cpu_will_not_do(

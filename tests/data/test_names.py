@@ -70,10 +70,22 @@ def test_a_failed_download_is_a_message_in_three_parts(
     assert "--from PATH" in caught.value.hint
 
 
-def test_imagenet_is_described_and_says_that_it_cannot_be_trained_yet(execution: Execution) -> None:
-    assert data.resolve("imagenet", execution=execution).facts.classes == 1000
-    with pytest.raises(RequestError, match="not trained yet"):
+@pytest.mark.parametrize(("name", "classes"), [("imagenet", 1000), ("imagenet-quick", 100)])
+def test_imagenet_is_described_without_its_files_which_nothing_downloads(
+    name: str, classes: int, execution: Execution
+) -> None:
+    assert data.resolve(name, execution=execution).facts.classes == classes
+    with pytest.raises(RequestError, match="is not on this machine") as caught:
+        data.prepare(name, execution=execution)
+    assert caught.value.hint.startswith(f"`tfkd data {name} --from PATH` takes the official files")
+
+
+def test_imagenet_is_described_and_says_which_files_it_needs(execution: Execution) -> None:
+    found = data.resolve("imagenet", execution=execution)
+    assert (found.facts.classes, found.available) == (1000, False)
+    with pytest.raises(RequestError, match="not on this machine") as error:
         data.prepare("imagenet", execution=execution)
+    assert "ILSVRC2012_img_train.tar" in error.value.expected
 
 
 def test_a_data_folder_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -90,6 +91,30 @@ def test_pretrained_weights_that_cannot_be_fetched_are_a_clear_error(torch_home:
     with pytest.raises(RunError, match="no network") as failed:
         models.build(name, classes=2, channels=3, size=64)
     assert "get_model('squeezenet1_1', weights='DEFAULT')" in failed.value.hint
+
+
+def test_torchvisions_published_weights_are_read_whatever_their_names(torch_home: Path) -> None:
+    torch.manual_seed(0)
+    state = torchvision.models.densenet121(weights=None).state_dict()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()
+    }
+    old = {key: value for key, value in old.items() if not key.endswith("num_batches_tracked")}
+    torch_home.mkdir(parents=True)
+    torch.save(old, torch_home / "densenet121-a639ec97.pth")
+    name = "torchvision:densenet121"
+    assert models.published_weights(name).name == f"densenet121-{models.published_digest(name)}.pth"
+    network = models.published_network(name).state_dict()
+    assert all(torch.equal(network[key], value) for key, value in state.items())  # none has counted a batch
+
+
+def test_published_weights_that_cannot_be_fetched_are_a_clear_error(torch_home: Path) -> None:
+    for name in models.PUBLISHED_NETWORKS:
+        assert models.weights_to_fetch(f"{name}:pretrained", version=models.PUBLISHED)
+        assert models.published_weights(name).name.endswith(f"-{models.published_digest(name)}.pth")
+    with pytest.raises(RunError, match="no network") as failed:
+        models.published_weights("torchvision:resnet18", fetch=True)
+    assert "resnet18-f37072fd.pth" in failed.value.expected
 
 
 def test_a_network_that_needs_larger_images_says_so() -> None:

@@ -345,6 +345,6 @@ def test_a_verdict_says_in_words_what_the_seeds_could_have_shown(claims: list[Cl
         "The paper prints +2.50, which needs 4 seeds."
     )
     assert "The paper prints no such gain. They could have confirmed equality within ±" in lsr
-    assert reg.startswith("Not measured: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 2 cells")
+    assert reg.startswith("Partly measured: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 2 cells")
     nothing = render.sentence(judge_claims(claims, {})[0])
     assert nothing == "Not measured: 0 of 1 cells, 0 of 0 runs."

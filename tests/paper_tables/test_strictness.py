@@ -271,3 +271,16 @@ def test_any_other_value_anywhere_is_read_or_refused_and_nothing_else(
     owner[place[-1]] = value
     with contextlib.suppress(PaperTablesError):
         table("table0", Entry(data, "table0.toml"), names)
+
+
+def test_a_table_may_give_networks_recipes_of_their_own_as_students_and_as_teachers(names: Names) -> None:
+    own = """
+recipe = { epochs = 4, lr = 0.1 }
+recipes = { ResNet18 = { lr = 0.2 }, mobilenetv2 = { lr = 0.3 } }
+"""
+    student, taught = (each.setting for each in read(own + GOOD, names).cells())
+    assert dict(student.recipe) == dict(taught.recipe) == {"epochs": 4, "lr": 0.3}
+    assert dict(taught.taught_by("resnet18").recipe) == {"epochs": 4, "lr": 0.2}
+    assert taught.taught_by("mobilenetv2") == taught.baseline() == student
+    with pytest.raises(PaperTablesError, match=r"table0\.toml, recipes"):
+        read(own.replace("ResNet18", "ResNet81") + GOOD, names)

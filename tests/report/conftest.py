@@ -59,7 +59,9 @@ class DrawsAtOnce:
         for data, path, formats in pickle.loads(tasks):
             self.names.append(data.name)
             for each in formats:
-                path.with_name(f"{path.name}.{each}").write_text(f"<svg><title>{data.name}</title></svg>")
+                path.with_name(f"{path.name}.{each}").write_text(
+                    f"<svg width='9pt' height='9pt'><title>{data.name}</title></svg>"
+                )
 
     def flush(self) -> None:
         pass

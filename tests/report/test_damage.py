@@ -255,7 +255,7 @@ def test_hostile_text_stays_text(grid: Grid) -> None:
     hostile = Elements()
     hostile.feed(page)
     assert hostile.tags.count("script") == clean.tags.count("script") == 2
-    assert "img" not in hostile.tags
+    assert hostile.tags.count("img") == clean.tags.count("img")
     assert "onerror" not in hostile.attributes
     assert "<script>document" not in page
 

@@ -13,7 +13,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
-from tfkd_cli.reproduction import asking, overrides
+from tfkd_cli.reproduction import asking, measure, overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -163,6 +163,9 @@ def test_teachers_on_imagenet_can_be_trained_here_which_is_another_run_and_kept_
     assert baselines <= {spec for item in request("table8").items for spec in request("table8").runs(item)}
     again = asking.from_json(asking.to_json(made), execution=EXECUTION)
     assert again.runs(again.tables[0]) == trained
+    for setting, (spec, *_) in made.runs_by_setting(made.tables[0]).items():
+        footnotes = measure.unlike_paper(made, made.tables[0], setting, spec)
+        assert any("teacher trained here" in each for each in footnotes) is spec.loss.needs_teacher
 
 
 def test_at_quick_scale_a_small_set_stands_for_imagenet_and_teachers_are_trained() -> None:
@@ -206,6 +209,17 @@ def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> N
         else:
             assert theirs == pytest.approx({"ce": ours["ce"]})
     assert compared == 7
+
+
+def test_each_network_of_the_audit_has_its_own_learning_rate_as_student_and_as_teacher() -> None:
+    made = asking.for_names(["audit"], Request(seeds=(0,)), execution=EXECUTION)
+    rates = {
+        (each.student, each.recipe.optimizer, each.recipe.lr)
+        for item in made.items
+        for spec in made.runs(item)
+        for each in spec.lineage
+    }
+    assert rates == {("plain-cnn", "adam", 0.001), ("resnet8", "sgd", 0.1), ("resnet20", "sgd", 0.1)}
 
 
 def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:

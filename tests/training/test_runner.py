@@ -384,3 +384,16 @@ def test_a_foreign_teacher_is_known_by_its_digest(
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(RunError, match="other ones by now"):
         run(other, store, execution={"sources": {teacher.digest: str(path)}})
+
+
+def test_a_published_teacher_is_the_file_in_torchs_cache_whose_digest_its_name_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    teacher = ForeignTeacher(network="torchvision:resnet18", digest=files.digest(path)[:8])
+    assert runner._foreign_weights(teacher, {}) == path
+    with pytest.raises(RunError, match="other ones by now"):
+        runner._foreign_weights(replace(teacher, digest="f37072fd"), {})

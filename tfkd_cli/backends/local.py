@@ -34,7 +34,6 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 0.5  # between two looks at the progress of a run
 ELSEWHERE_SECONDS = 3.0  # between two looks at a run another process works on
 LAUNCHES = 3  # of a run that is killed again and again
-RANK_SECONDS = 15.0  # for the other ranks of a run to end by themselves once one has failed
 UNSAID = "Hint: is the disk full, or read-only? A student's own code that calls os._exit ends like this, too."
 
 OnEvent = Callable[[Event], None]
@@ -137,7 +136,7 @@ class _Running:
         for rank in [rank for rank, process in self.processes.items() if process.sentinel in ready]:
             self.codes[rank] = processes.end(self.processes.pop(rank))
             if self.codes[rank] != worker.DONE:
-                self.deadline = min(self.deadline, time.monotonic() + RANK_SECONDS)
+                self.deadline = min(self.deadline, time.monotonic() + worker.RANK_SECONDS)
         if 0 in self.codes or time.monotonic() > self.deadline:
             for rank, process in self.processes.items():
                 self.overdue.add(rank)

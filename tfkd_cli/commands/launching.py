@@ -352,7 +352,7 @@ def try_networks(request: Request, runs: Sequence[RunSpec], where: ExecutionOpti
 
 def accept_download(each: ResolvedData, *, yes: bool) -> bool:
     """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
-    return _accept(each.download or each.name, yes=yes)
+    return each.download is not None and _accept(each.download, yes=yes)
 
 
 def _accept(what: str, *, yes: bool) -> bool:

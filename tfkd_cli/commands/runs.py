@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tfkd_cli import console, grid
-from tfkd_cli.commands import launching, session
+from tfkd_cli.commands import grid_file, launching, session
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import (
     WHAT,
@@ -63,6 +63,7 @@ def register(app: typer.Typer) -> None:
 
 @with_options
 def run(
+    context: typer.Context,
     student: Students,
     method: Methods,
     store: StoreOptions,
@@ -76,6 +77,7 @@ def run(
     dataset: Dataset = "cifar100",
     seeds: Seeds = "1",
     name: GridName = grid.UNNAMED,
+    from_file: grid_file.FromFile = None,
 ) -> int:
     """Train one run or a grid of runs, with the teachers they need; the same command again resumes.
 
@@ -97,7 +99,8 @@ def run(
     session.check_writable(store.results)
     campaign = Campaign(request, session.open_store(store, write=False), execution)
     session.check_name(campaign)
-    return _go(launching.with_teacher_inputs(campaign, where), execution, store, where, output)
+    request = launching.with_teacher_inputs(campaign, where)
+    return _go(request, execution, store, where, output, repeating=grid_file.repeating(context))
 
 
 @with_options
@@ -162,6 +165,7 @@ def _go(
     output: JsonOption,
     *,
     calibrate: bool = False,
+    repeating: str = "",
 ) -> int:
     profile = launching.profile_of(where)  # a wrong one is refused before anything is shown or written
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
@@ -176,6 +180,7 @@ def _go(
         threads=place.threads,
         processes_of=place.processes_of,
         calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
+        repeating=repeating,
     )
     made = campaign.plan()
     if not where.dry_run:

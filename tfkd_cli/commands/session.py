@@ -122,12 +122,8 @@ def execution(
             expected="tensorboard is an optional extra of tfkd.",
             hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
         )
-    if not math.isfinite(run.teacher_cache_gb):
-        raise RequestError(
-            f"--teacher-cache-gb is {run.teacher_cache_gb}.",
-            expected="gigabytes, 0 for none.",
-            hint="--teacher-cache-gb 100000 is as good as no cap.",
-        )
+    _refuse_infinite("--teacher-cache-gb", run.teacher_cache_gb)
+    _refuse_infinite("--memory-gb", folder.memory_gb or 0)
     return Execution(
         cache=str(cache_folder(options.cache_dir)),
         data_dir=str(options.data_dir) if options.data_dir else None,
@@ -138,6 +134,15 @@ def execution(
         **{name: getattr(run, name) for name in TAKEN_OVER},
         **vars(folder),
     )
+
+
+def _refuse_infinite(option: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise RequestError(
+            f"{option} is {value}.",
+            expected="gigabytes, 0 for none.",
+            hint=f"{option} 100000 is as good as no cap.",
+        )
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -24,7 +24,6 @@ from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction import asking
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec, slug
 from tfkd_cli.store import RunState, Store
@@ -82,7 +81,7 @@ def asked(request: Request, *, trials: int) -> Request:
     )
     if not facts.val_images:
         recipe.setdefault("holdout", HOLDOUT)
-    overrides = Overrides(tuple(sorted(recipe.items())), request.overrides.loss)
+    overrides = replace(request.overrides, recipe=tuple(sorted(recipe.items())))
     return replace(request, tables=(), axes=None, compared=compared, overrides=overrides)
 
 

@@ -95,8 +95,6 @@ def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> 
         return _resolved(
             replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
         )
-    if not asked.facts.module:
-        return ResolvedData(facts=asked.facts)
     reader = _reader(asked.facts)
     found = reader.locate(_places(asked, execution), asked.facts)
     pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
@@ -232,6 +230,8 @@ def _parsed(name: str) -> tuple[str, int, int, str, str]:
 
 
 def _reader(facts: DataSet) -> Reader:
+    if not facts.module:
+        raise RequestError(f"the data set {facts.name} names no module that reads it.")
     return cast(Reader, importlib.import_module(facts.module))
 
 
@@ -301,8 +301,6 @@ def _identified(
 
 def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Progress) -> ResolvedData:
     """`--from PATH`: the path alone decides, whatever else is on this machine."""
-    if not asked.facts.module:
-        return ResolvedData(facts=asked.facts)
     reader = _reader(asked.facts)
     found = reader.locate([_existing(given)], asked.facts)
     if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
@@ -345,18 +343,9 @@ def _fetch(
     progress: Progress,
 ) -> None:
     facts = resolved.facts
-    if not facts.module:
-        raise RequestError(
-            f"{facts.label} is planned here, not trained yet.",
-            expected="a data set that can be trained on: "
-            + ", ".join(n for n in DATASETS if DATASETS[n].module),
-            hint="--dataset tiny-imagenet is the nearest.",
-        )
     downloads = f"`tfkd data {facts.name}` downloads it ({resolved.download}), " if resolved.download else ""
-    hint = (
-        f"{downloads}`tfkd data {facts.name} --from PATH` takes the official files; "
-        "--dataset digits needs no network."
-    )
+    given = f"`tfkd data {facts.name} --from PATH` takes the official files"
+    hint = f"{downloads}{given}; --dataset digits needs no network."
     if not allow_download:
         missing = f"not in {execution.data_dir}" if execution.data_dir else "not on this machine"
         what = missing if damaged is None else f"damaged in the cache ({damaged})"

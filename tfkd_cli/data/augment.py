@@ -148,11 +148,6 @@ class Augment:
         top_N, left_N, height_N, width_N = boxes_N4.unbind(1)
         return torch.stack([top_N, left_N, flips(stream, epoch, indices_N), height_N, width_N], 1)
 
-    def flip(self, images_NCHW: Tensor, *, stream: int, epoch: int, indices_N: Tensor) -> Tensor:
-        """Images that are random resized crops already, in the other half of their views: the flip."""
-        flips_N = flips(stream, epoch, indices_N.to(self._draw_device)).to(self._device)
-        return torch.where(flips_N.bool().view(-1, 1, 1, 1), images_NCHW.flip(3), images_NCHW)
-
     def _resized_crops(self, images_NCHW: Tensor, view: dict[str, Tensor]) -> Tensor:
         """Each box scaled to the whole image. It only ever grows, so that there is nothing to antialias."""
         size = self.size

@@ -73,9 +73,7 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
     """The folder of the archives, or the one with train/ and val/ that have a class in common."""
     for place in places:
         for candidate in (place / each for each in FOLDERS):
-            if _has_archives(candidate) or set(_classes(candidate, "train")) & set(
-                _classes(candidate, "val")
-            ):
+            if has_archives(candidate) or set(_classes(candidate, "train")) & set(_classes(candidate, "val")):
                 return candidate
     return None
 
@@ -83,16 +81,16 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
 def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
     """The official facts, or those of what is there; listed anew when an archive or a folder has changed."""
     known = caches.remembered(
-        cache, path / facts.name, _stamp(path), lambda: _identify(_listed(path, progress), facts).to_json()
+        cache, path / facts.name, stamp_of(path), lambda: _identify(listed(path, progress), facts).to_json()
     )
     return DataSet.from_json(known)
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """Write the index of both parts; no image is decoded."""
-    contents = _listed(path, progress)
+    contents = listed(path, progress)
     labels = {wnid: label for label, wnid in enumerate(contents.classes)}
-    archives = {"train": TRAIN, "val": VAL} if _has_archives(path) else {"train": "", "val": ""}
+    archives = {"train": TRAIN, "val": VAL} if has_archives(path) else {"train": "", "val": ""}
     for part, items in contents.parts.items():
         names = [os.fsencode(f"{part}/{item.wnid}/{item.name}") for item in items]
         index_N = entries(names, [item.size for item in items], [item.offset for item in items])
@@ -120,11 +118,12 @@ _last: dict[tuple[Path, str], Contents] = {}
 """The last listing of this process: an index is written of what was identified a moment ago."""
 
 
-def _listed(path: Path, progress: Progress) -> Contents:
-    key = (path, _stamp(path))
+def listed(path: Path, progress: Progress) -> Contents:
+    """What is at `path`; RequestError when it is not ImageNet, or an archive is damaged."""
+    key = (path, stamp_of(path))
     if key not in _last:
         _last.clear()
-        _last[key] = _archives(path, progress) if _has_archives(path) else _tree(path, progress)
+        _last[key] = _archives(path, progress) if has_archives(path) else _tree(path, progress)
         _check(_last[key], path)
     return _last[key]
 
@@ -202,9 +201,9 @@ def _check(contents: Contents, path: Path) -> None:
         raise _wrong(path, f"validation images of {unknown[0]!r}, a class without training images")
 
 
-def _stamp(path: Path) -> str:
+def stamp_of(path: Path) -> str:
     """Size and time of the archives, or of the folder of each class: a file that is added changes it."""
-    if _has_archives(path):
+    if has_archives(path):
         if missing := [each for each in (VAL, DEVKIT) if not (path / each).is_file()]:
             raise _wrong(path, f"{TRAIN} without {missing[0]}")
         return "\n".join(stamp(path / each) for each in (TRAIN, VAL, DEVKIT))
@@ -213,7 +212,8 @@ def _stamp(path: Path) -> str:
     return hashlib.sha256(os.fsencode(stamps)).hexdigest()
 
 
-def _has_archives(path: Path) -> bool:
+def has_archives(path: Path) -> bool:
+    """Whether the official archives are in this folder."""
     return (path / TRAIN).is_file()
 
 

@@ -1,9 +1,10 @@
 """`imagenet-quick`: 100 classes of ImageNet at 64 pixels, for trying out; never compared with the paper.
 
-From a folder with train/WNID/* and val/WNID/*: every tenth of the 1,000 classes in the order of their WNIDs
-(all where there are at most 100), of each the first 50 training and the first 10 validation images by name.
-They are decoded into the cache, as all sets that fit into memory. As with ImageNet, the validation images are
-the test part. The name is always `imagenet-quick@<12 hex>`, sha256 over the names and bytes of these files.
+From ImageNet's archives, or a folder with train/WNID/* and val/WNID/*: every tenth of the 1,000 classes in
+the order of their WNIDs (all where there are at most 100), of each the first 50 training and the first 10
+validation images by name. They are decoded into the cache, as all sets that fit into memory. As with
+ImageNet, the validation images are the test part. The name is always `imagenet-quick@<12 hex>`, sha256 over
+the names and bytes of these files.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkd_cli.data import cache as caches
+from tfkd_cli.data import imagenet
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DataSet
 from tfkd_cli.data.images import SUFFIXES, Look, decode_all, naming_all, parallel
 from tfkd_cli.data.images import decode as decode_image
 from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
 from tfkd_cli.data.layout import Layout
-from tfkd_cli.data.reader import Progress
+from tfkd_cli.data.reader import Progress, silent
 from tfkd_cli.data.trees import read_file
 from tfkd_cli.errors import RequestError
+from tfkd_cli.regular_files import open_regular
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -36,31 +39,47 @@ CLASSES = 100  # every tenth of ImageNet's 1,000
 IMAGES = {"train": 50, "test": 10}  # of each class
 FOLDERS = {"train": "train", "test": "val"}
 FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
-EXPECTED = "train/WNID/*.JPEG and val/WNID/*.JPEG, with at least two classes."
+
+
+class _Source(Protocol):
+    """Where the image files are: their names are `train/WNID/NAME` and `val/WNID/NAME`."""
+
+    def classes(self) -> list[str]:
+        """All WNIDs, sorted."""
+        ...
+
+    def images(self, folder: str) -> list[str]:
+        """The files of `train/WNID` or `val/WNID`, sorted."""
+        ...
+
+    def read(self, file: str) -> bytes:
+        """The bytes of one file; called from many threads."""
+        ...
 
 
 def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
-    """The first folder with train/ and val/ in it, or with such a folder called `imagenet`."""
-    candidates = (folder for place in places for folder in (place, place / "imagenet"))
-    return next(
-        (each for each in candidates if all((each / part).is_dir() for part in FOLDERS.values())), None
-    )
+    """The folder of ImageNet's archives, or the one with train/ and val/."""
+    return imagenet.locate(places, facts)
 
 
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
+def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
     """The facts of the chosen files; they are read unless their names, sizes and times are as remembered."""
-    layout = survey(path)
-    stamp = f"{FORMAT}:{layout.stamp()}"
-    known = caches.remembered(cache, path / facts.name, stamp, lambda: _identify(layout, facts).to_json())
-    return DataSet.from_json(known)
+    archives = imagenet.has_archives(path)
+    stamp = imagenet.stamp_of(path) if archives else survey(path, _Tree(path)).stamp()
+
+    def found() -> dict[str, Any]:
+        return _identify(path, _source(path, progress), facts).to_json()
+
+    return DataSet.from_json(caches.remembered(cache, path / facts.name, f"{FORMAT}:{stamp}", found))
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """Both parts, without corrupt files; the facts with notes on near-identical and blank images."""
-    layout = survey(path, without=facts.corrupt)
+    source = _source(path, progress)
+    layout = survey(path, source, without=facts.corrupt)
 
     def one(position: int) -> NDArray[uint8]:
-        return _decoded(layout, layout.files[position], facts)
+        return _decoded(source, layout.files[position], facts)
 
     with naming_all(range(len(layout.files)), one):
         for part, positions in _parts(layout).items():
@@ -73,26 +92,22 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
 
 def fetch(facts: DataSet, folder: Path) -> Path:
     """Nothing to load."""
-    raise RequestError(
-        "ImageNet cannot be downloaded without an account.",
-        expected=f"a folder with {EXPECTED}",
-        hint="image-net.org has the files; tfkd data imagenet-quick --from DIR",
-    )
+    return imagenet.fetch(facts, folder)
 
 
-def survey(root: Path, *, without: Collection[str] = ()) -> Layout:
-    """The chosen classes and files of a folder; RequestError when it is not in ImageNet's layout.
+def survey(root: Path, source: _Source, *, without: Collection[str] = ()) -> Layout:
+    """The chosen classes and files; RequestError when there are none.
 
     `without`: of the chosen files those that are left out; none takes their place.
     """
-    classes = _classes(root)
+    classes = chosen(source.classes())
     files: list[str] = []
     labels: list[int] = []
     parts: dict[str, range] = {}
     for part, folder in FOLDERS.items():
         start = len(files)
         for label, wnid in enumerate(classes):
-            taken = _images(root, f"{folder}/{wnid}")[: IMAGES[part]]
+            taken = source.images(f"{folder}/{wnid}")[: IMAGES[part]]
             kept = [file for file in taken if file not in without]
             files += kept
             labels += [label] * len(kept)
@@ -105,28 +120,66 @@ def chosen(wnids: Sequence[str]) -> tuple[str, ...]:
     return tuple(wnids[:: max(1, len(wnids) // CLASSES)][:CLASSES])
 
 
-def _classes(root: Path) -> tuple[str, ...]:
-    """The chosen ones of the classes below train/."""
-    try:
-        with os.scandir(root / FOLDERS["train"]) as entries:
-            found = sorted(each.name for each in entries if each.is_dir() and each.name[0] != ".")
-    except OSError as error:
-        raise _wrong_layout(root, f"train/ cannot be read: {error.strerror}") from error
-    if len(found) < 2:
-        raise _wrong_layout(root, f"train/ has {len(found)} class folders")
-    return chosen(found)
+def _source(root: Path, progress: Progress) -> _Source:
+    return _Archives(root, progress) if imagenet.has_archives(root) else _Tree(root)
 
 
-def _images(root: Path, folder: str) -> list[str]:
-    """The images of one class by name, relative to the root."""
-    try:
-        with os.scandir(root / folder) as entries:
-            found = sorted(each.name for each in entries if Path(each.name).suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise _wrong_layout(root, f"{folder} cannot be read: {error.strerror}") from error
-    if not found:
-        raise _wrong_layout(root, f"{folder} holds no images")
-    return [f"{folder}/{name}" for name in found]
+class _Tree:
+    """Folders train/WNID and val/WNID."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def classes(self) -> list[str]:
+        found = [each.name for each in self._entries("train") if each.is_dir() and each.name[0] != "."]
+        if len(found) < 2:
+            raise _wrong_layout(self._root, f"train/ has {len(found)} class folders")
+        return found
+
+    def images(self, folder: str) -> list[str]:
+        entries = self._entries(folder)
+        found = [f"{folder}/{each.name}" for each in entries if Path(each.name).suffix.lower() in SUFFIXES]
+        if not found:
+            raise _wrong_layout(self._root, f"{folder} holds no images")
+        return found
+
+    def read(self, file: str) -> bytes:
+        return read_file(self._root / file)
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return sorted(entries, key=lambda each: each.name)
+        except OSError as error:
+            raise _wrong_layout(self._root, f"{folder} cannot be read: {error.strerror}") from error
+
+
+class _Archives:
+    """The official archives, read in place."""
+
+    def __init__(self, root: Path, progress: Progress) -> None:
+        self._files = {"train": root / imagenet.TRAIN, "val": root / imagenet.VAL}
+        self._items = {
+            f"{part}/{item.wnid}/{item.name}": item
+            for part, items in imagenet.listed(root, progress).parts.items()
+            for item in items
+        }
+        self._of_folder: dict[str, list[str]] = {}
+        for file in sorted(self._items):
+            self._of_folder.setdefault(file.rpartition("/")[0], []).append(file)
+
+    def classes(self) -> list[str]:
+        folders = (each.partition("/") for each in self._of_folder)
+        return [wnid for part, _, wnid in folders if part == "train"]
+
+    def images(self, folder: str) -> list[str]:
+        return self._of_folder.get(folder, [])
+
+    def read(self, file: str) -> bytes:
+        item = self._items[file]
+        with open_regular(self._files[file.partition("/")[0]]) as archive:
+            archive.seek(item.offset)
+            return archive.read(item.size)
 
 
 def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
@@ -139,28 +192,29 @@ def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
     if not odd:
         return ()
     return (
-        f"WARNING: {len(odd):,} images are named after another class than that of their folder, whose "
-        f"label they have here (the first: {odd[0]!r})",
+        "WARNING: files named after another class than that of their folder, whose label they have here: "
+        f"{len(odd):,} (the first: {odd[0]!r})",
     )
 
 
-def _identify(layout: Layout, facts: DataSet) -> DataSet:
+def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
     def examined(file: str) -> tuple[bytes, bool]:
         """The sha256 of a file, and whether it cannot be decoded."""
-        mark = hashlib.sha256(read_file(layout.root / file)).digest()
+        mark = hashlib.sha256(source.read(file)).digest()
         try:
-            _decoded(layout, file, facts)
+            _decoded(source, file, facts)
         except RequestError:
             return mark, True
         return mark, False
 
-    found = [each for block in parallel(examined, layout.files) for each in block]
-    corrupt = tuple(file for file, (_, broken) in zip(layout.files, found, strict=True) if broken)
+    files = survey(root, source).files
+    found = [each for block in parallel(examined, files) for each in block]
+    corrupt = tuple(file for file, (_, broken) in zip(files, found, strict=True) if broken)
     marks = [mark for mark, broken in found if not broken]
-    layout = survey(layout.root, without=corrupt)
+    layout = survey(root, source, without=corrupt)
     parts = _parts(layout)
     if not all(parts.values()):
-        raise _wrong_layout(layout.root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
+        raise _wrong_layout(root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
     digest = hashlib.sha256(f"{FORMAT}\0{_look(facts).text}\0".encode())
     for file, mark in zip(layout.files, marks, strict=True):
         digest.update(os.fsencode(file) + b"\0" + mark)
@@ -170,7 +224,7 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         classes=len(layout.classes),
         train_images=len(parts["train"]),
         test_images=len(parts["test"]),
-        source=str(layout.root),
+        source=str(root),
         corrupt=corrupt,
         notes=(
             of_counts(layout, parts),
@@ -187,8 +241,8 @@ def _parts(layout: Layout) -> Mapping[str, Sequence[int]]:
     return layout.parts
 
 
-def _decoded(layout: Layout, file: str, facts: DataSet) -> NDArray[uint8]:
-    return decode_image(read_file(layout.root / file), _look(facts), name=file)
+def _decoded(source: _Source, file: str, facts: DataSet) -> NDArray[uint8]:
+    return decode_image(source.read(file), _look(facts), name=file)
 
 
 def _look(facts: DataSet) -> Look:
@@ -198,6 +252,6 @@ def _look(facts: DataSet) -> Look:
 def _wrong_layout(root: Path, what: str) -> RequestError:
     return RequestError(
         f"{root} is not ImageNet: {what}.",
-        expected=EXPECTED,
-        hint="tfkd data imagenet-quick --from DIR, where DIR holds train/ and val/.",
+        expected=imagenet.EXPECTED,
+        hint="tfkd data imagenet-quick --from DIR, where DIR holds its archives, or train/ and val/.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             answers=view.answer_views(contents),
             tables=view.table_views(contents),
             figures=_figures(contents),
-            picture=partial(_data_uri, staging),
+            picture=partial(_picture, staging),
             hours=by_hardware(contents.frame),
             files=[name for name in staging.names if not name.startswith(".")],
             legend=LEGEND.values(),
@@ -101,10 +102,16 @@ def _figures(contents: Contents) -> list[tuple[Item, FigureData]]:
     return sorted(found, key=lambda pair: bool(pair[1].status))
 
 
-def _data_uri(staging: Staging, name: str) -> str:
-    """The picture of a figure: an image of its own, whose names cannot collide with the page's."""
-    encoded = base64.b64encode(staging.read(f"figures/{name}.svg")).decode()
-    return f"data:image/svg+xml;base64,{encoded}"
+def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
+    """A figure as an image of its own, whose names cannot collide with the page's.
+
+    Its size stands in the page: nothing moves, and links to what lies below it lead there.
+    """
+    drawn = staging.read(f"figures/{name}.svg")
+    width, height = re.findall(rb"<svg[^>]*? width=.([\d.]+)pt. height=.([\d.]+)pt.", drawn)[0]
+    return Markup('<img src="data:image/svg+xml;base64,{}" width="{:.0f}" height="{:.0f}" alt="{}">').format(
+        base64.b64encode(drawn).decode(), float(width), float(height), plain(alt)
+    )
 
 
 def _marked(text: str) -> Markup:

@@ -10,7 +10,7 @@ from paper_tables.compare import CellComparison
 from paper_tables.figure_data import FigureData
 from paper_tables.gains import Gain
 from paper_tables.render.cells import comparison_sheet, gain_text
-from paper_tables.render.claims import sentence
+from paper_tables.render.claims import sentence, verdict_text
 from paper_tables.render.sheet import Line, Sheet
 from paper_tables.statistics import Interval
 from paper_tables.verdicts import ClaimVerdict, ContrastResult
@@ -205,6 +205,7 @@ class ClaimView:
 
     best: ClaimVerdict
     last: ClaimVerdict
+    words: tuple[str, str]
     sentences: tuple[str, str]
     axis: Axis | None
     contrasts: Sequence[tuple[ContrastResult, str, str, str]]  # result, gain best, gain last, link
@@ -223,6 +224,7 @@ def _claim_view(best: ClaimVerdict, last: ClaimVerdict, number: int) -> ClaimVie
     return ClaimView(
         best=best,
         last=last,
+        words=(verdict_text(best), verdict_text(last)),
         sentences=(sentence(best), sentence(last)),
         axis=_axis(best, last),
         contrasts=rows,

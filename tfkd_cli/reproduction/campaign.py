@@ -41,6 +41,7 @@ class Campaign:
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    repeating: str = ""  # the text of a file for `tfkd run --from` that asks for the same
 
     def __post_init__(self) -> None:
         sources = {each.name: each.source for each in self.request.data.values() if each.source}
@@ -126,7 +127,7 @@ class Campaign:
 
     def record(self, command: str) -> str:
         """Keep what was asked; the same wish again is the same request. Gives its id."""
-        return self.store.add_request(
+        name = self.store.add_request(
             {
                 "schema": 1,
                 "command": command,
@@ -134,6 +135,9 @@ class Campaign:
                 "keys": {name: [spec.key for spec in specs] for name, specs in self.wanted.items()},
             }
         )
+        if self.repeating:
+            (self.store.root / "requests" / f"{name}.toml").write_text(self.repeating)
+        return name
 
     @property
     def lineages(self) -> list[RunSpec]:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from tfkd_cli import data, models
 from tfkd_cli.backends import processes
-from tfkd_cli.data import ResolvedData
+from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction.settings import Request
@@ -86,9 +86,21 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
+        _check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
         for note in made.facts.notes:
             if note not in each.facts.notes:  # those were shown with the plan
                 say(f"{made.facts.called}: {note}")
+
+
+def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
+    """RequestError where files could not be decoded, and these runs do not leave them out by their recipe."""
+    if facts.corrupt and any(spec.recipe.corrupt == "fail" for spec in runs):
+        named = ", ".join(map(repr, facts.corrupt[:5])) + ", …" * (len(facts.corrupt) > 5)
+        raise RequestError(
+            f"{facts.name} has image files that cannot be read: {named}.",
+            expected="files that are whole, or runs without them.",
+            hint="replace them; or --set data.corrupt=skip leaves them out, which each run records.",
+        )
 
 
 def make_networks_ready(

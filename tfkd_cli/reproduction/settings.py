@@ -187,7 +187,7 @@ class Request:
             )
         if pretrained := self._pretrained(setting, network, known):
             return pretrained
-        teaching = replace(setting.baseline(), student=network)
+        teaching = setting.taught_by(network)
         if (teaching, fast) not in self._teachers:
             self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
         run = self._teachers[teaching, fast]
@@ -233,7 +233,7 @@ class Request:
         return {}
 
     def _check_loss_overrides(self) -> None:
-        """Every `loss.*` of the command line must reach at least one of the runs asked for."""
+        """Every `loss.*` and `teacher.*` of the command line must reach at least one of the runs."""
         kinds = {method(s.method).loss for item in self.items for s in item.settings()}
         for name, value in self.overrides.loss:
             if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
@@ -242,6 +242,12 @@ class Request:
                     expected="a method whose loss has this field.",
                     hint="`tfkd list methods` shows the fields of each loss.",
                 )
+        if self.overrides.teacher and kinds and not any(kind.needs_teacher for kind in kinds):
+            raise RequestError(
+                "teacher.weights reaches none of these runs.",
+                expected="a method with a teacher: kd, tf-self.",
+                hint="leave it out.",
+            )
 
 
 def seeded(spec: RunSpec, seed: int, teacher_seeds: TeacherSeeds) -> RunSpec:

@@ -23,7 +23,7 @@ IDENTITY: Columns = {
     "checkpoint": (
         "best, last, a number, file:…",
         "which weights of the teacher's run taught: a number is an epoch, from 1; `file:<12 hex>` are "
-        "weights from a file",
+        "weights from a file, `file:<8 hex>` those that torchvision publishes",
     ),
     "seed": ("whole number", "of weights, batch order and augmentation"),
 }
@@ -47,6 +47,8 @@ RECIPE: Columns = {
         "are not comparable",
     ),
     "holdout": ("share", "training images held out for validation; 0: none"),
+    "decoder": ("torchvision, pillow", "what decodes image files while the network trains"),
+    "corrupt": ("fail, skip", "a file that cannot be read ends the run, or the next one takes its place"),
 }
 
 OUTCOME: Columns = {

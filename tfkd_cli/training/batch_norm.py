@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # noqa: TID253
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     """The network, its BatchNorm layers synchronised; the names in its state dict do not change."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return,no-untyped-call]
     for each in network.modules():
         if isinstance(each, _BatchNorm):
             each.forward = partial(_forward, each)  # type: ignore[method-assign]
@@ -57,7 +57,10 @@ def _forward(layer: _BatchNorm, maps_NC: Tensor) -> Tensor:
     _track(layer, mean_C.detach(), variance_C.detach() * count / (count - 1))
     scale_C = (variance_C + layer.eps).rsqrt()
     normalised_NC = centred_NC * (scale_C * layer.weight if layer.affine else scale_C).view(shape)
-    return (normalised_NC + layer.bias.view(shape) if layer.affine else normalised_NC).to(maps_NC.dtype)
+    if layer.affine:
+        normalised_NC = normalised_NC + layer.bias.view(shape)
+    result_NC: Tensor = normalised_NC.to(maps_NC.dtype)
+    return result_NC
 
 
 def _track(layer: _BatchNorm, mean_C: Tensor, variance_C: Tensor) -> None:

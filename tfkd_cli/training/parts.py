@@ -84,11 +84,9 @@ class StreamedPart(Part):
         view = {"stream": stream, "epoch": epoch}
         crops_of = (stream, epoch) if self.full_size and augment.recipe.resized_crop else None
         for indices_N, images_NCHW in self._decoded(batches, crops_of):
-            if crops_of:
-                yield Images(indices_N, augment.flip(images_NCHW, indices_N=indices_N, **view))
-            else:
-                views_NV = augment.draw(indices_N=indices_N, **view)
-                yield Images(indices_N, augment(images_NCHW, views_NV))
+            if not crops_of:
+                images_NCHW = augment(images_NCHW, augment.draw(indices_N=indices_N, **view))
+            yield Images(indices_N, images_NCHW)
 
     def _decoded(self, batches: Sequence[Tensor], crops_of: tuple[int, int] | None) -> Iterator[Images]:
         device = self.labels_N.device

@@ -11,10 +11,12 @@ A rank that is killed, or that does not answer for `ANSWER`, ends the others: no
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch  # noqa: TID253 - reached only from the trainer and the runner
 import torch.distributed as dist  # noqa: TID253
 from torch import Tensor, nn  # noqa: TID253
+from torch.distributed.rendezvous import rendezvous  # noqa: TID253
 
 from tfkd_cli.errors import RunError
 
@@ -29,8 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded from a file server, perhaps
-ANSWER = timedelta(seconds=35)  # that a rank may keep the others waiting
+ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
 LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
+LONGEST_END = timedelta(hours=1)  # in which rank 0 publishes the result
+
+LOST = "gloo|NCCL|pair closure"  # in what gloo and NCCL say when another rank is gone
 
 T = TypeVar("T")
 log = logging.getLogger("tfkd")
@@ -75,13 +81,15 @@ class Ranks:
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
+        _exit_after(MEETING + ANSWER)
         try:
-            self._store, *_ = next(dist.rendezvous("env://", self.rank, self.size, timeout=MEETING))
+            self._store, *_ = next(rendezvous("env://", self.rank, self.size, timeout=MEETING))
             self._store.set_timeout(ANSWER)
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",
                 store=self._store, rank=self.rank, world_size=self.size,
-                timeout=ANSWER, device_id=device if on_gpu else None,
+                # NCCL ends the process; gloo's error, on the host, must come before it.
+                timeout=ANSWER + 2 * LAST_WORDS if on_gpu else ANSWER, device_id=device if on_gpu else None,
             )  # fmt: skip
             self._hosts = dist.new_group(backend="gloo", timeout=ANSWER)
         except RuntimeError as error:
@@ -91,6 +99,8 @@ class Ranks:
                 hint="look at the logs of the other ranks. On several nodes NCCL_SOCKET_IFNAME and "
                 "GLOO_SOCKET_IFNAME name the network between them.",
             ) from error
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self._store.set(f"place/{self.rank}", f"process {os.getpid()} on {socket.gethostname()}")
         log.info("data-parallel: %s", ", ".join(map(self._place, range(self.size))))
 
@@ -105,6 +115,17 @@ class Ranks:
         if self.size > 1 and dist.is_initialized():
             of_hosts = failed and dist.get_backend() == "nccl"
             dist.destroy_process_group(self._hosts if of_hosts else None)
+
+    def over(self) -> None:
+        """On rank 0: all is written, the others may end."""
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):
+                self._store.set("over", "")
+
+    def await_end(self) -> None:
+        """On the others: wait until rank 0 is done, for srun ends all tasks soon after the first."""
+        with contextlib.suppress(RuntimeError):  # rank 0 was killed
+            self._store.wait(["over"], LONGEST_END)
 
     def share(self, indices_N: Tensor) -> Tensor:
         """This rank's part of `indices_N`: contiguous, of the same size or one less than the largest."""
@@ -172,11 +193,13 @@ class Ranks:
     def report(self, error: BaseException, trace: str) -> str:
         """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end."""
         lost = _follows_from_another(error)
+        _exit_after(2 * LAST_WORDS)  # the store waits for a rank 0 that is stopped
         if self._store is not None:
             with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
                 self._store.set(f"failed/{self.rank}", "" if lost else trace)
                 self.leave(failed=True)
-                self._store.wait(["over"], LAST_WORDS)  # rank 0 ends first: it writes down which rank it was
+            time.sleep(LAST_WORDS.seconds)  # rank 0 ends first: it writes down which rank it was
+        faulthandler.cancel_dump_traceback_later()
         return _first_line(error) if lost else ""
 
     def culprit(self, error: BaseException) -> BaseException:
@@ -204,10 +227,16 @@ class Ranks:
         )
 
 
+def _exit_after(limit: timedelta) -> None:
+    """End this process with a traceback, if it is then still where it was: torch's store has no time limit
+    where the process that holds it is stopped."""
+    faulthandler.dump_traceback_later(limit.total_seconds(), exit=True, file=2)
+
+
 def _follows_from_another(error: BaseException) -> bool:
     """Whether a rank fails because another one is gone; gloo's errors have no class of their own."""
     of_torch = isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError)
-    return of_torch or (isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)) is not None)
+    return of_torch or (isinstance(error, RuntimeError) and re.search(LOST, str(error)) is not None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,7 +51,8 @@ class Record:
         self._resumed = False
         self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
         self._checkpoint_seconds = 60 * checkpoint_minutes
-        self._began = self._saved_at = self._beaten_at = time.monotonic()
+        self._began = time.perf_counter()
+        self._saved_at = self._beaten_at = time.monotonic()
         self._save_seconds = 0.0
 
     def begin(self) -> None:
@@ -226,7 +227,7 @@ class Record:
     def _outside_epochs(self) -> float:
         """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
         epochs = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
-        return max(0.0, time.monotonic() - self._began - epochs)
+        return max(0.0, time.perf_counter() - self._began - epochs)
 
     def _result(self, training: Training) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()

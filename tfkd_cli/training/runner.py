@@ -96,6 +96,8 @@ def run(
             raise
         except BaseException as error:  # a student's own code may even call sys.exit
             raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+        finally:
+            ranks.over()
 
 
 def _assist(
@@ -104,6 +106,7 @@ def _assist(
     try:
         with contextlib.suppress(Interrupted):
             _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
+        ranks.await_end()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -369,7 +372,9 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
-            hint="give the command again with the file's path.",
+            hint="the command fetches them into torch's cache (TORCH_HOME), which this machine must see."
+            if teacher.published
+            else "give the command again with the file's path.",
         )
     return path
 

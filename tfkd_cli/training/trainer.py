@@ -244,7 +244,8 @@ class Training:
         weight = self._ranks.weight(own, images=images)
         self._optimizer.zero_grad(set_to_none=True)
         # The gradients' mean over ranks becomes the one over the images of the batch.
-        (parts.total * (self._ranks.size * weight * own / images)).backward()
+        loss = parts.total * (self._ranks.size * weight * own / images)
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._add(parts, logits_NK, batch.labels_N, weight=weight)
 

@@ -38,6 +38,7 @@ ORPHANED = "the process that started this one is gone"
 
 HEARD = frozenset({signal.SIGUSR2, signal.SIGTERM})
 AGAIN_SECONDS = 0.5
+RANK_SECONDS = 15  # for the other ranks of a run to end by themselves once one has failed
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 LARGEST_INT = (1 << 31) - 1

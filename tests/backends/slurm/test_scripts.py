@@ -151,10 +151,10 @@ def test_what_a_profile_leaves_open_is_a_fair_share_of_the_node() -> None:
     assert site.fill_in(two, SITE) == {**two, "gpus_per_node": 2, "cpus_per_task": 2, "mem": "4000MB"}
 
 
-def test_a_job_of_several_tasks_ends_when_one_of_them_fails() -> None:
-    assert "--kill-on-bad-exit=1" not in sbatch.srun_arguments({"nodes": 1})
-    assert "--kill-on-bad-exit=1" in sbatch.srun_arguments({"nodes": 2})
-    assert "--kill-on-bad-exit=1" in sbatch.srun_arguments({"ntasks_per_node": 4})
+def test_a_job_of_several_tasks_ends_soon_after_one_of_them() -> None:
+    assert "--wait=15" not in sbatch.srun_arguments({"nodes": 1})
+    assert "--wait=15" in sbatch.srun_arguments({"nodes": 2})
+    assert "--wait=15" in sbatch.srun_arguments({"ntasks_per_node": 4})
 
 
 def test_a_partition_counts_gpus_of_any_type_and_the_smallest_node() -> None:

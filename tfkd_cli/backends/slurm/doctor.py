@@ -130,6 +130,8 @@ def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Che
         return Check(label, "bad", error.sentence, sbatch.line_about(error.sentence, profile))
     start = re.search(r"to start at (\S+)", said)
     shown = ", ".join(f"{option}={value}" for option, value in filled.items()) or "the defaults"
+    if (processes := site.tasks(filled)) > 1:
+        shown += f"; each of {processes} processes of a run holds its network and a copy of the teacher"
     return Check(label, "ok", f"accepted ({shown})" + (f", would start at {start[1]}" if start else ""))
 
 

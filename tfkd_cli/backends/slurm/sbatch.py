@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.backends.slurm import client, job, queue, records, site
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.training import worker
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
@@ -119,11 +120,12 @@ def parameters(
 def srun_arguments(options: Mapping[str, Any]) -> list[str]:
     """`--export=ALL`: where the job has `--export=NONE`, srun would not hand on the script's own variables.
 
-    Since SLURM 22.05 srun does not inherit --cpus-per-task: without it a run may sit on one core. A task that
-    fails ends the other tasks of its job.
+    Since SLURM 22.05 srun does not inherit --cpus-per-task: without it a run may sit on one core. Of a job's
+    tasks the others are killed some time after the first has ended; --kill-on-bad-exit would kill them
+    at once, before rank 0 has written down what happened.
     """
     cores = [f"--cpus-per-task={options['cpus_per_task']}"] if "cpus_per_task" in options else []
-    several = ["--kill-on-bad-exit=1"] if site.tasks(options) > 1 else []
+    several = [f"--wait={worker.RANK_SECONDS}"] if site.tasks(options) > 1 else []
     return ["--export=ALL", *cores, *several, *options.get("srun_args", [])]
 
 
