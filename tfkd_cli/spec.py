@@ -242,7 +242,7 @@ class RunSpec:
 
     @property
     def teacher_by_epoch(self) -> bool:
-        """Whether all seeds see the same views, so that its teacher's logits can be cached for all of them."""
+        """Whether all seeds see the same views, so that teacher logits can be cached for all of them."""
         return self.teacher is not None and self.recipe.augment_stream == "shared"
 
     @cached_property

@@ -89,7 +89,7 @@ def make_ready(
         _check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
         for note in made.facts.notes:
             if note not in each.facts.notes:  # those were shown with the plan
-                say(f"{each.name}: {note}")
+                say(f"{made.facts.called}: {note}")
 
 
 def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
