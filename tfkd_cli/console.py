@@ -47,6 +47,10 @@ def _console(*, stderr: bool) -> Console:
                 else:
                     super().print(each, **how)
 
+        def on_broken_pipe(self) -> None:
+            """Rich would end the process with 1; `cli.LazyGroup` knows what a reader that has gone means."""
+            raise BrokenPipeError
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PLAIN_WIDTH
     return PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)

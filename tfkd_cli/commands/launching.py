@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
 NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will not do
-FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
 
 
 @dataclass(frozen=True, kw_only=True)

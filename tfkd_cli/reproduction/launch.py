@@ -1,4 +1,4 @@
-"""From a plan to finished runs: data made ready, the backend chosen, what happened told as events."""
+"""Before runs start: the device is checked, data sets and networks are made ready."""
 
 from __future__ import annotations
 
