@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _prepare_streams()
+        _prepare_libraries()
         return _main(given)
     except KeyboardInterrupt:
         return 130
@@ -39,9 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tfkd_cli.console import print_error
         from tfkd_cli.errors import RunError
 
-        reason = (str(error).splitlines() or ["not enough memory"])[-1]
-        hint = "check limits on memory (ulimit -v), then the installation with `tfkd doctor`."
-        print_error(RunError(f"a library cannot be loaded or needs more memory: {reason[:300]}.", hint=hint))
+        cause = error.__cause__ or error  # pandas says only that numpy is missing
+        reason = (str(cause).splitlines() or ["not enough memory"])[-1]
+        refused = RunError(
+            f"a library cannot be loaded or needs more memory: {reason[:300]}.",
+            expected="an installation that fits this machine, and room for it.",
+            hint="check limits on memory (ulimit -v), then the installation with `tfkd doctor`.",
+        )
+        print_error(refused)
         return 1
 
 
@@ -71,6 +77,37 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open until the end
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _prepare_libraries() -> None:
+    """Under `ulimit -v`, which some libraries do not survive: fewer threads, or an ImportError."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else it sends SIGINT where threads have no room
+        sys.meta_path.insert(0, NoRoom(limit))
+
+
+class NoRoom:
+    """Refuses to import what would end this process, or wait for ever, in so little address space."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._needed = {"numpy": 240 << 20, "torch": 3400 << 20}  # bytes, measured: OpenBLAS; torch with CUDA
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """ImportError for a module that needs more (see `importlib.abc.MetaPathFinder`)."""
+        needed = self._needed.get(name, 0)
+        if self._limit < needed and not _is_for_cpu(name):
+            room = f"{needed >> 20:,} MB of address space, and {self._limit >> 20:,} are allowed"
+            raise ImportError(f"{name} needs about {room}")
+
+
+def _is_for_cpu(name: str) -> bool:
+    from importlib.metadata import version
+
+    return version(name).endswith("+cpu")
 
 
 if __name__ == "__main__":

@@ -194,18 +194,21 @@ def measured_rates(
 ) -> dict[tuple[Any, ...], Rate]:
     """The medians of the finished runs on this kind of device, by `rate_key`.
 
-    A teacher that is run by epoch is left out: how long that took depends on what was cached.
+    A teacher that is run by epoch is left out: how long that took depends on what was cached. So are runs
+    whose record does not tell its time apart (those of several processes run it at each step).
     """
     seen: dict[tuple[Any, ...], list[Rate]] = {}
     for spec, result in results:
         numerics = result.get("numerics", {})
         here = str(numerics.get("device", "")).partition(":")[0] == device
-        if here and result.get("seconds") and not (spec.teacher_by_epoch and "teacher_seconds" not in result):
+        processes = int(numerics.get("processes") or 1)
+        unknown = spec.teacher_by_epoch and ("teacher_seconds" not in result or processes > 1)
+        if here and result.get("seconds") and not unknown:
             images = _trained(spec, facts_of(spec.dataset, facts))
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
-            rate *= int(numerics.get("processes") or 1) ** PROCESSES_EXPONENT
+            rate *= processes**PROCESSES_EXPONENT
             start = result.get("start_seconds") if result.get("attempts") == 1 else None
             seen.setdefault(rate_key(spec), []).append(Rate(rate, start))
     return {key: _median(rates) for key, rates in seen.items()}

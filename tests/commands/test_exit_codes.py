@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tfkd_cli.__main__ import main
+from tfkd_cli.__main__ import NoRoom, main
 from tfkd_cli.backends import Outcome, local
 from tfkd_cli.training import provenance, worker
 
@@ -60,6 +62,42 @@ def test_a_reader_who_has_gone_is_no_failure(monkeypatch: pytest.MonkeyPatch) ->
     assert main(["list", "methods", "--json"]) == 0
 
 
+def test_a_reader_of_a_table_who_has_gone_is_no_failure() -> None:
+    asked = [sys.executable, "-m", "tfkd_cli", "list", "models"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(asked, env=worker.environment(), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("megabytes", "module"), [(200, "numpy"), (3000, "torch")])
+def test_a_library_that_a_limit_on_memory_would_end_is_not_loaded(megabytes: int, module: str) -> None:
+    refusal = NoRoom(megabytes << 20)
+    refusal.find_spec("json")
+    if version(module).endswith("+cpu"):
+        return
+    with pytest.raises(ImportError, match=f"{module} needs about .* MB of address space"):
+        refusal.find_spec(module)
+    NoRoom(4000 << 20).find_spec(module)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+@pytest.mark.parametrize("megabytes", [200, 300])
+def test_under_a_limit_on_memory_a_table_is_shown_or_an_error(tmp_path: Path, megabytes: int) -> None:
+    limit = megabytes << 20
+    ended = subprocess.run(
+        [sys.executable, "-m", "tfkd_cli", "runs", "--results", str(tmp_path / "results")],
+        env=worker.environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert ended.returncode == (1 if megabytes == 200 else 0), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ("numpy needs about" in ended.stderr) == (megabytes == 200)
+
+
 def test_a_device_that_is_asked_for_and_missing_is_named_with_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +132,10 @@ def test_json_is_json_in_any_encoding() -> None:
 CTRL_C = """
 import os, signal, sys, threading
 from tfkd_cli.__main__ import main
-threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    threading.Timer(float(sys.argv.pop(1)), os.kill, (os.getpid(), signal.SIGINT)).start()
+except KeyboardInterrupt:
+    sys.exit(130)  # it came before there was a command
 sys.exit(main())
 """
 

@@ -245,7 +245,7 @@ def damaged(whole: Callable[..., Drill], tmp_path: Path, monkeypatch: pytest.Mon
     """The finished store of a drill, beside its runs one that failed and one that was stopped."""
     drill, root = whole(), tmp_path / "sound"
     monkeypatch.setenv("TFKD_CACHE", str(drill.cache))
-    monkeypatch.setattr(figures, "FORMATS", ())
+    monkeypatch.setattr(figures, "FORMATS", ("svg",))
     monkeypatch.setattr(figures, "CURVE_FORMATS", ())
     shutil.copytree(drill.root, root)
     store = Store(root)

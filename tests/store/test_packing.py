@@ -61,6 +61,12 @@ def test_only_the_runs_asked_for_are_packed(store: Store, packed: Path, tiny_spe
     assert list(Store.open(packed, create=False, writable=False).scan()) == [tiny_spec.key]
 
 
+def test_an_archive_of_nothing_is_no_pack(tmp_path: Path) -> None:
+    (tmp_path / "zeros.tar.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(RequestError, match="it holds no record"):
+        Store.open(tmp_path / "zeros.tar.gz", create=False, writable=False)
+
+
 def test_a_pack_is_not_trained_into(packed: Path) -> None:
     with pytest.raises(RequestError, match="a file of records"):
         Store.open(packed, create=True)

@@ -88,6 +88,13 @@ def test_tensors_beside_the_network_such_as_a_losss_are_ignored_and_counted(tmp_
     assert said.endswith("and 2 other tensors were ignored")
 
 
+def test_weights_that_are_not_dense_are_refused(tmp_path: Path) -> None:
+    name, first = next((k, v) for k, v in network().state_dict().items() if k.endswith("weight"))
+    weights = {**network().state_dict(), name: first.to_sparse()}
+    with pytest.raises(RunError, match="as a sparse or quantised tensor"):
+        checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
+
+
 def test_of_two_networks_that_fit_none_is_chosen(tmp_path: Path) -> None:
     weights = {f"{part}.{name}": v for name, v in network().state_dict().items() for part in ("model", "ema")}
     with pytest.raises(RunError, match=r"holds 2 sets of weights that fit: ema\., model\."):

@@ -1,4 +1,4 @@
-"""`tfkd status`, `show`, `report`, `logs`, `clean`, `pack`: what the results folder holds."""
+"""`tfkd status`, `show`, `report`, `logs`: what the results folder holds."""
 
 from __future__ import annotations
 
@@ -205,7 +205,9 @@ def _campaigns(
     """For each name the newest campaign that asked for it with these options, else one as if asked now."""
     execution = session.execution(options)
     bare = session.bare_request(how, seeds or "3")
-    made = session.campaigns(opened, execution)[0]
+    made, notes = session.campaigns(opened, execution)
+    for note in notes:
+        console.say(f"Note: {note}")
     names = session.names_of([item], made)
     stored = {
         name for each in made if each.request.axes or each.request.compared for name in each.request.names

@@ -246,10 +246,11 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
     upper_HWC, lower_HWC = (np.asarray(each, dtype=np.uint16) for each in (image, twin))
     if grey:
         lower_HWC = lower_HWC[..., [1, 1, 1, 3]]
-    return upper_HWC << 8 | lower_HWC
+    values_HWC: NDArray[uint16] = upper_HWC << np.uint16(8) | lower_HWC
+    return values_HWC
 
 
-def _with_raw_mode(image: Image.Image, mode: str) -> Image.Image:
+def _with_raw_mode(image: Image.Image, mode: str) -> Any:
     """The same image opened once more, its bytes to be taken for another of Pillow's raw modes."""
     from PIL import Image
 
@@ -292,7 +293,7 @@ def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
-    Image.init()  # type: ignore[no-untyped-call]
+    Image.init()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     return tuple(each for each in FORMATS if each in Image.OPEN)

@@ -83,7 +83,8 @@ class _Changes:
 
     def add(self, owner: str, name: str, value: Any) -> None:
         """Set a field; RequestError where it was set to something else before."""
-        if self._values[owner].setdefault(name, value) != value:
+        before = self._values[owner].setdefault(name, value)
+        if before is not value and before != value:
             raise RequestError(
                 f"{owner}.{name} is set to {self._values[owner][name]} and to {value}.",
                 expected="one value for each field.",

@@ -123,6 +123,8 @@ def unpack(source: Path, folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as stream:  # a name that comes twice is refused
                     stream.write(data)
+            if not any(folder.iterdir()):
+                raise tarfile.ReadError("it holds no record")
             if packed.read(1 << 20).strip(b"\0"):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("it is damaged")
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, RecursionError) as error:

@@ -106,6 +106,13 @@ def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
     fitting = {**counters, **named}
     missing, surplus = sorted(own.keys() - fitting.keys()), sorted(fitting.keys() - own.keys())
     shapes = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
+    packed = [key for key, each in fitting.items() if each.layout != torch.strided or each.is_quantized]
+    if packed:
+        raise RunError(
+            f'{path} holds "{packed[0][:80]}" as a sparse or quantised tensor.',
+            expected="weights as dense tensors of floating-point numbers.",
+            hint="save them so: each.to_dense(), or each.dequantize().",
+        )
     if missing or surplus or shapes:
         raise RunError(
             f"{path} does not fit {name}: {_difference(missing, surplus, shapes, own=own, weights=fitting)}.",

@@ -63,7 +63,7 @@ class Record:
         self.beat()
 
     def resume(self, training: Training) -> None:
-        """Bring `training` to the furthest sound state there is; metrics beyond it are left behind."""
+        """Load the furthest valid state into `training`; metrics of later epochs are dropped."""
         for path in self._folder.newest_states():
             try:
                 self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)

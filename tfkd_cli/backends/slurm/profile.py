@@ -274,7 +274,8 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
             f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        _refuse(path, f"cannot be read: {error}", expected="a TOML file with a [submit] table.")
+        why = getattr(error, "strerror", None) or error
+        _refuse(path, f"cannot be read: {why}", expected="a TOML file with a [submit] table.")
 
 
 def _resources(path: Path, data: _ForRuns) -> Resources:
