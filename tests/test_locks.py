@@ -6,9 +6,12 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tfkd_cli.locks import held
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_lock_is_free_after_its_block_though_a_process_forked_in_it_lives_on(tmp_path: Path) -> None:
     def waited() -> None:
         raise AssertionError("the lock is still held")
