@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: i
     ],
 )
 def test_content_that_is_not_the_official_one_is_marked_in_a_grid_and_own_images_are_not(
-    known: dict[str, bool] | None, words: str
+    known: dict[str, Any] | None, words: str
 ) -> None:
     request = asking.for_axes(AXES, Request(seeds=(0,)), execution=EXECUTION)
     (spec,) = request.runs(request.tables[0])

@@ -246,7 +246,8 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
     upper_HWC, lower_HWC = (np.asarray(each, dtype=np.uint16) for each in (image, twin))
     if grey:
         lower_HWC = lower_HWC[..., [1, 1, 1, 3]]
-    return upper_HWC << 8 | lower_HWC
+    values_HWC: NDArray[uint16] = upper_HWC * np.uint16(256) + lower_HWC
+    return values_HWC
 
 
 def _with_raw_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -256,11 +257,11 @@ def _with_raw_mode(image: Image.Image, mode: str) -> Image.Image:
     file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
     position = file.tell()
     file.seek(0)
-    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
+    twin = Image.open(io.BytesIO(file.read()), formats=_formats())
     file.seek(position)
+    tiles: list[Any] = twin.tile
     twin.tile = [
-        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:]))
-        for each in twin.tile
+        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:])) for each in tiles
     ]
     return twin
 
@@ -292,7 +293,7 @@ def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
-    Image.init()  # type: ignore[no-untyped-call]
+    Image.init()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     return tuple(each for each in FORMATS if each in Image.OPEN)
