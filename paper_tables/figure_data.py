@@ -297,15 +297,17 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
     epochs = sorted(set.intersection(*map(set, by_epoch))) if by_epoch else []
     if not epochs:
         return
-    values = [[run[epoch] for run in by_epoch] for epoch in epochs]
-    centres = tuple(fmean(each) for each in values)
-    stds = [deviation(each) or 0.0 for each in values] if len(runs) >= FEWEST_CURVES else []
+    import numpy as np
+
+    values_EN = np.array([[run[epoch] for run in by_epoch] for epoch in epochs])  # E epochs, N runs
+    centres_E = values_EN.mean(axis=1)
+    stds_E = values_EN.std(axis=1, ddof=1) if len(runs) >= FEWEST_CURVES else np.zeros(0)
     yield Line(
         label=f"{label} (mean ± std, n = {len(runs)})" if len(runs) > 1 else label,
         x=tuple(float(epoch) for epoch in epochs),
-        y=centres,
-        low=tuple(centre - std for centre, std in zip(centres, stds, strict=False)),
-        high=tuple(centre + std for centre, std in zip(centres, stds, strict=False)),
+        y=tuple(centres_E.tolist()),
+        low=tuple((centres_E - stds_E).tolist()) if len(stds_E) else (),
+        high=tuple((centres_E + stds_E).tolist()) if len(stds_E) else (),
         n=len(runs),
         slot=slot,
     )

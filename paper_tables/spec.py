@@ -47,6 +47,12 @@ class Setting:
         """The same network on the same data with plain cross-entropy."""
         return Setting(dataset=self.dataset, student=self.student, method="baseline", recipe=self.recipe)
 
+    def to_json(self) -> dict[str, Any]:
+        """As `show --format json` and `explain --json` have it."""
+        names = ("dataset", "student", "method", "teacher", "teacher_epoch", "form")
+        values = {name: dict(getattr(self, name)) for name in ("loss", "recipe")}
+        return {**{name: getattr(self, name) for name in names}, **values}
+
     def taught_by(self, network: str) -> Setting:
         """The baseline whose run teaches this setting."""
         own = network == self.student or not self.teacher_recipe

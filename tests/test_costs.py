@@ -52,8 +52,8 @@ def test_a_teacher_costs_its_forward_passes() -> None:
 
 
 def test_a_finished_like_run_replaces_the_model_whatever_its_threads() -> None:
-    result = {"seconds": 100.0, "start_seconds": 0.0, "attempts": 1}
-    result |= {"numerics": {"device": "cpu", "threads": 2}}
+    numerics = {"device": "cpu", "threads": 2}
+    result = {"seconds": 100.0, "start_seconds": 0.0, "attempts": 1, "numerics": numerics}
     rates = measured_rates([(SPEC, result)], device="cpu", facts=dict(DATASETS))
     other_seed = replace(SPEC, seed=7, recipe=Recipe(epochs=3))
     estimate = CostModel("cpu", 2, measured=rates)(other_seed)

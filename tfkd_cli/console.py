@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tfkd_cli.errors import UNSEEN, plain
 
@@ -72,16 +72,20 @@ def wrapped(text: str, width: int) -> str:
 
 
 def show(text: str) -> None:
-    """Data to stdout, never wrapped or marked up."""
-    print(plain(text), flush=True)
+    """Data to stdout, wrapped on a terminal only, never marked up."""
+    _write(text, sys.stdout)
 
 
 def say(text: str) -> None:
     """Talk to stderr, wrapped on a terminal only, never marked up."""
+    _write(text, sys.stderr)
+
+
+def _write(text: str, stream: TextIO) -> None:
     shown = plain(text)
-    if sys.stderr.isatty():
+    if stream.isatty():
         shown = wrapped(shown, shutil.get_terminal_size().columns)
-    print(shown, file=sys.stderr, flush=True)
+    print(shown, file=stream, flush=True)
 
 
 def print_error(error: Exception) -> None:

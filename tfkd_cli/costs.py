@@ -29,8 +29,8 @@ PROCESSES_EXPONENT = 0.95
 MEMORY_BOUND: Mapping[str, float] = {"mobilenetv2": 1.9, "shufflenetv2": 2.3}
 """Depthwise networks move more memory: their time per multiply-add against the others', measured."""
 
-LIBRARY = 2.0  # seconds of CPU to import another library's networks, in each run
-LOADING = 10.0  # of a command: torch is loaded before the first run, the report is written after the last
+LIBRARY = 1.2  # seconds of CPU to import another library's networks, in each run
+LOADING = 12.0  # of a command: torch is loaded before the first run, the report is written after the last
 DEEP_STEP = 0.04  # seconds of a step more, on a CPU, of networks with some 50 small layers
 DECODING: Mapping[str, float] = {"folder": 2e-3}  # seconds of an image file
 UNPACKING = 5e-5  # of an image in an official file
@@ -53,7 +53,7 @@ class DeviceModel:
 # with AVX2 take 0.9 to 1.3 times as long, six on one of 2023 with AVX-512 0.6 to 1.0 times. The others are
 # assumed. Measured runs and `plan --calibrate` replace all of them.
 DEVICE_MODELS: Mapping[str, DeviceModel] = {
-    "cpu": DeviceModel("a CPU", 4.2e10, 5e-5, 6e-3, 1.0),
+    "cpu": DeviceModel("a CPU", 4.2e10, 5e-5, 6e-3, 0.6),
     "cuda": DeviceModel("one data-centre GPU", 3e12, 2e-5, 0.0, 10.0),
     "mps": DeviceModel("one Apple GPU", 5e11, 1e-4, 0.0, 5.0),
 }
@@ -194,18 +194,21 @@ def measured_rates(
 ) -> dict[tuple[Any, ...], Rate]:
     """The medians of the finished runs on this kind of device, by `rate_key`.
 
-    A teacher that is run by epoch is left out: how long that took depends on what was cached.
+    A teacher that is run by epoch is left out: how long that took depends on what was cached. So are runs
+    whose record does not tell its time apart (those of several processes run it at each step).
     """
     seen: dict[tuple[Any, ...], list[Rate]] = {}
     for spec, result in results:
         numerics = result.get("numerics", {})
         here = str(numerics.get("device", "")).partition(":")[0] == device
-        if here and result.get("seconds") and not (spec.teacher_by_epoch and "teacher_seconds" not in result):
+        processes = int(numerics.get("processes") or 1)
+        unknown = spec.teacher_by_epoch and ("teacher_seconds" not in result or processes > 1)
+        if here and result.get("seconds") and not unknown:
             images = _trained(spec, facts_of(spec.dataset, facts))
             threads = int(numerics.get("threads") or 1)
             seconds = result["seconds"] - (result.get("teacher_seconds") or 0.0)
             rate = seconds / (images * spec.recipe.epochs) * threads_speed_up(device, threads)
-            rate *= int(numerics.get("processes") or 1) ** PROCESSES_EXPONENT
+            rate *= processes**PROCESSES_EXPONENT
             start = result.get("start_seconds") if result.get("attempts") == 1 else None
             seen.setdefault(rate_key(spec), []).append(Rate(rate, start))
     return {key: _median(rates) for key, rates in seen.items()}

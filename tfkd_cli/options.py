@@ -161,7 +161,7 @@ class RunOptions:
     ] = None
     lr: Annotated[
         float | None,
-        _option("--lr", help="The learning rate for a batch of 128; it scales.", panel=RUN, metavar="X"),
+        _option("--lr", help="Learning rate at a batch of 128; it scales linearly.", panel=RUN, metavar="X"),
     ] = None
     alpha: Annotated[float | None, _option("--alpha", help="loss.alpha, 0 to 1.", panel=RUN, metavar="X")] = (
         None
@@ -186,7 +186,7 @@ class ExecutionOptions:
         metavar="CLUSTER", autocompletion=completing(_clusters),
     )] = "local"  # fmt: skip
     jobs: Annotated[int | None, _option(
-        "--jobs", "-j", help="Runs at once in all; several may share a GPU.", panel=WHERE,
+        "--jobs", "-j", help="The most runs at once; several may share a GPU.", panel=WHERE,
         metavar="N", min=1,
     )] = None  # fmt: skip
     device: Annotated[
@@ -208,12 +208,10 @@ class ExecutionOptions:
         panel=WHERE, metavar="N", min=0,
     )] = None  # fmt: skip
     teacher_cache_gb: Annotated[float, _option(
-        "--teacher-cache-gb", help="The most that cached teacher logits take (with --fast).",
+        "--teacher-cache-gb", help="Size limit of cached teacher logits (with --fast).",
         panel=WHERE, metavar="GB", min=0.0,
     )] = 20.0  # fmt: skip
-    no_tf32: Annotated[
-        bool, _option("--no-tf32", help="IEEE fp32 where a GPU would use TF32; slower.", panel=WHERE)
-    ] = False
+    no_tf32: Annotated[bool, _option("--no-tf32", help="Disable TF32 on GPUs (slower).", panel=WHERE)] = False
     tensorboard: Annotated[
         bool, _option("--tensorboard", help="Also write scalars for TensorBoard.", panel=WHERE)
     ] = False
@@ -222,9 +220,7 @@ class ExecutionOptions:
         _option("--dry-run", help="Show the plan and check what runs need; start nothing.", panel=WHERE),
     ] = False
     yes: Annotated[bool, _option("--yes", "-y", help="Download without asking.", panel=WHERE)] = False
-    verbose: Annotated[bool, _option("--verbose", "-v", help="Write more into the log.", panel=OUTPUT)] = (
-        False
-    )
+    verbose: Annotated[bool, _option("--verbose", "-v", help="More detailed logs.", panel=OUTPUT)] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", self.device.lower())
@@ -246,7 +242,7 @@ class TeacherOptions:
     )] = None  # fmt: skip
     teacher_std: Annotated[
         str | None,
-        _option("--teacher-std", help="Their standard deviation.", panel=TEACHER, metavar="R,G,B"),
+        _option("--teacher-std", help="The standard deviation, likewise.", panel=TEACHER, metavar="R,G,B"),
     ] = None
     teacher_size: Annotated[int | None, _option(
         "--teacher-size", help="The side of its images. [default: the student's]", panel=TEACHER,
@@ -264,10 +260,10 @@ class FolderOptions:
 
     follow_links: Annotated[
         bool,
-        _option("--follow-links", help="Of folder:PATH, follow links that lead out of it.", panel=STORE),
+        _option("--follow-links", help="With folder:PATH, follow links that lead out of it.", panel=STORE),
     ] = False
     nested: Annotated[
-        bool, _option("--nested", help="Of folder:PATH, folders inside a class belong to it.", panel=STORE)
+        bool, _option("--nested", help="With folder:PATH, include folders inside class folders.", panel=STORE)
     ] = False
     memory_gb: Annotated[float | None, _option(
         "--memory-gb", help="Of folder:PATH, sets that would be larger once decoded stay in their files. "

@@ -1,4 +1,7 @@
-"""Runs → what is missing, in order, and what it costs. Pure: states and costs come in as values."""
+"""Runs → what is missing, in order, and what it costs.
+
+Nothing is read here: states are values, costs come from functions that are passed in.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedLogits:
-    """Teacher logits that several runs use; the first of them to reach an epoch computes it."""
+    """Teacher logits that several runs use; the first to reach an epoch computes and writes it."""
 
     teacher: str  # its network
     teacher_key: str | None  # of its run; a foreign teacher has none
@@ -200,19 +203,8 @@ def make_plan(
     all; one whose weights are gone is planned again when an unfinished student needs them.
     RequestError for a run of an older trainer version, which nothing can continue.
     """
-    specs: dict[str, RunSpec] = {}
-    users: dict[str, dict[str, None]] = {}
+    specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
-    for table, runs in wanted.items():
-        for spec in runs:
-            if spec.outdated:
-                raise RequestError(
-                    f"{spec.folder} was {spec.outdated}.",
-                    hint="the command that asked for it trains it anew, beside the old one.",
-                )
-            for each in spec.lineage:
-                specs.setdefault(each.key, each)
-                users.setdefault(each.key, {})[table] = None
     order = sorted(specs.values(), key=lambda spec: spec.depth)  # a teacher of a teacher has depth 0
     weights = _needed_weights(order, requested, progress)
     planned: dict[str, PlannedRun] = {}
@@ -230,6 +222,25 @@ def make_plan(
     return Plan(planned, tables, teacher_logits, command_seconds)
 
 
+def _users(
+    wanted: Mapping[str, Sequence[RunSpec]],
+) -> tuple[dict[str, RunSpec], dict[str, dict[str, None]]]:
+    """Key → run, teachers included, and key → the tables that need it; RequestError for an outdated run."""
+    specs: dict[str, RunSpec] = {}
+    users: dict[str, dict[str, None]] = {}
+    for table, runs in wanted.items():
+        for spec in runs:
+            if spec.outdated:
+                raise RequestError(
+                    f"{spec.folder} was {spec.outdated}.",
+                    hint="the command that asked for it trains it anew, beside the old one.",
+                )
+            for each in spec.lineage:
+                specs.setdefault(each.key, each)
+                users.setdefault(each.key, {})[table] = None
+    return specs, users
+
+
 def _cached_logits(
     runs: Iterable[PlannedRun], on_disk: CachedEpochs
 ) -> tuple[tuple[CachedLogits, ...], dict[str, PlannedRun]]:
@@ -241,7 +252,9 @@ def _cached_logits(
     found: list[CachedLogits] = []
     sharing: dict[str, PlannedRun] = {}
     room = on_disk.limit_bytes
-    for group in _same_teacher_logits(run.spec for run in by_key.values()):
+    # Data-parallel runs compute them at each step (`training.runner`).
+    alone = (run.spec for run in by_key.values() if run.cost.processes == 1)
+    for group in _same_teacher_logits(alone):
         students = [by_key[spec.key] for spec in group if not by_key[spec.key].done]
         if not students:
             continue
@@ -280,7 +293,8 @@ def _same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
             recipe, teacher = spec.recipe, spec.teacher
             assert teacher is not None
             weights = (teacher.run.key, teacher.weights) if isinstance(teacher, Teacher) else teacher
-            views = (spec.dataset, recipe.augment, recipe.precision, recipe.holdout)
+            reading = (recipe.decoder, recipe.corrupt)
+            views = (spec.dataset, recipe.augment, recipe.precision, recipe.holdout, *reading)
             groups.setdefault((weights, *views), []).append(spec)
     return [group for group in groups.values() if len(group) > 1]
 

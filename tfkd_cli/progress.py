@@ -157,9 +157,8 @@ class Follower:
             f"{event.accuracy:.2f} %" if event.accuracy is not None else console.first_line(event.message)
         )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
-        self._line(
-            f"[{self.finished}/{len(self.specs)}] {mark:7} {self._name(event)}  {accuracy}  ({self.left()})"
-        )
+        left = f"  ({self.left()})" if self.finished < len(self.specs) else ""
+        self._line(f"[{self.finished}/{len(self.specs)}] {mark:7} {self._name(event)}  {accuracy}{left}")
         if self.bars is not None and self.whole is not None:
             if event.folder in self.tasks:
                 self.bars.remove_task(self.tasks.pop(event.folder))

@@ -1,7 +1,7 @@
 """What a run *is*: Recipe, Teacher, RunSpec, and the key that names it.
 
-Everything that decides a run's numbers (up to numerics) is here, and nothing else. How a run is executed
-(device, threads, paths, cluster) is `execution.Execution` and never enters the key.
+How a run is executed (device, threads, paths, cluster) is `execution.Execution` and never enters the key. Its
+numerics (device, threads, arithmetic, processes) are recorded with the result.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _later(default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is optimised; the defaults are the paper's CIFAR recipe."""
+    """How a network is optimised, by default as on CIFAR; see `training.trainer.learning_rate`."""
 
     epochs: Epochs = 200
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
@@ -180,7 +180,7 @@ class ForeignTeacher:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Everything that decides a run's numbers up to numerics, and nothing else."""
+    """What a run is: equal specs have equal keys."""
 
     dataset: str
     student: str
@@ -242,12 +242,12 @@ class RunSpec:
 
     @property
     def teacher_by_epoch(self) -> bool:
-        """Whether its teacher is run for a whole epoch at once, so that the logits can be cached."""
+        """Whether all seeds see the same views, so that teacher logits can be cached for all of them."""
         return self.teacher is not None and self.recipe.augment_stream == "shared"
 
     @cached_property
     def depth(self) -> int:
-        """How many runs must be done before it, one after another: 0, 1, or 2 where a student teaches."""
+        """0 without a teacher, else one more than its teacher's."""
         return 1 + max((parent.depth for parent in self.parents), default=-1)
 
     @property

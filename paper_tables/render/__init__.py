@@ -12,7 +12,6 @@ from paper_tables.render.claims import claims_record, claims_sheet, sentence
 from paper_tables.verdicts import ClaimVerdict
 
 __all__ = [
-    "claims_html",
     "claims_json",
     "claims_latex",
     "claims_markdown",
@@ -73,11 +72,6 @@ def claims_markdown(*by_epoch: Sequence[ClaimVerdict]) -> str:
 def claims_latex(*by_epoch: Sequence[ClaimVerdict]) -> str:
     """The claims as a `table` float."""
     return sheet_latex.latex(claims_sheet(*by_epoch))
-
-
-def claims_html(*by_epoch: Sequence[ClaimVerdict]) -> str:
-    """The claims as a fragment of HTML."""
-    return sheet_html.html(claims_sheet(*by_epoch))
 
 
 def claims_json(*by_epoch: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from paper_tables.gains import Gain
 from paper_tables.render.cells import gain_text
-from paper_tables.render.records import setting_record
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
 from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, Part
 
@@ -194,8 +193,8 @@ def _contrast(result: ContrastResult) -> dict[str, Any]:
     contrast = result.contrast
     return {
         "label": contrast.label,
-        "setting": setting_record(contrast.setting),
-        "against": setting_record(contrast.against),
+        "setting": contrast.setting.to_json(),
+        "against": contrast.against.to_json(),
         "published": contrast.published,
         **_gain_record(result.gain),
         "n": list(result.n),

@@ -9,7 +9,7 @@ from typing import Any
 
 from paper_tables.compare import CellComparison, Comparison, Reading
 from paper_tables.measured import EPOCHS, Epoch
-from paper_tables.spec import Published, Setting
+from paper_tables.spec import Published
 from paper_tables.verdicts import judge_cell
 
 
@@ -30,26 +30,12 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def setting_record(setting: Setting) -> dict[str, Any]:
-    """A setting as JSON."""
-    return {
-        "dataset": setting.dataset,
-        "student": setting.student,
-        "method": setting.method,
-        "teacher": setting.teacher,
-        "teacher_epoch": setting.teacher_epoch,
-        "form": setting.form,
-        "loss": dict(setting.loss),
-        "recipe": dict(setting.recipe),
-    }
-
-
 def _cell(cell: CellComparison, labels: tuple[str, ...]) -> dict[str, Any]:
     return {
         "row": cell.cell.row,
         "labels": list(labels),
         "column": cell.cell.column,
-        "setting": setting_record(cell.cell.setting),
+        "setting": cell.cell.setting.to_json(),
         "published": _published(cell.cell.published),
         "note": cell.cell.note,
         "assumed": list(cell.assumed),
@@ -153,7 +139,7 @@ CSV_COLUMNS = (
 def _line(comparison: Comparison, cell: CellComparison) -> Iterator[tuple[str, Any]]:
     yield from (("table", comparison.table.name), ("row", cell.cell.row), ("column", cell.cell.column))
     yield "labels", " / ".join(comparison.table.rows[cell.cell.row].labels)
-    for name, value in setting_record(cell.cell.setting).items():
+    for name, value in cell.cell.setting.to_json().items():
         yield name, "; ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
     for name in ("mean", "std", "gain", "runs"):
         yield f"published_{name}", getattr(cell.cell.published, name)

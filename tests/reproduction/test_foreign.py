@@ -132,7 +132,7 @@ def test_a_dry_run_plans_with_the_normalisation_that_is_chosen_once_the_data_are
     otherwise_normalised: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*otherwise_normalised, "--dry-run"]) == 0
-    assert "will be chosen when folder photos is decoded" in capfd.readouterr().err
+    assert "will be chosen when photos is decoded" in capfd.readouterr().err
     assert main(otherwise_normalised) == 0
     capfd.readouterr()
     assert main([*otherwise_normalised, "--dry-run", "--json"]) == 0

@@ -318,3 +318,13 @@ def test_a_row_may_limit_the_seeds_of_its_settings_but_not_of_other_rows() -> No
     limited = {cell.setting for cell in first.cells if cell}
     assert {counts[setting] for setting in limited} == {2}
     assert {count for setting, count in counts.items() if setting not in limited} == {4}
+
+
+def test_how_image_files_are_read_is_set_as_data_and_is_part_of_the_recipe() -> None:
+    assert overrides.parse(["data.corrupt=skip", "data.decoder=pillow"], {}).recipe == (
+        ("corrupt", "skip"),
+        ("decoder", "pillow"),
+    )
+    for wrong in ("data.lr=1", "data.corrupt=maybe"):
+        with pytest.raises(RequestError):
+            overrides.parse([wrong], {})

@@ -139,7 +139,7 @@ def forward_pass(training: Training) -> Callable[[Batch], None]:
 
     def step(batch: Batch) -> None:
         parts, logits_NK = training._loss(batch)
-        training._add(parts, logits_NK, batch.labels_N, weight=1.0)
+        training._add(parts, logits_NK, batch.labels_N)
         for loss in EVERY_LOSS:
             loss(logits_NK, batch.labels_N, batch.teacher_NK)
 

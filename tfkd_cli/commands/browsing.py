@@ -142,7 +142,7 @@ def diff(
     target = console.out()
     target.print(f"1: {names[0]}\n2: {names[1]}", markup=False)
     if different:
-        target.print(console.simple_table(("", "field", "1", "2"), different))
+        target.print(console.simple_table(("part", "field", "1", "2"), different))
     else:
         target.print("The two are alike in settings, numerics, code and result.", markup=False)
     return 0

@@ -107,6 +107,12 @@ def retry(
     from tfkd_cli.backends.slurm import client
     from tfkd_cli.backends.slurm.submit import retry as submit_again
 
+    if where.dry_run:
+        raise RequestError(
+            "retry has no --dry-run.",
+            expected="a run to submit again.",
+            hint="`tfkd reproduce … --cluster NAME --dry-run` shows the scripts of what is missing.",
+        )
     opened = session.open_store(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
     client.require()

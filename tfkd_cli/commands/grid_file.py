@@ -39,7 +39,7 @@ FromFile = Annotated[
     typer.Option(
         "--from",
         help="A TOML file with options of this command, such as one that an earlier run wrote into "
-        "<results>/requests/. What is typed as well counts more.",
+        "<results>/requests/. Options on the command line take precedence.",
         metavar="FILE",
         is_eager=True,
         callback=read,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
 NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will not do
-FREE_OF_SURPRISE = 120.0  # seconds; below it nothing is said about time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +195,10 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
         for each in ready.unready(request, runs)
         if not each.available
     ]
-    notes = [f"{each.name}: {note}" for each in request.data.values() for note in each.facts.notes]
+    notes = [f"{each.facts.called}: {note}" for each in request.data.values() for note in each.facts.notes]
     validated = [
-        f"{each.name}: the best epoch is chosen on its validation part ({each.facts.val_images:,} images), "
-        "not on its test part."
+        f"{each.facts.called}: the best epoch is chosen on its validation part "
+        f"({each.facts.val_images:,} images), not on its test part."
         for each in request.data.values()
         if each.facts.val_images
     ]
@@ -252,7 +251,7 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
     if teacher is None or teacher.mean is not None:
         return request
     if where.dry_run and not dataset.ready:
-        console.say(f"The teacher's normalisation will be chosen when {dataset.facts.label} is decoded.")
+        console.say(f"The teacher's normalisation will be chosen when {dataset.facts.called} is decoded.")
         return request
     from tfkd_cli.reproduction import foreign
 
@@ -309,7 +308,7 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: 
     from tfkd_cli.backends.local import run_local
 
     assert place.slots is not None
-    data = {each.name: each.facts.label.removeprefix("folder ") for each in campaign.request.data.values()}
+    data = {each.name: each.facts.called for each in campaign.request.data.values()}
     with progress.following(plan, [run.spec for run in runs], data=data) as on_event:
         outcome = run_local(
             runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event

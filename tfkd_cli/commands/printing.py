@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
     from tfkd_cli.report import Written
 
 FORMATS = ("text", "md", "csv", "tex", "json")
+ACTIVATE = Path(".venv/bin/activate")
 TOY = (
     "The demo trains on a toy data set (8×8 digits): it shows that everything works, "
     "and decides nothing about the paper."
 )
 
-NEXT = """
-What to do next:
-  open results/index.html in a browser: the same results with figures and every run
-  source .venv/bin/activate: then `tfkd` works in this shell (after `make demo`)
-  tfkd compare --dataset folder:PHOTOS --student torchvision:mobilenet_v3_small: your own images
-  docs/tutorial.md explains that step by step, `tfkd help` lists all commands"""
+NEXT = (
+    "\nWhat to do next:",
+    "  Open {index} in a browser: these results with figures and every run.",
+    "  Compare on your own images: tfkd compare --dataset folder:PHOTOS --student resnet8",
+    "  Read docs/tutorial.md, which explains that step by step; `tfkd help` lists all commands.",
+)
+ACTIVATING = f"  In each new shell: source {ACTIVATE}"  # after `make demo`, which leaves tfkd there
 
 
 def print_results(campaign: Campaign, *, as_json: bool) -> None:
@@ -50,8 +53,10 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
             campaign.store, campaign.execution, device=campaign.device, out=campaign.store.root
         )
         console.say(f"Report: {written.index}")
-    if demo:
-        console.say(NEXT)
+        if demo:
+            activating = ACTIVATE.is_file() and shutil.which("tfkd") is None
+            for line in (*NEXT, *([ACTIVATING] if activating else [])):
+                console.say(line.format(index=written.index))
 
 
 def print_table(comparison: Comparison, *, form: str) -> None:
@@ -86,7 +91,7 @@ def print_answer(found: Answer, *, form: str) -> None:
         for sheet in sheets(found)[:2]:
             if sheet.rows:
                 target.print(sheet_terminal.text(sheet, width=target.width))
-        print(found.sentence)
+        console.show(found.sentence)
     else:
         print(document(found, {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]), end="")
 

@@ -1,4 +1,4 @@
-"""`tfkd run`, `tfkd reproduce`, `tfkd plan`: settings come from axes or from tables; then one door."""
+"""`tfkd run`, `tfkd reproduce`, `tfkd plan`: settings come from axes or from tables."""
 
 from __future__ import annotations
 

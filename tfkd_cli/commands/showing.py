@@ -143,7 +143,7 @@ def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTa
     except RequestError as error:
         known = f"{unknown.expected} Or a run's key or folder."
         raise RequestError(
-            f'"{text}" is neither a table, a figure, a comparison nor a run here.',
+            f'"{text}" is neither a table, a figure, a grid, a comparison nor a run here.',
             expected=known,
             hint=unknown.hint or error.hint,
         ) from error
@@ -230,4 +230,4 @@ def _short(value: Any) -> str:
         return f"{value['run']['student']} ({value['checkpoint']} epoch), seed {value['run']['seed']}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {each}" for name, each in value.items())
-    return str(value)
+    return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""`tfkd status`, `show`, `report`, `logs`, `clean`, `pack`: what the results folder holds."""
+"""`tfkd status`, `show`, `report`, `logs`: what the results folder holds."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def doctor(
         Path | None,
         typer.Option(
             "--write-profile",
-            help="Where there is a SLURM: write a first profile to this file.",
+            help="Write a starter profile for this SLURM cluster to FILE.",
             metavar="FILE",
         ),
     ] = None,

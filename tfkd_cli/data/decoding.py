@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info  # noqa: TID253
 
 from tfkd_cli.data.image_files import Decoder
 from tfkd_cli.data.images import MAX_PIXELS
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RunError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -138,7 +138,10 @@ def _by_torchvision(data: bytearray) -> Tensor:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # from torchvision 0.29 on
-        image_CHW: Tensor = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8))
+        try:
+            image_CHW: Tensor = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8))
+        except RuntimeError as error:  # "decode_jpeg, FILE.cpp:171, Image is incomplete or truncated"
+            raise ValueError(str(error).rpartition(", ")[2]) from error
     return image_CHW.expand(3, -1, -1)
 
 
@@ -174,9 +177,3 @@ def check(decoder: Decoder) -> None:
             expected="a torchvision with torchvision.io.decode_jpeg.",
             hint="--set data.decoder=pillow decodes with Pillow (another run, with another key).",
         ) from error
-
-
-def unreadable(name: str, error: Exception) -> RequestError:
-    """A corrupt image file, named."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return RequestError(f"image {name!r} cannot be read: {reason}.")

@@ -46,6 +46,11 @@ class DataSet:
     notes: tuple[str, ...] = ()  # what a reader of its numbers must know
 
     @property
+    def called(self) -> str:
+        """What readers are told: the label, of own images the name of their folder."""
+        return self.label.removeprefix("folder ")
+
+    @property
     def caveat(self) -> str:
         """What must stand wherever the data set is named; empty for the official content."""
         if self.unchecked:

@@ -246,22 +246,22 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
     upper_HWC, lower_HWC = (np.asarray(each, dtype=np.uint16) for each in (image, twin))
     if grey:
         lower_HWC = lower_HWC[..., [1, 1, 1, 3]]
-    values_HWC: NDArray[uint16] = upper_HWC * np.uint16(256) + lower_HWC
+    values_HWC: NDArray[uint16] = upper_HWC << np.uint16(8) | lower_HWC
     return values_HWC
 
 
-def _with_raw_mode(image: Image.Image, mode: str) -> Image.Image:
+def _with_raw_mode(image: Image.Image, mode: str) -> Any:
     """The same image opened once more, its bytes to be taken for another of Pillow's raw modes."""
     from PIL import Image
 
     file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
     position = file.tell()
     file.seek(0)
-    twin = Image.open(io.BytesIO(file.read()), formats=_formats())
+    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
     file.seek(position)
-    tiles: list[Any] = twin.tile
     twin.tile = [
-        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:])) for each in tiles
+        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:]))
+        for each in twin.tile
     ]
     return twin
 
@@ -272,13 +272,15 @@ def _scale_colours(image: Image.Image, values_HWC: NDArray[uint16], levels: Leve
     from PIL import Image
 
     white = {mode: white for mode, _, white in levels}.get(COLOURS)
+    values_HW3, alpha_HW1 = values_HWC[..., :3], values_HWC[..., 3:] >> 8
+    if white is None:  # a set whose identity is older than its levels: its pixels stay as they were
+        eight_HW3 = values_HW3 >> 8
+    else:
+        eight_HW3 = (values_HW3 * (255 / white)).round().clip(0, 255)
     key = image.info.pop("transparency", None)
-    if white is not None:
-        scaled_HWC = (values_HWC[..., :3] * (255 / white)).round().clip(0, 255)
-        if isinstance(key, tuple):
-            scaled_HWC[(values_HWC == key).all(axis=2)] = 255
-        alpha_HWC = values_HWC[..., 3:] >> 8
-        image.paste(Image.fromarray(np.concatenate([scaled_HWC, alpha_HWC], axis=2).astype(np.uint8)))
+    if isinstance(key, tuple):
+        eight_HW3[(values_HW3 == key).all(axis=2)] = 255
+    image.paste(Image.fromarray(np.concatenate([eight_HW3, alpha_HW1], axis=2).astype(np.uint8)))
 
 
 def _on_white(image: Image.Image) -> Image.Image:

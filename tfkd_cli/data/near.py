@@ -1,4 +1,4 @@
-"""Images of one part that are near-identical to one of another: a test set must not be known by heart.
+"""Near-identical images in two parts: test images must not be among the training images.
 
 Candidates agree in at least 56 of the 64 bits of a difference hash (which of two neighbouring fields of a
 9×8 grid is brighter); they count when their pixels differ, on average, by at most 35 % of the images' own

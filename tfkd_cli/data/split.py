@@ -1,4 +1,4 @@
-"""Splitting one body of images into parts: by class, by content, the same for ever."""
+"""Splitting one body of images into parts: by class, by content, deterministic."""
 
 from __future__ import annotations
 

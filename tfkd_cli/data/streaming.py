@@ -28,9 +28,9 @@ from torch import Tensor  # noqa: TID253
 from torch.utils.data import DataLoader, Dataset  # noqa: TID253
 
 from tfkd_cli.data.augment import crop_boxes, flips
-from tfkd_cli.data.decoding import Picture, check, evaluated, opened, unreadable
+from tfkd_cli.data.decoding import Picture, check, evaluated, opened
 from tfkd_cli.data.image_files import ImageFiles
-from tfkd_cli.data.images import Look, decode
+from tfkd_cli.data.images import Look, decode, unreadable
 from tfkd_cli.errors import RequestError, RunError
 
 if TYPE_CHECKING:
@@ -196,7 +196,9 @@ def _next(decoded: Iterator[Decoded]) -> Decoded | None:
     try:
         return next(decoded, None)
     except RuntimeError as error:
-        raise (worker_died(error) or error) from error
+        if (died := worker_died(error)) is not None:
+            raise died from error
+        raise
 
 
 def worker_died(error: BaseException) -> RunError | None:

@@ -42,10 +42,6 @@ __all__ = [
 GROUP = "tfkd.methods"
 EXPECTED = "a frozen dataclass derived from tfkd_cli.methods.Loss with a name, a label and what it does."
 
-LOSSES: Mapping[str, type[Loss]] = {
-    each.kind: each for each in (CrossEntropy, LabelSmoothing, Distillation, TfReg)
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -100,6 +96,9 @@ METHODS: Mapping[str, Method] = {
     )
 }
 """The paper's methods."""
+
+LOSSES: Mapping[str, type[Loss]] = {each.loss.kind: each.loss for each in METHODS.values()}
+"""Their losses, by the name that spec.json has for them."""
 
 
 def all_methods() -> dict[str, Method]:

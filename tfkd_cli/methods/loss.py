@@ -47,10 +47,10 @@ def parameter(meaning: str, *, default: Any, unit: str = "", sign: str = "", for
 class Loss:
     """The base class of all losses.
 
-    A subclass is a frozen dataclass whose fields decide its value. It sets `name`, `label` and `does`, and
-    defines `__call__`, `equation` and `weights`; the rest has defaults. A class outside tfkd is used as
-    `--method python:module:Class`, or by its name where its package registers it under the entry point group
-    `tfkd.methods`. Its place in Python is then its identity in the keys of runs.
+    A subclass is a frozen dataclass whose fields decide its value. It sets `name`, `label` and `does` (inside
+    tfkd also `kind`), and defines `__call__`, `equation` and `weights`; the rest has defaults. A class
+    outside tfkd is used as `--method python:module:Class`, or by its name where its package registers it
+    under the entry point group `tfkd.methods`. Its place in Python is then its identity in keys of runs.
     """
 
     kind: ClassVar[str]

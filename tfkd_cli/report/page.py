@@ -1,4 +1,4 @@
-"""The page: one self-contained index.html, which asks no network and runs no script but its own."""
+"""The page: one index.html, which loads nothing from the network and runs no script but its own."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from tfkd_cli import costs
 from tfkd_cli.costs import DEVICE_MODELS, CostModel
 from tfkd_cli.data import DataSet
 from tfkd_cli.report.runs import AskedRun
-from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,23 +60,23 @@ def estimates(runs: Iterable[AskedRun], facts: Mapping[str, DataSet]) -> list[Es
 
 def _estimated(group: list[AskedRun], *, facts: Mapping[str, DataSet]) -> Estimated:
     first = group[0].row
-    threads = [int((run.result.get("numerics") or {}).get("threads") or 1) for run in group]
-    models = (CostModel(first["device"], each, facts=facts) for each in threads)
     return Estimated(
         dataset=first["dataset"],
         student=first["student"],
         teacher=first["teacher"] or "",
         device=first["device"],
         runs=len(group),
-        estimated=sum(_epochs(model, run.spec) for model, run in zip(models, group, strict=True)),
+        estimated=sum(_epochs(run, facts=facts) for run in group),
         actual=sum(run.row["seconds"] for run in group),
         like_error=_like_error([run.row["seconds"] / run.row["epochs"] for run in group]),
     )
 
 
-def _epochs(model: CostModel, spec: RunSpec) -> float:
-    """Seconds in epochs, which is what a run records."""
-    estimate = model(spec)
+def _epochs(run: AskedRun, *, facts: Mapping[str, DataSet]) -> float:
+    """Estimated seconds in epochs, which is what a run records, in as many processes and threads."""
+    numerics = run.result.get("numerics") or {}
+    threads, processes = (int(numerics.get(name) or 1) for name in ("threads", "processes"))
+    estimate = CostModel(run.row["device"], threads, lambda spec: processes, facts=facts)(run.spec)
     return estimate.seconds - estimate.start_seconds
 
 

@@ -126,7 +126,7 @@ class Campaign:
         return {each.name: each.facts for each in self.request.data.values()}
 
     def record(self, command: str) -> str:
-        """Keep what was asked; the same wish again is the same request. Gives its id."""
+        """Keep what was asked; an equal request keeps its id, which is returned."""
         name = self.store.add_request(
             {
                 "schema": 1,

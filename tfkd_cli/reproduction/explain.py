@@ -48,11 +48,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """The documented shape of `explain --json`."""
         return {
-            "setting": {
-                **asdict(self.setting),
-                "loss": dict(self.setting.loss),
-                "recipe": dict(self.setting.recipe),
-            },
+            "setting": self.setting.to_json(),
             "classes": self.classes,
             "form": self.asked,
             "forms": {name: asdict(each) for name, each in self.forms.items()},

@@ -1,4 +1,4 @@
-"""From a plan to finished runs: data made ready, the backend chosen, what happened told as events."""
+"""Before runs start: the device is checked, data sets and networks are made ready."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make_ready(
         _check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
         for note in made.facts.notes:
             if note not in each.facts.notes:  # those were shown with the plan
-                say(f"{each.name}: {note}")
+                say(f"{made.facts.called}: {note}")
 
 
 def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:

@@ -23,7 +23,7 @@ from tfkd_cli.schema import Count, Number
 from tfkd_cli.store import files, reading
 
 LIVE_SECONDS = 600.0
-"""A heartbeat older than this is taken for the end of its owner, unless SLURM knows better."""
+"""A heartbeat older than this means that its owner has ended, unless SLURM knows better."""
 
 JOB_VARIABLE = "TFKD_JOB"
 """Set in a job that tfkd's SLURM backend started, to its id; being inside an allocation alone is not that."""

@@ -1,4 +1,4 @@
-"""How an attempt's records become the run's: one decision, then steps anybody may finish.
+"""How an attempt's records become the run's: one decision, then steps that any process can complete.
 
 1. The attempt stages a complete set in its own folder: `attempts/0003/publish/{metrics.jsonl, weights/}`.
 2. It creates `attempts/winner.json`, once: the whole result, with the digest of every file. This decides.

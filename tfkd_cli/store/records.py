@@ -1,4 +1,4 @@
-"""What a `result.json` must hold before anybody believes it."""
+"""What the store says of a run: its state, and the validation of `result.json`."""
 
 from __future__ import annotations
 

@@ -100,10 +100,6 @@ class RunFolder:
             raise DamagedFile(path, "does not hold the weights its result vouches for.", hint=hint)
         return path
 
-    def has_weights(self, name: str) -> bool:
-        """Whether these weights are vouched for and there; their digest is checked when they are loaded."""
-        return self.state().can_teach(name.removesuffix(".pt"))
-
     def start_attempt(self, *, owner: Mapping[str, Any]) -> Attempt:
         """A new attempt with a number of its own, whoever else is at work."""
         publishing.finish(self.path)

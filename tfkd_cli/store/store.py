@@ -182,7 +182,7 @@ class Store:
         return [*found, *unused]
 
     def add_request(self, data: Mapping[str, Any]) -> str:
-        """Keep what was asked, as `requests/<id>.json`; the same wish again is the same request."""
+        """Keep what was asked, as `requests/<id>.json`; an equal request keeps its id."""
         encoded = files.encode_json(dict(data))
         mark = _mark(encoded)
         folder = self.root / "requests"

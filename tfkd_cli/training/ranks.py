@@ -29,7 +29,7 @@ from torch.distributed.rendezvous import rendezvous  # noqa: TID253
 from tfkd_cli.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded from a file server, perhaps
 ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
@@ -178,12 +178,16 @@ class Ranks:
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._hosts)
         return min(filter(None, self._of_all(reason))) if asked else None
 
-    def same(self, value: T) -> T:
-        """What rank 0 has."""
-        said = [value]
+    def send(self, value: Callable[[], object]) -> None:
+        """On rank 0: give the others a value, if there are any."""
         if self.size > 1:
-            dist.broadcast_object_list(said, src=0, group=self._hosts)
-        return said[0]
+            dist.broadcast_object_list([value()], src=0, group=self._hosts)
+
+    def receive(self) -> Any:
+        """On the others: what rank 0 sends."""
+        received: list[Any] = [None]
+        dist.broadcast_object_list(received, src=0, group=self._hosts)
+        return received[0]
 
     def _of_all(self, value: T) -> list[T]:
         said: list[Any] = [None] * self.size

@@ -63,7 +63,7 @@ class Record:
         self.beat()
 
     def resume(self, training: Training) -> None:
-        """Bring `training` to the furthest sound state there is; metrics beyond it are left behind."""
+        """Load the furthest valid state into `training`; metrics of later epochs are dropped."""
         for path in self._folder.newest_states():
             try:
                 self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
@@ -226,7 +226,7 @@ class Record:
 
     def _outside_epochs(self) -> float:
         """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
-        epochs = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
+        epochs: float = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
         return max(0.0, time.perf_counter() - self._began - epochs)
 
     def _result(self, training: Training) -> dict[str, Any]:

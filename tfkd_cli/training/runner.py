@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 
 
 class Blocked(RunError):  # noqa: N818 - it waits
-    """A run cannot start: a parent is not done, or another process is at it."""
+    """A run cannot start: its teacher is not finished, or another process is training it."""
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
     weights: Collection[str] = (),
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Do this run, or the rest of it; its result.
+    """Train this run, or what is left of it, and return its result.
 
     The plan has decided that it is to be done; only what may have changed since is looked at here: whether
     another process has finished it, or works on it, and whether its teacher is still there.
@@ -83,21 +83,27 @@ def run(
         _assist(spec, store=store, execution=execution, ranks=ranks, stop=stop)
         return {}
     attempt = _start_attempt(folder)
-    with attempt_log.logged(attempt.log_path, verbose=execution.verbose):
-        try:
-            work = _Work(spec, store=store, execution=execution, ranks=ranks)
-            return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
-        except Interrupted as stopped:
-            log.info("stopped: %s", stopped.reason)
-            attempt.release()
-            raise
-        except KeyboardInterrupt:
-            attempt.release()
-            raise
-        except BaseException as error:  # a student's own code may even call sys.exit
-            raise attempt_log.recorded(ranks.culprit(error), attempt) from error
-        finally:
-            ranks.over()
+    with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
+        work = _Work(spec, store=store, execution=execution, ranks=ranks)
+        return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
+
+
+@contextlib.contextmanager
+def _ending(attempt: Attempt, ranks: Ranks) -> Iterator[None]:
+    """However an attempt ends, nobody waits for its lease, and its failure is in the store."""
+    try:
+        yield
+    except Interrupted as stopped:
+        log.info("stopped: %s", stopped.reason)
+        attempt.release()
+        raise
+    except KeyboardInterrupt:
+        attempt.release()
+        raise
+    except BaseException as error:  # a student's own code may even call sys.exit
+        raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+    finally:
+        ranks.over()
 
 
 def _assist(
@@ -136,7 +142,7 @@ def check_parents(spec: RunSpec, store: Store) -> None:
 
 
 def _start_attempt(folder: RunFolder) -> Attempt:
-    """In a job of ours SLURM sees to it that a run has one job; elsewhere a fresh heartbeat does."""
+    """SLURM gives a run one job; elsewhere, Blocked if another process has a fresh heartbeat."""
     if os.environ.get(lease.JOB_VARIABLE):
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})
@@ -150,7 +156,7 @@ def _start_attempt(folder: RunFolder) -> Attempt:
 
 
 class _Work:
-    """One attempt at a run, and what it calculates with."""
+    """One attempt at a run, with its device and numerics."""
 
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks) -> None:
         self._spec, self._store, self._execution, self._ranks = spec, store, execution, ranks
@@ -176,16 +182,14 @@ class _Work:
                 record.save(training)
                 raise Interrupted(reason)
 
-        def at_batch() -> None:
-            record.keep_up(training)
-
-        several = self._ranks.size > 1
         training = self._training(
-            arrays, at_step=at_step, at_batch=at_batch if several else None, cache_logits=cache_logits
+            arrays,
+            at_step=at_step,
+            at_batch=lambda: record.keep_up(training),
+            cache_logits=cache_logits,
         )
         record.resume(training)
-        if several:
-            self._ranks.same(training.state())
+        self._ranks.send(training.state)
         scalars = self._scalars(training)
         for epoch in training.epochs():
             record.add(epoch, training)
@@ -209,7 +213,7 @@ class _Work:
                 raise Interrupted(reason)
 
         training = self._training(self._arrays(), at_step=at_step, at_batch=lambda: None)
-        training.load(self._ranks.same({}))
+        training.load(self._ranks.receive())
         for _ in training.epochs():
             pass
         self._ranks.leave()
@@ -232,7 +236,7 @@ class _Work:
         arrays: Arrays,
         *,
         at_step: Callable[[], None],
-        at_batch: Callable[[], None] | None,
+        at_batch: Callable[[], object],
         cache_logits: bool = False,
     ) -> Training:
         """The training of these arrays, once all ranks have what they need for it."""

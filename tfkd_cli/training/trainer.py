@@ -1,4 +1,4 @@
-"""The epoch loop, as an iterator that touches no file: `for epoch in training.epochs()`.
+"""The epoch loop: `for epoch in training.epochs()`. It knows nothing of the run's folder; `runner` saves.
 
 Nothing random is carried from step to step. Weights depend on the seed; the order of images on (seed,
 epoch); an image's view on (stream, epoch, image); dropout on (seed, epoch, step, rank). So `state()` at any
@@ -51,7 +51,7 @@ OPTIONAL = ("teacher_seconds", "val_loss", "val_accuracy")
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """What an epoch gave: accuracies in percent, losses per image; `parts` of the loss, unweighted."""
+    """Metrics of one epoch: accuracies in percent, losses per image; `parts` of the loss, unweighted."""
 
     epoch: int
     lr: float
@@ -79,8 +79,8 @@ class Training:
 
     `teacher` is run on the images of each step; `teacher_logits` gives those of a whole epoch. `at_step` is
     called at every step boundary (and between the batches of a teacher's epoch and of the evaluation): there
-    `state()` may be taken, and an exception raised in it ends the training. `at_batch`, where it is given, is
-    called in its place during the evaluation, in which the ranks are not in step.
+    `state()` may be taken, and an exception raised in it ends the training. In a data-parallel run `at_batch`
+    is called in its place during the evaluation, in which the ranks are not in step.
     """
 
     def __init__(
@@ -92,23 +92,13 @@ class Training:
         teacher: FrozenTeacher | None = None,
         teacher_logits: TeacherLogits | None = None,
         at_step: Callable[[], None] = lambda: None,
-        at_batch: Callable[[], None] | None = None,
+        at_batch: Callable[[], object] = lambda: None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.spec, self.device, self.at_step, self._at_batch = spec, device, at_step, at_batch or at_step
-        self._ranks = ranks or Ranks()
-        self._facts = data.facts
+        self.spec, self.device, self._ranks = spec, device, ranks or Ranks()
+        self.at_step, self._at_batch = at_step, at_step if self._ranks.size == 1 else at_batch
         self._teacher, self._teacher_logits = teacher, teacher_logits
-        train = part_of(data.train_images_NCHW, data.train_labels_N, device)
-        self._images = len(train.labels_N)
-        self._data = EpochData(
-            train, data.facts, spec.recipe, seed=spec.seed, share=self._ranks.share_of_batch
-        )
-        self._test = part_of(data.test_images_NCHW, data.test_labels_N, device)
-        self._val = None
-        if data.val_images_NCHW is not None:
-            self._val = part_of(data.val_images_NCHW, data.val_labels_N, device)
-        self.steps = self._data.steps
+        self._use(data)
         self.network = self._build()
         self._has_dropout = _has_dropout(spec.student, self.network)
         self._optimizer = _optimizer(spec.recipe, self.network, device=device)
@@ -128,6 +118,16 @@ class Training:
         # Sums over images: the loss, each of its parts, how many are right.
         self._sums = torch.zeros(2 + len(spec.loss.reports), dtype=dtype, device=device)
         self._lr = 0.0
+
+    def _use(self, data: Arrays) -> None:
+        train = part_of(data.train_images_NCHW, data.train_labels_N, self.device)
+        self._test = part_of(data.test_images_NCHW, data.test_labels_N, self.device)
+        self._val = None
+        if data.val_images_NCHW is not None:
+            self._val = part_of(data.val_images_NCHW, data.val_labels_N, self.device)
+        recipe, share = self.spec.recipe, self._ranks.share_of_batch
+        self._data = EpochData(train, data.facts, recipe, seed=self.spec.seed, share=share)
+        self._facts, self._images, self.steps = data.facts, len(train.labels_N), self._data.steps
 
     def _build(self) -> nn.Module:
         facts = self._facts
@@ -150,7 +150,7 @@ class Training:
 
     @property
     def best_accuracy(self) -> float:
-        """The test accuracy of the best epoch so far, in percent; -1 before the first."""
+        """Test accuracy (percent) of the epoch that is best on the part `chosen_on`; -1 before the first."""
         return self.best_scores.get("accuracy", -1.0)
 
     @property
@@ -173,7 +173,7 @@ class Training:
     def _do_epoch(self) -> Epoch:
         started, seconds_before = time.perf_counter(), self.seconds
 
-        def timed(call: Callable[[], None]) -> None:
+        def timed(call: Callable[[], object]) -> None:
             self.seconds = seconds_before + time.perf_counter() - started
             call()
 
@@ -241,13 +241,12 @@ class Training:
         """One step: everything in it is computed on the device, and no value is read."""
         parts, logits_NK = self._loss(batch)
         own, images = len(batch.labels_N), self._images_of_step()
-        weight = self._ranks.weight(own, images=images)
-        self._optimizer.zero_grad(set_to_none=True)
         # The gradients' mean over ranks becomes the one over the images of the batch.
-        loss = parts.total * (self._ranks.size * weight * own / images)
-        loss.backward()  # type: ignore[no-untyped-call]
+        mean = parts.total * (self._ranks.size * self._ranks.weight(own, images=images) * own / images)
+        self._optimizer.zero_grad(set_to_none=True)
+        mean.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        self._add(parts, logits_NK, batch.labels_N, weight=weight)
+        self._add(parts, logits_NK, batch.labels_N)
 
     def _images_of_step(self) -> int:
         """How many images the batch of this step has on all ranks; only the last has another size."""
@@ -270,8 +269,9 @@ class Training:
             )
         return parts, logits_NK
 
-    def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor, *, weight: float) -> None:
-        """Add a batch to the epoch's sums, each image with `weight`."""
+    def _add(self, parts: LossParts, logits_NK: Tensor, labels_N: Tensor) -> None:
+        """Add a batch, of all ranks, to the epoch's sums."""
+        weight = self._ranks.weight(len(labels_N), images=self._images_of_step())
         with torch.no_grad():
             right = (logits_NK.argmax(1) == labels_N).sum()
             reported = [parts.parts[name] for name in self.spec.loss.reports]

@@ -47,7 +47,7 @@ log = logging.getLogger("tfkd")
 
 
 class Leave(KeyboardInterrupt):
-    """Asked to stop before there is anything to save; like Ctrl-C, it passes through all other code."""
+    """A stop signal before there is a state to save; like Ctrl-C, no `except Exception` catches it."""
 
 
 class Stop:

@@ -235,9 +235,9 @@ def test_where_no_slurm_answers_a_dry_run_says_what_will_be_asked_for(
         on_event=told.append,
     )  # fmt: skip
     assert "No SLURM answers here" in told[-1]
-    (line,) = [each for each in script.splitlines() if "filled in on the cluster" in each]
-    assert line.startswith("#")
-    assert all(word in line for word in ("GPU", "memory", "cores", "time"))
+    comment = " ".join(line.lstrip("# ") for line in script.splitlines()[2:6])
+    assert comment.startswith("what the script leaves open is filled in on the cluster")
+    assert all(word in comment for word in ("GPU", "memory", "cores", "time"))
 
 
 IMPORTS = """

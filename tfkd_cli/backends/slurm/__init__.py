@@ -1,1 +1,1 @@
-"""SLURM: submitit submits, the store and one `squeue` know."""
+"""The SLURM backend: submitit submits, states are read from the store and one call of squeue."""

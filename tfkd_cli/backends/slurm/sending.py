@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tfkd_cli.plan import PlannedRun
 
 Tell = Callable[[str], None]
+WOULD_FILL_IN = textwrap.wrap(site.WOULD_FILL_IN, 76)
+"""Lines of a comment in the scripts of a dry run."""
 
 
 @dataclass(kw_only=True)
@@ -170,7 +173,7 @@ def dry_run(
         about = {array.job_folder: _described(array) for array in sender.arrays}
         if not here.partitions:
             on_event("No SLURM answers here: what the profile leaves open is asked for where it does.")
-            about = {folder: f"{words}\n# {site.WOULD_FILL_IN}" for folder, words in about.items()}
+            about = {folder: "\n# ".join([words, *WOULD_FILL_IN]) for folder, words in about.items()}
         texts = []
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")
