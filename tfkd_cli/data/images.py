@@ -273,10 +273,8 @@ def _scale_colours(image: Image.Image, values_HWC: NDArray[uint16], levels: Leve
 
     white = {mode: white for mode, _, white in levels}.get(COLOURS)
     values_HW3, alpha_HW1 = values_HWC[..., :3], values_HWC[..., 3:] >> 8
-    if white is None:  # a set whose identity is older than its levels: its pixels stay as they were
-        eight_HW3 = values_HW3 >> 8
-    else:
-        eight_HW3 = (values_HW3 * (255 / white)).round().clip(0, 255)
+    # Without a white the identity of the set is older than its levels, and its pixels stay as they were.
+    eight_HW3 = (values_HW3 * (255 / white)).round().clip(0, 255) if white else values_HW3 >> 8
     key = image.info.pop("transparency", None)
     if isinstance(key, tuple):
         eight_HW3[(values_HW3 == key).all(axis=2)] = 255
