@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sklearn.datasets import load_digits
 from tfkd_cli.__main__ import main
 from tfkd_cli.commands import using
 from tfkd_cli.store import Store
+from tfkd_cli.training import worker
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,22 @@ def test_all_unreadable_images_are_named_at_once(
     assert all(name in said for name in wrong)
     (tmp_path / "empty").mkdir()
     assert main(["predict", "--run", run, str(tmp_path / "empty"), "--results", str(results)]) == 2
+
+
+def test_an_export_that_finds_no_room_is_an_error_and_leaves_nothing(
+    results: Path, run: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "student.pt"
+    ended = subprocess.run(
+        [sys.executable, "-m", "tfkd_cli", "export", run, "--out", str(file), "--results", str(results)],
+        env=worker.environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot write" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("form", ["torchscript", "onnx"])

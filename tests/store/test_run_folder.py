@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,7 +296,7 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
     assert play.train(store.root, tiny_spec, flavour="other numerics")
     sound = note.read_bytes()
     note.unlink()
-    damaged = {
+    damaged: dict[str, Callable[[], object]] = {
         "flipped": lambda: note.write_bytes(sound.replace(b'"attempt": 2', b'"attempt": 3')),
         "cut": lambda: note.write_bytes(sound[:20]),
         "link": lambda: note.symlink_to("/etc/passwd"),

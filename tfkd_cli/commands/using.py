@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import JsonOption, Run, StoreOptions, completing, with_options
+from tfkd_cli.store import files as store_files
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,7 +106,10 @@ def export(
         with warnings.catch_warnings():
             # torch advises torch.export, whose files only torch of about the same version reads.
             warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-            torch.jit.trace(student, example_NCHW).save(str(file))  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(student, example_NCHW)  # type: ignore[no-untyped-call]
+            # Into memory first: where a disk is full, torch ends the process.
+            torch.jit.save(traced, data := io.BytesIO())
+        store_files.write_atomic(file, data.getvalue())
     else:
         _export_onnx(student, example_NCHW, file)
     print(file)

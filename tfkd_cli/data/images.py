@@ -272,13 +272,13 @@ def _scale_colours(image: Image.Image, values_HWC: NDArray[uint16], levels: Leve
     from PIL import Image
 
     white = {mode: white for mode, _, white in levels}.get(COLOURS)
+    values_HW3, alpha_HW1 = values_HWC[..., :3], values_HWC[..., 3:] >> 8
+    # Without a white the identity of the set is older than its levels, and its pixels stay as they were.
+    eight_HW3 = (values_HW3 * (255 / white)).round().clip(0, 255) if white else values_HW3 >> 8
     key = image.info.pop("transparency", None)
-    if white is not None:
-        scaled_HWC = (values_HWC[..., :3] * (255 / white)).round().clip(0, 255)
-        if isinstance(key, tuple):
-            scaled_HWC[(values_HWC == key).all(axis=2)] = 255
-        alpha_HWC = values_HWC[..., 3:] >> 8
-        image.paste(Image.fromarray(np.concatenate([scaled_HWC, alpha_HWC], axis=2).astype(np.uint8)))
+    if isinstance(key, tuple):
+        eight_HW3[(values_HW3 == key).all(axis=2)] = 255
+    image.paste(Image.fromarray(np.concatenate([eight_HW3, alpha_HW1], axis=2).astype(np.uint8)))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
