@@ -30,7 +30,12 @@ def held(path: Path, *, while_waiting: Callable[[], None]) -> Iterator[bool]:
         while (locked := _lock(file)) is None:
             while_waiting()
             time.sleep(WAIT_SECONDS)
-        yield locked
+        try:
+            yield locked
+        finally:
+            # A process that was forked meanwhile has the file open, too, and would keep the lock.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _lock(file: IO[Any]) -> bool | None:

@@ -192,7 +192,7 @@ def test_a_plan_names_the_device_and_the_runs_at_once_behind_its_hours(
         planned([*RUN, "--seeds", "4", "--jobs", "1", "--device", "cpu", "--json"], tmp_path, capfd)
     )
     assert (made["device"], made["runs_at_once"]) == ("cpu", 1)
-    assert made["wall_hours"] == pytest.approx(made["gpu_hours"], abs=1e-3)
+    assert made["wall_hours"] == pytest.approx(made["gpu_hours"] + made["command_hours"], abs=1e-3)
 
 
 def test_a_plan_shows_the_teacher_logits_that_students_share_and_their_size(

@@ -71,7 +71,8 @@ def explain_setting(
         settings = _meant(request, words)
     elif student and method:
         request = _of_axes(dataset, student, method, teacher, bare=bare, execution=execution)
-        settings = [cell.setting for cell in request.tables[0].cells()]
+        asked = request.axes.methods if request.axes else ()  # a grid has the baseline, named or not
+        settings = [c.setting for c in request.tables[0].cells() if c.setting.method in asked]
     else:
         raise RequestError(
             "nothing to explain.",

@@ -16,16 +16,10 @@ from tfkd_cli.training import provenance
 PACKAGE = Path(tfkd_cli.__file__).parent
 SUFFIXES = (".py", ".toml", ".typed")
 NOT_FOR_JOBS = (
-    "cli.py",
-    "commands",
-    "options.py",
-    "report",
-    "progress.py",
-    "compare",
-    "console.py",
-    "reproduction",
-)
-"""Layers above the worker: a job imports none of them."""
+    "cli.py", "commands", "options.py", "report", "progress.py", "compare", "console.py", "reproduction",
+    "results", "costs.py", "grid.py",
+)  # fmt: skip
+"""What no job imports."""
 DIFF_BYTES = 200_000  # a longer diff is known by its digest only
 
 
