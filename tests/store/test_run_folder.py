@@ -303,7 +303,7 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
         "pipe": lambda: os.mkfifo(note),
         "another's": lambda: note.write_bytes(publishing.sealed({**json.loads(sound), "key": "0" * 64})),
     }
-    damaged[damage]()  # type: ignore[no-untyped-call]
+    damaged[damage]()
     finished.declare(tiny_spec)
     assert finished.state().status == "done"
     with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)to have it trained again"):
