@@ -20,7 +20,7 @@ from tfkd_cli import results
 from tfkd_cli.cli import COMMANDS, app
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import LOSSES
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
@@ -53,7 +53,7 @@ def commands() -> str:
 def costs() -> str:
     """What each table takes with three seeds at paper scale: runs, hours, disk, and what is assumed."""
     execution = Execution(cache="no-cache")
-    request = asking.for_names(["all"], Request(seeds=(0, 1, 2)), execution=execution)
+    request = requests.for_names(["all"], Request(seeds=(0, 1, 2)), execution=execution)
     with tempfile.TemporaryDirectory() as empty:
         store = Store.open(Path(empty), create=True)
         plan = Campaign(request, store, execution, device="cuda").plan()

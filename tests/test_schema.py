@@ -8,7 +8,7 @@ import pytest
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking, overrides
+from tfkd_cli.reproduction import overrides, requests
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import Recipe, RunSpec
@@ -116,7 +116,7 @@ def test_an_execution_is_checked_however_it_is_made(change: dict[str, Any]) -> N
 )
 def test_a_kept_request_that_does_not_fit_is_refused_by_key(change: dict[str, Any], what: str) -> None:
     execution = Execution(cache="no-such-cache")
-    kept = asking.to_json(asking.for_names(["demo"], Request(seeds=(0,)), execution=execution))
+    kept = requests.to_json(requests.for_names(["demo"], Request(seeds=(0,)), execution=execution))
     with pytest.raises(RequestError) as caught:
-        asking.from_json({**kept, **change}, execution=execution)
+        requests.from_json({**kept, **change}, execution=execution)
     assert what in caught.value.what

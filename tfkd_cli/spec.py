@@ -127,7 +127,7 @@ class Teacher:
         return f"epoch-{epoch:03d}.pt" if isinstance(epoch, int) else f"{epoch}.pt"
 
     @property
-    def mark(self) -> str:
+    def cache_prefix(self) -> str:
         """What the folders of its cached logits begin with: 12 digits of its run's key."""
         return self.run.key[:12]
 
@@ -167,7 +167,7 @@ class ForeignTeacher:
         return len(self.digest) == PUBLISHED_DIGITS
 
     @property
-    def mark(self) -> str:
+    def cache_prefix(self) -> str:
         """What the folders of its cached logits begin with."""
         return "foreign"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.compare import Comparison
-from paper_tables.render import records, sheet_html, sheet_latex, sheet_markdown, sheet_terminal
+from paper_tables.render import as_data, sheet_html, sheet_latex, sheet_markdown, sheet_terminal
 from paper_tables.render.cells import Link, comparison_sheet
 from paper_tables.render.claims import claims_record, claims_sheet, sentence
 from paper_tables.verdicts import ClaimVerdict
@@ -51,12 +51,12 @@ def html(comparison: Comparison, *, link: Link = lambda cell: None) -> str:
 
 def csv(comparison: Comparison) -> str:
     """One line per cell."""
-    return records.comparison_csv(comparison)
+    return as_data.comparison_csv(comparison)
 
 
 def json(comparison: Comparison) -> dict[str, Any]:
     """The shape of `show --format json`."""
-    return records.comparison_record(comparison)
+    return as_data.comparison_record(comparison)
 
 
 def claims_text(*by_epoch: Sequence[ClaimVerdict], width: int = 100) -> RenderableType:

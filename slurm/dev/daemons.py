@@ -23,7 +23,7 @@ class Daemons:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         # Also the mark by which our processes are recognised.
-        self.mark = f"SLURM_CONF={layout.slurm_conf}"
+        self.cache_prefix = f"SLURM_CONF={layout.slurm_conf}"
 
     def start(self, name: str, command: Sequence[str], *, ready: Callable[[], bool]) -> None:
         """Start a daemon in the foreground of its own session, and wait until it answers."""
@@ -58,7 +58,7 @@ class Daemons:
             pid, began = self._pid_file(name).read_text().split()
         except (FileNotFoundError, ValueError):
             return None
-        alive = start_time(int(pid)) == began and self.mark in environment_of(int(pid))
+        alive = start_time(int(pid)) == began and self.cache_prefix in environment_of(int(pid))
         return int(pid) if alive else None
 
     def stop(self, name: str, *, sent: signal.Signals = signal.SIGTERM, seconds: float = 10) -> None:
@@ -82,7 +82,7 @@ class Daemons:
             if not folder.name.isdigit() or int(folder.name) == os.getpid():
                 continue
             environment = environment_of(int(folder.name))
-            if self.mark not in environment:
+            if self.cache_prefix not in environment:
                 continue
             in_a_job = any(each.startswith("SLURM_JOB_ID=") for each in environment)
             if in_a_job or program_of(int(folder.name)) == "slurmstepd":

@@ -11,7 +11,7 @@ import pytest
 from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
 
@@ -20,7 +20,7 @@ from tfkd_cli.store import Store
 def results(tmp_path: Path) -> Path:
     """A store with four runs that have not been started."""
     axes = Axes(dataset="digits", students=("resnet8",), methods=("baseline", "tf-reg"))
-    request = asking.for_axes(axes, Request(seeds=(0, 1)), execution=Execution(cache="none"))
+    request = requests.for_axes(axes, Request(seeds=(0, 1)), execution=Execution(cache="none"))
     store = Store.open(tmp_path / "results", create=True)
     for spec in request.runs(request.tables[0]):
         store.run(spec).declare(spec)

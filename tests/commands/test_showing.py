@@ -14,7 +14,7 @@ from paper_tables.spec import PaperTablesError
 from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
@@ -25,7 +25,7 @@ from tfkd_cli.store import Store
 def results(tmp_path: Path) -> Path:
     """A store with one run, of which nothing is done."""
     axes = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
-    request = asking.for_axes(axes, Request(seeds=(0,)), execution=Execution(cache="none"))
+    request = requests.for_axes(axes, Request(seeds=(0,)), execution=Execution(cache="none"))
     (spec,) = request.runs(request.tables[0])
     Store.open(tmp_path / "results", create=True).run(spec).declare(spec)
     return tmp_path / "results"
@@ -48,7 +48,7 @@ def test_the_seeds_that_are_named_are_shown_whatever_was_asked_before(
     results: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store, execution = Store.open(results, create=False), Execution(cache="none")
-    asked = asking.for_names(["table9"], Request(seeds=(0, 1, 2)), execution=execution)
+    asked = requests.for_names(["table9"], Request(seeds=(0, 1, 2)), execution=execution)
     Campaign(asked, store, execution).record("tfkd reproduce table9")
 
     def wanted(*more: str) -> set[int]:

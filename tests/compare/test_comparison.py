@@ -18,7 +18,7 @@ from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.reproduction import asking, overrides
+from tfkd_cli.reproduction import overrides, requests
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.results import frames
 from tfkd_cli.results.reading import Run
@@ -212,7 +212,7 @@ def test_there_is_no_answer_before_all_trials_are_done() -> None:
 
 def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
     compared = comparing()
-    again = asking.from_json(asking.to_json(compared.asked), execution=Execution(cache="no-such-cache"))
+    again = requests.from_json(requests.to_json(compared.asked), execution=Execution(cache="no-such-cache"))
     assert again.compared == compared.asked.compared
     assert Comparison(again).name == compared.name
     assert compared.name.startswith("compare-x-resnet8-")
@@ -276,5 +276,5 @@ def test_the_answer_is_one_sentence() -> None:
 def test_pretrained_students_see_own_images_at_224_pixels_unless_told_otherwise(
     dataset: str, student: str, expected: str
 ) -> None:
-    axes = asking.axes_of(dataset=dataset, students=[student], methods=["lsr"])
+    axes = requests.axes_of(dataset=dataset, students=[student], methods=["lsr"])
     assert axes.dataset == expected

@@ -19,9 +19,9 @@ from PIL import Image
 from tfkd_cli import data
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.launch import make_ready
+from tfkd_cli.reproduction.readiness import make_ready
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
 
@@ -545,8 +545,8 @@ def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
 ) -> None:
     path = make_folder(SPLIT)
     shutil.copy(path / "train" / "dog" / "1.png", path / "test" / "dog" / "again.png")
-    axes = asking.axes_of(dataset=f"folder:{path}", students=["plain-cnn"], methods=["baseline"])
-    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
+    axes = requests.axes_of(dataset=f"folder:{path}", students=["plain-cnn"], methods=["baseline"])
+    request = requests.for_axes(axes, Request(seeds=(0,)), execution=execution)
     runs, said = request.wanted["run"], list[str]()
     make_ready(
         request,

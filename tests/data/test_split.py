@@ -15,11 +15,13 @@ bodies = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60)), min_size=1, 
 
 @given(bodies)
 def test_every_image_is_in_one_part_and_equal_ones_in_the_same(body: list[tuple[int, int]]) -> None:
-    labels, marks = [label for label, _ in body], [b"%d" % mark for _, mark in body]
+    labels, hashes = [label for label, _ in body], [b"%d" % content_hash for _, content_hash in body]
     try:
-        parts = split(marks, labels, SHARES)
+        parts = split(hashes, labels, SHARES)
     except RequestError:
-        assert min(len({m for m, k in zip(marks, labels, strict=True) if k == label}) for label in labels) < 3
+        assert (
+            min(len({m for m, k in zip(hashes, labels, strict=True) if k == label}) for label in labels) < 3
+        )
         return
     assert sorted(position for positions in parts.values() for position in positions) == list(
         range(len(body))
@@ -35,14 +37,14 @@ def test_a_hundred_images_are_split_70_15_15() -> None:
 
 
 def test_the_split_is_by_content_not_by_order() -> None:
-    marks = [b"%d" % i for i in range(50)]
-    one, other = split(marks, [0] * 50, SHARES), split(marks[::-1], [0] * 50, SHARES)
-    assert {marks[i] for i in one["test"]} == {marks[::-1][i] for i in other["test"]}
+    hashes = [b"%d" % i for i in range(50)]
+    one, other = split(hashes, [0] * 50, SHARES), split(hashes[::-1], [0] * 50, SHARES)
+    assert {hashes[i] for i in one["test"]} == {hashes[::-1][i] for i in other["test"]}
 
 
 def test_another_seed_gives_another_split() -> None:
-    marks = [b"%d" % i for i in range(50)]
-    assert split(marks, [0] * 50, SHARES)["test"] != split(marks, [0] * 50, SHARES, seed=1)["test"]
+    hashes = [b"%d" % i for i in range(50)]
+    assert split(hashes, [0] * 50, SHARES)["test"] != split(hashes, [0] * 50, SHARES, seed=1)["test"]
 
 
 def test_a_class_of_two_images_cannot_be_split_in_three() -> None:

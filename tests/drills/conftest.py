@@ -54,7 +54,7 @@ class Drill:
     def __init__(self, root: Path, *, images: Path, cache: Path, command: Sequence[str] = GRID) -> None:
         self.root, self.images, self.cache = root, images, cache
         self.command = tuple(command)
-        self.mark = uuid.uuid4().hex
+        self.cache_prefix = uuid.uuid4().hex
         self.table: Any = None
         self._papers = root.parent
         self._said: dict[int, list[tuple[Path, subprocess.Popen[bytes]]]] = {}
@@ -68,8 +68,8 @@ class Drill:
         self, *command: str, env: Mapping[str, str] | None = None, limit: Callable[[], None] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start it, in a session of its own; all its processes carry this drill's mark."""
-        given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.mark, "PYTHONPATH": str(FAULTS)}
-        said = [self._papers / f"{self.mark}.{len(self._said)}.{kind}" for kind in ("out", "err")]
+        given = {"TFKD_CACHE": str(self.cache), "TFKD_DRILL": self.cache_prefix, "PYTHONPATH": str(FAULTS)}
+        said = [self._papers / f"{self.cache_prefix}.{len(self._said)}.{kind}" for kind in ("out", "err")]
         # Pipes fill up, and block; files would obey the limits on the command.
         out, err = (
             subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) for path in said
@@ -114,7 +114,7 @@ class Drill:
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if f"TFKD_DRILL={self.mark}".encode() in (path / "environ").read_bytes():
+                if f"TFKD_DRILL={self.cache_prefix}".encode() in (path / "environ").read_bytes():
                     found[int(path.name)] = (path / "cmdline").read_text().split("\0")
             except OSError:
                 continue

@@ -212,10 +212,10 @@ class Evil:
     """Touches a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
-        self.mark = mark
+        self.cache_prefix = mark
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, (f"touch '{self.mark}'",)
+        return os.system, (f"touch '{self.cache_prefix}'",)
 
 
 def test_a_training_state_that_would_run_code_is_passed_over(

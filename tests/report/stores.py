@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
@@ -29,7 +29,7 @@ GAIN = {"baseline": 0.0, "lsr": 0.6, "kd": 1.4, "de-kd": 0.8, "tf-self": 1.2, "t
 def campaign(root: Path, names: Sequence[str], **manner: Any) -> Campaign:
     """A campaign of the paper's tables over a new or old store at `root`, its request kept there."""
     execution = Execution(cache=str(root / "cache"))
-    asked = asking.for_names(names, Request(**{"seeds": (0, 1, 2), **manner}), execution=execution)
+    asked = requests.for_names(names, Request(**{"seeds": (0, 1, 2), **manner}), execution=execution)
     made = Campaign(asked, Store.open(root, create=True), execution)
     made.record("tfkd reproduce " + " ".join(names))
     return made
@@ -38,8 +38,8 @@ def campaign(root: Path, names: Sequence[str], **manner: Any) -> Campaign:
 def grid(root: Path, *, seeds: Iterable[int], **axes: Any) -> Campaign:
     """A campaign of `tfkd run` over a store at `root`."""
     execution = Execution(cache=str(root / "cache"))
-    made_axes = asking.axes_of(**axes)
-    asked = asking.for_axes(made_axes, Request(seeds=tuple(seeds)), execution=execution)
+    made_axes = requests.axes_of(**axes)
+    asked = requests.for_axes(made_axes, Request(seeds=tuple(seeds)), execution=execution)
     made = Campaign(asked, Store.open(root, create=True), execution)
     made.record("tfkd run")
     return made

@@ -14,7 +14,7 @@ from tfkd_cli.__main__ import main
 from tfkd_cli.commands import session
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, asked
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking, overrides
+from tfkd_cli.reproduction import overrides, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
@@ -23,10 +23,10 @@ from tfkd_cli.store import Store
 def compared(stores: ModuleType, root: Path, *, student: str = "resnet8", stages: int = 3) -> Comparison:
     """A comparison on digits that is recorded in a store, so many of its stages done."""
     execution = Execution(cache=str(root / "cache"))
-    axes = asking.axes_of(dataset="digits", students=[student], methods=UNTAUGHT)
+    axes = requests.axes_of(dataset="digits", students=[student], methods=UNTAUGHT)
     changes = overrides.Overrides((("epochs", 4),))
     bare = Request(seeds=(0, 1, 2), overrides=changes)
-    made = Comparison(asked(asking.for_axes(axes, bare, execution=execution), trials=2))
+    made = Comparison(asked(requests.for_axes(axes, bare, execution=execution), trials=2))
     store = Store.open(root, create=True)
     Campaign(made.asked, store, execution).record("tfkd compare")
     for number in range(stages):

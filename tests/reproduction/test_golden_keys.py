@@ -14,7 +14,7 @@ from pathlib import Path
 from paper_tables.spec import Setting
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Form
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.settings import Request
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "keys.json"
@@ -38,7 +38,7 @@ def grid_keys() -> dict[str, dict[str, str]]:
     for form in FORMS:
         for scale in ("paper", "quick"):
             bare = Request(seeds=(0,), form=form, scale=scale)
-            request = asking.for_names(["all", "demo"], bare, execution=Execution(cache="no-such-cache"))
+            request = requests.for_names(["all", "demo"], bare, execution=Execution(cache="no-such-cache"))
             found = {
                 name(setting): specs[0].key[:12]
                 for item in request.items

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfkd_cli import results
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking, judging
+from tfkd_cli.reproduction import judging, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
@@ -19,7 +19,7 @@ def wanted(root: Path, **seeds: int) -> dict[str, tuple[int, int]]:
     store = Store.open(root / "results", create=True)
     campaigns = [
         Campaign(
-            asking.for_names([name], Request(seeds=tuple(range(count))), execution=EXECUTION),
+            requests.for_names([name], Request(seeds=tuple(range(count))), execution=EXECUTION),
             store,
             EXECUTION,
         )

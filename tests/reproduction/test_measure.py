@@ -10,7 +10,7 @@ import pytest
 from tfkd_cli.data import DATASETS, ResolvedData
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import cut_down, measure, seed_value
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.results import frames
@@ -22,7 +22,7 @@ AXES = Axes(dataset="digits", students=("resnet8",), methods=("baseline",))
 def said(**manner: object) -> str:
     """The warnings beside the one number of a grid."""
     asked = Request(seeds=(0,), **manner)  # type: ignore[arg-type]
-    request = asking.for_axes(AXES, asked, execution=EXECUTION)
+    request = requests.for_axes(AXES, asked, execution=EXECUTION)
     (measured,) = measure(request, request.tables[0], frames.runs_frame([])).by_setting.values()
     return "; ".join(measured.warnings)
 
@@ -38,7 +38,7 @@ def test_quick_and_fast_numbers_of_a_grid_are_marked(manner: dict[str, object], 
 
 def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_without_a_teacher_are() -> None:
     bare = Request(seeds=(0, 1), teacher_seeds="paired")
-    request = asking.for_names(["table5"], bare, execution=EXECUTION)
+    request = requests.for_names(["table5"], bare, execution=EXECUTION)
     found = measure(request, request.tables[0], frames.runs_frame([])).by_setting
     assert {setting.method for setting, each in found.items() if each.unlike_paper} == {"kd", "tf-self"}
 
@@ -47,7 +47,7 @@ def test_runs_with_a_teacher_per_seed_are_not_judged_by_the_paper_and_those_with
 def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: int) -> None:
     axes = replace(AXES, methods=("tf-self",))
     bare = Request(seeds=(0, 1), teacher_seeds=teacher_seeds)  # type: ignore[arg-type]
-    request = asking.for_axes(axes, bare, execution=EXECUTION)
+    request = requests.for_axes(axes, bare, execution=EXECUTION)
     row = {"best_accuracy": 70.0, "last_accuracy": 70.0, "commit": ""}
     values = [seed_value(spec, row) for spec in request.runs(request.tables[0]) if spec.teacher]
     assert len({value.teacher for value in values}) == teachers
@@ -64,7 +64,7 @@ def test_each_value_names_the_run_that_taught_it(teacher_seeds: str, teachers: i
 def test_content_that_is_not_the_official_one_is_marked_in_a_grid_and_own_images_are_not(
     known: dict[str, Any] | None, words: str
 ) -> None:
-    request = asking.for_axes(AXES, Request(seeds=(0,)), execution=EXECUTION)
+    request = requests.for_axes(AXES, Request(seeds=(0,)), execution=EXECUTION)
     (spec,) = request.runs(request.tables[0])
     other = replace(spec, dataset="tiny-imagenet@81b7ede71283")
     if known is not None:

@@ -13,7 +13,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
-from tfkd_cli.reproduction import asking, measure, overrides
+from tfkd_cli.reproduction import measure, overrides, requests
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -22,7 +22,7 @@ EXECUTION = Execution(cache="no-such-cache")
 
 
 def request(*names: str, **manner: object) -> Request:
-    return asking.for_names(names, Request(seeds=(0, 1, 2), **manner), execution=EXECUTION)  # type: ignore[arg-type]
+    return requests.for_names(names, Request(seeds=(0, 1, 2), **manner), execution=EXECUTION)  # type: ignore[arg-type]
 
 
 def run(setting: Setting, **manner: object) -> RunSpec:
@@ -116,11 +116,11 @@ def test_a_table_that_declares_paired_teachers_has_them_whatever_is_asked() -> N
 
 def test_paired_teachers_are_kept_in_the_record_of_a_request() -> None:
     made = request("table9", teacher_seeds="Paired")
-    record = asking.to_json(made)
-    again = asking.from_json(record, execution=EXECUTION)
+    record = requests.to_json(made)
+    again = requests.from_json(record, execution=EXECUTION)
     assert again.runs(again.tables[0]) == made.runs(made.tables[0])
     before = {name: value for name, value in record.items() if name != "teacher_seeds"}
-    assert asking.from_json(before, execution=EXECUTION).teacher_seeds == "one"
+    assert requests.from_json(before, execution=EXECUTION).teacher_seeds == "one"
 
 
 def test_paired_teachers_are_not_taken_from_one_file_and_other_words_are_refused() -> None:
@@ -161,7 +161,7 @@ def test_teachers_on_imagenet_can_be_trained_here_which_is_another_run_and_kept_
     }
     assert {spec.key for spec in taught}.isdisjoint(spec.key for spec in taught_on_imagenet())
     assert baselines <= {spec for item in request("table8").items for spec in request("table8").runs(item)}
-    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    again = requests.from_json(requests.to_json(made), execution=EXECUTION)
     assert again.runs(again.tables[0]) == trained
     for setting, (spec, *_) in made.runs_by_setting(made.tables[0]).items():
         footnotes = measure.unlike_paper(made, made.tables[0], setting, spec)
@@ -179,8 +179,8 @@ def test_at_quick_scale_a_small_set_stands_for_imagenet_and_teachers_are_trained
 
 
 def test_the_deciding_arms_of_the_audit_have_all_seeds_and_a_teacher_for_each() -> None:
-    assert asking.usual_seeds(["audit"]) == "0-19"
-    made = asking.for_names(["audit"], Request(seeds=tuple(range(20))), execution=EXECUTION)
+    assert requests.usual_seeds(["audit"]) == "0-19"
+    made = requests.for_names(["audit"], Request(seeds=tuple(range(20))), execution=EXECUTION)
     arms = {(each.setting, each.against) for name in AUDITED for each in paper().claims[name].contrasts}
     deciding = {setting for pair in arms for setting in pair}
     for item in made.items:
@@ -193,7 +193,7 @@ def test_the_deciding_arms_of_the_audit_have_all_seeds_and_a_teacher_for_each() 
 
 @pytest.mark.parametrize("name", ["audit-cifar10", "audit-cifar100"])
 def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> None:
-    made = asking.for_names([name], Request(seeds=(0,)), execution=EXECUTION)
+    made = requests.for_names([name], Request(seeds=(0,)), execution=EXECUTION)
     classes = made.facts(name.removeprefix("audit-")).classes
     compared = 0
     for row in made.tables[0].rows:
@@ -212,7 +212,7 @@ def test_each_control_of_the_audit_has_the_loss_scale_of_its_arm(name: str) -> N
 
 
 def test_each_network_of_the_audit_has_its_own_learning_rate_as_student_and_as_teacher() -> None:
-    made = asking.for_names(["audit"], Request(seeds=(0,)), execution=EXECUTION)
+    made = requests.for_names(["audit"], Request(seeds=(0,)), execution=EXECUTION)
     rates = {
         (each.student, each.recipe.optimizer, each.recipe.lr)
         for item in made.items
@@ -223,9 +223,9 @@ def test_each_network_of_the_audit_has_its_own_learning_rate_as_student_and_as_t
 
 
 def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:
-    assert asking.usual_seeds(["table9", "demo"]) == "0-2"
+    assert requests.usual_seeds(["table9", "demo"]) == "0-2"
     with pytest.raises(RequestError, match="audit-cifar10 20"):
-        asking.usual_seeds(["table9", "audit-cifar10"])
+        requests.usual_seeds(["table9", "audit-cifar10"])
 
 
 def test_a_re_kd_run_is_the_kd_run_of_the_same_pair() -> None:
@@ -249,7 +249,7 @@ def test_an_epoch_of_a_grid_counts_in_the_teachers_own_recipe() -> None:
         teacher_epochs=(2,),
     )
     bare = Request(seeds=(0,), overrides=overrides.parse([], {"epochs": 10}))
-    made = asking.for_axes(axes, bare, execution=EXECUTION)
+    made = requests.for_axes(axes, bare, execution=EXECUTION)
     assert teacher_of(made.runs(made.tables[0])[1]).checkpoint == 2
 
 
@@ -261,7 +261,7 @@ def test_an_epoch_that_no_teacher_keeps_is_refused_with_those_it_keeps() -> None
         teachers=("resnet20",),
         teacher_epochs=(7,),
     )
-    made = asking.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
+    made = requests.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
     with pytest.raises(RequestError, match="keeps no weights of epoch 7") as error:
         made.runs(made.tables[0])
     assert "1, 10, 20, 35, 50, 80, 120, 160" in error.value.expected
@@ -277,7 +277,7 @@ def test_tables_1_4_5_and_9_train_no_network_twice() -> None:
 
 def test_the_same_question_kept_and_read_again_asks_for_the_same_runs() -> None:
     made = request("table2", "fig2", scale="quick", overrides=overrides.parse(["recipe.lr=0.05"], {}))
-    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    again = requests.from_json(requests.to_json(made), execution=EXECUTION)
     assert [s.key for item in made.items for s in made.runs(item)] == [
         s.key for item in again.items for s in again.runs(item)
     ]
@@ -285,8 +285,8 @@ def test_the_same_question_kept_and_read_again_asks_for_the_same_runs() -> None:
 
 def test_a_grid_kept_and_read_again_asks_for_the_same_runs() -> None:
     axes = Axes(dataset="digits", students=("resnet8",), methods=("kd", "lsr"), teachers=("resnet20",))
-    made = asking.for_axes(axes, Request(seeds=(3,)), execution=EXECUTION)
-    again = asking.from_json(asking.to_json(made), execution=EXECUTION)
+    made = requests.for_axes(axes, Request(seeds=(3,)), execution=EXECUTION)
+    again = requests.from_json(requests.to_json(made), execution=EXECUTION)
     assert made.runs(made.tables[0]) == again.runs(again.tables[0])
 
 
@@ -297,9 +297,9 @@ def test_every_setting_of_the_whole_paper_resolves_to_a_run() -> None:
 
 
 def test_unknown_folders_do_not_reach_a_grid(tmp_path: Path) -> None:
-    axes = asking.axes_of(dataset=f"folder:{tmp_path}/nothing", students=["resnet8"], methods=["lsr"])
+    axes = requests.axes_of(dataset=f"folder:{tmp_path}/nothing", students=["resnet8"], methods=["lsr"])
     with pytest.raises(RequestError, match="does not exist"):
-        asking.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
+        requests.for_axes(axes, Request(seeds=(0,)), execution=EXECUTION)
 
 
 def test_a_new_table_is_a_toml_and_nothing_else() -> None:

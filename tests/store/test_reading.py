@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfkd_cli.errors import RunError
 from tfkd_cli.store import reading
 from tfkd_cli.store.reading import DamagedFile
-from tfkd_cli.store.records import check_result
+from tfkd_cli.store.run_state import check_result
 
 PATH = Path("results/runs/x/result.json")
 

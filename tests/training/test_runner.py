@@ -239,7 +239,7 @@ def test_a_run_somebody_works_on_is_left_alone(store: Store, baseline: RunSpec, 
 def test_an_attempt_that_was_overtaken_stops(
     store: Store, baseline: RunSpec, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tfkd_cli.training.record.HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr("tfkd_cli.training.recorder.HEARTBEAT_SECONDS", 0.0)
 
     def overtake(epoch: Any) -> None:
         store.run(baseline).start_attempt(owner={})

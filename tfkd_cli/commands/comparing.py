@@ -31,7 +31,7 @@ from tfkd_cli.options import (
     with_options,
 )
 from tfkd_cli.plan import Plan, make_plan
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign, progress_of
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
@@ -80,7 +80,7 @@ def compare(
 
     Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
     """
-    axes = asking.axes_of(
+    axes = requests.axes_of(
         dataset=dataset,
         students=[student],
         methods=(*UNTAUGHT, *(["kd"] if teacher else []), *session.split(method)),
@@ -95,7 +95,7 @@ def compare(
 
     def grid() -> Campaign:
         """The methods with the data as it is here and now."""
-        request = asking.for_axes(axes, bare, execution=execution, foreign=given)
+        request = requests.for_axes(axes, bare, execution=execution, foreign=given)
         return Campaign(request, opened, execution)
 
     if not where.dry_run:

@@ -27,7 +27,7 @@ from tfkd_cli.options import (
     completing,
     with_options,
 )
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -67,7 +67,7 @@ def explain_setting(
     execution = session.execution(store, folder=folder)
     bare = session.bare_request(how, "1", session.split(method))
     if words:
-        request = asking.for_names([words[0]], bare, execution=execution)
+        request = requests.for_names([words[0]], bare, execution=execution)
         settings = _meant(request, words)
     elif student and method:
         request = _of_axes(dataset, student, method, teacher, bare=bare, execution=execution)
@@ -92,13 +92,13 @@ def _of_axes(
     dataset: str, student: str, method: str, teacher: str | None, *, bare: Request, execution: Execution
 ) -> Request:
     """The request that these options of `tfkd run` make."""
-    axes = asking.axes_of(
+    axes = requests.axes_of(
         dataset=dataset,
         students=session.split(student),
         methods=session.split(method),
         teachers=session.split(teacher),
     )
-    return asking.for_axes(axes, bare, execution=execution)
+    return requests.for_axes(axes, bare, execution=execution)
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:

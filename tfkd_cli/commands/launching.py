@@ -17,7 +17,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import ExecutionOptions
 from tfkd_cli.plan import Plan, PlannedRun
-from tfkd_cli.reproduction import launch as ready
+from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request

@@ -27,7 +27,7 @@ from tfkd_cli.options import (
     with_options,
 )
 from tfkd_cli.plan import Plan
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
@@ -83,7 +83,7 @@ def run(
 
     Example: tfkd run --student resnet8 --method tf-reg,tf-self --dataset digits
     """
-    axes = asking.axes_of(
+    axes = requests.axes_of(
         dataset=dataset,
         students=session.split(student),
         methods=session.split(method),
@@ -95,7 +95,7 @@ def run(
     given, sources = session.foreign_teacher(teacher_file, axes)
     execution = session.execution(store, where, folder, sources=sources)
     bare = session.bare_request(how, seeds, axes.methods)
-    request = asking.for_axes(axes, bare, execution=execution, foreign=given)
+    request = requests.for_axes(axes, bare, execution=execution, foreign=given)
     session.check_writable(store.results)
     campaign = Campaign(request, session.open_store(store, write=False), execution)
     session.check_name(campaign)
@@ -152,8 +152,8 @@ def _reproduce(
     calibrate: bool = False,
 ) -> int:
     execution = session.execution(store, where)
-    bare = session.bare_request(how, seeds or asking.usual_seeds(items))
-    request = asking.for_names(items, bare, execution=execution)
+    bare = session.bare_request(how, seeds or requests.usual_seeds(items))
+    request = requests.for_names(items, bare, execution=execution)
     return _go(request, execution, store, where, output, calibrate=calibrate)
 
 

@@ -20,7 +20,7 @@ from tfkd_cli.grid import Axes
 from tfkd_cli.methods import method
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions, TeacherOptions
 from tfkd_cli.regular_files import expanded
-from tfkd_cli.reproduction import asking, overrides, overview
+from tfkd_cli.reproduction import overrides, overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -78,7 +78,7 @@ def check_name(campaign: Campaign) -> None:
             hint="--name tf-reg-on-photos",
         )
     for other in campaigns(campaign.store, campaign.execution)[0]:
-        if name in other.request.names and asking.identity(other.request) != asking.identity(
+        if name in other.request.names and requests.identity(other.request) != requests.identity(
             campaign.request
         ):
             raise RequestError(

@@ -18,9 +18,9 @@ from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, canonical, plain
 from tfkd_cli.options import Item, JsonOption, Run, RunOptions, StoreOptions, completing, with_options
 from tfkd_cli.regular_files import open_regular
-from tfkd_cli.reproduction import asking, overview
+from tfkd_cli.reproduction import overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.launch import device_kind
+from tfkd_cli.reproduction.readiness import device_kind
 from tfkd_cli.store import RunFolder, Store, reading
 
 WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
@@ -227,8 +227,8 @@ def _campaigns(
         elif name in session.STORED:
             raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
         else:
-            bare = session.bare_request(how, seeds or asking.usual_seeds([name]))
-            yield Campaign(asking.for_names([name], bare, execution=execution), opened, execution)
+            bare = session.bare_request(how, seeds or requests.usual_seeds([name]))
+            yield Campaign(requests.for_names([name], bare, execution=execution), opened, execution)
 
 
 @with_options
@@ -281,14 +281,14 @@ def logs(
 
     Example: tfkd logs 8d4c1185ab12 -f
     """
-    from tfkd_cli.backends.slurm import records
+    from tfkd_cli.backends.slurm import submissions
     from tfkd_cli.commands import cluster
 
     opened = session.open_store(store, write=False)
     folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     if follow:
         return _follow(opened, folder)
-    path, of_slurm = folder.log_path(), records.log_of(opened, folder.name)
+    path, of_slurm = folder.log_path(), submissions.log_of(opened, folder.name)
     if path is None and of_slurm is None:
         raise RequestError(
             f"{folder.name} has no log yet.",
@@ -324,13 +324,13 @@ def _show_log(path: Path, root: Path, *, start: int = 0, growing: bool = False) 
 
 def _follow(opened: Store, folder: RunFolder) -> int:
     """Print a run's logs as they grow, one attempt after the other, until the run has ended."""
-    from tfkd_cli.backends.slurm import records
+    from tfkd_cli.backends.slurm import submissions
 
     shown: Path | None = None
     position, told = 0, False
     while True:
         ended = _has_ended(opened, folder)  # before the reading: what is written meanwhile is read
-        path = folder.log_path() or records.log_of(opened, folder.name)
+        path = folder.log_path() or submissions.log_of(opened, folder.name)
         if shown is not None:
             position = _show_log(shown, opened.root, start=position, growing=path == shown and not ended)
         if path is not None and path != shown:

@@ -22,7 +22,7 @@ from tfkd_cli.compare.trials import (
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Axes, Compared
 from tfkd_cli.methods import method as find_method
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec, slug
@@ -108,7 +108,7 @@ class Comparison:
         what = self.compared
         data = PurePath(what.dataset.rpartition(":")[2]).name
         networks = [each.partition(":")[2] or each for each in (what.student, what.teacher) if each]
-        whole = asking.identity(replace(self.asked, tables=(), trials=frozenset()))
+        whole = requests.identity(replace(self.asked, tables=(), trials=frozenset()))
         digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
         return slug("-".join(["compare", slug(data), *networks, digest]).replace(":", "-"))
 

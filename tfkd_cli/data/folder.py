@@ -124,7 +124,7 @@ def _survey(path: Path, facts: DataSet) -> Layout:
 
 
 def _identify(layout: Layout, facts: DataSet) -> DataSet:
-    marks, headers = _examine(layout)
+    hashes, headers = _examine(layout)
     look = _look(headers, asked=facts.size)
     if layout.parts and _seed(facts):
         raise RequestError(
@@ -132,11 +132,11 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
             expected="one folder per class, without a split.",
             hint="leave the split out: folder:PATH.",
         )
-    parts = layout.parts or _split(layout, marks, seed=_seed(facts))
+    parts = layout.parts or _split(layout, hashes, seed=_seed(facts))
     colours = look.channels == 3
     digest = hashlib.sha256(f"{FORMAT}\0{look.text}\0{sorted(parts)}\0".encode())
-    for file, mark in zip(layout.files, marks, strict=True):
-        digest.update(os.fsencode(file) + b"\0" + mark)
+    for file, content_hash in zip(layout.files, hashes, strict=True):
+        digest.update(os.fsencode(file) + b"\0" + content_hash)
     return replace(
         facts,
         name=f"{facts.name}@{digest.hexdigest()[:12]}",
@@ -156,13 +156,13 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
             f"own images: {look.text}",
             *layout.notes,
             *(() if layout.parts else (_split_note(facts),)),
-            *of_labels(layout, parts, marks),
+            *of_labels(layout, parts, hashes),
         ),
     )
 
 
-def _split(layout: Layout, marks: Sequence[bytes], *, seed: int) -> dict[str, list[int]]:
-    return split(marks, layout.labels, SHARES, names=layout.classes, seed=seed)
+def _split(layout: Layout, hashes: Sequence[bytes], *, seed: int) -> dict[str, list[int]]:
+    return split(hashes, layout.labels, SHARES, names=layout.classes, seed=seed)
 
 
 def _seed(facts: DataSet) -> int:
@@ -187,7 +187,7 @@ def _examine(layout: Layout) -> tuple[list[bytes], list[Header]]:
 
     with naming_all(layout.files, whole):
         examined = [each for block in parallel(one, layout.files) for each in block]
-    return [mark for mark, _ in examined], [header for _, header in examined]
+    return [content_hash for content_hash, _ in examined], [header for _, header in examined]
 
 
 def _look(headers: Sequence[Header], *, asked: int) -> Look:

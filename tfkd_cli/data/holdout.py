@@ -20,13 +20,13 @@ def hold_out(arrays: Arrays, share: float) -> Arrays:
         return arrays
     images_NCHW: Any = arrays.train_images_NCHW  # or ImageFiles
     labels_N = arrays.train_labels_N
-    marks = (
-        images_NCHW.marks()
+    hashes = (
+        images_NCHW.hashes()
         if isinstance(images_NCHW, ImageFiles)
         else [hashlib.sha256(image.tobytes()).digest() for image in images_NCHW]
     )
     parts = split(
-        marks,
+        hashes,
         [int(label) for label in labels_N],
         {"train": 1 - share, "val": share},
         names=arrays.class_names,

@@ -77,19 +77,19 @@ class ImageFiles:
         """Without the mapped index: a process that is given this maps it itself."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
-    def marks(self) -> list[bytes]:
+    def hashes(self) -> list[bytes]:
         """What stands for the content of each image: sha256 of its name and size.
 
         Where the decoded image does not depend on how it is read, sha256 of that, as of a decoded data set.
         """
 
-        def mark(position: int) -> bytes:
+        def content_hash(position: int) -> bytes:
             if self.facts.full_size:
                 entry = self._entry(position)
                 return hashlib.sha256(b"%s\0%d" % (entry["name"], entry["size"])).digest()
             return hashlib.sha256(self[position : position + 1].tobytes()).digest()
 
-        return [each for block in parallel(mark, range(len(self))) for each in block]
+        return [each for block in parallel(content_hash, range(len(self))) for each in block]
 
     def name(self, position: int) -> str:
         """The file's name in the data set."""

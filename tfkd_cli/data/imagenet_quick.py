@@ -200,24 +200,24 @@ def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
 def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
     def examined(file: str) -> tuple[bytes, bool]:
         """The sha256 of a file, and whether it cannot be decoded."""
-        mark = hashlib.sha256(source.read(file)).digest()
+        content_hash = hashlib.sha256(source.read(file)).digest()
         try:
             _decoded(source, file, facts)
         except RequestError:
-            return mark, True
-        return mark, False
+            return content_hash, True
+        return content_hash, False
 
     files = survey(root, source).files
     found = [each for block in parallel(examined, files) for each in block]
     corrupt = tuple(file for file, (_, broken) in zip(files, found, strict=True) if broken)
-    marks = [mark for mark, broken in found if not broken]
+    hashes = [content_hash for content_hash, broken in found if not broken]
     layout = survey(root, source, without=corrupt)
     parts = _parts(layout)
     if not all(parts.values()):
         raise _wrong_layout(root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
     digest = hashlib.sha256(f"{FORMAT}\0{_look(facts).text}\0".encode())
-    for file, mark in zip(layout.files, marks, strict=True):
-        digest.update(os.fsencode(file) + b"\0" + mark)
+    for file, content_hash in zip(layout.files, hashes, strict=True):
+        digest.update(os.fsencode(file) + b"\0" + content_hash)
     return replace(
         facts,
         name=f"{facts.name}@{digest.hexdigest()[:12]}",
@@ -230,7 +230,7 @@ def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
             of_counts(layout, parts),
             *facts.notes,
             *layout.notes,
-            *of_labels(layout, parts, marks),
+            *of_labels(layout, parts, hashes),
             *(f"WARNING: {file!r} cannot be read and is left out" for file in corrupt),
         ),
     )

@@ -115,7 +115,7 @@ def of_counts(layout: Layout, parts: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def of_labels(layout: Layout, parts: Mapping[str, Sequence[int]], marks: Sequence[bytes]) -> tuple[str, ...]:
+def of_labels(layout: Layout, parts: Mapping[str, Sequence[int]], hashes: Sequence[bytes]) -> tuple[str, ...]:
     """Sentences on classes of unequal size, and on files that lie in two classes at once."""
     notes = []
     counted = Counter(layout.labels[position] for position in parts["train"])
@@ -129,8 +129,8 @@ def of_labels(layout: Layout, parts: Mapping[str, Sequence[int]], marks: Sequenc
     first: dict[bytes, int] = {}
     both = [
         (other, here)
-        for here, mark in enumerate(marks)
-        if layout.labels[other := first.setdefault(mark, here)] != layout.labels[here]
+        for here, content_hash in enumerate(hashes)
+        if layout.labels[other := first.setdefault(content_hash, here)] != layout.labels[here]
     ]
     if both:
         files = [layout.files[position] for position in both[0]]

@@ -13,7 +13,7 @@ SEED = 0
 
 
 def split(
-    marks: Sequence[bytes],
+    hashes: Sequence[bytes],
     labels: Sequence[int],
     shares: Mapping[str, float],
     *,
@@ -22,12 +22,12 @@ def split(
 ) -> dict[str, list[int]]:
     """Positions of each part, in order: within each class by sha256 of seed and mark.
 
-    Equal marks (the same content twice) stay in one part. The first part takes what rounding leaves; each
-    other part gets at least one mark of each class. RequestError when a class has too few.
+    Equal hashes (the same content twice) stay in one part. The first part takes what rounding leaves; each
+    other part gets at least one content_hash of each class. RequestError when a class has too few.
     """
     of_class: dict[int, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for position, (mark, label) in enumerate(zip(marks, labels, strict=True)):
-        of_class[label][hashlib.sha256(b"%d:" % seed + mark).digest()].append(position)
+    for position, (content_hash, label) in enumerate(zip(hashes, labels, strict=True)):
+        of_class[label][hashlib.sha256(b"%d:" % seed + content_hash).digest()].append(position)
     parts: dict[str, list[int]] = {part: [] for part in shares}
     for label in sorted(of_class):
         groups = [of_class[label][key] for key in sorted(of_class[label])]

@@ -44,9 +44,9 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
             _write(draft, part, opened, range(len(opened)), look, progress)
     else:
         opened = _open(facts, path, {}, download=False)
-        marks = [hashlib.sha256(opened[i][0].tobytes()).digest() for i in range(len(opened))]
+        hashes = [hashlib.sha256(opened[i][0].tobytes()).digest() for i in range(len(opened))]
         labels = [int(opened[i][1]) for i in range(len(opened))]
-        for part, positions in split(marks, labels, SHARES).items():
+        for part, positions in split(hashes, labels, SHARES).items():
             _write(draft, part, opened, positions, look, progress)
     names = getattr(opened, "classes", None) or [str(label) for label in range(facts.classes)]
     draft.class_names = tuple(str(name) for name in names)

@@ -21,7 +21,7 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.report import spending
 from tfkd_cli.report.figures import Picture, data_of, gains_name, pictures
 from tfkd_cli.report.items import Item
-from tfkd_cli.report.runs import AskedRun, asked_runs, wishes
+from tfkd_cli.report.runs import RequestedRun, requested_runs, wishes
 from tfkd_cli.report.spending import Estimated
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import Judged, judge
@@ -75,7 +75,7 @@ class Contents:
     """
 
     items: Sequence[Item]
-    runs: Mapping[str, AskedRun]
+    runs: Mapping[str, RequestedRun]
     frame: pd.DataFrame
     epochs: pd.DataFrame
     older: pd.DataFrame
@@ -124,7 +124,7 @@ def gather(
     """
     found = results.read(store, progress=progress)
     everything = results.runs_frame(found.values())
-    runs, frame = asked_runs(wishes(items), found, store)
+    runs, frame = requested_runs(wishes(items), found, store)
     progress("comparing with the paper", 0.0)
     comparisons = {slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)}
     drawn = dict(_figures(items, comparisons, found, everything))
@@ -184,13 +184,13 @@ def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, C
     ]
 
 
-def _damaged(runs: Iterable[AskedRun], store: Store) -> Iterator[str]:
+def _damaged(runs: Iterable[RequestedRun], store: Store) -> Iterator[str]:
     """What is left out because its records cannot be believed."""
     yield from store.unreadable_requests()
     yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 
 
-def _epochs(runs: Iterable[AskedRun], frame: pd.DataFrame) -> pd.DataFrame:
+def _epochs(runs: Iterable[RequestedRun], frame: pd.DataFrame) -> pd.DataFrame:
     """The epochs of the finished runs, which have the names that the report gives them."""
     epochs = results.epochs_frame(run.found for run in runs)
     for name in ("method", "form"):
@@ -200,7 +200,7 @@ def _epochs(runs: Iterable[AskedRun], frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _missing(
-    items: Sequence[Item], runs: Collection[AskedRun], facts: Mapping[str, DataSet]
+    items: Sequence[Item], runs: Collection[RequestedRun], facts: Mapping[str, DataSet]
 ) -> list[Missing]:
     done = [(run.spec, run.result) for run in runs if run.found.done]
     models = {
@@ -216,13 +216,13 @@ def _missing(
     return found
 
 
-def _share(run: AskedRun) -> float:
+def _share(run: RequestedRun) -> float:
     """How much of an unfinished run is done."""
     return min(0.99, (run.found.state.epoch or 0) / run.spec.recipe.epochs)
 
 
 def _notes(
-    runs: Mapping[str, AskedRun],
+    runs: Mapping[str, RequestedRun],
     found: Mapping[str, results.Run],
     campaigns: Sequence[Campaign],
     older: set[str],

@@ -13,7 +13,7 @@ from tfkd_cli.compare.answer import Answer
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
-from tfkd_cli.report.runs import AskedRun
+from tfkd_cli.report.runs import RequestedRun
 from tfkd_cli.spec import Teacher
 from tfkd_cli.store import Store
 
@@ -76,7 +76,7 @@ class Shared:
         return self._places[text]
 
 
-def spec_of(run: AskedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
+def spec_of(run: RequestedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
     """What the run is, seed apart; `teacherRun` is the teacher's place among the runs."""
     described, teacher = run.spec.to_json(), run.spec.teacher
     names = ("dataset", "student", "method", "form", "scale", "teacher", "checkpoint")
@@ -89,7 +89,7 @@ def spec_of(run: AskedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def place_of(run: AskedRun) -> dict[str, Any]:
+def place_of(run: RequestedRun) -> dict[str, Any]:
     """Where and with which code it ran."""
     found = {name: run.source.get(name) for name in ("numerics", "versions")}
     return {
@@ -99,7 +99,7 @@ def place_of(run: AskedRun) -> dict[str, Any]:
     }
 
 
-def _outcome(run: AskedRun) -> dict[str, Any]:
+def _outcome(run: RequestedRun) -> dict[str, Any]:
     row = run.row
     return {
         "name": run.name,
@@ -118,7 +118,7 @@ def _outcome(run: AskedRun) -> dict[str, Any]:
     }
 
 
-def scores(run: AskedRun) -> dict[str, Any]:
+def scores(run: RequestedRun) -> dict[str, Any]:
     """What else was measured at the best epoch, and what chose it where that was not the test set."""
     best = run.result.get("best") or {}
     found = {name: value for name, value in best.items() if name not in ("epoch", "accuracy", "confusion")}
@@ -126,7 +126,7 @@ def scores(run: AskedRun) -> dict[str, Any]:
     return {**found, "chosen on": chosen} if chosen not in (None, "test") else found
 
 
-def why(run: AskedRun) -> str:
+def why(run: RequestedRun) -> str:
     """What stands in the way of this run, in words; empty where nothing does."""
     if run.status == "blocked":
         return f"its teacher {run.blocked_by} has not finished"
@@ -134,7 +134,7 @@ def why(run: AskedRun) -> str:
     return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.found.note
 
 
-def _curves(run: AskedRun, step: int, epochs: Shared) -> dict[str, Any]:
+def _curves(run: RequestedRun, step: int, epochs: Shared) -> dict[str, Any]:
     """Both curves in percent, at every `step`-th epoch back from the last; `epochs`: where those stand."""
     kept = run.found.lines[::-1][::step][::-1]
     values = {
@@ -144,13 +144,13 @@ def _curves(run: AskedRun, step: int, epochs: Shared) -> dict[str, Any]:
     return {"epochs": epochs.place([line.get("epoch") for line in kept]), **values}
 
 
-def _confusion(run: AskedRun) -> list[str]:
+def _confusion(run: RequestedRun) -> list[str]:
     """The confusion matrix, of each row what is not 0: `0:97 4:3`, 97 images taken for class 0, 3 for 4."""
     rows = (run.result.get("best") or {}).get("confusion") or []
     return [" ".join(f"{at}:{n}" for at, n in enumerate(row.split(" ")) if n != "0") for row in rows]
 
 
-def _log(run: AskedRun, store: Store, *, limit: int) -> dict[str, str]:
+def _log(run: RequestedRun, store: Store, *, limit: int) -> dict[str, str]:
     """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
     folder = store.folder(run.name)
     path = folder.log_path() if run.found.state.attempts else None

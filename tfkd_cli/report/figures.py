@@ -24,7 +24,7 @@ from paper_tables.spec import Figure, Setting
 from tfkd_cli import results
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import TfReg
-from tfkd_cli.report.runs import AskedRun
+from tfkd_cli.report.runs import RequestedRun
 from tfkd_cli.report.staging import Staging
 from tfkd_cli.reproduction.measure import measure
 from tfkd_cli.reproduction.settings import Request
@@ -121,7 +121,7 @@ class Picture:
 
     name: str
     title: str
-    runs: Mapping[str, Sequence[AskedRun]]
+    runs: Mapping[str, Sequence[RequestedRun]]
 
     def data(self) -> FigureData:
         """Its lines."""
@@ -129,9 +129,9 @@ class Picture:
         return training_curves(self.name, self.title, curves)
 
 
-def pictures(runs: Iterable[AskedRun]) -> list[Picture]:
+def pictures(runs: Iterable[RequestedRun]) -> list[Picture]:
     """One for each data set, student, scale and number of epochs; more where there are many lines."""
-    groups: dict[tuple[str, ...], dict[str, list[AskedRun]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, ...], dict[str, list[RequestedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         if run.found.done:
             where = (run.spec.dataset, run.spec.student, run.row["scale"], str(run.spec.recipe.epochs))
@@ -139,7 +139,7 @@ def pictures(runs: Iterable[AskedRun]) -> list[Picture]:
     return [picture for where, by_label in groups.items() for picture in _parts(where, by_label)]
 
 
-def _parts(where: tuple[str, ...], by_label: Mapping[str, list[AskedRun]]) -> Iterator[Picture]:
+def _parts(where: tuple[str, ...], by_label: Mapping[str, list[RequestedRun]]) -> Iterator[Picture]:
     dataset, student, scale, epochs = where
     labels = list(by_label)
     for start in range(0, len(labels), MOST_LINES):
@@ -155,7 +155,7 @@ def curve_formats(curves: Sequence[Picture]) -> Sequence[str]:
     return CURVE_FORMATS if len(curves) < MANY else ("svg",)
 
 
-def label(run: AskedRun) -> str:
+def label(run: RequestedRun) -> str:
     """What a line is called: the method, its teacher, and what the loss sets."""
     row, method = run.row, str(run.row["method"])
     parts = [method]

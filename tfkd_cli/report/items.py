@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from paper_tables.spec import Figure, Table
 from tfkd_cli.compare import comparison
 from tfkd_cli.grid import UNNAMED, Compared
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import as_text, departures
 from tfkd_cli.reproduction.paper import paper
@@ -135,6 +135,6 @@ def slug_of(what: Table | Figure, request: Request) -> str:
         axes = request.axes
         parts[1:1] = [axes.dataset.partition(":")[0], *axes.students, *axes.methods, *axes.teachers]
     settings = [asdict(setting) for setting in what.settings()] if request.axes is None else []
-    whole = canonical_json([asking.identity(alone), settings])
+    whole = canonical_json([requests.identity(alone), settings])
     words = slug("-".join(parts).replace("@", "-"))[:LONGEST_SLUG].rstrip("-.")
     return f"{words}-{hashlib.sha256(whole).hexdigest()[:6]}"

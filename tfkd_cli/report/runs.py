@@ -13,7 +13,7 @@ from tfkd_cli.report.items import Item
 from tfkd_cli.results import columns
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store, reading
-from tfkd_cli.store.records import METRICS
+from tfkd_cli.store.run_state import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedRun:
+class RequestedRun:
     """One run that was asked for, teachers included. `row`: its values in runs.csv, None for empty ones."""
 
     spec: RunSpec
@@ -100,9 +100,9 @@ def wishes(items: Iterable[Item]) -> dict[str, Wish]:
     return found
 
 
-def asked_runs(
+def requested_runs(
     wanted: Mapping[str, Wish], found: Mapping[str, results.Run], store: Store
-) -> tuple[dict[str, AskedRun], pd.DataFrame]:
+) -> tuple[dict[str, RequestedRun], pd.DataFrame]:
     """Folder → run, teachers first, and the frame that becomes runs.csv; `found`: all runs of the store."""
     import pandas as pd
 
@@ -116,7 +116,7 @@ def asked_runs(
     frame = frame.assign(**added)
     values = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {
-        name: AskedRun(
+        name: RequestedRun(
             spec=wanted[name].spec,
             found=run,
             row={str(column): value for column, value in row.items()},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli import costs
 from tfkd_cli.costs import DEVICE_MODELS, CostModel
 from tfkd_cli.data import DataSet
-from tfkd_cli.report.runs import AskedRun
+from tfkd_cli.report.runs import RequestedRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,9 @@ def by_hardware(runs: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
 
 
-def estimates(runs: Iterable[AskedRun], facts: Mapping[str, DataSet]) -> list[Estimated]:
+def estimates(runs: Iterable[RequestedRun], facts: Mapping[str, DataSet]) -> list[Estimated]:
     """Estimate beside actual, by networks, data set and device; slowest first."""
-    groups: dict[tuple[Any, ...], list[AskedRun]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[RequestedRun]] = defaultdict(list)
     for run in runs:
         device = run.row["device"]
         if run.found.done and device in DEVICE_MODELS and run.row["seconds"]:
@@ -58,7 +58,7 @@ def estimates(runs: Iterable[AskedRun], facts: Mapping[str, DataSet]) -> list[Es
     return sorted(found, key=lambda each: -each.actual)
 
 
-def _estimated(group: list[AskedRun], *, facts: Mapping[str, DataSet]) -> Estimated:
+def _estimated(group: list[RequestedRun], *, facts: Mapping[str, DataSet]) -> Estimated:
     first = group[0].row
     return Estimated(
         dataset=first["dataset"],
@@ -72,7 +72,7 @@ def _estimated(group: list[AskedRun], *, facts: Mapping[str, DataSet]) -> Estima
     )
 
 
-def _epochs(run: AskedRun, *, facts: Mapping[str, DataSet]) -> float:
+def _epochs(run: RequestedRun, *, facts: Mapping[str, DataSet]) -> float:
     """Estimated seconds in epochs, which is what a run records, in as many processes and threads."""
     numerics = run.result.get("numerics") or {}
     threads, processes = (int(numerics.get(name) or 1) for name in ("threads", "processes"))

@@ -21,7 +21,7 @@ from tfkd_cli.report.contents import Contents, gather
 from tfkd_cli.report.details import page_data
 from tfkd_cli.report.figures import Drawing
 from tfkd_cli.report.items import items
-from tfkd_cli.report.record import record
+from tfkd_cli.report.report_json import record
 from tfkd_cli.report.runs import COLUMNS
 from tfkd_cli.report.staging import Staging, reported
 from tfkd_cli.reproduction.campaign import Campaign

@@ -14,7 +14,7 @@ from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import Measurements, assumed, measure
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -98,7 +98,7 @@ class Campaign:
                 state = states.get(teacher.run.key)
                 result = (state.result if state else None) or {}
                 digest = result.get("weights", {}).get(teacher.weights, "")
-            return cached.get((teacher.mark, digest[:8]), 0)
+            return cached.get((teacher.cache_prefix, digest[:8]), 0)
 
         return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
 
@@ -131,7 +131,7 @@ class Campaign:
             {
                 "schema": 1,
                 "command": command,
-                **asking.to_json(self.request),
+                **requests.to_json(self.request),
                 "keys": {name: [spec.key for spec in specs] for name, specs in self.wanted.items()},
             }
         )

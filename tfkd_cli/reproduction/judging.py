@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from paper_tables.measured import EPOCHS, Measured
 from paper_tables.spec import Claim, Setting, Table
 from paper_tables.verdicts import ClaimVerdict, judge_claims
-from tfkd_cli.reproduction.asking import SEEDS
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.requests import SEEDS
 from tfkd_cli.reproduction.settings import Request
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store
@@ -75,14 +75,14 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     notes = store.unreadable_requests()
     for record in reversed(store.requests()):
         try:
-            request = asking.from_json(record, execution=execution)
+            request = requests.from_json(record, execution=execution)
             _ = request.wanted  # what it asks for exists
         except TfkdError as error:
             path = store.root / "requests" / f"{record['id']}.json"
             notes.append(f"{path}: {error.what} Hint: move it away (mv '{path}' '{path}.bad').")
             continue
         campaign = Campaign(request, store, execution, device=device)
-        same = asking.identity(request)
+        same = requests.identity(request)
         found[same] = found[same].with_seeds(request.seeds) if same in found else campaign
     return list(found.values()), notes
 

@@ -10,7 +10,7 @@ from typing import Any
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, attempts
-from tfkd_cli.store.records import METRICS
+from tfkd_cli.store.run_state import METRICS
 
 SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
 

@@ -11,7 +11,7 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.store import attempts, files, lease, publishing
 from tfkd_cli.store.attempts import FAILURE, STAGED, State, encode_lines
 from tfkd_cli.store.lease import Clock
-from tfkd_cli.store.records import METRICS, SCHEMA
+from tfkd_cli.store.run_state import METRICS, SCHEMA
 
 
 class Attempt:

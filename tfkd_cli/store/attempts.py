@@ -16,7 +16,7 @@ from tfkd_cli.schema import Count, Digest, Record
 from tfkd_cli.store import description, files, lease, reading
 from tfkd_cli.store.lease import LEASE, OWNER, Clock
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.records import METRICS, Environment, Failure, fitting
+from tfkd_cli.store.run_state import METRICS, Environment, Failure, fitting
 
 ATTEMPTS = "attempts"
 FAILURE = "failure.json"

@@ -59,7 +59,7 @@ def cleanable(
 def unused_logits(root: Path, *, teachers: Collection[str], clock: Clock) -> Iterator[Cleanable]:
     """Cached logits of all but these teachers, and temporary files beside those of these.
 
-    `teachers`: marks of the teachers of unfinished runs.
+    `teachers`: cache prefixes of the teachers of unfinished runs.
     """
     for path, name in teacher_logits.folders(root):
         if name["teacher"] in teachers:

@@ -20,8 +20,8 @@ from tfkd_cli.store.attempts import FAILURE
 from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.records import METRICS
 from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, RunFolder
+from tfkd_cli.store.run_state import METRICS
 
 log = logging.getLogger("tfkd")
 

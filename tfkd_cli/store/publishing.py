@@ -27,7 +27,7 @@ from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.records import METRICS, SCHEMA, SealedNumerics, check_result
+from tfkd_cli.store.run_state import METRICS, SCHEMA, SealedNumerics, check_result
 
 RESULT = "result.json"
 WEIGHTS = "weights"

@@ -15,7 +15,7 @@ from tfkd_cli.store import attempts, description, files, lease, publishing, read
 from tfkd_cli.store.attempt import Attempt
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.records import METRICS, RunState
+from tfkd_cli.store.run_state import METRICS, RunState
 
 NUMERICS = "numerics.json"
 log = logging.getLogger("tfkd")

@@ -13,7 +13,7 @@ from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import attempts, description, lease, publishing, reading
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile
-from tfkd_cli.store.records import RunState, Status
+from tfkd_cli.store.run_state import RunState, Status
 
 
 def run_state(run: Path, *, clock: Clock, deep: bool = False) -> RunState:

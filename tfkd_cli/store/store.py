@@ -22,8 +22,8 @@ from tfkd_cli.store import cleaning, files, packing, reading, scan, teacher_logi
 from tfkd_cli.store.cleaning import Cleanable
 from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
-from tfkd_cli.store.records import RunState
 from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
+from tfkd_cli.store.run_state import RunState
 
 
 class Store:
@@ -89,7 +89,7 @@ class Store:
         return self.root / teacher_logits.TEACHER_LOGITS
 
     def cached_epochs(self) -> dict[tuple[str, str], int]:
-        """(Teacher's mark, 8 digits of its weights' digest) → epochs whose teacher logits are cached."""
+        """(Teacher's cache prefix, 8 digits of its weights' digest) → epochs that are cached."""
         return teacher_logits.cached_epochs(self.teacher_logits_path)
 
     @property
@@ -172,8 +172,8 @@ class Store:
     ) -> list[Cleanable]:
         """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
 
-        `teachers`: marks of those whose cached logits unfinished runs may use. Where `needed` is None it is
-        not known what plans need: snapshots and cached logits are kept.
+        `teachers`: cache prefixes of those whose cached logits unfinished runs may use. Where `needed` is None
+        it is not known what plans need: snapshots and cached logits are kept.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
         if needed is None:
@@ -184,14 +184,14 @@ class Store:
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; an equal request keeps its id."""
         encoded = files.encode_json(dict(data))
-        mark = _mark(encoded)
+        digest = _short_digest(encoded)
         folder = self.root / "requests"
         files.make_folder(folder)
-        for path in folder.glob(f"*-{mark}.json"):
+        for path in folder.glob(f"*-{digest}.json"):
             with contextlib.suppress(OSError):
                 os.utime(path)  # asked again: the newest wish
             return path.stem
-        name = f"{_stamp()}-{mark}"
+        name = f"{_stamp()}-{digest}"
         files.create_once(folder / f"{name}.json", encoded)
         return name
 
@@ -254,7 +254,7 @@ def _is_request(name: str) -> bool:
     return name.endswith(".json") and reading.is_safe_name(name)
 
 
-def _mark(data: bytes) -> str:
+def _short_digest(data: bytes) -> str:
     """What the name of a request ends with."""
     return hashlib.sha256(data).hexdigest()[:10]
 
@@ -263,7 +263,7 @@ def _read_request(path: Path) -> dict[str, Any]:
     """A request, checked against the digest in its name; DamagedFile for anything else."""
     hint = f"move it away (mv '{path}' '{path}.bad') and give the command again; its runs are not touched."
     data = reading.read_bytes(path) or b""
-    if path.stem.rpartition("-")[2] != _mark(data):
+    if path.stem.rpartition("-")[2] != _short_digest(data):
         raise DamagedFile(
             path, "does not hold what was asked.", expected="the bytes whose digest ends its name.", hint=hint
         )

@@ -28,7 +28,7 @@ def folders(teacher_logits: Path) -> Iterator[tuple[Path, re.Match[str]]]:
 
 
 def cached_epochs(teacher_logits: Path) -> dict[tuple[str, str], int]:
-    """(Teacher's mark, 8 digits of its weights' digest) → epochs in the fullest folder of these."""
+    """(Teacher's cache prefix, 8 digits of its weights' digest) → epochs in the fullest folder of these."""
     found: dict[tuple[str, str], int] = {}
     for path, match in folders(teacher_logits):
         key = match["teacher"], match["weights"]

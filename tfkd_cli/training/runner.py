@@ -27,7 +27,7 @@ from tfkd_cli.store import files, lease
 from tfkd_cli.training import attempt_log, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.ranks import Ranks
-from tfkd_cli.training.record import Record
+from tfkd_cli.training.recorder import Recorder
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
 from tfkd_cli.training.trainer import Epoch, Training
 
@@ -218,9 +218,9 @@ class _Work:
             pass
         self._ranks.leave()
 
-    def _record(self, attempt: Attempt) -> Record:
+    def _record(self, attempt: Attempt) -> Recorder:
         log.info("attempt %d of %s on %s", attempt.number, self._spec.folder, self._numerics)
-        return Record(
+        return Recorder(
             self._spec,
             folder=self._folder,
             attempt=attempt,

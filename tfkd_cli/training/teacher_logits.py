@@ -155,7 +155,7 @@ def cache_folder(
         "numerics": dict(numerics),
     }
     digits = hashlib.sha256(canonical_json(context)).hexdigest()[:8]
-    return teacher_logits / f"{spec.teacher.mark}-{weights_digest[:8]}-{digits}"
+    return teacher_logits / f"{spec.teacher.cache_prefix}-{weights_digest[:8]}-{digits}"
 
 
 @dataclass(kw_only=True)

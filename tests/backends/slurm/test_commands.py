@@ -11,11 +11,11 @@ import pytest
 
 from tfkd_cli.__main__ import main
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, records
+from tfkd_cli.backends.slurm import queue, submissions
 from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.reproduction import asking
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
@@ -30,7 +30,7 @@ def sent(
 ) -> tuple[RunSpec, RunSpec]:
     """A teacher (job 1_0) and its student (job 1_1), asked for and submitted, neither of them started."""
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
-    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
+    request = requests.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
     plan = campaign.plan()
@@ -77,7 +77,7 @@ def test_a_cancelled_job_is_work_to_do_and_no_failure(
 def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
 ) -> None:
-    [array] = records.known_arrays(store)
+    [array] = submissions.known_arrays(store)
     Path(array.log_of("1_0")).write_text("module: command not found\n")
     assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
 
@@ -167,7 +167,7 @@ def test_cancel_run_takes_the_newest_tfkd_run_and_leaves_the_others(
     tfkd: Tell,
 ) -> None:
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("baseline",))
-    request = asking.for_axes(axes, Request(seeds=(0,)), execution=execution)
+    request = requests.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
     [newest] = campaign.plan().missing

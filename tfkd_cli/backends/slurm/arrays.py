@@ -14,7 +14,7 @@ from tfkd_cli.plan import PlannedRun
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.queue import QueueState
-    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.submissions import Array
 
 Pack = tuple[PlannedRun, ...]
 """The runs of one job."""

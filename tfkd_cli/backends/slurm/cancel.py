@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tfkd_cli.backends.slurm import client, queue, records
+from tfkd_cli.backends.slurm import client, queue, submissions
 
 if TYPE_CHECKING:
     from tfkd_cli.store import Store
@@ -19,7 +19,7 @@ def cancel(store: Store, keys: Iterable[str]) -> int:
     A job that holds other runs too (`runs_per_job`) goes as a whole. SlurmError when SLURM does not answer.
     """
     short = {key[:12] for key in keys}
-    arrays = [each for each in records.known_arrays(store) if each.ids]
+    arrays = [each for each in submissions.known_arrays(store) if each.ids]
     states = queue.look(store, arrays, queue.ask_jobs()) if arrays else {}
     wanted: list[str] = []
     count = 0

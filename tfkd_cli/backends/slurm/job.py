@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from tfkd_cli.backends.slurm import client, policy, records
+from tfkd_cli.backends.slurm import client, policy, submissions
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.errors import TfkdError
@@ -156,11 +156,11 @@ class Lives:
             "node": os.environ.get("SLURMD_NODENAME", ""),
             "at": provenance.now(),
         }
-        path = records.lives_path(self._folder, int(self._job.index))
+        path = submissions.lives_path(self._folder, int(self._job.index))
         files.append(path, files.encode_json(line, indent=None))
 
     def _lines(self) -> list[dict[str, Any]]:
-        return records.read_lives(self._folder, int(self._job.index))
+        return submissions.read_lives(self._folder, int(self._job.index))
 
     def _step_of(self, name: str) -> int:
         """How far a run is: the step of its newest checkpoint."""

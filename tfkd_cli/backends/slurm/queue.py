@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkd_cli.backends.slurm import client, records
+from tfkd_cli.backends.slurm import client, submissions
 from tfkd_cli.errors import RunError
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
-    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.submissions import Array
     from tfkd_cli.store import Store
 
 KEPT = "queue.json"
@@ -123,7 +123,7 @@ def queue_states(store: Store, *, fresh: bool = False) -> Queue:
 
     Never raises because SLURM is silent: the last known states come back, with their age and the error.
     """
-    arrays = [each for each in records.known_arrays(store) if each.ids]
+    arrays = [each for each in submissions.known_arrays(store) if each.ids]
     if not arrays:
         return Queue()
     kept, age = _read_kept(store)

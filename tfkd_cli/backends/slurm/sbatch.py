@@ -17,15 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.backends.slurm import client, job, queue, records, site
+from tfkd_cli.backends.slurm import client, job, queue, site, submissions
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.training import worker
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
-    from tfkd_cli.backends.slurm.records import Array
     from tfkd_cli.backends.slurm.site import Site
+    from tfkd_cli.backends.slurm.submissions import Array
 
 # A refusal that a smaller array, or a later try, may not get.
 _LIMIT = re.compile(
@@ -183,7 +183,7 @@ def submit(
 def script(given: Mapping[str, Any]) -> str:
     """The text that sbatch would get for one job with these parameters."""
     with tempfile.TemporaryDirectory() as name, recording(Path(name) / "recorded") as calls:
-        one = records.Array(submission="doctor", number=1, packs=(("run",),), folder=Path(name))
+        one = submissions.Array(submission="doctor", number=1, packs=(("run",),), folder=Path(name))
         submit(one, given, store=Path(name))
         return Path(calls.read_text().split(maxsplit=1)[1].strip()).read_text()
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.backends.slurm import arrays, sbatch, site, staging
 from tfkd_cli.backends.slurm.arrays import Element, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.backends.slurm.records import Array
 from tfkd_cli.backends.slurm.site import Site
+from tfkd_cli.backends.slurm.submissions import Array
 from tfkd_cli.store import Store
 from tfkd_cli.training import submission
 

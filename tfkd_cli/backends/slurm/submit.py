@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.backends.slurm import arrays, client, queue, records, sbatch, site
+from tfkd_cli.backends.slurm import arrays, client, queue, sbatch, site, submissions
 from tfkd_cli.backends.slurm.arrays import Element
 from tfkd_cli.backends.slurm.sending import Sender, Tell
 from tfkd_cli.errors import RequestError, RunError
@@ -19,7 +19,7 @@ from tfkd_cli.store import files
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.queue import QueueState
-    from tfkd_cli.backends.slurm.records import Array
+    from tfkd_cli.backends.slurm.submissions import Array
     from tfkd_cli.execution import Execution
     from tfkd_cli.plan import Plan, PlannedRun
     from tfkd_cli.spec import RunSpec
@@ -196,7 +196,7 @@ class _Before:
 
 def _look(store: Store, *, tell: Tell) -> _Before:
     """Look at the queue; what a dead sender left is adopted, its arrays on hold are released."""
-    known = records.known_arrays(store)
+    known = submissions.known_arrays(store)
     if not all(array.ids for array in known):
         sbatch.wait_in_flight(store.root / "submissions")
     jobs = queue.ask_jobs() if known else {}

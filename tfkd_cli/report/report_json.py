@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from paper_tables import render
 from paper_tables.verdicts import NOTES
 from tfkd_cli.report.details import place_of, why
-from tfkd_cli.report.runs import AskedRun
+from tfkd_cli.report.runs import RequestedRun
 from tfkd_cli.report.spending import by_hardware
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _older(contents: Contents) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def _run(run: AskedRun) -> dict[str, Any]:
+def _run(run: RequestedRun) -> dict[str, Any]:
     return {
         **run.row,
         "wanted_by": list(run.items),

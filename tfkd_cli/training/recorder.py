@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import attempts, files
-from tfkd_cli.store.records import METRICS
+from tfkd_cli.store.run_state import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SOFT_TARGET_IMAGES = 2000  # test images they are a mean over
 log = logging.getLogger("tfkd")
 
 
-class Record:
+class Recorder:
     """The record of one attempt at a run, continued from the attempt before where there was one."""
 
     def __init__(
