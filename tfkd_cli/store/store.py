@@ -172,7 +172,7 @@ class Store:
     ) -> list[Cleanable]:
         """What `tfkd clean` may free; `needed`: key → its snapshots ("epoch-001.pt") that some plan needs.
 
-        `teachers`: cache prefixes of those whose cached logits unfinished runs may use. Where `needed` is None
+        `teachers`: cache prefixes of those whose logits unfinished runs may use. Where `needed` is None
         it is not known what plans need: snapshots and cached logits are kept.
         """
         found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
