@@ -33,6 +33,7 @@ __all__ = [
     "parameters",
     "published_digest",
     "published_network",
+    "published_to_fetch",
     "published_weights",
     "resolve",
     "short",
@@ -208,16 +209,20 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
     return built
 
 
-def weights_to_fetch(name: str, *, version: str = "DEFAULT") -> str | None:
-    """A description of what building `name` would download, or None. Imports torch if it is pretrained.
-
-    `version`: which of torchvision's weights; building takes the default ones.
-    """
+def weights_to_fetch(name: str) -> str | None:
+    """A description of what building `name` would download, or None. Imports torch if it is pretrained."""
     facts = network(name)
     if not facts.pretrained:
         return None
-    words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name, version=version)
+    words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name)
     return words
+
+
+def published_to_fetch(name: str) -> str | None:
+    """A description of the PUBLISHED weights that would be downloaded, or None; imports no torch."""
+    file = own.published_file(name)
+    size = 4e-6 * (parameters(name, classes=1000) or 0)
+    return None if file.exists() else f"{own.WEIGHTS_URL}/{file.name} ({size:.0f} MB) to {file}"
 
 
 def published_weights(name: str, *, fetch: bool = False) -> Path:

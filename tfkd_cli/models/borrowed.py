@@ -26,12 +26,12 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
     return built
 
 
-def weights_to_fetch(name: str, *, version: str = "DEFAULT") -> str | None:
+def weights_to_fetch(name: str) -> str | None:
     """A description of what building `name` would download; None when nothing, or when only timm knows."""
     parsed = parse(name)
     if parsed.library != "torchvision" or not parsed.pretrained:
         return None
-    weights, file = _torchvision_weights(parsed, version)
+    weights, file = _torchvision_weights(parsed, "DEFAULT")
     return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
 
 

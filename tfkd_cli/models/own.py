@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, fold
@@ -40,6 +42,8 @@ TORCHVISION = tuple(
 
 PUBLISHED = "IMAGENET1K_V1"
 """Which of torchvision's weights the released ImageNet script took: the only ones there were."""
+
+WEIGHTS_URL = "https://download.pytorch.org/models"
 
 # The networks of the paper's ImageNet tables (7, 8, 11): label, digest in the file name of the PUBLISHED
 # weights, and counts that are exact at multiples of 32 px.
@@ -130,6 +134,14 @@ def resolve(name: str) -> str:
 def published_digest(name: str) -> str | None:
     """The first eight digits of the sha256 of PUBLISHED weights; None for networks that the paper lacks."""
     return IMAGENET[name.partition(":")[2]][1] if name in PUBLISHED_NETWORKS else None
+
+
+def published_file(name: str) -> Path:
+    """The file of PUBLISHED weights in the cache of torch.hub, which a plan looks up without torch."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME") or caches / "torch")
+    file = f"{name.partition(':')[2]}-{published_digest(name)}.pth"
+    return home.expanduser() / "hub" / "checkpoints" / file
 
 
 def require_timm(parsed: OwnName) -> None:

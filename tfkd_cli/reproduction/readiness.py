@@ -113,12 +113,13 @@ def make_networks_ready(
     """Build each network of another library once, before anything is trained: what fails, fails once.
 
     Pretrained weights that are not here are fetched where `accept` agrees, else a RequestError. Without
-    `accept` nothing is fetched, and networks that wait for their weights are not built.
+    `accept` nothing is fetched, and neither networks that wait for their weights nor those of the paper's
+    tables are built.
     """
     facts = {each.name: each.facts for each in request.data.values()}
     foreign = {spec.teacher: spec.dataset for spec in runs if isinstance(spec.teacher, ForeignTeacher)}
     for name in [teacher.network for teacher in foreign if teacher.published]:
-        words = models.weights_to_fetch(f"{name}:pretrained", version=models.PUBLISHED)
+        words = models.published_to_fetch(name)
         hint = "--set teacher.weights=trained trains the teachers here."
         if words is not None and _accepted(words, name, accept, say=say, hint=hint):
             say(f"Fetching {words} …")
@@ -126,7 +127,8 @@ def make_networks_ready(
     used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
     used += [(each.network, dataset, each.size or each.resize) for each, dataset in foreign.items()]
     for name, dataset, own_size in dict.fromkeys(used):
-        if ":" not in name or dataset not in facts:
+        known = ":" not in name or (accept is None and name in models.PUBLISHED_NETWORKS)
+        if known or dataset not in facts:
             continue
         words = models.weights_to_fetch(name)
         hint = "without `:pretrained` the network is trained from scratch."
