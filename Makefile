@@ -25,9 +25,12 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/tfkd reproduce demo --yes
 
+# Both halves run, whatever the first one finds.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not drill and not slurm and not browser" tests
-	$(BIN)/python -m pytest -m "(slurm or browser) and not drill" tests
+	failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not drill and not slurm and not browser" tests || failed=1; \
+	$(BIN)/python -m pytest -m "(slurm or browser) and not drill" tests || failed=1; \
+	exit $$failed
 
 drills: $(VENV)/.dev
 	$(BIN)/python -m pytest -m drill --hypothesis-profile=explore --timeout 7200 -s tests

@@ -32,7 +32,7 @@ HUGE = "9" * 400
         (
             {"recipe": {"lrr": 1}},
             'unknown key "lrr" in recipe',
-            "Known: augment, augment_stream, batch_size, epochs",
+            "Known: augment, augment_stream, batch_size, corrupt, decoder, epochs",
         ),
         ({"recipe": {"optimizer": "sdg"}}, "recipe.optimizer is 'sdg'", "one of adam, sgd"),
         ({"loss": {"kind": 3}}, "loss.kind is 3", "text"),

@@ -96,10 +96,13 @@ Run = Annotated[str, typer.Argument(
     help="A run's key, the first digits of it, or its folder.", metavar="RUN",
     autocompletion=completing(runs=True),
 )]  # fmt: skip
-Item = Annotated[str, typer.Argument(
-    help="A table, figure, grid or comparison, or a run's key or folder.", metavar="ITEM",
+_ITEM = typer.Argument(
+    help="A table, figure, grid or comparison, or a run's key or folder.",
+    metavar="ITEM",
     autocompletion=completing(_items, lambda: ["run", "compare"], runs=True),
-)]  # fmt: skip
+)
+Item = Annotated[str, _ITEM]
+ItemOrAll = Annotated[str | None, _ITEM]
 Items = Annotated[list[str], typer.Argument(
     help="Tables and figures: `tfkd list tables`, `all` or `demo`.", metavar="ITEM...",
     autocompletion=completing(_items),

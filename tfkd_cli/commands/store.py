@@ -16,7 +16,16 @@ from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, canonical, plain
-from tfkd_cli.options import Item, JsonOption, Run, RunOptions, StoreOptions, completing, with_options
+from tfkd_cli.options import (
+    Item,
+    ItemOrAll,
+    JsonOption,
+    Run,
+    RunOptions,
+    StoreOptions,
+    completing,
+    with_options,
+)
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -56,7 +65,7 @@ def register(app: typer.Typer) -> None:
 def status(
     store: StoreOptions,
     output: JsonOption,
-    item: Item = "",
+    item: ItemOrAll = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every run, however many there are.")] = False,
 ) -> int:
@@ -79,16 +88,16 @@ def status(
         time.sleep(pause)
 
 
-def _look(options: StoreOptions, item: str) -> overview.Overview:
+def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     store = session.open_store(options, write=False)
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
     try:
-        names = session.names_of([item] if item else [], made)
+        names = session.names_of([] if item is None else [item], made)
     except UnknownNameError:
-        return _look_at_run(store, options, item)
+        return _look_at_run(store, options, item or "")
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
-        raise printing.nothing_asked(item, options.results, names)
+        raise printing.nothing_asked(item or "", options.results, names)
     queue, remarks = _queue(options)
     states = store.scan()
     seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
