@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd_cli.__main__ import main
-from tfkd_cli.store import Store, files
+from tfkd_cli.store import Store, files, publishing
 
 if TYPE_CHECKING:
     from tests.drills.conftest import Drill
@@ -246,7 +246,7 @@ def test_weights_that_would_run_code_are_refused_with_a_message(
         result = json.loads((run.path / "result.json").read_bytes())
         (run.path / "weights/best.pt").write_bytes(pickle.dumps(Evil(mark)))
         result["weights"]["best.pt"] = files.digest(run.path / "weights/best.pt")
-        (run.path / "result.json").write_text(json.dumps(result))
+        (run.path / "result.json").write_bytes(publishing.sealed(result))
         if "kd" in run.name:
             shutil.rmtree(run.path)
     ended = attacked()
