@@ -74,8 +74,15 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     assert "continuing in epoch" in logs[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("rank", "number"),
+    [
+        pytest.param(0, signal.SIGKILL, id="0-killed"),
+        pytest.param(1, signal.SIGKILL, id="1-killed"),
+        pytest.param(0, signal.SIGSTOP, id="0-stopped"),
+        pytest.param(1, signal.SIGSTOP, id="1-stopped", marks=pytest.mark.drill),  # a minute like the other
+    ],
+)
 def test_a_task_that_is_lost_ends_the_job(
     drill: Any, run_of: Make, rank: int, number: signal.Signals
 ) -> None:
