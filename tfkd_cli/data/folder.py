@@ -134,12 +134,10 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         )
     parts = layout.parts or _split(layout, hashes, seed=_seed(facts))
     colours = look.channels == 3
-    digest = hashlib.sha256(f"{FORMAT}\0{look.text}\0{sorted(parts)}\0".encode())
-    for file, content_hash in zip(layout.files, hashes, strict=True):
-        digest.update(os.fsencode(file) + b"\0" + content_hash)
+    digest = layout.identity(f"{FORMAT}\0{look.text}\0{sorted(parts)}", hashes)
     return replace(
         facts,
-        name=f"{facts.name}@{digest.hexdigest()[:12]}",
+        name=f"{facts.name}@{digest}",
         label=f"folder {layout.root.name}",
         classes=len(layout.classes),
         channels=look.channels,

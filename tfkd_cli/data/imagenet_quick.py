@@ -215,12 +215,10 @@ def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
     parts = _parts(layout)
     if not all(parts.values()):
         raise _wrong_layout(root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
-    digest = hashlib.sha256(f"{FORMAT}\0{_look(facts).text}\0".encode())
-    for file, content_hash in zip(layout.files, hashes, strict=True):
-        digest.update(os.fsencode(file) + b"\0" + content_hash)
+    digest = layout.identity(f"{FORMAT}\0{_look(facts).text}", hashes)
     return replace(
         facts,
-        name=f"{facts.name}@{digest.hexdigest()[:12]}",
+        name=f"{facts.name}@{digest}",
         classes=len(layout.classes),
         train_images=len(parts["train"]),
         test_images=len(parts["test"]),

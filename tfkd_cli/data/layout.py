@@ -58,6 +58,13 @@ class Layout:
             digest.update(os.fsencode(file) + b"\0" + stamp + b";")
         return digest.hexdigest()
 
+    def identity(self, look: str, content_hashes: Sequence[bytes]) -> str:
+        """12 hex digits over `look` (format and appearance of the images), names and contents."""
+        digest = hashlib.sha256(f"{look}\0".encode())
+        for file, content_hash in zip(self.files, content_hashes, strict=True):
+            digest.update(os.fsencode(file) + b"\0" + content_hash)
+        return digest.hexdigest()[:12]
+
 
 def survey(root: Path, *, follow_links: bool = False, nested: bool = False) -> Layout:
     """The layout of `root`; RequestError when it is none.

@@ -25,7 +25,10 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Every rank's loss depends on the sum, so that its gradient is the sum of theirs."""
+    """Every rank's loss depends on the sum, so that its gradient is the sum of theirs.
+
+    `torch.distributed.nn.functional.all_reduce` is the same; torch 2.14 deprecates it for a private function.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
