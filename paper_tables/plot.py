@@ -13,37 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_tables.figure_data import (
-    Bars,
-    Curve,
-    FigureData,
-    GainRow,
-    Level,
-    Line,
-    Points,
-    figure_data,
-    gains_figure,
-    training_curves,
-)
+from paper_tables.figure_data import Bars, FigureData, GainRow, Level, Line, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
-
-__all__ = [
-    "Bars",
-    "Curve",
-    "FigureData",
-    "GainRow",
-    "Level",
-    "Line",
-    "Points",
-    "draw",
-    "drawing",
-    "figure_data",
-    "gains_figure",
-    "training_curves",
-]
 
 # Okabe and Ito (2008), without the yellow that no printer shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -64,7 +38,7 @@ LINE = 0.19  # inches of a legend's line
 LEGEND_WIDTH = 56  # characters of a label, in one column of two a bit less than half of it
 USUAL_LEGEND = 4  # lines; with more the figure grows
 GAIN_ROW, GAIN_LABEL = 0.36, 25  # inches of a row of a forest plot, characters of a line of its label
-OURS = "measured, best epoch, with the 95 % interval"
+OURS = "measured, with the 95 % interval"
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see

@@ -230,11 +230,6 @@ def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
 
 def forward_multiply_adds(network: str, facts: DataSet) -> int:
     """Multiply-adds of one image's forward pass; those of ResNet18 where nothing is known of the network."""
-    library, _, name = network.partition(":")
-    if library == "torchvision" and (
-        listed := torchvision_costs.multiply_adds(name.partition(":")[0], size=facts.size)
-    ):
-        return listed
     shape = {"size": facts.size, "classes": facts.classes, "channels": facts.channels}
     return models.multiply_adds(network, **shape) or models.multiply_adds("resnet18", **shape) or 0
 
@@ -247,10 +242,7 @@ def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
 
 def weights_bytes(network: str, facts: DataSet) -> int:
     """The weights of a network in fp32; 40 MB where nothing is known of it."""
-    library, _, name = network.partition(":")
-    listed = torchvision_costs.parameters(name.partition(":")[0]) if library == "torchvision" else None
-    counted = listed or models.parameters(network, classes=facts.classes, channels=facts.channels)
-    return 4 * (counted or 10_000_000)
+    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -42,7 +42,7 @@ EXPLAINED = (
 
 
 def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) -> Sheet:
-    """What there is to show of a comparison."""
+    """What there is to show of a comparison; `link` says where a measured value leads in HTML."""
     table = comparison.table
     footnotes = Footnotes(marks_assumptions=table.kind in ("paper", "control"))
     stacked = len(table.columns) > 1
@@ -96,7 +96,7 @@ def _spread_out(sheet: Sheet, *, published: bool) -> Sheet:
 
 def _field(cell: CellComparison, footnotes: Footnotes, *, link: Link, stacked: bool) -> Field:
     lines = (*_paper_lines(cell, footnotes), *_measured_lines(cell, footnotes, stacked=stacked))
-    return Field(lines=tuple(line for line in lines if line.text), link=link(cell) if cell.n else None)
+    return Field(lines=tuple(line for line in lines if line.text), link=link(cell))
 
 
 def _paper_lines(cell: CellComparison, footnotes: Footnotes) -> list[Line]:

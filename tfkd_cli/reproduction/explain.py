@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from msgspec import to_builtins
+
 from paper_tables import hyperparameters
 from paper_tables.claim_toml import Variant
 from paper_tables.spec import Setting
@@ -56,7 +58,7 @@ class Explanation:
                 dict(zip(("field", "value", "from", "note"), each, strict=True)) for each in self.values
             ],
             "variants": [
-                {**asdict(variant), "loss": dict(variant.loss), "weights": asdict(each) if each else None}
+                {**to_builtins(variant), "weights": asdict(each) if each else None}
                 for variant, each in self.variants
             ],
             "run": self.run.to_json(),
@@ -123,4 +125,4 @@ def arithmetic(loss: Loss, classes: int) -> Arithmetic:
 
 
 def _variant(variant: Variant, classes: int) -> Arithmetic | None:
-    return arithmetic(loss_type(variant.kind)(**dict(variant.loss)), classes) if variant.kind else None
+    return arithmetic(loss_type(variant.kind)(**variant.loss), classes) if variant.kind else None
