@@ -16,6 +16,7 @@ from paper_tables.verdicts import ClaimVerdict
 Distributions = Mapping[str, Callable[..., Sequence[float]]]
 NOT_MEASURED = "not measured yet"
 GAIN = "gain over the baseline (points)"
+MEAN_GAIN = "mean gain (points)"
 FEWEST_CURVES = 2  # runs that make a band
 
 
@@ -201,7 +202,7 @@ def claim_gains(verdicts: Iterable[ClaimVerdict]) -> Iterator[GainRow]:
     for verdict in verdicts:
         if verdict.gain:
             yield GainRow(
-                labels=(verdict.claim.statement,),
+                labels=(verdict.claim.name,),
                 gain=verdict.gain.mean,
                 interval=verdict.gain.interval,
                 published=verdict.printed_gain,

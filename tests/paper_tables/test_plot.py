@@ -244,7 +244,7 @@ def test_a_forest_plot_has_a_dot_an_interval_and_the_printed_gain_for_each_row()
     data = FigureData(name="g", title="Gains", x_label="gain", y_label="", gains=rows)
     (axes,) = drawing(data).axes
     drawn = {str(line.get_label()): line for line in axes.lines}
-    assert values(drawn[plot.OURS].get_xdata()) == [1.5, -0.2]
+    assert values(drawn[plot.OURS + plot.WITH_INTERVAL].get_xdata()) == [1.5, -0.2]
     assert values(drawn["printed in the paper"].get_xdata()) == [1.2]
     assert [0.5, 2.5] in [values(line.get_xdata()) for line in axes.lines]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["Normal\xa0KD\xa0· resnet18", "LSR"]

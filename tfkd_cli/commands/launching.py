@@ -120,7 +120,7 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.missing), *data_lines(request, plan.missing)):
+    for line in (*pretrained_lines(plan.unfinished), *data_lines(request, plan.unfinished)):
         target.print(line, markup=False)
 
 

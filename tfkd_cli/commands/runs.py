@@ -193,7 +193,7 @@ def _dry_run(campaign: Campaign, made: Plan, place: launching.Place, output: Jso
     """The plan, what stands against it, and what SLURM would be sent."""
     if not output.json:
         launching.show_plan(campaign, made, place, to_stdout=True)
-    launching.check_what_runs_need(campaign, made.missing, place.where)
+    launching.check_what_runs_need(campaign, made.unfinished, place.where)
     if output.json:
         at_once = place.runs_at_once(made)
         costs = {

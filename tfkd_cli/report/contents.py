@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from paper_tables.compare import Comparison
-from paper_tables.figure_data import FigureData, claim_gains, forest_plot, table_gains
+from paper_tables.figure_data import MEAN_GAIN, FigureData, claim_gains, forest_plot, table_gains
 from paper_tables.reader import Erratum
 from paper_tables.spec import Figure, Table
 from tfkd_cli import results
@@ -21,7 +21,7 @@ from tfkd_cli.data import DataSet
 from tfkd_cli.data import cache as caches
 from tfkd_cli.report.figures import Picture, data_of, gains_name, pictures
 from tfkd_cli.report.items import Item
-from tfkd_cli.report.runs import RequestedRun, requested_runs, wishes
+from tfkd_cli.report.runs import RequestedRun, requested_runs, run_uses
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import Judged, judge
 from tfkd_cli.reproduction.paper import paper
@@ -122,7 +122,7 @@ def gather(
     """
     found = results.read(store, progress=progress)
     everything = results.runs_frame(found.values())
-    runs, frame = requested_runs(wishes(items), found, store)
+    runs, frame = requested_runs(run_uses(items), found, store)
     progress("comparing with the paper", 0.0)
     comparisons = {slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)}
     answers, claims = _answers(items, found, everything), judge(campaigns, everything)
@@ -174,7 +174,8 @@ def _forest_plots(
         )
         for slug, each in answers.items()
     ]
-    plots.append(forest_plot(gains_name("claims"), "The paper's claims", claim_gains(claims[0].best)))
+    rows = claim_gains(claims[0].best)
+    plots.append(forest_plot(gains_name("claims"), "The paper's claims", rows, x_label=MEAN_GAIN))
     return {each.name: each for each in plots if each}
 
 
