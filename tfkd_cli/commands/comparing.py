@@ -130,17 +130,17 @@ class _Work:
         self.comparison, self.store, self.where = comparison, store, where
         self.device = launching.cost_device(where)
         self.execution = execution
-        self.plan = self._whole_plan()
-        specs = [run.spec for run in self.plan.runs.values()]
         # The same runs at once, and the same threads for each, through all stages.
+        specs = [spec for stage in self._stages() for spec in stage.runs]
         self.place = launching.place_of(where, profile, specs, execution)
+        self.plan = self._whole_plan()
 
     def do(self, output: JsonOption) -> int:
         """Show the plan, do the stages, print the answer and write the report."""
         plan, campaign = self.plan, self._campaign(self._stages()[-1].request)
         if self.where.dry_run and output.json:
             launching.check_what_runs_need(campaign, plan.unfinished, self.where)
-            console.print_json({"seeds": list(self.comparison.request.seeds), **plan.to_json()})
+            console.print_json(launching.plan_json(campaign, plan, self.place))
             return 0
         self._show(plan)
         if self.where.dry_run:
@@ -185,7 +185,7 @@ class _Work:
         return self.comparison.stages(self.store.scan())
 
     def _campaign(self, request: Request) -> Campaign:
-        return Campaign(request, self.store, self.execution, device=self.device)
+        return launching.campaign_of(request, self.store, self.execution, self.place)
 
     def _whole_plan(self) -> Plan:
         """All stages as one plan. While a choice is open its default stands in: as many runs."""
