@@ -212,7 +212,7 @@ def _print_rows(
         from paper_tables.render.sheet import plain_sheet
 
         draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
-        texts = (map(str, row) for row in rows)
+        texts = ([str(each) for each in row] for row in rows)
         print(plain(draw(plain_sheet(title, heads, texts))), end="")
 
 
