@@ -100,10 +100,8 @@ def compare(
 
     if not where.dry_run:
         _make_ready(grid(), where, trials=trials)
-    request = launching.with_teacher_inputs(grid(), where)
-    return _Work(
-        Comparison(comparison_request(request, trials=trials)), opened, execution, where, profile
-    ).do(output)
+    request = comparison_request(launching.with_teacher_inputs(grid(), where), trials=trials)
+    return _Work(Comparison(request), opened, execution, where, profile).do(output)
 
 
 def _make_ready(grid: Campaign, where: ExecutionOptions, *, trials: int) -> None:
