@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paper_tables.render.sheet import plain_sheet
 from paper_tables.spec import Figure, PaperTablesError, Table
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, RunError, plain
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
@@ -28,7 +29,7 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
     """The paper's errata, or its claims with their verdicts."""
     if what == "errata":
         return _show_errata(form)
-    from paper_tables import render
+    from paper_tables.render.claims import claims_record, claims_sheet
 
     if form == "csv":
         raise RequestError("claims have no CSV.", expected="text, md, tex or json.")
@@ -36,12 +37,9 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
     judged = judging.judge(campaigns, results.runs_frame(results.read(store).values()))[0]
     verdicts = (judged.best, judged.last)
     if form == "json":
-        console.print_json(render.claims_json(*verdicts))
-    elif form in ("md", "tex"):
-        print({"md": render.claims_markdown, "tex": render.claims_latex}[form](*verdicts), end="")
+        console.print_json(claims_record(*verdicts))
     else:
-        target = console.out()
-        target.print(render.claims_text(*verdicts, width=target.width))
+        printing.print_sheets(claims_sheet(*verdicts), form=form)
     return 0
 
 
@@ -70,12 +68,12 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
     """The tables, figures and comparisons of these campaigns; as JSON one object, or a list of several."""
     items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
     if form == "json":
-        from paper_tables import render
+        from paper_tables.render.as_data import comparison_record
 
         records = [
             printing.answer_of(campaign).to_json()
             if campaign.request.compared
-            else render.json(campaign.comparison(each, campaign.runs()))
+            else comparison_record(campaign.comparison(each, campaign.runs()))
             if isinstance(each, Table)
             else asdict(_figure_data(campaign, each))
             for campaign, each in items
@@ -208,12 +206,8 @@ def _print_rows(
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:
-        from paper_tables.render import sheet_latex, sheet_markdown
-        from paper_tables.render.sheet import plain_sheet
-
-        draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
         texts = ([str(each) for each in row] for row in rows)
-        print(plain(draw(plain_sheet(title, heads, texts))), end="")
+        printing.print_sheets(plain_sheet(title, heads, texts), form=form)
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from paper_tables import render
+from paper_tables.render.as_data import comparison_record
+from paper_tables.render.claims import claims_record
 from paper_tables.verdicts import NOTES
 from tfkd_cli.report.details import place_of, why
 from tfkd_cli.report.runs import RequestedRun
@@ -25,7 +26,7 @@ def record(contents: Contents) -> dict[str, Any]:
         "tfkd": contents.version,
         "toy": contents.toy,
         "claims": [
-            {"departures": list(each.departures), "verdicts": render.claims_json(each.best, each.last)}
+            {"departures": list(each.departures), "verdicts": claims_record(each.best, each.last)}
             for each in contents.claims
         ],
         "tables": [
@@ -34,7 +35,7 @@ def record(contents: Contents) -> dict[str, Any]:
                 "departures": list(item.departures),
                 "scale": item.scale,
                 "seeds": list(item.campaign.request.seeds),
-                **render.json(contents.comparisons[item.slug]),
+                **comparison_record(contents.comparisons[item.slug]),
             }
             for item in contents.tables
         ],
