@@ -83,7 +83,7 @@ class Request:
         return {}
 
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
-        own_epochs = isinstance(item, Table) and item.kind == "grid"
+        own_epochs = isinstance(item, Table) and (item.kind == "grid" or item.has_own_recipe)
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
         most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
