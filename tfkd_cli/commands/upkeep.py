@@ -50,7 +50,7 @@ def clean(
     states = opened.scan()
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
-    missing = [spec for each in made for spec in each.plan(states).missing]
+    missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
     found = opened.cleanable(needed=needed, teachers=teachers)
