@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .avif .tif .tiff .ppm .pgm .pbm .pnm".split()
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
 # What a file may really hold, whatever its ending. Of other formats Pillow hands some to other programs, as
 # PostScript to Ghostscript, which runs what the file says.
@@ -41,15 +44,11 @@ NAMED = 20  # unreadable images whose names are printed
 # of the set exceeds, 1, 8, 10, 12, 14, 15 (signed) or 16 bits.
 DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 32767, 65535)
 COLOURS = "D"  # begins no mode of Pillow's
-KINDS = {
-    "I": "integers of more than 8 bits",
-    "F": "floats",
-    COLOURS: "colours of more than 8 bits",
-}
+KINDS = {"I": "integers of more than 8 bits", "F": "floats", COLOURS: "colours of more than 8 bits"}
 # Tags of TIFF files, and values of theirs.
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339
 WHITE_IS_ZERO, PLANES, UNSIGNED, SIGNED = 0, 2, (1,), (2,)
-# Raw modes of big-endian TIFF files whose values libtiff has put into this machine's order; Pillow forgets it.
+# Raw modes of big-endian TIFF files whose values libtiff has put into this machine's order already.
 NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 # Pillow's raw modes of 16-bit colours → the raw mode that loads their lower bytes instead of the upper ones.
 LOWER = {
