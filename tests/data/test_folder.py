@@ -527,6 +527,23 @@ def test_a_link_to_itself_is_named(
     refused(path, dataclasses.replace(execution, follow_links=follow), "self.* cannot be read: .*")
 
 
+def test_a_link_to_nowhere_is_named_where_it_may_stand_for_a_class(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 4, "dog": 4})
+    (path / "cow").symlink_to(path / "nowhere")
+    everything = dataclasses.replace(execution, follow_links=True, nested=True)
+    refused(path, everything, "cow' cannot be read: No such file")
+
+
+def test_a_class_of_files_with_other_endings_is_refused_with_these(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 4, "dog": 0})
+    (path / "dog" / "from_a_phone.HEIC").write_text("not read")
+    refused(path, execution, r"'dog' holds no images, only files with other endings \(.heic\)(.|\n)*convert")
+
+
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "photo.jpg", "pipe", "/dev/null"])
 def test_what_is_no_folder_is_refused(tmp_path: Path, execution: Execution, name: str) -> None:
     path = tmp_path / name

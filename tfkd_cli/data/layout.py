@@ -37,7 +37,12 @@ SKIPPED = frozenset(  # what file managers, network drives and archivers leave b
         *("$recycle.bin", "system volume information", "picasa.ini"),
     )
 )
-ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
+ARCHIVES = frozenset(
+    (
+        *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lzma"),
+        *(".7z", ".rar", ".iso"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,7 @@ class _Survey:
 
     def _unsplit(self, folders: Sequence[Path]) -> Layout:
         names = [each.name for each in folders]
-        inside = any(self._folders(each) for each in folders)
-        if len(names) == 1 and inside:
+        if len(names) == 1 and self._folders(folders[0]):
             raise RequestError(
                 f"{str(self.root)!r} holds one folder, and that holds folders.",
                 expected=EXPECTED,
@@ -145,7 +149,7 @@ class _Survey:
                 "names of parts of a data set.",
                 expected=EXPECTED,
                 hint="call the parts train, val and test, each with a folder per class."
-                if inside
+                if any(self._folders(each) for each in folders)
                 else "sort the images into one folder per class (train/cat/1.jpg); names that begin with "
                 "the class, and tables of labels, are not read.",
             )
@@ -221,10 +225,12 @@ class _Survey:
             name = str(each.relative_to(self.root))
             images[each.name] = sorted(self.files_below(each, name))
             if not images[each.name]:
+                others = sorted({_suffix(entry.name) or "none" for entry in self._entries(each)})
+                endings = f", only files with other endings ({', '.join(others[:5])})" if others else ""
                 raise RequestError(
-                    f"class folder {name!r} holds no images.",
+                    f"class folder {name!r} holds no images{endings}.",
                     expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
-                    hint="remove the folder if it is no class.",
+                    hint="convert them, or remove the folder if it is no class.",
                 )
         return images
 
@@ -269,10 +275,8 @@ class _Survey:
         self.entered.add(inode)
 
     def _folders(self, folder: Path) -> list[Path]:
-        """The folders directly inside, sorted by name; RequestError for a link that leads nowhere."""
-        return sorted(
-            Path(entry.path) for entry in self._entries(folder) if self._is_folder(entry, strict=True)
-        )
+        """The folders directly inside, sorted by name."""
+        return sorted(Path(entry.path) for entry in self._entries(folder) if self._is_folder(entry))
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         """What lies directly inside, without hidden and skipped entries."""
@@ -282,11 +286,11 @@ class _Survey:
         except OSError as error:
             raise _closed(folder, error) from error
 
-    def _is_folder(self, entry: os.DirEntry[str], *, strict: bool = False) -> bool:
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         try:
             folder = entry.is_dir()
-            if strict and entry.is_symlink():
-                entry.stat()
+            if entry.is_symlink() and _suffix(entry.name) not in SUFFIXES:
+                entry.stat()  # an OSError where it leads nowhere: it may stand for a class
             if entry.is_symlink() and not self.follow_links:
                 _refuse_outside(Path(entry.path), self.root)
         except (
@@ -375,7 +379,7 @@ def _closed(path: Path, error: Exception) -> RequestError:
     return RequestError(
         f"{str(path)!r} cannot be read: {reason}.",
         expected="folders and images this user may read.",
-        hint="check its permissions, or take it out of the folder.",
+        hint="check its permissions and where it leads, or take it out of the folder.",
     )
 
 
