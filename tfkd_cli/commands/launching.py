@@ -230,7 +230,14 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
         for each in request.data.values()
         if each.facts.val_images
     ]
-    return lines + notes + validated
+    batches = {spec.dataset: spec.recipe.batch_size for spec in runs}
+    one_step = [
+        f"{each.facts.called}: a batch is {batches[each.name]:,} images, more than the "
+        f"{each.facts.train_images:,} of its training part, so each epoch is one step with all of these."
+        for each in request.data.values()
+        if batches.get(each.name, 0) > each.facts.train_images
+    ]
+    return lines + notes + validated + one_step
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
