@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from tfkd_cli import schema
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.schema import Count, Digest, FileName, Number, Positive, Record
 from tfkd_cli.store.reading import DamagedFile, Lines, as_kind
 
@@ -155,12 +155,11 @@ def _fits(line: dict[str, Any]) -> bool:
 
 
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
-    """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
+    """`data` as a result of the run whose key begins with `key`; RunError for anything else."""
     newer = data.get("schema") if isinstance(data, dict) else None
     if isinstance(newer, int) and newer > SCHEMA:
-        raise DamagedFile(
-            path,
-            f"has schema {newer}, a newer tfkd wrote it.",
+        raise RunError(  # not damaged: it is not looked for in a copy
+            f"{path}: has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",
             hint="use the newer tfkd; nothing was changed.",
         )
