@@ -27,7 +27,7 @@ from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.run_state import METRICS, SCHEMA, SealedNumerics, check_result
+from tfkd_cli.store.run_state import METRICS, SCHEMA, NewerFile, SealedNumerics, check_result
 
 RESULT = "result.json"
 WEIGHTS = "weights"
@@ -125,7 +125,8 @@ def read_result(run: Path) -> dict[str, Any] | None:
             data = reading.read_bytes(copy) or b""
             result = parse_result(data, path=copy, key=key)
         except RunError:
-            damage.hint = _bring_back(run)
+            if not isinstance(damage, NewerFile):
+                damage.hint = _bring_back(run)
             raise damage from None
         _repair(path, data, source=copy)
     read_metrics(run, result)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from tfkd_cli import schema
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RequestError
 from tfkd_cli.schema import Count, Digest, FileName, Number, Positive, Record
 from tfkd_cli.store.reading import DamagedFile, Lines, as_kind
 
@@ -45,6 +45,10 @@ class RunState:
         """Whether the run is done and these weights of it are there: "best", "last", or an epoch's."""
         name = f"epoch-{checkpoint:03d}.pt" if isinstance(checkpoint, int) else f"{checkpoint}.pt"
         return self.result is not None and name in self.result["weights"] and name not in self.missing
+
+
+class NewerFile(DamagedFile):
+    """A file that seems to be of a later version of tfkd."""
 
 
 class _Line(msgspec.Struct):
@@ -155,11 +159,12 @@ def _fits(line: dict[str, Any]) -> bool:
 
 
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
-    """`data` as a result of the run whose key begins with `key`; RunError for anything else."""
+    """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
     newer = data.get("schema") if isinstance(data, dict) else None
     if isinstance(newer, int) and newer > SCHEMA:
-        raise RunError(  # not damaged: it is not looked for in a copy
-            f"{path}: has schema {newer}, a newer tfkd wrote it.",
+        raise NewerFile(
+            path,
+            f"has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",
             hint="use the newer tfkd; nothing was changed.",
         )
