@@ -84,8 +84,8 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
 class _CtrlC:
     """Raises KeyboardInterrupt for each Ctrl-C, again where the first one came to nothing.
 
-    Python drops an exception that a signal handler raises in a finaliser or in a callback of the garbage
-    collector. The handler is Python's own elsewhere, and a SIGINT that is ignored (`nohup`) stays ignored.
+    It is noted and looked at later, like the signals of a worker (`worker.Stop.leave_if_asked`, which says
+    why); here a second one counts, too. A SIGINT that is ignored (`nohup`) stays ignored.
     """
 
     def __init__(self) -> None:
