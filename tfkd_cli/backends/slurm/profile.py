@@ -202,7 +202,7 @@ def overlaid(base: Options, more: Options) -> dict[str, Any]:
 def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
-        return read(expanded(Path(name), hint="write the profile's path in full."))
+        return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
     paths = _known_paths()
     wanted = ALIAS if name == DEFAULT else name
     return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])

@@ -53,7 +53,7 @@ class RefusedError(RunError):
         super().__init__(
             f"sbatch refused: {sentence}",
             expected=self.lines
-            or "a request that SLURM takes; `sinfo -R` shows nodes that are down or drained.",
+            or "no line of the profile is the cause; `sinfo -R` shows nodes that are down or drained.",
             hint=f"`tfkd doctor --cluster {profile.name}` checks a profile.",
         )
 
@@ -81,7 +81,7 @@ def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
     """What `sbatch --test-only` says of a job with these options.
 
     RequestError as from `check_limits`; RefusedError where SLURM refuses it, with the lines of those options
-    without any one of which it would be taken.
+    without any one of which it would be taken; of all options where there is no such one.
     """
     check_limits(options, profile=profile, here=here)
 
@@ -101,6 +101,7 @@ def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
         return test(options)
     except SlurmError as error:
         wrong = [each for each in options if passes({key: options[key] for key in options if key != each})]
+        wrong = wrong or [each for each in options if passes({})]
         raise RefusedError(error.sentence, profile, [profile.line_of(each) for each in wrong]) from error
 
 
