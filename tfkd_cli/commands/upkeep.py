@@ -118,24 +118,11 @@ def doctor(
     store: StoreOptions,
     where: ExecutionOptions,
     output: JsonOption,
-    starter: Annotated[
-        Path | None,
-        typer.Option(
-            "--write-profile",
-            help="Write a starter profile for this SLURM cluster to FILE.",
-            metavar="FILE",
-        ),
-    ] = None,
 ) -> int:
     """Check the installation, and with --cluster a profile: each line is ok, WARN or FAIL, and what to do.
 
     Example: tfkd doctor --cluster slurm
     """
-    if starter is not None:
-        from tfkd_cli.backends.slurm import doctor as cluster_doctor
-
-        print(cluster_doctor.starter(starter.stem, starter))
-        return 0
     checks = []
     for check in _checks(store, where):
         checks.append(check)
