@@ -128,6 +128,7 @@ class _Work:
         self.comparison, self.store, self.where = comparison, store, where
         self.device = launching.cost_device(where)
         self.execution = execution
+        self.processes_of = launching.Place(where=where, profile=profile).processes_of
         self.plan = self._whole_plan()
         specs = [run.spec for run in self.plan.runs.values()]
         # The same runs at once, and the same threads for each, through all stages.
@@ -183,7 +184,9 @@ class _Work:
         return self.comparison.stages(self.store.scan())
 
     def _campaign(self, request: Request) -> Campaign:
-        return Campaign(request, self.store, self.execution, device=self.device)
+        return Campaign(
+            request, self.store, self.execution, device=self.device, processes_of=self.processes_of
+        )
 
     def _whole_plan(self) -> Plan:
         """All stages as one plan. While a choice is open its default stands in: as many runs."""

@@ -198,7 +198,7 @@ class Ranks:
 
     def gather(self, scored_SN: Tensor) -> Tensor:
         """The columns of all ranks, in their order, on the CPU."""
-        return scored_SN if self.size == 1 else torch.cat(self._of_all(scored_SN.cpu()), 1)
+        return scored_SN if self.size == 1 else torch.cat(self.of_all(scored_SN.cpu()), 1)
 
     def agree(self, reason: str | None) -> str | None:
         """The reason to stop of any rank, for all of them at the same step; "TERM" goes before "USR2"."""
@@ -206,7 +206,7 @@ class Ranks:
             return reason
         asked = torch.tensor(reason is not None, dtype=torch.int32)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._hosts)
-        return min(filter(None, self._of_all(reason))) if asked else None
+        return min(filter(None, self.of_all(reason))) if asked else None
 
     def send(self, value: Callable[[], object]) -> None:
         """On rank 0: give the others a value, if there are any."""
@@ -219,9 +219,11 @@ class Ranks:
         dist.broadcast_object_list(received, src=0, group=self._hosts)
         return received[0]
 
-    def _of_all(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._hosts)
+    def of_all(self, value: T) -> list[T]:
+        """The values of all ranks, in their order."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self._hosts)
         return values
 
     def report(self, error: BaseException, trace: str) -> str:
