@@ -257,7 +257,7 @@ def _with_raw_mode(image: Image.Image, mode: str) -> Any:
     file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
     position = file.tell()
     file.seek(0)
-    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
+    twin: Any = Image.open(io.BytesIO(file.read()), formats=readable_formats())
     file.seek(position)
     twin.tile = [
         each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:]))
@@ -289,7 +289,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
@@ -303,7 +303,7 @@ def _opened(data: bytes, *, name: str) -> Image.Image:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except Exception as error:
         raise unreadable(name, error) from error
     if image.width * image.height > MAX_PIXELS:
