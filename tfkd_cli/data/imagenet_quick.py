@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DOWNLOAD: str | None = None
+lacks = listing.lacks
 CLASSES = 100  # every tenth of ImageNet's 1,000
 FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
 
@@ -158,7 +159,7 @@ def _identify(source: _Source, facts: DataSet) -> DataSet:
             *facts.notes,
             *layout.notes,
             *of_labels(layout, parts, hashes),
-            *(f"WARNING: {file!r} cannot be read and is left out" for file in corrupt),
+            *(f"WARNING: {file!r} cannot be read; data.corrupt=skip leaves it out" for file in corrupt),
         ),
     )
 
