@@ -327,6 +327,8 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Exe
     if ready.unready(campaign.request, runs):
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
+    for each in campaign.request.data.values():
+        ready.check_corrupt(each.facts, [spec for spec in runs if spec.dataset == each.name])
     ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
     decoded = {each.name for each in campaign.request.data.values() if each.ready}
     show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])
