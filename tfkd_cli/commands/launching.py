@@ -15,7 +15,7 @@ from tfkd_cli.commands import session
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.options import ExecutionOptions
+from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
@@ -34,7 +34,7 @@ NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will 
 class Place:
     """Where the runs of a command execute, found out once: the slots of this machine, or a cluster."""
 
-    where: ExecutionOptions
+    where: LaunchOptions
     slots: Slots | None = None
     profile: Profile | None = None  # of the cluster
 
@@ -54,7 +54,7 @@ class Place:
         return self.where.jobs or max(1, len(plan.todo))
 
 
-def profile_of(where: ExecutionOptions) -> Profile | None:
+def profile_of(where: LaunchOptions) -> Profile | None:
     """The profile of `--cluster`, None for this machine; RequestError when there is none of this name."""
     if where.cluster == "local":
         return None
@@ -64,7 +64,7 @@ def profile_of(where: ExecutionOptions) -> Profile | None:
 
 
 def place_of(
-    where: ExecutionOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
+    where: LaunchOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
 ) -> Place:
     """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
     if profile is not None:
@@ -72,7 +72,7 @@ def place_of(
     return Place(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
 
 
-def cost_device(where: ExecutionOptions) -> str:
+def cost_device(where: LaunchOptions) -> str:
     """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
     if where.cluster != "local" and where.device == "auto":
         return "cuda"
@@ -80,7 +80,7 @@ def cost_device(where: ExecutionOptions) -> str:
 
 
 def calibrated(
-    request: Request, execution: Execution, where: ExecutionOptions, *, calibrate: bool
+    request: Request, execution: Execution, where: LaunchOptions, *, calibrate: bool
 ) -> Mapping[tuple[Any, ...], float]:
     """Calibrated rates of this device; `calibrate` times what the request needs first."""
     from tfkd_cli.reproduction import calibration
@@ -104,6 +104,12 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
     )
     if counts.todo:
+        shared = "Shared runs are trained once. " if counts.shared else ""
+        target.print(
+            f"{shared}The longest chain, a teacher and then its students, is the least that any number of "
+            "devices would take.",
+            markup=False,
+        )
         at_once = place.runs_at_once(plan)
         wall = console.duration(plan.wall_seconds(at_once))
         target.print(
@@ -141,6 +147,8 @@ def assumption_lines(request: Request) -> list[str]:
     for table in request.tables:
         if table.kind == "grid":
             lines += grid_recipes(request, table)
+            if request.axes and "baseline" not in request.axes.methods:
+                lines.append("The baseline of each student is trained, too: the gains refer to it.")
         if table.kind not in ("paper", "control"):
             continue
         cells = [cell for cell in table.cells() if not cell.is_baseline]
@@ -226,8 +234,13 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
     return 1 if failed else 0
 
 
-def make_data_ready(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
-    """Decode, and fetch where that is accepted, the data sets of these runs."""
+def make_data_ready(
+    campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions, *, before_plan: bool = False
+) -> None:
+    """Decode, and fetch where that is accepted, the data sets of these runs.
+
+    `before_plan`: what is found is not said, since the plan that follows does.
+    """
     from tfkd_cli import progress
 
     ready.make_ready(
@@ -236,11 +249,11 @@ def make_data_ready(campaign: Campaign, runs: Sequence[RunSpec], where: Executio
         execution=campaign.execution,
         accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
-        say=console.say,
+        say=(lambda _: None) if before_plan else console.say,
     )
 
 
-def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
+def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
     """The request, its teacher from a file with the usual normalisation that suits it, where none was given.
 
     This is part of what the runs are, so the data set is decoded before anything is planned. A dry run
@@ -255,7 +268,8 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
         return request
     from tfkd_cli.reproduction import foreign
 
-    make_data_ready(campaign, [spec for runs in request.wanted.values() for spec in runs], where)
+    specs = [spec for runs in request.wanted.values() for spec in runs]
+    make_data_ready(campaign, specs, where, before_plan=True)
     chosen, why = foreign.with_usual_inputs(
         teacher, dataset.facts, execution=execution, sources=execution.sources
     )
@@ -263,7 +277,7 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
     return replace(request, foreign_teacher=chosen)
 
 
-def check_place(where: ExecutionOptions) -> None:
+def check_place(where: LaunchOptions) -> None:
     """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
     if where.cluster == "local":
         return ready.check_device(where.device, gpus=where.gpus or 1)
@@ -284,7 +298,7 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
             console.say(judged.sentence)
 
 
-def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
     """What these runs would find in their first seconds, for a dry run: nothing is written or fetched.
 
     RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
@@ -309,7 +323,8 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: 
 
     assert place.slots is not None
     data = {each.name: each.facts.called for each in campaign.request.data.values()}
-    with progress.following(plan, [run.spec for run in runs], data=data) as on_event:
+    specs, slots = [run.spec for run in runs], len(place.slots.environments)
+    with progress.following(plan, specs, data=data, slots=slots) as on_event:
         outcome = run_local(
             runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
         )
@@ -342,7 +357,7 @@ def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
         )
 
 
-def try_networks(request: Request, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
     """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
     ready.make_networks_ready(
         request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say
