@@ -64,11 +64,11 @@ def list_runs(
     rows = [_line(row) for row in _records(frame)]
     if rows:
         console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
-    which = f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them."
-    none = (
-        f"{'No' if found else 'There are no'} runs in {opened.source}{' are like that' if found else ' yet'}."
-    )
-    console.say(which if rows else none)
+        console.say(f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them.")
+    elif found:
+        console.say(f"None of the {len(found)} runs in {opened.source} is like that.")
+    else:
+        console.say(f"There are no runs in {opened.source} yet. Start with: tfkd reproduce demo")
     for note in overview.outdated(opened, [run.state for run in found.values()]):
         console.say(f"Note: {note}")
     return 0

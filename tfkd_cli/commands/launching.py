@@ -126,7 +126,7 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.missing), *data_lines(request, plan.missing)):
+    for line in (*pretrained_lines(plan.missing), *data_lines(campaign, plan.missing)):
         target.print(line, markup=False)
 
 
@@ -171,7 +171,7 @@ def grid_recipes(request: Request, table: Table) -> list[str]:
             "epochs": f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}",
             "batch_size": f"batch {recipe.batch_size}",
             "lr": f"learning rate {recipe.peak_lr:g}",
-            "augment": recipe.augment,
+            "augment": f"augmentation {recipe.augment}",
         }
         guessed = [name for name in shown if f"recipe.{name}" in assumed(request, setting)]
         note = f" (assumed: {', '.join(shown[name] for name in guessed)})" if guessed else ""
@@ -191,10 +191,11 @@ def pretrained_lines(runs: Sequence[RunSpec]) -> list[str]:
     ] * bool(named)
 
 
-def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
+def data_lines(campaign: Campaign, runs: Sequence[RunSpec]) -> list[str]:
     """What must be decoded or fetched first."""
+    request, folder = campaign.request, campaign.execution.data_dir
     lines = [
-        f"{each.name}: not here yet; "
+        f"{each.name}: not {f'in {folder}' if folder else 'here yet'}; "
         + (
             f"would fetch {each.download}."
             if each.download
@@ -303,7 +304,8 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
 
     RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
     """
-    if ready.unready(campaign.request, runs):
+    unready = ready.unready(campaign.request, runs)
+    if unready:
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
     ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
@@ -313,7 +315,10 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
         try:
             ready.check_device(where.device, gpus=where.gpus or 1)
         except RequestError as error:
-            console.say(f"Warning: {error.what}")
+            return console.say(f"Warning: {error.what}")
+    if runs and all(each.available for each in unready):
+        console.say("Checked: what these runs need is here. Nothing was trained.")
+    return None
 
 
 def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:

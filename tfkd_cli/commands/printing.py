@@ -112,7 +112,7 @@ def write_report(
 def nothing_of(what: str, results: Path, names: Collection[str]) -> RequestError:
     """What to say where no request in the store names any of these tables and figures."""
     return RequestError(
-        f"{results} holds nothing of {what} yet.",
+        f"there is no {what} in {results} yet.",
         expected="what an earlier `tfkd reproduce`, `run` or `compare` has trained; `tfkd status` lists it.",
         hint=f"tfkd {what} --help" if what in session.STORED else f"tfkd reproduce {' '.join(names)}",
     )

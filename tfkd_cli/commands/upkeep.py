@@ -108,7 +108,7 @@ def pack(
         names = {*session.names_of(items, made)}
         keys = [key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)]
     if not (opened.scan() if keys is None else keys):
-        raise printing.nothing_of(" ".join(items or ["a run"]), opened.source, items or ["demo"])
+        raise printing.nothing_of(" ".join(items or ["run"]), opened.source, items or ["demo"])
     size = opened.pack(keys, out, force=force)
     console.show(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0
