@@ -103,7 +103,12 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
     shown = {run.key for run in seen.runs}
     others = [] if names else [state for key, state in states.items() if key not in shown]
-    return replace(seen, notes=(*seen.notes, *overview.outdated(store, others)))
+    called = session.called(store)
+    titled = []
+    for run in seen.runs:
+        dataset, *rest = run.title.split(" · ")
+        titled.append(replace(run, title=" · ".join([called.get(dataset, dataset), *rest])))
+    return replace(seen, runs=tuple(titled), notes=(*seen.notes, *overview.outdated(store, others)))
 
 
 def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
