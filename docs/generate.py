@@ -42,8 +42,8 @@ def commands() -> str:
     parts += [f"- [`tfkd {name}`](#tfkd-{name}): {entry.does}" for name, entry in COMMANDS.items()]
     for name in COMMANDS:
         command = group.get_command(whole, name)  # type: ignore[attr-defined]
-        context = command.make_context(name, [], resilient_parsing=True, terminal_width=WIDTH)
-        context.info_name = f"tfkd {name}"
+        how = {"parent": whole, "resilient_parsing": True, "terminal_width": WIDTH}
+        context = command.make_context(name, [], **how)
         text = re.sub(r"[ \t]+$", "", command.get_help(context), flags=re.MULTILINE)
         parts.append(f"\n## tfkd {name}\n\n```text\n{text}\n```")
     return "\n".join(parts) + "\n"

@@ -99,7 +99,13 @@ def test_of_one_seed_the_run_that_holds_up_most_work_starts_first_and_other_seed
     short, long = (replace(teacher, student=name) for name in ("plain-cnn", "resnet20"))
     second = replace(teacher, seed=1)
     specs = [second, short, taught_by(teacher), long, teacher]
-    costs = {second.folder: 9.0, short.folder: 1.0, long.folder: 3.0, teacher.folder: 1.0, specs[2].folder: 2.0}
+    costs = {
+        second.folder: 9.0,
+        short.folder: 1.0,
+        long.folder: 3.0,
+        teacher.folder: 1.0,
+        specs[2].folder: 2.0,
+    }
     runs = [replace(run, cost=Estimate(costs[run.spec.folder], "estimate")) for run in planned(specs, store)]
     left = left_seconds(runs)
     assert left[teacher.folder] > left[specs[2].folder] > 0  # a teacher's students wait for it too

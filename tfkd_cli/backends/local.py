@@ -65,7 +65,7 @@ def run_local(
 def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """By folder, what a run and the longest chain of its students will take, roughly.
 
-    Of a seed's runs, the one with most of that before it starts first: started last, a long one would end alone.
+    Of one seed's runs, that with most before it starts first: started last, a long one would end alone.
     """
     own = {run.spec.folder: run.seconds_left_alone for run in runs}
     left = dict(own)
