@@ -103,7 +103,7 @@ def taught(*, seed: int = 0, epochs: int | None = None, temperature: float = 4) 
 
 
 def test_teacher_logits_that_runs_share_are_listed_with_students_epochs_and_size() -> None:
-    same = [taught(), taught(seed=1), taught(temperature=20)]
+    same = [taught(), taught(temperature=20), taught(seed=1)]
     alone = replace(taught(seed=2), teacher=Teacher(run=FAST_TEACHER, checkpoint=3))
     paper = [STUDENT, replace(STUDENT, seed=1)]  # each seed has views of its own
     made = make_plan(

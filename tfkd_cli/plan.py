@@ -207,7 +207,8 @@ def make_plan(
     """
     specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
-    order = sorted(specs.values(), key=lambda spec: spec.depth)  # a teacher of a teacher has depth 0
+    # A teacher of a teacher has depth 0; every setting has one seed before any has a second.
+    order = sorted(specs.values(), key=lambda spec: (spec.depth, spec.seed))
     weights = _needed_weights(order, requested, progress)
     planned: dict[str, PlannedRun] = {}
     for spec in order:

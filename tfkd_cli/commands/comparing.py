@@ -18,13 +18,13 @@ from tfkd_cli.methods import all_methods
 from tfkd_cli.options import (
     WHAT,
     Dataset,
-    ExecutionOptions,
     FolderOptions,
     JsonOption,
+    LaunchOptions,
     RunOptions,
     Seeds,
     StoreOptions,
-    Students,
+    Student,
     TeacherOptions,
     Teachers,
     completing,
@@ -64,10 +64,10 @@ def register(app: typer.Typer) -> None:
 @with_options
 def compare(
     dataset: Dataset,
-    student: Students,
+    student: Student,
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     folder: FolderOptions,
     output: JsonOption,
     teacher_file: TeacherOptions,
@@ -104,14 +104,14 @@ def compare(
     return _Work(Comparison(request), opened, execution, where, profile).do(output)
 
 
-def _make_ready(grid: Campaign, where: ExecutionOptions, *, trials: int) -> None:
+def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
     """Decode the data before anything is planned: only then is it known whether there is a validation part.
 
     RequestError before that where nothing can be compared.
     """
     first = Comparison(comparison_request(grid.request, trials=trials)).stages({})[0]
     launching.check_place(where)
-    launching.make_data_ready(replace(grid, request=first.request), first.runs, where)
+    launching.make_data_ready(replace(grid, request=first.request), first.runs, where, before_plan=True)
 
 
 class _Work:
@@ -122,7 +122,7 @@ class _Work:
         comparison: Comparison,
         store: Store,
         execution: Execution,
-        where: ExecutionOptions,
+        where: LaunchOptions,
         profile: Profile | None,
     ) -> None:
         self.comparison, self.store, self.where = comparison, store, where
@@ -149,7 +149,7 @@ class _Work:
             launching.show_foreign_teacher(campaign, _taught(plan))
         self._campaign(self.comparison.request).record(shlex.join(["tfkd", *sys.argv[1:]]))
         for number in range(len(self._stages())):
-            ended = self._do_stage(self._stages()[number])
+            ended = self._do_stage(number)
             if ended is not None:
                 return ended
         done = printing.answer_of(self._campaign(self.comparison.request))
@@ -163,14 +163,17 @@ class _Work:
             console.say(f"Report: {written.index}; again: tfkd show {done.name}")
         return 0 if done.done == done.wanted else 1
 
-    def _do_stage(self, stage: Stage) -> int | None:
-        """Train what is missing; an exit code when the rest has to wait, else None."""
+    def _do_stage(self, number: int) -> int | None:
+        """Train what is missing of a stage; an exit code when the rest has to wait, else None."""
+        stages = self._stages()
+        stage = stages[number]
         campaign = self._campaign(stage.request)
         plan = campaign.plan()
         if not plan.unfinished:
             return None
         count = len(plan.unfinished)
-        console.say(f"Now {stage.name}: {count} run{'s' * (count > 1)}.")
+        of = f"Stage {number + 1} of {len(stages)}"
+        console.say(f"{of}, {stage.name}: {count} run{'s' * (count > 1)}.")
         if self.where.cluster != "local":
             from tfkd_cli.commands import cluster
 

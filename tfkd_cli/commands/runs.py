@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from tfkd_cli.options import (
     FolderOptions,
     Items,
     JsonOption,
+    LaunchOptions,
     Methods,
     RunOptions,
     Seeds,
@@ -68,7 +68,7 @@ def run(
     method: Methods,
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     folder: FolderOptions,
     output: JsonOption,
     teacher_file: TeacherOptions,
@@ -108,7 +108,7 @@ def reproduce(
     items: Items,
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     seeds: TableSeeds = None,
 ) -> int:
@@ -138,14 +138,15 @@ def plan(
 
     Example: tfkd plan all --seeds 3 --json
     """
-    return _reproduce(items, store, how, replace(where, dry_run=True), output, seeds, calibrate=calibrate)
+    dry = LaunchOptions(**vars(where), dry_run=True)
+    return _reproduce(items, store, how, dry, output, seeds, calibrate=calibrate)
 
 
 def _reproduce(
     items: list[str],
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     seeds: str | None,
     *,
@@ -161,7 +162,7 @@ def _go(
     request: Request,
     execution: Execution,
     store: StoreOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     *,
     calibrate: bool = False,

@@ -32,7 +32,9 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
     from paper_tables.render.claims import claims_record, claims_sheet
 
     if form == "csv":
-        raise RequestError("claims have no CSV.", expected="text, md, tex or json.")
+        raise RequestError(
+            "claims have no CSV.", expected="text, md, tex or json.", hint="tfkd show claims --json"
+        )
     campaigns, _ = session.campaigns(store, execution)
     judged = judging.judge(campaigns, results.runs_frame(results.read(store).values()))[0]
     verdicts = (judged.best, judged.last)
@@ -194,7 +196,7 @@ def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tup
     if state.failure:
         yield "failed", str(state.failure.get("message"))
     yield "folder", str(folder.path)
-    yield from ((name, _short(value)) for name, value in spec.to_json().items())
+    yield from ((name, _short(value)) for name, value in spec.to_json().items() if name != "schema")
 
 
 def _print_rows(

@@ -245,6 +245,9 @@ def _notes(
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
     yield from (run.found.note for run in runs.values() if run.found.note)
+    for run in runs.values():
+        if skipped := run.result.get("skipped"):
+            yield f"{run.name} has skipped {len(skipped):,} corrupt files (the first: {skipped[0]})"
     others = sorted(found.keys() - runs.keys() - older)
     if others:
         named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")

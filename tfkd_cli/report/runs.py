@@ -27,7 +27,7 @@ COLUMNS: columns.Columns = {
         "the recipe: the paper's; `--scale quick`; the demo's; or changed by `--set` and its shorthands",
     ),
     "wanted_by": ("text", "the tables and figures that need this run, a teacher's students included"),
-    "spent_seconds": ("seconds", "time in all epochs of all attempts"),
+    "spent_seconds": ("seconds", "time in all epochs of all attempts, of all processes of the run together"),
     "wasted_seconds": (
         "seconds",
         "of these, in epochs that a later attempt trained again, or that were lost",
@@ -146,7 +146,8 @@ def _blocked(runs: Mapping[str, results.Run]) -> dict[str, str]:
 
 def _added(use: RunUse, run: results.Run, store: Store) -> dict[str, Any]:
     """What runs.csv says of a run besides its own columns, and the names it was asked for by."""
-    spent, wasted = _spent(run, store)
+    processes = ((run.result or run.began).get("numerics") or {}).get("processes") or 1
+    spent, wasted = (processes * seconds for seconds in _spent(run, store))
     return {
         "method": use.method,
         "form": next(iter(use.forms)) if len(use.forms) == 1 else None,
