@@ -9,7 +9,7 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.commands import session
-from tfkd_cli.commands.launching import Place
+from tfkd_cli.commands.planning import Place
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
