@@ -188,7 +188,7 @@ def _answers(
 
 
 def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:
-    """The items that are tables, or figures: slug, what it is, the campaign that asks for it."""
+    """The items that are tables, or figures: slug, what it is, the campaign that requests it."""
     return [
         (item.slug, item.what, item.campaign)
         for item in items
@@ -197,7 +197,7 @@ def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, C
 
 
 def _damaged(runs: Iterable[RequestedRun], store: Store) -> Iterator[str]:
-    """What is left out because its records cannot be believed."""
+    """Requests and runs that are left out because their records are damaged."""
     yield from store.unreadable_requests()
     yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 

@@ -107,7 +107,7 @@ def _figures(contents: Contents) -> list[tuple[Item, FigureData]]:
 def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
     """A figure as an image of its own, whose names cannot collide with the page's.
 
-    Its size stands in the page: nothing moves, and links to what lies below it lead there.
+    Its size is given, so that the page below it does not move while it loads.
     """
     drawn = staging.read(f"figures/{name}.svg")
     width, height = re.findall(rb"<svg[^>]*? width=.([\d.]+)pt. height=.([\d.]+)pt.", drawn)[0]

@@ -41,7 +41,7 @@ class Campaign:
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
-    repeating: str = ""  # the text of a file for `tfkd run --from` that asks for the same
+    repeating: str = ""  # the text of a file that `tfkd run --from` repeats this from
 
     def __post_init__(self) -> None:
         sources = {each.name: each.source for each in self.request.data.values() if each.source}
