@@ -44,7 +44,7 @@ class Item:
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether it is the paper's, or a control for the paper: whose unpublished values are marked as assumptions."""
+        """Whether it is the paper's or a control for it, where unpublished values are marked as assumed."""
         return isinstance(self.what, Figure) or self.what.kind in ("paper", "control")
 
     @property

@@ -51,7 +51,7 @@ no others. Join with runs.csv on `run`.
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was made. `left_out`: runs whose records are damaged, and why; `notes`: what a reader should know."""
+    """What was made. `left_out`: damaged records, and why; `notes`: what a reader should know."""
 
     index: Path
     left_out: tuple[str, ...] = ()
