@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import MEAN_GAIN, FigureData, claim_gains, forest_plot, table_gains
@@ -100,6 +100,19 @@ class Contents:
     def toy(self) -> bool:
         """Whether any of it was trained on a toy data set."""
         return any(run.spec.dataset == "digits" for run in self.runs.values())
+
+    @property
+    def hours(self) -> list[dict[str, Any]]:
+        """Device, runs that took any time there, hours used and hours wasted; the most used first."""
+        used = self.frame[self.frame["spent_seconds"] > 0]
+        rows = used.assign(
+            hardware=used["hardware"].fillna("unknown"),
+            hours=used["spent_seconds"] / 3600,
+            wasted_hours=used["wasted_seconds"] / 3600,
+        ).groupby("hardware", as_index=False)
+        summed = rows.agg(runs=("run", "size"), hours=("hours", "sum"), wasted_hours=("wasted_hours", "sum"))
+        ordered = summed.sort_values("hours", ascending=False)
+        return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
 
     @property
     def statuses(self) -> Counter[str]:

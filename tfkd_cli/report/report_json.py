@@ -10,7 +10,6 @@ from paper_tables.render.claims import claims_record
 from paper_tables.verdicts import NOTES
 from tfkd_cli.report.details import place_of, why
 from tfkd_cli.report.runs import RequestedRun
-from tfkd_cli.report.spending import by_hardware
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents, Missing
@@ -43,7 +42,7 @@ def record(contents: Contents) -> dict[str, Any]:
         "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
         "runs": [_run(run) for run in contents.runs.values()],
         "older": _older(contents),
-        "hours": by_hardware(contents.frame),
+        "hours": contents.hours,
         "missing": [_missing(each) for each in contents.missing],
         "errata": [asdict(each) for each in contents.errata],
         "left_out": list(contents.left_out),
