@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from paper_tables.render.claims import JUDGED
 from paper_tables.render.footnotes import LEGEND, marked
@@ -77,7 +77,6 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
     environment.filters["marked"] = _marked
-    environment.filters["unbroken"] = _unbroken
     environment.globals.update(signs=view.SIGNS, tones=view.TONES)
     return environment
 
@@ -116,9 +115,3 @@ def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
 
 def _marked(text: str) -> Markup:
     return Markup(marked(plain(text)))
-
-
-def _unbroken(text: str) -> Markup:
-    """`text` whose options (`--seeds 3`) are not broken."""
-    whole = re.sub(r"--[\w-]+(?: \d+)?", r'<span class="whole">\g<0></span>', escape(plain(text)))
-    return Markup(whole)
