@@ -64,7 +64,7 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN, "--cluster", "nowhere"], "tfkd list clusters"),
         (["run", "--student", ",", "--method", "lsr", "--dataset", "digits"], "--student names nothing"),
         (["reprodce", "demo"], 'did you mean "reproduce"?'),
-        (["report", "demo"], "nothing was asked for demo"),
+        (["report", "demo"], "there is no demo in"),
         (["reproduce", "table12"], "table1"),
         (["show", "tabel1"], "table1"),
         (["show", "no-such-run-8d4c1185ab12"], "neither a table"),

@@ -260,7 +260,7 @@ def _twin(image: Image.Image, raw_mode: str, *, as_grey: bool = False) -> Any:
     file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
     position = file.tell()
     file.seek(0)
-    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
+    twin: Any = Image.open(io.BytesIO(file.read()), formats=readable_formats())
     file.seek(position)
     if as_grey:
         twin._mode, twin._size = "I", (3 * twin.width, twin.height)
@@ -297,7 +297,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
@@ -311,7 +311,7 @@ def _opened(data: bytes, *, name: str) -> Image.Image:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except Exception as error:
         raise unreadable(name, error) from error
     for each in (tiles := getattr(image, "tile", [])):

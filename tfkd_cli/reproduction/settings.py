@@ -84,7 +84,7 @@ class Request:
         return {}
 
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
-        own_epochs = isinstance(item, Table) and item.kind == "grid"
+        own_epochs = isinstance(item, Table) and (item.kind == "grid" or item.has_own_recipe)
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
         most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
@@ -123,20 +123,22 @@ class Request:
 
     def data_name(self, dataset: str) -> str:
         """The resolved name of a data set: what enters the run's key."""
-        return self.data[dataset].name if dataset in self.data else self.asked_data(dataset)
+        return self.data[dataset].name if dataset in self.data else self.data_at_scale(dataset)
 
-    def asked_data(self, dataset: str) -> str:
+    def data_at_scale(self, dataset: str) -> str:
         """The data set that stands for the one of a setting: at quick scale, a small one for ImageNet."""
         return QUICK_DATA.get(dataset, dataset) if self.scale == "quick" else dataset
 
     def facts(self, dataset: str) -> DataSet:
         """The facts of a data set as a setting names it: of its content here, or of its official one."""
         known = self.data.get(dataset)
-        return known.facts if known else find_data_set(self.asked_data(dataset))
+        return known.facts if known else find_data_set(self.data_at_scale(dataset))
 
     def looked_up(self, setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
         """What hyperparameters.toml and the setting say; a data set outside tfkd may name an augmentation."""
-        found = hyperparameters.lookup(replace(setting, dataset=self.asked_data(setting.dataset)), form=form)
+        found = hyperparameters.lookup(
+            replace(setting, dataset=self.data_at_scale(setting.dataset)), form=form
+        )
         own = self.facts(setting.dataset).augmentation
         if not own:
             return found
@@ -202,9 +204,9 @@ class Request:
 
         hyperparameters.toml decides this for ImageNet with all its classes, `--set teacher.weights=…` always.
         """
-        asked = dict(self.overrides.teacher).get("weights")
+        override = dict(self.overrides.teacher).get("weights")
         found = known.teacher.get("weights")
-        if (asked or (found and found.value)) != "pretrained":
+        if (override or (found and found.value)) != "pretrained":
             return None
         digest, classes = models.published_digest(network), self.facts(setting.dataset).classes
         if digest is not None and classes == PRETRAINED_CLASSES and setting.teacher_epoch is None:
@@ -215,7 +217,7 @@ class Request:
                     hint="--set teacher.weights=trained",
                 )
             return ForeignTeacher(network=network, digest=digest)
-        if asked:
+        if override:
             raise RequestError(
                 f"torchvision's weights cannot teach here: {network} on {classes:,} classes.",
                 expected=f"the best epoch of one of {', '.join(models.PUBLISHED_NETWORKS)} on "
