@@ -237,9 +237,11 @@ def test_an_image_that_is_in_both_parts_is_said(
     path = make_folder({**SPLIT, "train/cow": 3})
     image = Image.open(path / "train" / "dog" / "1.png")
     image.save(path / "test" / "cat" / "again.jpg", quality=85)
+    mirrored = Image.open(path / "train" / "dog" / "2.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(path / "test" / "dog" / "mirrored.png")
     facts = prepared(path, execution).facts
     (note,) = [note for note in facts.notes if "near-identical" in note]
-    assert "1 of 4 test images" in note
+    assert "2 of 5 test images" in note
     assert "test/cat/again.jpg" in note
     assert "train/dog/1.png" in note
 
