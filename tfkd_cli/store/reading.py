@@ -21,16 +21,23 @@ LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
 DEPTH_LIMIT = 64  # a spec nests teacher in student: four levels each
 
 
+packs: dict[Path, Path] = {}
+"""Temporary folder → the pack that was unpacked into it, which is named in its place."""
+
+
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
     """A file of the store that cannot be believed; `path` says which."""
 
-    def __init__(self, path: Path, what: str, *, expected: str = "", hint: str = "") -> None:
-        super().__init__(
-            f"{path}: {what}",
-            expected=expected,
-            hint=hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.",
-        )
-        self.path = path
+    def __init__(self, path: Path, problem: str, *, expected: str = "", hint: str = "") -> None:
+        folder = next((each for each in path.parents if each in packs), None)
+        shown = f"{packs[folder]} ({path.relative_to(folder)})" if folder else str(path)
+        super().__init__(f"{shown}: {problem}", expected=expected)
+        self.path, self.problem, self._is_packed = path, problem, folder is not None
+        self.advise(hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.")
+
+    def advise(self, hint: str) -> None:
+        """Give this hint, unless the file was unpacked from a pack: that stays as it is."""
+        self.hint = "copy the pack again, or make it again with `tfkd pack`." if self._is_packed else hint
 
 
 def is_safe_name(name: object) -> bool:

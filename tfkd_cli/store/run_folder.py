@@ -47,6 +47,11 @@ class RunFolder:
         description.write(self.path, spec)
         publishing.finish(self.path)
 
+    def mend(self, spec: RunSpec) -> None:
+        """Write a damaged or missing spec.json again; nothing where the run has no folder."""
+        if self.path.is_dir():
+            description.write(self.path, spec)
+
     def spec(self) -> RunSpec:
         """The run this folder is for; DamagedFile when spec.json and its copies are missing or damaged."""
         return description.read(self.path)
@@ -134,7 +139,7 @@ class RunFolder:
         found = self._numerics_elsewhere()
         if found is not None:
             with contextlib.suppress(RunError):
-                files.write_atomic(path, self._encoded(found))
+                files.put_back(path, self._encoded(found))
         return found
 
     def _numerics_elsewhere(self) -> dict[str, Any] | None:
