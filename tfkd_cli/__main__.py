@@ -53,16 +53,22 @@ def _main(given: Sequence[str]) -> int:
     import logging
 
     from paper_tables.spec import PaperTablesError
-    from tfkd_cli.cli import app
-    from tfkd_cli.console import LogOutput, print_error
+    from tfkd_cli.cli import ABORT, USAGE_ERROR, app, refusal
+    from tfkd_cli.console import LogOutput, print_error, say
     from tfkd_cli.errors import TfkdError
 
     logging.getLogger("tfkd").addHandler(output := LogOutput())
     words = [*given[1:], "--help"] if given[:1] == ["help"] else list(given)  # `tfkd help run`
     try:
-        return int(app(words, prog_name="tfkd", standalone_mode=True) or 0)
-    except SystemExit as end:
+        return int(app(words or ["--help"], prog_name="tfkd", standalone_mode=False) or 0)
+    except SystemExit as end:  # completion
         return end.code if isinstance(end.code, int) else 1
+    except ABORT:  # Ctrl-C or Ctrl-D instead of an answer
+        say("\nStopped.")
+        return 130
+    except USAGE_ERROR as error:
+        print_error(refusal(error))
+        return 2
     except (TfkdError, PaperTablesError) as error:
         if "--debug" in given:
             raise

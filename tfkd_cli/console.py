@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from tfkd_cli.errors import UNSEEN, plain
+from tfkd_cli.errors import UNSEEN, parts, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tfkd_cli.plan import Counts, Plan
 
 PLAIN_WIDTH = 100
+NO_BREAK = "\N{NO-BREAK SPACE}"
+UNITS = re.compile(r"(?<=\d) (?=(?:d|h|min|s|B|kB|MB|GB|TB|%)(?!\w))")
+"""The space of 20 GB, at which a line is never broken."""
 NUMBER = r"|-|[-+<]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
 
 
@@ -58,16 +61,19 @@ def _console(*, stderr: bool) -> Console:
 
 
 def wrapped(text: str, width: int) -> str:
-    """`text`, its lines broken at spaces to fit into `width` and indented as they begin; words stay whole."""
+    """`text`, its lines broken at spaces to fit into `width` and indented as they begin.
+
+    Words stay whole, and so do a number and its unit.
+    """
     return "\n".join(
         textwrap.fill(
-            line.lstrip(" "),
+            UNITS.sub(NO_BREAK, line.lstrip(" ")),
             width - 1,  # some terminals begin a new line at the last column
             initial_indent=(indent := " " * (len(line) - len(line.lstrip(" ")))),
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).replace(NO_BREAK, " ")
         for line in text.split("\n")
     )
 
@@ -106,11 +112,7 @@ class LogOutput(logging.Handler):
 
 def print_error(error: Exception) -> None:
     """What happened, what was expected, what to do: three lines on stderr."""
-    say(f"Error: {getattr(error, 'what', error)}")
-    if expected := getattr(error, "expected", ""):
-        say(f"  {expected}")
-    if hint := getattr(error, "hint", ""):
-        say(f"  Hint: {hint}")
+    say("Error: " + "\n".join(parts(error)))
 
 
 def print_json(value: Any) -> None:

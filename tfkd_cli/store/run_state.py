@@ -136,6 +136,7 @@ class _Result(msgspec.Struct):
     commit: str | None = None
     commits: dict[str, str] | None = None
     class_names: list[str] | None = None
+    skipped: list[str] | None = None
     diff: str | None = None
     finished_at: str | Number | None = None
 

@@ -162,6 +162,7 @@ class Recorder:
                 **self._result(training),
                 "class_names": self._class_names(training, arrays),
                 **self._soft_targets(training, arrays),
+                **({"skipped": sorted(training.skipped)} if training.skipped else {}),
             },
         )
 
