@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.regular_files import open_regular
+from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 
 JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
 LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
@@ -210,11 +210,14 @@ def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hex; FileNotFoundError where there is none, DamagedFile for a pipe."""
+    """The sha256 of a file, in hex; FileNotFoundError where there is none.
+
+    DamagedFile for a pipe, or a file larger than any of weights.
+    """
     try:
-        with open_regular(path) as stream:
+        with open_regular(path, limit=WEIGHTS_LIMIT) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EINVAL):
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
             refuse(path, error)
         raise
