@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from paper_tables.spec import UnknownNameError
-from tfkd_cli import grid
+from tfkd_cli import grid, schema
 from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -27,7 +27,6 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
-DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 TAKEN_OVER = ("device", "threads", "sync_batch_norm", "data_workers", "teacher_cache_gb", "tensorboard")
 """Options that an Execution has under the same names."""
 STORED = (grid.UNNAMED, "compare")
@@ -119,7 +118,7 @@ def execution(
 ) -> Execution:
     """How runs execute, from the options and the environment; `sources`: of a teacher from a file."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
-    if not re.fullmatch(DEVICES, run.device):
+    if not re.match(schema.DEVICE, run.device):
         raise RequestError(
             f'unknown device "{run.device}".',
             expected="auto, cpu, cuda, cuda:1 or mps.",

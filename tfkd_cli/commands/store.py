@@ -318,7 +318,10 @@ def logs(
     from tfkd_cli.commands import cluster
 
     opened = session.open_store(store, write=False)
-    folder = opened.run(cluster.find_run(opened, session.execution(store), run))
+    try:
+        folder = opened.find(run)
+    except RequestError:  # one that was asked for and has not started
+        folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     if follow:
         return _follow(opened, folder)
     path, of_slurm = folder.log_path(), submissions.log_of(opened, folder.name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch  # noqa: TID253 - reached only from the runner
 
 from tfkd_cli.data.streaming import worker_died
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.training import provenance, worker
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def end_process(error: RunError) -> NoReturn:
 def _explained(error: BaseException) -> RunError:
     if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
         return died
+    if isinstance(error, TfkdError):
+        return RunError(error.what, expected=error.expected, hint=error.hint)
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
     if isinstance(error, MemoryError) or any(words in text for words in of_memory):
