@@ -104,7 +104,7 @@ def test_a_run_that_ends_between_the_plan_and_the_submission_is_not_sent_again(
     specs = graph(2, 0)
     before = planned(specs, store)
     finish(specs[0])
-    assert submit(before, store=store, profile=profile, execution=Execution()).runs == 1
+    assert submit(before, store=store, profile=profile, execution=Execution(cache="")).runs == 1
 
 
 def test_a_later_request_waits_for_a_teacher_that_is_queued_already(
