@@ -86,7 +86,9 @@ def test_a_truncated_file_is_left_out_and_named(tree: Path, execution: Execution
     file.write_bytes(file.read_bytes()[:700])
     made = prepared(tree, execution)
     assert made.facts.corrupt == (f"train/{WNIDS[2]}/{WNIDS[2]}_1.JPEG",)
-    assert any("_1.JPEG' cannot be read; data.corrupt=skip leaves it out" in note for note in made.facts.notes)
+    assert any(
+        "_1.JPEG' cannot be read; data.corrupt=skip leaves it out" in note for note in made.facts.notes
+    )
     arrays = data.load(made.name, execution=execution)
     assert arrays.train_labels_N.tolist() == [0] * TRAINED + [1] * TRAINED + [2] * (TRAINED - 1)
 
