@@ -57,6 +57,12 @@ def test_a_path_longer_than_the_terminal_stays_whole() -> None:
     assert path in console.wrapped(f"Report: {path}", 80).split()
 
 
+def test_a_number_is_never_parted_from_its_unit() -> None:
+    for width in range(12, 40):
+        lines = console.wrapped("about 1 min 54 s left, 20 GB and 93.5 % in all", width).splitlines()
+        assert not any(line.startswith(("min", "s ", "GB", "%")) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("values", "units", "unit", "shown"),
     [

@@ -33,8 +33,8 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: fl
 
 def test_before_anything_has_started_the_whole_plan_is_told() -> None:
     plan = make_plan({"run": (FIRST, SECOND)}, progress={}, cost=lambda spec: Estimate(100.0, "estimate"))
-    followed = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)})
-    assert followed.left() == "about 3 min 20 s ahead (estimate)"
+    followed = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)}, slots=2)
+    assert followed.left() == "about 1 min 40 s left (estimate)"
 
 
 @pytest.mark.parametrize(

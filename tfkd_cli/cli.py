@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tfkd_cli.errors import canonical
+from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import OUTPUT, PANELS
 
 DOCS = Path(__file__).parents[1] / "docs"
+ABORT = typer.Abort
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""Click's UsageError, of which Typer has a copy in some versions."""
 
 
 class Entry(NamedTuple):
@@ -34,7 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
     "compare": Entry("comparing", TRAIN, "Compare label smoothing and Tf-KD on your own images."),
     "reproduce": Entry("runs", TRAIN, "Train what tables and figures still need, then print them."),
     "plan": Entry("runs", TRAIN, "Show which runs `reproduce` would train and what they cost."),
-    "status": Entry("store", LOOK, "Show how far everything is that was asked for."),
+    "status": Entry("store", LOOK, "Show how far each table, grid and comparison is."),
     "runs": Entry("browsing", LOOK, "List the runs of a results folder, one line each."),
     "diff": Entry("browsing", LOOK, "Show in what two runs differ."),
     "show": Entry("store", LOOK, "Print a table, figure, grid, comparison or run."),
@@ -59,6 +64,10 @@ COMMANDS: Mapping[str, Entry] = {
 
 class Command(TyperCommand):
     """A command whose help shows its options in panels."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """ITEM and [ITEM], where Typer writes {ITEM} for an argument that must be given."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Each panel of `options.PANELS` that has an option."""
@@ -130,7 +139,6 @@ app = typer.Typer(
     "Start with: tfkd reproduce demo",
     epilog="`tfkd help COMMAND` has all options of a command and an example. "
     f"Documentation: {DOCS if DOCS.is_dir() else 'docs/ in the repository of tfkd'}",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -152,3 +160,32 @@ def root(
     ] = False,
 ) -> None:
     """Options before the command."""
+
+
+def refusal(error: Any) -> RequestError:
+    """A UsageError of Click, which has one part, as an error of three."""
+    if error.ctx is None:  # Click's parser: an option without its value, or a flag with one
+        return RequestError(error.message, hint="`tfkd help COMMAND` says which options take a value.")
+    command, params = error.ctx.command_path, error.ctx.command.params
+    more = f"`{command.replace('tfkd', 'tfkd help', 1)}` lists all options."
+    example = re.search(r"^Example: (.*)", error.ctx.command.help or "", re.MULTILINE)
+    hint = example[1] if example else f"options stand after the command. {more}"
+    param = getattr(error, "param", None)
+    if hasattr(error, "possibilities"):  # no such option
+        names = {name.strip("-"): name for each in params for name in each.opts}
+        near = difflib.get_close_matches(error.option_name.strip("-"), names, n=1)
+        hint = f"did you mean {names[near[0]]}? {more}" if near else hint
+        return RequestError(f"{command} has no option {error.option_name}.", hint=hint)
+    if param is None:
+        words = re.search(r"unexpected extra argument.* \((.*)\)", error.message)
+        return RequestError(f"{command} cannot use: {words[1]}." if words else error.message, hint=hint)
+    name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar
+    if hasattr(error, "param_type"):  # it was not given
+        return RequestError(f"{name} is missing.", expected=param.help, hint=hint)
+    number = "a whole number" if "int" in param.type.name else "a number"
+    least = getattr(param.type, "min", None)
+    return RequestError(
+        f"{name} is {error.message.partition(' is not')[0]}.",
+        expected=number + ("." if least is None else f", {least:g} or more."),
+        hint=more,
+    )

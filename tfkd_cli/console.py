@@ -5,6 +5,7 @@ On a terminal, lines are wrapped at spaces and tables are laid out by its width;
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from tfkd_cli.errors import UNSEEN, plain
+from tfkd_cli.errors import UNSEEN, parts, plain
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from tfkd_cli.plan import Counts, Plan
 
 PLAIN_WIDTH = 100
+NO_BREAK = "\N{NO-BREAK SPACE}"
+UNITS = re.compile(r"(?<=\d) (?=(?:d|h|min|s|B|kB|MB|GB|TB|%)(?!\w))")
+"""The space of 20 GB, at which a line is never broken."""
 NUMBER = r"|-|[-+<]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
 
 
@@ -57,16 +61,19 @@ def _console(*, stderr: bool) -> Console:
 
 
 def wrapped(text: str, width: int) -> str:
-    """`text`, its lines broken at spaces to fit into `width` and indented as they begin; words stay whole."""
+    """`text`, its lines broken at spaces to fit into `width` and indented as they begin.
+
+    Words stay whole, and so do a number and its unit.
+    """
     return "\n".join(
         textwrap.fill(
-            line.lstrip(" "),
+            UNITS.sub(NO_BREAK, line.lstrip(" ")),
             width - 1,  # some terminals begin a new line at the last column
             initial_indent=(indent := " " * (len(line) - len(line.lstrip(" ")))),
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).replace(NO_BREAK, " ")
         for line in text.split("\n")
     )
 
@@ -88,13 +95,24 @@ def _write(text: str, stream: TextIO) -> None:
     print(shown, file=stream, flush=True)
 
 
+class LogOutput(logging.Handler):
+    """Shows each text that is logged once, as a note: a damaged file, and what was done about it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show what was logged, unless it was shown before."""
+        text = record.getMessage()
+        if text not in self._shown:
+            self._shown.add(text)
+            say(f"Note: {text}")
+
+
 def print_error(error: Exception) -> None:
     """What happened, what was expected, what to do: three lines on stderr."""
-    say(f"Error: {getattr(error, 'what', error)}")
-    if expected := getattr(error, "expected", ""):
-        say(f"  {expected}")
-    if hint := getattr(error, "hint", ""):
-        say(f"  Hint: {hint}")
+    say("Error: " + "\n".join(parts(error)))
 
 
 def print_json(value: Any) -> None:

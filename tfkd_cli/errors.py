@@ -18,6 +18,10 @@ UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 """Control characters but tab and newline, marks that change the direction of text, and lone surrogates."""
 
 
+SENTENCES = ("Expected", "Known", "Found", "The keys")
+"""What is expected begins with one of these where it says so itself."""
+
+
 def plain(text: str) -> str:
     """`text` with what a terminal would obey or hide shown as an escape: `\\x1b`, `\\u202e`."""
     return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
@@ -35,12 +39,7 @@ class TfkdError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        lines = [self.what]
-        if self.expected:
-            lines.append(f"  {self.expected}")
-        if self.hint:
-            lines.append(f"  Hint: {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(parts(self))
 
 
 class RequestError(TfkdError):
@@ -57,6 +56,16 @@ class RunError(TfkdError):
     """A run, or the machine under it, failed; what was done so far is kept."""
 
     exit_code = 1
+
+
+def parts(error: Exception) -> list[str]:
+    """What happened, what was expected and what to do, a line each; of `paper_tables`' errors, too."""
+    lines = [str(getattr(error, "what", error))]
+    if expected := getattr(error, "expected", ""):
+        lines.append(f"  {'' if expected.startswith(SENTENCES) else 'Expected: '}{expected}")
+    if hint := getattr(error, "hint", ""):
+        lines.append(f"  Hint: {hint}")
+    return lines
 
 
 def fold(name: str) -> str:

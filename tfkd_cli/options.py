@@ -20,6 +20,7 @@ from tfkd_cli.errors import fold
 
 WHAT, TEACHER, RUN = "What is trained", "A teacher from a file", "How runs are made"
 WHERE, STORE, OUTPUT = "Where runs execute", "Where things are", "Output"
+BY_SETTING = "[default: by network and data set]"
 PANELS = ("Arguments", "Options", WHAT, TEACHER, RUN, WHERE, STORE, OUTPUT)
 """The panels of a command's options, in the order of its help."""
 
@@ -72,8 +73,12 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+Student = Annotated[str, _option(
+    "--student", help="A network (`tfkd list models`).", panel=WHAT,
+    metavar="NETWORK", autocompletion=completing(_networks),
+)]  # fmt: skip
 Students = Annotated[str, _option(
-    "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
+    "--student", help="A network (`tfkd list models`); several: A,B.", panel=WHAT,
     metavar="NETWORK", autocompletion=completing(_networks),
 )]  # fmt: skip
 Teachers = Annotated[str | None, _option(
@@ -122,8 +127,8 @@ class StoreOptions:
         metavar="FOLDER", envvar="TFKD_DATA",
     )] = None  # fmt: skip
     cache_dir: Annotated[Path | None, _option(
-        "--cache-dir", help="Decoded data sets. [default: the user's cache folder]", panel=STORE,
-        metavar="FOLDER", envvar="TFKD_CACHE",
+        "--cache-dir", help="The folder of decoded data sets. [default: the user's cache folder]",
+        panel=STORE, metavar="FOLDER", envvar="TFKD_CACHE",
     )] = None  # fmt: skip
     debug: Annotated[bool, _option("--debug", help="Show the traceback of an error.", panel=OUTPUT)] = False
 
@@ -133,46 +138,46 @@ class RunOptions:
     """What changes every run of a request."""
 
     scale: Annotated[str, _option(
-        "--scale", help="paper, or quick: 10 epochs with --fast, for trying out.", panel=RUN,
-        metavar="SCALE", autocompletion=completing(lambda: ["paper", "quick"]),
+        "--scale", help="As in the paper, or 10 epochs with --fast, for trying out.", panel=RUN,
+        metavar="paper|quick", autocompletion=completing(lambda: ["paper", "quick"]),
     )] = "paper"  # fmt: skip
     form: Annotated[str, _option(
-        "--form", help="The loss as released (the code) or as printed (the equation).", panel=RUN,
-        metavar="FORM", autocompletion=completing(lambda: ["released", "printed"]),
+        "--form", help="The loss of the released code, or the printed equation.", panel=RUN,
+        metavar="released|printed", autocompletion=completing(lambda: ["released", "printed"]),
     )] = "released"  # fmt: skip
     recipe: Annotated[str | None, _option(
-        "--recipe", help="finetune, for any network. [default: by network and data set]", panel=RUN,
+        "--recipe", help=f"finetune, for any network. {BY_SETTING}", panel=RUN,
         metavar="RECIPE", autocompletion=completing(lambda: ["finetune"]),
     )] = None  # fmt: skip
     fast: Annotated[bool, _option(
         "--fast", help="bf16, and the same augmented images for all seeds: other runs, marked.", panel=RUN,
     )] = False  # fmt: skip
     teacher_seeds: Annotated[str, _option(
-        "--teacher-seeds", help="one teacher (seed 0) for all seeds, or paired: one for each seed.",
-        panel=RUN, metavar="SEEDS", autocompletion=completing(lambda: ["one", "paired"]),
+        "--teacher-seeds", help="One teacher (seed 0) for all seeds, or one for each seed.",
+        panel=RUN, metavar="one|paired", autocompletion=completing(lambda: ["one", "paired"]),
     )] = "one"  # fmt: skip
     set_: Annotated[list[str] | None, _option(
         "--set", help="recipe.FIELD=VALUE, loss.FIELD=VALUE or teacher.weights=VALUE; can be repeated.",
         panel=RUN, metavar="FIELD=VALUE",
     )] = None  # fmt: skip
-    epochs: Annotated[
-        int | None,
-        _option("--epochs", help="Epochs; the milestones scale with them.", panel=RUN, metavar="N"),
-    ] = None
-    batch_size: Annotated[
-        int | None, _option("--batch-size", help="Images in a batch.", panel=RUN, metavar="N")
-    ] = None
-    lr: Annotated[
-        float | None,
-        _option("--lr", help="Learning rate at a batch of 128; it scales linearly.", panel=RUN, metavar="X"),
-    ] = None
-    alpha: Annotated[float | None, _option("--alpha", help="loss.alpha, 0 to 1.", panel=RUN, metavar="X")] = (
-        None
-    )
-    temperature: Annotated[
-        float | None,
-        _option("--temperature", "-T", help="loss.temperature.", panel=RUN, metavar="X"),
-    ] = None
+    epochs: Annotated[int | None, _option(
+        "--epochs", help=f"Epochs; the milestones scale with them. {BY_SETTING}", panel=RUN, metavar="N",
+    )] = None  # fmt: skip
+    batch_size: Annotated[int | None, _option(
+        "--batch-size", help=f"Images in a batch. {BY_SETTING}", panel=RUN, metavar="N",
+    )] = None  # fmt: skip
+    lr: Annotated[float | None, _option(
+        "--lr", help=f"Learning rate at a batch of 128; it scales linearly. {BY_SETTING}", panel=RUN,
+        metavar="X",
+    )] = None  # fmt: skip
+    alpha: Annotated[float | None, _option(
+        "--alpha", help=f"Weight α of the soft targets, 0 to 1; the ε of lsr. {BY_SETTING}", panel=RUN,
+        metavar="X",
+    )] = None  # fmt: skip
+    temperature: Annotated[float | None, _option(
+        "--temperature", "-T", help=f"Temperature τ of the soft targets. {BY_SETTING}", panel=RUN,
+        metavar="X",
+    )] = None  # fmt: skip
 
     def shorthands(self) -> dict[str, Any]:
         """The shorthands of `--set` (None: not given)."""
@@ -181,20 +186,31 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class ExecutionOptions:
-    """Where and how runs execute; none of it changes a result's identity."""
+class PlaceOptions:
+    """The cluster, or the device of this machine."""
 
     cluster: Annotated[str, _option(
         "--cluster", help="local, slurm, or another profile (`tfkd list clusters`).", panel=WHERE,
         metavar="CLUSTER", autocompletion=completing(_clusters),
     )] = "local"  # fmt: skip
+    device: Annotated[
+        str, _option("--device", help="auto, cpu, cuda, cuda:1 or mps.", panel=WHERE, metavar="DEVICE")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.device.lower())
+        if fold(self.cluster) == "local":
+            object.__setattr__(self, "cluster", "local")
+
+
+@dataclass(frozen=True)
+class ExecutionOptions(PlaceOptions):
+    """Where and how runs execute; none of it changes a result's identity."""
+
     jobs: Annotated[int | None, _option(
         "--jobs", "-j", help="The most runs at once; several may share a GPU.", panel=WHERE,
         metavar="N", min=1,
     )] = None  # fmt: skip
-    device: Annotated[
-        str, _option("--device", help="auto, cpu, cuda, cuda:1 or mps.", panel=WHERE, metavar="DEVICE")
-    ] = "auto"
     threads: Annotated[int | None, _option(
         "--threads", help="Threads of each run. [default: cores ÷ runs at once]", panel=WHERE,
         metavar="N", min=1,
@@ -216,19 +232,21 @@ class ExecutionOptions:
     )] = 20.0  # fmt: skip
     no_tf32: Annotated[bool, _option("--no-tf32", help="Disable TF32 on GPUs (slower).", panel=WHERE)] = False
     tensorboard: Annotated[
-        bool, _option("--tensorboard", help="Also write scalars for TensorBoard.", panel=WHERE)
+        bool,
+        _option("--tensorboard", help="Also write scalars for TensorBoard into tensorboard/.", panel=WHERE),
     ] = False
+    verbose: Annotated[bool, _option("--verbose", "-v", help="More detailed logs.", panel=OUTPUT)] = False
+
+
+@dataclass(frozen=True)
+class LaunchOptions(ExecutionOptions):
+    """Whether a command that starts runs does so, and whether it asks."""
+
     dry_run: Annotated[
         bool,
         _option("--dry-run", help="Show the plan and check what runs need; start nothing.", panel=WHERE),
     ] = False
     yes: Annotated[bool, _option("--yes", "-y", help="Download without asking.", panel=WHERE)] = False
-    verbose: Annotated[bool, _option("--verbose", "-v", help="More detailed logs.", panel=OUTPUT)] = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "device", self.device.lower())
-        if fold(self.cluster) == "local":
-            object.__setattr__(self, "cluster", "local")
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,22 @@ def steps() -> Callable[[str, float], None]:
         now = time.monotonic()
         if what not in said or now - said[what] > 5:
             said[what] = now
-            console.say(f"{what} {share:.0%}" if share else f"{what} …")
+            done = f": {100 * share:.0f} %" if share else " …"
+            console.say(what[:1].upper() + what[1:] + done)
 
     return tell
 
 
 @contextlib.contextmanager
 def following(
-    plan: Plan, runs: Sequence[RunSpec], *, data: Mapping[str, str]
+    plan: Plan, runs: Sequence[RunSpec], *, data: Mapping[str, str], slots: int
 ) -> Iterator[Callable[[Event], None]]:
-    """While runs execute: gives the callback for their events. `data`: data set → what to call it."""
-    follower = Follower(plan, {spec.folder: spec for spec in runs}, names=short_names(runs, data))
+    """While runs execute, `slots` at once: gives the callback for their events.
+
+    `data`: data set → what to call it.
+    """
+    specs = {spec.folder: spec for spec in runs}
+    follower = Follower(plan, specs, names=short_names(runs, data), slots=slots)
     if not sys.stderr.isatty():
         yield follower.tell
         return
@@ -96,6 +101,7 @@ class Follower:
     plan: Plan
     specs: dict[str, RunSpec]
     names: Mapping[str, str] = field(default_factory=dict)  # folder → what to call the run
+    slots: int = 1  # the most runs that there can be under way
     bars: RichProgress | None = None
     whole: TaskID | None = None
     tasks: dict[str, TaskID] = field(default_factory=dict)
@@ -132,7 +138,7 @@ class Follower:
         total = sum(run.seconds_left for run in runs.values())
         spent = sum(self._spent(name, run) for name, run in runs.items())
         if not self.begun:
-            return f"about {console.duration(total)} ahead (estimate)"
+            return f"about {console.duration(self.plan.wall_seconds(self.slots))} left (estimate)"
         elapsed = (time.monotonic() - min(self.begun.values())) * self.at_once
         trusted = max(1.0, min(TRUSTED_SHARE * total, TRUSTED_SECONDS * self.at_once))
         pace = (elapsed + trusted) / (spent + trusted)
@@ -157,7 +163,8 @@ class Follower:
             f"{event.accuracy:.2f} %" if event.accuracy is not None else console.first_line(event.message)
         )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
-        left = f"  ({self.left()})" if self.finished < len(self.specs) else ""
+        # Live, the time left stands below.
+        left = f"  ({self.left()})" if self.finished < len(self.specs) and self.bars is None else ""
         self._line(f"[{self.finished}/{len(self.specs)}] {mark:7} {self._name(event)}  {accuracy}{left}")
         if self.bars is not None and self.whole is not None:
             if event.folder in self.tasks:

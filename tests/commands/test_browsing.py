@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
+from tfkd_cli.methods import Distillation
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.settings import Request
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
 
 
@@ -36,7 +39,7 @@ def runs(results: Path, capfd: pytest.CaptureFixture[str], *more: str) -> list[d
 def test_every_run_has_a_line_with_its_short_name(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "--results", str(results)]) == 0
     shown = capfd.readouterr()
-    assert "digits · resnet8 · tf-reg · s1" in shown.out
+    assert "digits · tf-reg · s1" in shown.out
     assert "4 runs" in shown.err
 
 
@@ -93,3 +96,26 @@ def test_a_difference_is_a_row_of_a_table(results: Path, capfd: pytest.CaptureFi
     assert "method" in shown
     assert main(["diff", first["run"], first["run"], "--results", str(results)]) == 0
     assert "alike" in capfd.readouterr().out
+
+
+def test_two_runs_differ_in_the_images_that_a_teacher_from_a_file_was_given(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store.open(tmp_path, create=True)
+    teacher = ForeignTeacher(network="resnet20", digest="a" * 64, mean=(0.5,), std=(0.25,))
+    for each in (teacher, replace(teacher, size=24)):
+        spec = RunSpec(dataset="digits", student="resnet8", loss=Distillation(), teacher=each)
+        store.run(spec).declare(spec)
+    keys = [each["key"] for each in runs(tmp_path, capfd)]
+    assert main(["diff", *keys, "--json", "--results", str(tmp_path)]) == 0
+    (only,) = json.loads(capfd.readouterr().out)["different"]
+    told = f"file:{'a' * 12} mean=0.5 std=0.25"
+    assert {only["first"], only["second"]} == {told, f"{told} size=24"}
+
+
+def test_a_run_is_listed_under_the_name_that_its_data_set_was_given(
+    results: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "requests", lambda store: [{"id": "1", "data": {"folder:photos": "digits"}}])
+    assert main(["runs", "--results", str(results)]) == 0
+    assert "folder:photos · tf-reg · s1" in capfd.readouterr().out

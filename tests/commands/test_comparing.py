@@ -37,7 +37,7 @@ def test_a_folder_of_photographs_ends_in_one_sentence(
     said = capfd.readouterr()
     shown, warned = said.out, " ".join(said.err.split())
     assert "Warning: each training has 1 steps × 1 epochs" in warned
-    assert warned.index("Warning: ") < warned.index("Now trials")
+    assert warned.index("Warning: ") < warned.index("Stage 1 of 3")
     assert shown.splitlines()[-1].startswith("tf-reg − lsr = ")
     assert "n = 2" in shown.splitlines()[-1]
     words = " ".join(shown.split())
@@ -52,7 +52,7 @@ def test_a_folder_of_photographs_ends_in_one_sentence(
     assert {each["method"] for each in answer["trials"]} == {"baseline", "lsr", "tf-reg", "tf-self"}
     assert answer["chosen_on"] == "validation"
     assert answer["answer"] == answer["differences"][0]["sentence"] + "."
-    assert "Now " not in said.err
+    assert "Stage" not in said.err
 
     results = [json.loads(path.read_text()) for path in photos.parent.glob("results/runs/*/result.json")]
     assert len(results) == 8  # four methods, two seeds: the trials are among them

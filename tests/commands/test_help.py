@@ -101,3 +101,41 @@ def test_every_option_has_a_help_text() -> None:
         if not each.help and each.name != "help"
     ]
     assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "expected", "hint"),
+    [
+        ("run", "--student is missing", "A network", "tfkd run --student resnet8"),
+        ("diff 3f2a", "RUN is missing", "A run's key", "tfkd diff 3f2a 91c0"),
+        ("run --studnt resnet8", "tfkd run has no option --studnt", "", "did you mean --student?"),
+        ("run --batch_size 8", "has no option --batch_size", "", "did you mean --batch-size?"),
+        ("--results x status", "tfkd has no option --results", "", "options stand after the command"),
+        (
+            "run --student a --method b --epochs many",
+            "--epochs is 'many'",
+            "a whole number.",
+            "tfkd help run",
+        ),
+        ("run --student a --method b --lr x", "--lr is 'x'", "a number.", "tfkd help run"),
+        ("run --student a --method b --jobs 0", "--jobs is 0", "a whole number, 1 or more.", "tfkd help run"),
+        ("show table1 table2", "tfkd show cannot use: table2", "", "tfkd show table1"),
+        ("run --epochs", "'--epochs' requires an argument", "", "tfkd help"),
+    ],
+)
+def test_a_command_line_that_does_not_fit_is_refused_in_three_parts(
+    words: str, what: str, expected: str, hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    said = capfd.readouterr()
+    assert not said.out
+    error, *more = said.err.splitlines()
+    assert error.startswith("Error: ")
+    assert what in error
+    assert any(line.startswith(f"  Expected: {expected}") for line in more) == bool(expected)
+    assert hint in more[-1]
+    assert more[-1].startswith("  Hint: ")
+
+
+def test_tfkd_alone_is_its_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert said([], capfd) == said(["--help"], capfd)

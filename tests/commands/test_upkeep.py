@@ -35,7 +35,7 @@ def test_with_a_damaged_request_cleaning_keeps_what_it_may_need(
     assert teacher_logits.exists()
     assert main(["status", "--results", str(tmp_path)]) == 0
     said = capfd.readouterr()
-    assert "Nothing was asked" not in said.out
+    assert "There are no runs" not in said.out
     assert str(request) in said.err
     request.rename(request.with_suffix(".bad"))
     assert main(["clean", "--yes", "--results", str(tmp_path)]) == 0

@@ -198,7 +198,7 @@ class Damaged:
             assert code == 0 or name in ("table", "run"), (name, err)
             assert code == 0 or "Hint:" in err, (name, err)
             said[name] = json.loads(out) if code == 0 else {}
-        assert "Nothing was asked" not in tell("status", *store)[1]
+        assert "There are no runs" not in tell("status", *store)[1]
         if report:
             code, _, err = tell("report", *store, "--out", str(self.root.parent))
             assert code in (0, 1), err

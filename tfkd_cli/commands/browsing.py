@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfkd_cli import console, results
+from tfkd_cli import console, progress, results
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
 from tfkd_cli.reproduction import overview
-from tfkd_cli.spec import TRAINER_VERSION, title
+from tfkd_cli.spec import TRAINER_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,10 +61,16 @@ def list_runs(
     if output.json:
         console.print_json(_records(frame))
         return 0
-    rows = [_line(row) for row in _records(frame)]
+    specs = [run.spec for run in found.values() if run.spec is not None]
+    names = progress.short_names(specs, session.called(opened))
+    rows = [_line(row, names.get(row["run"], row["run"])) for row in _records(frame)]
     if rows:
         console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
-    console.say(f"{len(rows)} run{'' if len(rows) == 1 else 's'}. `tfkd show KEY` shows one of them.")
+        console.say(f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them.")
+    elif found:
+        console.say(f"None of the {len(found)} runs in {opened.source} is like that.")
+    else:
+        console.say(f"There are no runs in {opened.source} yet. Start with: tfkd reproduce demo")
     for note in overview.outdated(opened, [run.state for run in found.values()]):
         console.say(f"Note: {note}")
     return 0
@@ -97,25 +103,18 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def _line(row: dict[str, Any]) -> tuple[str, ...]:
+def _line(row: dict[str, Any], name: str) -> tuple[str, ...]:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
     return (
         str(row["key"])[:12],
-        _short_name(row),
+        name,
         str(row["status"]) + (f", trainer {row['trainer']}" if row["trainer"] not in CURRENT else ""),
         percent(row["best_accuracy"]),
         percent(row["last_accuracy"]),
         "-" if row["seconds"] is None else console.duration(row["seconds"]),
     )
-
-
-def _short_name(row: dict[str, Any]) -> str:
-    """`cifar100 · resnet8 · kd from resnet20 · s1`; the folder's name where the run cannot be read."""
-    if row["student"] is None:
-        return str(row["run"])
-    return title(*(row[name] for name in ("dataset", "student", "method", "teacher", "seed")))
 
 
 @with_options

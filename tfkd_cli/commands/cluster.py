@@ -90,7 +90,7 @@ def cancel(
     opened = session.open_store(store, write=True)
     specs = _specs(opened, session.execution(store), item)
     cancelled = cancel_jobs(opened, [spec.key for spec in specs])
-    print(f"Cancelled {cancelled} jobs." if cancelled else "Nothing of that is in the queue.")
+    print(f"Cancelled {cancelled} jobs." if cancelled else f"No run of {item} is in SLURM's queue.")
     return 0
 
 
@@ -107,12 +107,6 @@ def retry(
     from tfkd_cli.backends.slurm import client
     from tfkd_cli.backends.slurm.submit import retry as submit_again
 
-    if where.dry_run:
-        raise RequestError(
-            "retry has no --dry-run.",
-            expected="a run to submit again.",
-            hint="`tfkd reproduce … --cluster NAME --dry-run` shows the scripts of what is missing.",
-        )
     opened = session.open_store(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
     client.require()

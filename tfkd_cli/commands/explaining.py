@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Annotated
 
@@ -74,8 +75,9 @@ def explain_setting(
         asked = request.axes.methods if request.axes else ()  # a grid has the baseline, named or not
         settings = [c.setting for c in request.tables[0].cells() if c.setting.method in asked]
     else:
+        missing = f"--{'method' if student else 'student'} is missing." if student or method else ""
         raise RequestError(
-            "nothing to explain.",
+            missing or "explain needs to know what.",
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
@@ -119,10 +121,12 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
     found = _the_student_first(found, wanted)
     if not found:
         known = sorted({f"{each.student} {each.method}" for each in settings})
+        asked = " ".join(words[1:])
+        near = difflib.get_close_matches(asked, known, n=1, cutoff=0.0)
         raise PaperTablesError(
-            f"no cell of {words[0]} is {' '.join(words[1:])}.",
+            f"no cell of {words[0]} is {asked}.",
             expected="Known: " + "; ".join(known),
-            hint=f"tfkd explain {words[0]} {known[0]}",
+            hint=f"tfkd explain {words[0]} {near[0]}",
         )
     return found
 
@@ -151,7 +155,7 @@ def _print(made: Explanation) -> None:
     epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
     target.print(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}", markup=False)
     forms = [
-        _row(name + (" (asked)" if name == made.asked else ""), each) for name, each in made.forms.items()
+        _row(name + (" (chosen)" if name == made.form else ""), each) for name, each in made.forms.items()
     ]
     forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
     heads = ("form", "weights", "loss scale", "equals LSR with ε")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,14 @@ from tfkd_cli.commands import session
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.options import ExecutionOptions
+from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
@@ -34,7 +35,7 @@ NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will 
 class Place:
     """Where the runs of a command execute, found out once: the slots of this machine, or a cluster."""
 
-    where: ExecutionOptions
+    where: LaunchOptions
     slots: Slots | None = None
     profile: Profile | None = None  # of the cluster
 
@@ -54,7 +55,7 @@ class Place:
         return self.where.jobs or max(1, len(plan.todo))
 
 
-def profile_of(where: ExecutionOptions) -> Profile | None:
+def profile_of(where: LaunchOptions) -> Profile | None:
     """The profile of `--cluster`, None for this machine; RequestError when there is none of this name."""
     if where.cluster == "local":
         return None
@@ -64,7 +65,7 @@ def profile_of(where: ExecutionOptions) -> Profile | None:
 
 
 def place_of(
-    where: ExecutionOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
+    where: LaunchOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
 ) -> Place:
     """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
     if profile is not None:
@@ -72,23 +73,50 @@ def place_of(
     return Place(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
 
 
-def cost_device(where: ExecutionOptions) -> str:
+def cost_device(where: LaunchOptions) -> str:
     """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
     if where.cluster != "local" and where.device == "auto":
         return "cuda"
     return ready.device_kind(where.device)
 
 
-def calibrated(
-    request: Request, execution: Execution, where: ExecutionOptions, *, calibrate: bool
-) -> Mapping[tuple[Any, ...], float]:
-    """Calibrated rates of this device; `calibrate` times what the request needs first."""
+def campaign_of(
+    request: Request,
+    store: Store,
+    execution: Execution,
+    place: Place,
+    *,
+    calibrate: bool = False,
+    repeating: str = "",
+) -> Campaign:
+    """The campaign of a command; `calibrate` times first what the request needs."""
     from tfkd_cli.reproduction import calibration
 
-    device = cost_device(where)
+    device = cost_device(place.where)
     if calibrate:
         calibration.calibrate(request, execution=execution, device=device, say=console.say)
-    return calibration.rates(execution, device=device)
+    return Campaign(
+        request,
+        store,
+        execution,
+        device=device,
+        threads=place.threads,
+        processes_of=place.processes_of,
+        calibrated=calibration.rates(execution, device=device),
+        repeating=repeating,
+    )
+
+
+def plan_json(campaign: Campaign, plan: Plan, place: Place) -> dict[str, Any]:
+    """The documented shape of a plan with `--json`; `device` is what its `gpu_hours` are of."""
+    at_once = place.runs_at_once(plan)
+    return {
+        "seeds": list(campaign.request.seeds),
+        "device": campaign.device,
+        "runs_at_once": at_once,
+        "wall_hours": round(plan.wall_seconds(at_once) / 3600, 4),
+        **plan.to_json(),
+    }
 
 
 def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) -> None:
@@ -104,6 +132,12 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
     )
     if counts.todo:
+        shared = "Shared runs are trained once. " if counts.shared else ""
+        target.print(
+            f"{shared}The longest chain, a teacher and then its students, is the least that any number of "
+            "devices would take.",
+            markup=False,
+        )
         at_once = place.runs_at_once(plan)
         wall = console.duration(plan.wall_seconds(at_once))
         target.print(
@@ -120,7 +154,7 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.missing), *data_lines(request, plan.missing)):
+    for line in (*pretrained_lines(plan.unfinished), *data_lines(campaign, plan.unfinished)):
         target.print(line, markup=False)
 
 
@@ -141,6 +175,8 @@ def assumption_lines(request: Request) -> list[str]:
     for table in request.tables:
         if table.kind == "grid":
             lines += grid_recipes(request, table)
+            if request.axes and "baseline" not in request.axes.methods:
+                lines.append("The baseline of each student is trained, too: the gains refer to it.")
         if table.kind not in ("paper", "control"):
             continue
         cells = [cell for cell in table.cells() if not cell.is_baseline]
@@ -163,7 +199,7 @@ def grid_recipes(request: Request, table: Table) -> list[str]:
             "epochs": f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}",
             "batch_size": f"batch {recipe.batch_size}",
             "lr": f"learning rate {recipe.peak_lr:g}",
-            "augment": recipe.augment,
+            "augment": f"augmentation {recipe.augment}",
         }
         guessed = [name for name in shown if f"recipe.{name}" in assumed(request, setting)]
         note = f" (assumed: {', '.join(shown[name] for name in guessed)})" if guessed else ""
@@ -183,10 +219,11 @@ def pretrained_lines(runs: Sequence[RunSpec]) -> list[str]:
     ] * bool(named)
 
 
-def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
+def data_lines(campaign: Campaign, runs: Sequence[RunSpec]) -> list[str]:
     """What must be decoded or fetched first."""
+    request, folder = campaign.request, campaign.execution.data_dir
     lines = [
-        f"{each.name}: not here yet; "
+        f"{each.name}: not {f'in {folder}' if folder else 'here yet'}; "
         + (
             f"would fetch {each.download}."
             if each.download
@@ -202,7 +239,14 @@ def data_lines(request: Request, runs: Sequence[RunSpec]) -> list[str]:
         for each in request.data.values()
         if each.facts.val_images
     ]
-    return lines + notes + validated
+    batches = {spec.dataset: spec.recipe.batch_size for spec in runs}
+    one_step = [
+        f"{each.facts.called}: a batch is {batches[each.name]:,} images, more than the "
+        f"{each.facts.train_images:,} of its training part, so each epoch is one step with all of these."
+        for each in request.data.values()
+        if batches.get(each.name, 0) > each.facts.train_images
+    ]
+    return lines + notes + validated + one_step
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
@@ -226,8 +270,13 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
     return 1 if failed else 0
 
 
-def make_data_ready(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
-    """Decode, and fetch where that is accepted, the data sets of these runs."""
+def make_data_ready(
+    campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions, *, before_plan: bool = False
+) -> None:
+    """Decode, and fetch where that is accepted, the data sets of these runs.
+
+    `before_plan`: what is found is not said, since the plan that follows does.
+    """
     from tfkd_cli import progress
 
     ready.make_ready(
@@ -236,11 +285,11 @@ def make_data_ready(campaign: Campaign, runs: Sequence[RunSpec], where: Executio
         execution=campaign.execution,
         accept_download=lambda each: accept_download(each, yes=where.yes),
         progress=progress.steps(),
-        say=console.say,
+        say=(lambda _: None) if before_plan else console.say,
     )
 
 
-def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
+def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
     """The request, its teacher from a file with the usual normalisation that suits it, where none was given.
 
     This is part of what the runs are, so the data set is decoded before anything is planned. A dry run
@@ -255,7 +304,8 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
         return request
     from tfkd_cli.reproduction import foreign
 
-    make_data_ready(campaign, [spec for runs in request.wanted.values() for spec in runs], where)
+    specs = [spec for runs in request.wanted.values() for spec in runs]
+    make_data_ready(campaign, specs, where, before_plan=True)
     chosen, why = foreign.with_usual_inputs(
         teacher, dataset.facts, execution=execution, sources=execution.sources
     )
@@ -263,7 +313,7 @@ def with_teacher_inputs(campaign: Campaign, where: ExecutionOptions) -> Request:
     return replace(request, foreign_teacher=chosen)
 
 
-def check_place(where: ExecutionOptions) -> None:
+def check_place(where: LaunchOptions) -> None:
     """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
     if where.cluster == "local":
         return ready.check_device(where.device, gpus=where.gpus or 1)
@@ -284,12 +334,13 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
             console.say(judged.sentence)
 
 
-def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
     """What these runs would find in their first seconds, for a dry run: nothing is written or fetched.
 
     RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
     """
-    if ready.unready(campaign.request, runs):
+    unready = ready.unready(campaign.request, runs)
+    if unready:
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
     for each in campaign.request.data.values():
@@ -301,7 +352,10 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Exe
         try:
             ready.check_device(where.device, gpus=where.gpus or 1)
         except RequestError as error:
-            console.say(f"Warning: {error.what}")
+            return console.say(f"Warning: {error.what}")
+    if runs and all(each.available for each in unready):
+        console.say("Checked: what these runs need is here. Nothing was trained.")
+    return None
 
 
 def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:
@@ -311,7 +365,8 @@ def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: 
 
     assert place.slots is not None
     data = {each.name: each.facts.called for each in campaign.request.data.values()}
-    with progress.following(plan, [run.spec for run in runs], data=data) as on_event:
+    specs, slots = [run.spec for run in runs], len(place.slots.environments)
+    with progress.following(plan, specs, data=data, slots=slots) as on_event:
         outcome = run_local(
             runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
         )
@@ -344,7 +399,7 @@ def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
         )
 
 
-def try_networks(request: Request, runs: Sequence[RunSpec], where: ExecutionOptions) -> None:
+def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
     """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
     ready.make_networks_ready(
         request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say

@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "md", "csv", "tex", "json")
 ACTIVATE = Path(".venv/bin/activate")
-TOY = (
-    "The demo trains on a toy data set (8×8 digits): it shows that everything works, "
-    "and decides nothing about the paper."
-)
-
 NEXT = (
     "\nWhat to do next:",
     "  Open {index} in a browser: these results with figures and every run.",
-    "  Compare on your own images: tfkd compare --dataset folder:PHOTOS --student resnet8",
-    "  Read docs/tutorial.md, which explains that step by step; `tfkd help` lists all commands.",
+    "  Compare the methods on your own images (docs/tutorial.md explains it step by step):",
+    "    tfkd compare --dataset folder:PHOTOS --student resnet8",
+    "  See all commands: tfkd help",
 )
 ACTIVATING = f"  In each new shell: source {ACTIVATE}"  # after `make demo`, which leaves tfkd there
 
@@ -46,8 +42,6 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
     for each in comparisons:
         print_table(each, form="text")
     demo = any(table.kind == "demo" for table in campaign.request.tables)
-    if demo:
-        console.say(TOY)
     if campaign.store.root.is_dir():
         written = write_report(
             campaign.store, campaign.execution, device=campaign.device, out=campaign.store.root
@@ -99,26 +93,26 @@ def print_answer(found: Answer, *, form: str) -> None:
 def write_report(
     store: Store, execution: Execution, *, device: str, out: Path, words: Collection[str] = ()
 ) -> Written:
-    """The report of everything that was asked of `store`, into `out`.
+    """The report of all requests in `store`, into `out`.
 
     `words`: only these tables, figures and comparisons, and what the report in `out` already shows.
-    RequestError when nothing was asked for any of them.
+    RequestError when the store holds nothing of them.
     """
     from tfkd_cli import progress, report
 
     campaigns, notes = session.campaigns(store, execution, device=device)
     names = session.names_of(words, campaigns)
     if names and not any({*names} & {*each.request.names} for each in campaigns):
-        raise nothing_asked(" ".join(names), store.source, names)
+        raise nothing_of(" ".join(names), store.source, names)
     return report.write(
         campaigns, store=store, out=out, names=names, unreadable=notes, progress=progress.steps()
     )
 
 
-def nothing_asked(what: str, results: Path, names: Collection[str]) -> RequestError:
+def nothing_of(what: str, results: Path, names: Collection[str]) -> RequestError:
     """What to say where no request in the store names any of these tables and figures."""
     return RequestError(
-        f"nothing was asked for {what} in {results} yet.",
-        expected="what an earlier `tfkd reproduce`, `run` or `compare` asked for; `tfkd status` shows it.",
+        f"there is no {what} in {results} yet.",
+        expected="what an earlier `tfkd reproduce`, `run` or `compare` has trained; `tfkd status` lists it.",
         hint=f"tfkd {what} --help" if what in session.STORED else f"tfkd reproduce {' '.join(names)}",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from tfkd_cli.options import (
     FolderOptions,
     Items,
     JsonOption,
+    LaunchOptions,
     Methods,
     RunOptions,
     Seeds,
@@ -68,7 +68,7 @@ def run(
     method: Methods,
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     folder: FolderOptions,
     output: JsonOption,
     teacher_file: TeacherOptions,
@@ -108,7 +108,7 @@ def reproduce(
     items: Items,
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     seeds: TableSeeds = None,
 ) -> int:
@@ -138,14 +138,15 @@ def plan(
 
     Example: tfkd plan all --seeds 3 --json
     """
-    return _reproduce(items, store, how, replace(where, dry_run=True), output, seeds, calibrate=calibrate)
+    dry = LaunchOptions(**vars(where), dry_run=True)
+    return _reproduce(items, store, how, dry, output, seeds, calibrate=calibrate)
 
 
 def _reproduce(
     items: list[str],
     store: StoreOptions,
     how: RunOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     seeds: str | None,
     *,
@@ -161,7 +162,7 @@ def _go(
     request: Request,
     execution: Execution,
     store: StoreOptions,
-    where: ExecutionOptions,
+    where: LaunchOptions,
     output: JsonOption,
     *,
     calibrate: bool = False,
@@ -172,15 +173,9 @@ def _go(
         session.check_writable(store.results)
     specs = [spec for specs in request.wanted.values() for spec in specs]
     place = launching.place_of(where, profile, specs, execution)
-    campaign = Campaign(
-        request,
-        session.open_store(store, write=False),
-        execution,
-        device=launching.cost_device(where),
-        threads=place.threads,
-        processes_of=place.processes_of,
-        calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
-        repeating=repeating,
+    opened = session.open_store(store, write=False)
+    campaign = launching.campaign_of(
+        request, opened, execution, place, calibrate=calibrate, repeating=repeating
     )
     made = campaign.plan()
     if not where.dry_run:
@@ -193,15 +188,9 @@ def _dry_run(campaign: Campaign, made: Plan, place: launching.Place, output: Jso
     """The plan, what stands against it, and what SLURM would be sent."""
     if not output.json:
         launching.show_plan(campaign, made, place, to_stdout=True)
-    launching.check_what_runs_need(campaign, made.missing, place.where)
+    launching.check_what_runs_need(campaign, made.unfinished, place.where)
     if output.json:
-        at_once = place.runs_at_once(made)
-        costs = {
-            "device": campaign.device,  # whose hours `gpu_hours` are
-            "runs_at_once": at_once,
-            "wall_hours": round(made.wall_seconds(at_once) / 3600, 4),
-        }
-        console.print_json({"seeds": list(campaign.request.seeds), **costs, **made.to_json()})
+        console.print_json(launching.plan_json(campaign, made, place))
     elif place.profile is not None:
         from tfkd_cli.commands import cluster
 

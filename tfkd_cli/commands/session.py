@@ -45,6 +45,15 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     return comparison.with_tables(made, store), notes
 
 
+def called(store: Store) -> dict[str, str]:
+    """Data set as runs name it → as the commands did: `folder32@47a3460ef20f` → `folder32:tiles`."""
+    return {
+        resolved: given
+        for record in store.requests()
+        for given, resolved in (record.get("data") or {}).items()
+    }
+
+
 def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:
     """The tables, figures, grids and comparisons that these words mean, in the campaigns `made` or the paper.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import typer
 from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, canonical, plain
+from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import (
     Item,
     ItemOrAll,
@@ -41,13 +40,14 @@ WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
 
+TODO = {"todo": "to do"}
 FEW_RUNS = 20  # up to which `status` lists all that are not done
 FOLLOW_SECONDS = 1.0  # between two looks of `logs --follow`; SLURM is asked less often
 
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="text, md, csv, tex or json.", metavar="FORMAT",
+        "--format", help="How to print it.", metavar="text|md|csv|tex|json",
         autocompletion=completing(lambda: printing.FORMATS),
     ),
 ]  # fmt: skip
@@ -69,7 +69,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again every minute or so.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every run, however many there are.")] = False,
 ) -> int:
-    """Show how far everything is that was asked for: counts, failures, and the work left.
+    """Show how far each table, grid and comparison is: counts, failures, and the work left.
 
     Example: tfkd status table1 --watch
     """
@@ -80,7 +80,7 @@ def status(
         if output.json:
             console.print_json(seen.to_json())
         else:
-            _print_overview(seen, every=every)
+            _print_overview(seen, store.results, every=every)
         if not watch or not any(seen.counts[state] for state in ("running", "queued")):
             return 0
         pause = WATCH_SECONDS if seen.counts != before else min(pause + WATCH_GROWS, WATCH_AT_MOST)
@@ -97,13 +97,18 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
         return _look_at_run(store, options, item or "")
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
-        raise printing.nothing_asked(item or "", options.results, names)
+        raise printing.nothing_of(item or "", options.results, names)
     queue, remarks = _queue(options)
     states = store.scan()
     seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
     shown = {run.key for run in seen.runs}
     others = [] if names else [state for key, state in states.items() if key not in shown]
-    return replace(seen, notes=(*seen.notes, *overview.outdated(store, others)))
+    called = session.called(store)
+    titled = []
+    for run in seen.runs:
+        dataset, *rest = run.title.split(" · ")
+        titled.append(replace(run, title=" · ".join([called.get(dataset, dataset), *rest])))
+    return replace(seen, runs=tuple(titled), notes=(*seen.notes, *overview.outdated(store, others)))
 
 
 def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
@@ -131,34 +136,45 @@ def _has_submissions(opened: Store) -> bool:
     return (opened.root / "submissions").is_dir()
 
 
-def _print_overview(seen: overview.Overview, *, every: bool) -> None:
+def _print_overview(seen: overview.Overview, results: Path, *, every: bool) -> None:
     target = console.out()
     if not seen.runs:
-        start = "Nothing was asked for yet. Start with: tfkd reproduce demo"
+        start = f"There are no runs in {results} yet. Start with: tfkd reproduce demo"
         target.print("No request can be read." if seen.notes else start, markup=False)
-    counts = ", ".join(f"{number} {name}" for name, number in seen.counts.items() if number)
+    counts = {name: number for name, number in seen.counts.items() if number}
     if seen.runs:
-        target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {counts}", markup=False)
+        told = ", ".join(f"{number} {TODO.get(name, name)}" for name, number in counts.items())
+        target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {told}", markup=False)
+    if names := dict.fromkeys(name for each in seen.runs for name in each.tables):
+        rows = [(name, *(_count(seen, name, state) for state in counts)) for name in names]
+        target.print(console.simple_table(("name", *(TODO.get(each, each) for each in counts)), rows))
     if seen.seconds_left:
         target.print(
             f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
         )
     listed = [each for each in seen.runs if every or _is_listed(each, among=len(seen.runs))]
-    jobs = any(each.job for each in seen.runs)
-    rows = [
-        (each.key[:12], each.status, each.title or each.run, f"{each.epoch or 0}/{each.epochs}")
-        + ((each.job or "",) if jobs else ())
-        + (_why(each),)
-        for each in listed
-    ]
-    if rows:
-        target.print(console.simple_table(("key", "status", "run", "epoch", *(["job"] * jobs), "why"), rows))
+    columns = {
+        "key": [each.key[:12] for each in listed],
+        "status": [TODO.get(each.status, each.status) for each in listed],
+        "run": [each.title or each.run for each in listed],
+        "epoch": [f"{each.epoch or 0}/{each.epochs}" for each in listed],
+        "job": [each.job or "" for each in listed],
+        "reason": [_why(each) for each in listed],
+    }
+    columns = {head: values for head, values in columns.items() if any(values)}
+    if columns:
+        target.print(console.simple_table([*columns], zip(*columns.values(), strict=True)))
     waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
     if waiting:
         reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
         target.print(f"Queued: {reasons}. `tfkd status --all` lists them.", markup=False)
     for note in seen.notes:
         console.say(f"Note: {note}")
+
+
+def _count(seen: overview.Overview, name: str, state: str) -> int:
+    """How many runs of this table, grid or comparison are in this state; a shared one counts in each."""
+    return sum(name in each.tables and each.status == state for each in seen.runs)
 
 
 def _is_listed(run: overview.RunStatus, *, among: int) -> bool:
@@ -177,11 +193,14 @@ def show(
     item: Item,
     store: StoreOptions,
     how: RunOptions,
+    output: JsonOption,
     as_format: Format = "text",
     seeds: Annotated[
         str | None,
         typer.Option(
-            "--seeds", help="As in `tfkd reproduce`. [default: those asked for, else 3]", metavar="SEEDS"
+            "--seeds",
+            help="As in `tfkd reproduce`. [default: those of the last command, else 3]",
+            metavar="SEEDS",
         ),
     ] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the learning curve of a run.")] = False,
@@ -194,7 +213,7 @@ def show(
     """
     from tfkd_cli.commands import showing
 
-    form = canonical(as_format, printing.FORMATS, kind="format")
+    form = "json" if output.json else canonical(as_format, printing.FORMATS, kind="format")
     opened = session.open_store(store, write=False)
     if item.lower() in ("errata", "claims"):
         return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
@@ -203,7 +222,11 @@ def show(
     except UnknownNameError as unknown:
         return showing.show_run(opened, item, form=form, plot=plot, unknown=unknown)
     if plot:
-        raise RequestError("--plot draws the learning curve of a run.", hint="`tfkd runs` lists the runs.")
+        raise RequestError(
+            f"{item} has no learning curve of its own.",
+            expected="--plot with a run.",
+            hint="`tfkd runs` lists the runs; the page of `tfkd report` shows the curves of a table.",
+        )
     showing.show_items(campaigns, form=form)
     return 0
 
@@ -230,11 +253,12 @@ def _campaigns(
             yield only if seeds is None else only.of_seeds(bare.seeds)
         elif name in stored or (name in session.STORED and how != RunOptions()):
             raise RequestError(
-                f"`tfkd show {item}` shows what was asked for as it was asked for; settings change nothing.",
-                hint=f"tfkd show {item}, or tfkd show KEY for one run (`tfkd runs` lists the keys).",
+                f"{item} was trained with settings of its own; `show` does not change them.",
+                expected="this name alone, or a run's key.",
+                hint=f"tfkd show {item}; `tfkd runs` lists the keys.",
             )
         elif name in session.STORED:
-            raise RequestError(f"no `tfkd {name}` in this results folder yet.", hint=f"tfkd {name} --help")
+            raise printing.nothing_of(name, options.results, [name])
         else:
             bare = session.bare_request(how, seeds or requests.usual_seeds([name]))
             yield Campaign(requests.for_names([name], bare, execution=execution), opened, execution)
@@ -247,7 +271,7 @@ def report(
     items: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Tables, figures, grids and comparisons. [default: all that were asked for]",
+            help="Tables, figures, grids and comparisons. [default: all that there are]",
             metavar="ITEM...",
         ),
     ] = None,
@@ -326,8 +350,9 @@ def _show_log(path: Path, root: Path, *, start: int = 0, growing: bool = False) 
         reading.refuse(path, error)
     if growing:
         data = data[: data.rfind(b"\n") + 1]
-    sys.stdout.write(plain(data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")))
-    sys.stdout.flush()
+    if data:
+        text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        console.show(text.removesuffix("\n"))
     return start + len(data)
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import typer
 
 from tfkd_cli import console
-from tfkd_cli.commands import session
+from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import TfkdError
-from tfkd_cli.options import ExecutionOptions, JsonOption, StoreOptions, with_options
+from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions, with_options
 from tfkd_cli.reproduction import health
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
@@ -50,7 +50,7 @@ def clean(
     states = opened.scan()
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
-    missing = [spec for each in made for spec in each.plan(states).missing]
+    missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
     found = opened.cleanable(needed=needed, teachers=teachers)
@@ -62,12 +62,11 @@ def clean(
         for each in found:
             console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
     freed = cleaning.free(found, opened.root) if yes else sum(each.bytes for each in found)
-    if not output.json:
-        print(
-            f"Freed {console.size(freed)}."
-            if yes
-            else f"Would free {console.size(freed)}. Add --yes to delete."
-        )
+    if not output.json and not found:
+        print("There is nothing to delete.")
+    elif not output.json:
+        size = console.size(freed)
+        print(f"Freed {size}." if yes else f"Would free {size}. Add --yes to delete.")
     return 0
 
 
@@ -108,6 +107,8 @@ def pack(
         made, _ = session.campaigns(opened, session.execution(store))
         names = {*session.names_of(items, made)}
         keys = [key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)]
+    if not (opened.scan() if keys is None else keys):
+        raise printing.nothing_of(" ".join(items or ["run"]), opened.source, items or ["demo"])
     size = opened.pack(keys, out, force=force)
     console.show(f"{out}: {console.size(size)}. Read it with --results {out}")
     return 0
@@ -116,26 +117,13 @@ def pack(
 @with_options
 def doctor(
     store: StoreOptions,
-    where: ExecutionOptions,
+    where: PlaceOptions,
     output: JsonOption,
-    starter: Annotated[
-        Path | None,
-        typer.Option(
-            "--write-profile",
-            help="Write a starter profile for this SLURM cluster to FILE.",
-            metavar="FILE",
-        ),
-    ] = None,
 ) -> int:
     """Check the installation, and with --cluster a profile: each line is ok, WARN or FAIL, and what to do.
 
     Example: tfkd doctor --cluster slurm
     """
-    if starter is not None:
-        from tfkd_cli.backends.slurm import doctor as cluster_doctor
-
-        print(cluster_doctor.starter(starter.stem, starter))
-        return 0
     checks = []
     for check in _checks(store, where):
         checks.append(check)
@@ -147,8 +135,9 @@ def doctor(
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
-def _checks(store: StoreOptions, where: ExecutionOptions) -> Iterable[health.Check]:
-    yield from health.examine(session.execution(store, where), store.results, say=console.say)
+def _checks(store: StoreOptions, where: PlaceOptions) -> Iterable[health.Check]:
+    execution = session.execution(store, ExecutionOptions(**vars(where)))
+    yield from health.examine(execution, store.results, say=console.say)
     if where.cluster != "local":
         from tfkd_cli.backends.slurm import doctor as cluster_doctor
         from tfkd_cli.backends.slurm import profile

@@ -26,7 +26,7 @@ FORMATS = ("torchscript", "onnx")
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="torchscript or onnx.", metavar="FORMAT",
+        "--format", help="The kind of file.", metavar="torchscript|onnx",
         autocompletion=completing(lambda: FORMATS),
     ),
 ]  # fmt: skip

@@ -23,7 +23,8 @@ IDENTITY: Columns = {
     "checkpoint": (
         "best, last, a number, file:…",
         "which weights of the teacher's run taught: a number is an epoch, from 1; `file:<12 hex>` are "
-        "weights from a file, `file:<8 hex>` those that torchvision publishes",
+        "weights from a file, `file:<8 hex>` those that torchvision publishes; then the `mean`, `std`, "
+        "`size` and `resize` of its images, where they are not the student's",
     ),
     "seed": ("whole number", "of weights, batch order and augmentation"),
 }

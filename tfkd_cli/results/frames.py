@@ -130,7 +130,15 @@ def checkpoint(spec: RunSpec) -> str | None:
     """Which weights of its teacher taught it; None without a teacher."""
     if isinstance(spec.teacher, Teacher):
         return str(spec.teacher.checkpoint)
-    return f"file:{spec.teacher.digest[:12]}" if isinstance(spec.teacher, ForeignTeacher) else None
+    if not isinstance(spec.teacher, ForeignTeacher):
+        return None
+    inputs = (f"{name}={_plain(value)}" for name, value in spec.teacher.inputs.items())
+    return " ".join([f"file:{spec.teacher.digest[:12]}", *inputs])
+
+
+def _plain(value: Any) -> str:
+    """`(0.5, 0.4)` → `0.5,0.4`, as on the command line."""
+    return ",".join(f"{each:g}" for each in (value if isinstance(value, tuple) else (value,)))
 
 
 def commit(source: Mapping[str, Any], attempts: Collection[Any]) -> str | None:

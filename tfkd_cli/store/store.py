@@ -140,7 +140,7 @@ class Store:
             shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
             raise RequestError(f'"{prefix_or_name[:80]}" means {len(found)} runs.', expected=shown)
         raise RequestError(
-            f'no run "{prefix_or_name[:80]}" in {self.root}.', hint="tfkd status lists the runs there are."
+            f'no run "{prefix_or_name[:80]}" in {self.root}.', hint="`tfkd runs` lists the runs."
         )
 
     def scan(self, keys: Iterable[str] | None = None, *, deep: bool = False) -> dict[str, RunState]:
