@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch  # noqa: TID253 - reached only from the runner
 
 from tfkd_cli.data.streaming import worker_died
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.training import provenance, worker
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def end_process(error: RunError) -> NoReturn:
 
 def explained(error: BaseException) -> RunError:
     """The error in three parts, as the user will see it."""
-    if isinstance(error, RunError):
-        return error
+    if isinstance(error, TfkdError):
+        return RunError(error.what, expected=error.expected, hint=error.hint)
     if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
         return died
     text = next(iter(str(error).strip().splitlines()), "")[:300]
