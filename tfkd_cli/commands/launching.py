@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from paper_tables.spec import Table
 from tfkd_cli import console, models
+from tfkd_cli import data as data_sets
 from tfkd_cli.commands import session
 from tfkd_cli.commands.planning import Place
 from tfkd_cli.data import ResolvedData
@@ -254,7 +255,10 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
     for each in campaign.request.data.values():
-        ready.check_corrupt(each.facts, [spec for spec in runs if spec.dataset == each.name])
+        used = [spec for spec in runs if spec.dataset == each.name]
+        ready.check_corrupt(each.facts, used)
+        if used and each.ready:
+            data_sets.check_files(each.name, execution=campaign.execution)
     ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
     decoded = {each.name for each in campaign.request.data.values() if each.ready}
     show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])

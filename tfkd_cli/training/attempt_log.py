@@ -47,7 +47,7 @@ def logged(path: Path, *, verbose: bool) -> Iterator[None]:
 
 def recorded(error: BaseException, attempt: Attempt) -> RunError:
     """The error as the user will see it, written into the attempt with its traceback."""
-    shown = error if isinstance(error, RunError) else _explained(error)
+    shown = explained(error)
     trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         log.error("%s", trace)
@@ -69,7 +69,10 @@ def end_process(error: RunError) -> NoReturn:
     os._exit(worker.CRASHED if worker.rank() == 0 else worker.TRY_AGAIN)
 
 
-def _explained(error: BaseException) -> RunError:
+def explained(error: BaseException) -> RunError:
+    """The error in three parts, as the user will see it."""
+    if isinstance(error, TfkdError):
+        return RunError(error.what, expected=error.expected, hint=error.hint)
     if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
         return died
     if isinstance(error, TfkdError):
