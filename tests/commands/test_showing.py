@@ -111,7 +111,7 @@ def test_a_named_grid_is_shown_again_by_its_name_and_the_name_means_no_other(
     assert main([*RUN, "--lr", "0.3", "--name", "first", *where]) == 2
     assert "name of another grid" in capfd.readouterr().err
     assert main(["show", "first", "--lr", "0.3", *where]) == 2
-    assert "settings change nothing" in capfd.readouterr().err
+    assert "does not change them" in capfd.readouterr().err
     run = next((tmp_path / "results/runs").iterdir()).name
     assert main(["show", run, "--plot", *where]) == 0
     shown = capfd.readouterr().out
