@@ -10,13 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
-import pandas as pd  # noqa: TID253 - it reads results, and is no command
 import typer
 
+from docs import measured
 from paper_tables.spec import Table
-from tfkd_cli import results
 from tfkd_cli.cli import COMMANDS, app
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import LOSSES
@@ -28,7 +28,6 @@ from tfkd_cli.results import columns
 from tfkd_cli.store import Store
 
 DOCS = Path(__file__).parent
-REFERENCE = DOCS.parent / "results" / "reference"
 WIDTH = 96
 
 
@@ -87,67 +86,36 @@ def differences() -> str:
     return "\n".join(lines + [f"| `loss.{name}` | {text} |" for name, text in texts.items() if text])
 
 
-SHOWN = ("dataset", "student", "method", "form", "teacher", "checkpoint", "epochs", "precision", "trainer")
-SETTING = [
-    name for name in (*columns.IDENTITY, *columns.RECIPE, *columns.LOSS) if name not in ("run", "seed")
-]
-
-
-def published(folder: Path = REFERENCE) -> str:
-    """What the packs of records in `folder` hold: mean ± sample std over the seeds of each setting."""
-    packs = sorted(folder.glob("*.tar.gz"))
-    if not packs:
-        return "No runs are published yet."
-    runs = pd.concat([results.load(pack)[0] for pack in packs]).drop_duplicates("key")
-    heads = [*SHOWN, "loss", "finished", "best epoch %", "last epoch %", "hours"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for _, own in runs.groupby(SETTING, dropna=False):
-        first, done = own.iloc[0].dropna(), own[own["status"] == "done"]
-        loss = ", ".join(f"{name} {first[name]}" for name in columns.LOSS if name in first)
-        accuracies = [_mean_and_std(done[name]) for name in ("best_accuracy", "last_accuracy")]
-        texts = [
-            *(str(first.get(name, "")) for name in SHOWN),
-            loss,
-            f"{len(done)} of {len(own)}",
-            *accuracies,
-        ]
-        lines.append(f"| {' | '.join(texts)} | {own['seconds'].sum() / 3600:.1f} |")
-    return "\n".join(lines)
-
-
-def _mean_and_std(values: pd.Series[float]) -> str:
-    if values.empty:
-        return "–"
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
-
-
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "costs": costs,
     "differences": differences,
     "runs_columns": lambda: columns.markdown(columns.RUNS),
-    "published": published,
     "epochs_columns": lambda: columns.markdown(columns.EPOCH),
 }
 
 
-def filled(text: str) -> str:
+def filled(text: str, pictures: Path) -> str:
     """A page with what stands between `<!-- generated: NAME -->` and `<!-- end -->` written anew."""
+    blocks: dict[str, Callable[[], str]] = {
+        **BLOCKS,
+        "published": partial(measured.published, pictures=pictures),
+    }
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
-        return f"<!-- generated: {name} -->\n{BLOCKS[name]()}\n<!-- end -->"
+        return f"<!-- generated: {name} -->\n{blocks[name]()}\n<!-- end -->"
 
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
 
 
-def pages() -> dict[Path, str]:
-    """Every page as it should be."""
-    found = {path: filled(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))}
+def pages(pictures: Path) -> dict[Path, str]:
+    """Every page as it should be; the figures of measured results are written to the folder `pictures`."""
+    found = {path: filled(path.read_text(encoding="utf-8"), pictures) for path in sorted(DOCS.glob("*.md"))}
     return {**found, DOCS / "commands.md": commands()}
 
 
 if __name__ == "__main__":
-    for path, text in pages().items():
+    for path, text in pages(DOCS / "images").items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"{path.name}: written\n")

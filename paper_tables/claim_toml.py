@@ -1,114 +1,120 @@
-"""Claims, third-party results and the losses of other suites, from their TOML."""
+"""Claims and the losses of other suites, from their TOML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Row, Table, Values
-from paper_tables.strict import Entry, Names, near
+from msgspec import Meta, field
 
-CLAIM = ("order", "family", "statement", "relation", "margin", "source", "note", "over")
-OVER = ("table", "column", "against", "methods", "students")
+from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Table
+from paper_tables.strict import Entry, Names, Plain, Text, near
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThirdParty:
-    """A result that others report, in percent."""
+class Over(Entry):
+    """Two columns of a table; `methods` and `students` keep the rows of these."""
 
-    who: str
-    dataset: str
-    student: str
-    what: str
-    mean: float
-    std: float | None = None
-    baseline: float | None = None
-    gain: float | None = None
-    teacher: str = ""
-    source: str = ""
-    note: str = ""
+    table: Text
+    column: Text
+    against: Text  # "baseline": the student's own, printed or not
+    methods: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
+class ClaimKeys(Entry):
+    """The file of a claim; `order` is its place among the others, from 1."""
+
+    order: Annotated[int, Meta(ge=1, le=1000)]
+    statement: Text
+    relation: Literal["better", "equal"]
+    over: Annotated[tuple[Over, ...], Meta(min_length=1)]
+    margin: Annotated[float, Meta(ge=0.01, le=10)] = 0.3
+    source: Text = ""
+    note: Text = ""
+    family: Text = "paper"
+
+
+class Variant(Entry):
     """A loss that another suite publishes under one of the paper's names.
 
     `kind` and `loss` say it as one of our losses (`kind` empty: it is none of them).
     """
 
-    name: str
-    suite: str
-    method: str
-    arithmetic: str
-    says: str
+    name: Text
+    suite: Text
+    method: Text
+    arithmetic: Text
+    says: Text
     kind: str = ""
-    loss: Values = ()
+    loss: dict[str, Plain] = field(default_factory=dict)
     source: str = ""
 
 
-def order(source: Entry) -> int:
-    """Where the claim stands among the others, from 1."""
-    return int(source.whole("order", low=1, high=1000))
+class Variants(Entry):
+    """`variants.toml`."""
+
+    variant: tuple[Variant, ...]
 
 
-def claim(name: str, source: Entry, tables: Mapping[str, Table]) -> Claim:
-    """The claim that `source` declares over the cells of tables; PaperTablesError with file and key."""
-    source.only(*CLAIM)
-    relation: Literal["better", "equal"] = source.choice("relation", ("better", "equal"))
-    contrasts = [each for over in source.entries("over") for each in _contrasts(over.only(*OVER), tables)]
+def claim(name: str, keys: ClaimKeys, tables: Mapping[str, Table]) -> Claim:
+    """The claim over the cells of tables; PaperTablesError with file and key."""
+    contrasts = [
+        each
+        for number, over in enumerate(keys.over, 1)
+        for each in _contrasts(over, tables, where=f"{name}.toml, over {number}")
+    ]
     return Claim(
         name=name,
-        statement=source.text("statement"),
-        relation=relation,
+        statement=keys.statement,
+        relation=keys.relation,
         contrasts=tuple({(each.setting, each.against): each for each in contrasts}.values()),
-        margin=source.number("margin", low=0.01, high=10, default=0.3),
-        source=source.text("source", ""),
-        note=source.text("note", ""),
-        family=source.text("family", "paper"),
+        margin=keys.margin,
+        source=keys.source,
+        note=keys.note,
+        family=keys.family,
     )
 
 
-def _contrasts(over: Entry, tables: Mapping[str, Table]) -> list[Contrast]:
-    """One contrast for each row that has both cells; `methods` and `students` keep the rows of these."""
-    name = over.text("table")
-    if name not in tables:
-        raise over.error(
-            "table", f'no table "{name}".', expected=f"Known: {', '.join(tables)}.", hint=near(name, tables)
+def _contrasts(over: Over, tables: Mapping[str, Table], *, where: str) -> list[Contrast]:
+    """One contrast for each row that has both cells."""
+    if over.table not in tables:
+        raise PaperTablesError(
+            f'{where}, key "table": no table "{over.table}".',
+            expected=f"Known: {', '.join(tables)}.",
+            hint=near(over.table, tables),
         )
-    table = tables[name]
-    methods, students = over.texts("methods", []), over.texts("students", [])
+    table = tables[over.table]
+    columns = [each.name for each in table.columns]
+    for key, column in (("column", over.column), ("against", over.against)):
+        if column not in columns and (key, column) != ("against", "baseline"):
+            raise PaperTablesError(
+                f'{where}, key "{key}": no column "{column}" in {table.name}.',
+                expected=f"Known: {', '.join(columns)}.",
+            )
     found = []
     for row in table.rows:
-        cell, other = (_at(row, table, over, key) for key in ("column", "against"))
-        if cell is None or (methods and cell.setting.method not in methods):
+        cell = row.cells[columns.index(over.column)]
+        other = None if over.against == "baseline" else row.cells[columns.index(over.against)]
+        if cell is None or (other is None and over.against != "baseline"):
             continue
-        if students and cell.setting.student not in students:
+        if over.methods and cell.setting.method not in over.methods:
             continue
-        if other is None and over.data["against"] != "baseline":
+        if over.students and cell.setting.student not in over.students:
             continue
-        against = cell.setting.baseline() if other is None else other.setting
-        label = f"{table.title}: {' | '.join(row.labels)}"
         found.append(
-            Contrast(setting=cell.setting, against=against, label=label, published=_gain(cell, other))
+            Contrast(
+                setting=cell.setting,
+                against=cell.setting.baseline() if other is None else other.setting,
+                label=f"{table.title}: {' | '.join(row.labels)}",
+                published=_gain(cell, other),
+            )
         )
     if not found:
-        key = "students" if students else "methods"
-        raise over.error(key, "keeps no row.", expected=f"Expected {key} of {name}.")
-    return found
-
-
-def _at(row: Row, table: Table, over: Entry, key: str) -> Cell | None:
-    """The row's cell in the column that `key` names; "baseline" is the student's own, printed or not."""
-    column = over.text(key)
-    columns = [each.name for each in table.columns]
-    if key == "against" and column == "baseline":
-        return None
-    if column not in columns:
-        raise over.error(
-            key, f'no column "{column}" in {table.name}.', expected=f"Known: {', '.join(columns)}."
+        key = "students" if over.students else "methods"
+        raise PaperTablesError(
+            f'{where}, key "{key}": keeps no row.', expected=f"Expected {key} of {table.name}."
         )
-    return row.cells[columns.index(column)]
+    return found
 
 
 def _gain(cell: Cell, other: Cell | None) -> float | None:
@@ -120,48 +126,9 @@ def _gain(cell: Cell, other: Cell | None) -> float | None:
     return None if other.published.gain is None else round(cell.published.gain - other.published.gain, 3)
 
 
-def third_party(source: Entry, names: Names) -> tuple[ThirdParty, ...]:
-    """The results of `third_party.toml`."""
-    return tuple(_result(each, names) for each in source.only("result").entries("result"))
-
-
-def _result(entry: Entry, names: Names) -> ThirdParty:
-    entry.only(*ThirdParty.__dataclass_fields__)
-    percent = {"low": 1, "high": 100}
-    return ThirdParty(
-        who=entry.text("who"),
-        dataset=names.resolve("dataset", entry.text("dataset"), where=f'{entry.where}, key "dataset"'),
-        student=names.resolve("network", entry.text("student"), where=f'{entry.where}, key "student"'),
-        what=entry.text("what"),
-        mean=entry.number("mean", **percent),
-        std=entry.number("std", low=0.001, high=10, default=None),
-        baseline=entry.number("baseline", **percent, default=None),
-        gain=entry.number("gain", low=-20, high=20, default=None),
-        teacher=entry.text("teacher", ""),
-        source=entry.text("source"),
-        note=entry.text("note", ""),
-    )
-
-
-def variants(source: Entry, names: Names) -> tuple[Variant, ...]:
-    """The named forms of `variants.toml`."""
-    found = tuple(_variant(each, names) for each in source.only("variant").entries("variant"))
-    if len({each.name for each in found}) != len(found):
-        raise PaperTablesError(
-            f"{source.where}: a name stands there twice.", expected="Expected each name once."
-        )
-    return found
-
-
-def _variant(entry: Entry, names: Names) -> Variant:
-    entry.only(*Variant.__dataclass_fields__)
-    return Variant(
-        name=entry.text("name"),
-        suite=entry.text("suite"),
-        method=names.resolve("method", entry.text("method"), where=f'{entry.where}, key "method"'),
-        arithmetic=entry.text("arithmetic"),
-        says=entry.text("says"),
-        kind=entry.text("kind", ""),
-        loss=entry.values("loss", names.loss_fields),
-        source=entry.text("source", ""),
-    )
+def check_variants(variants: tuple[Variant, ...], names: Names) -> None:
+    """PaperTablesError where a variant names a method or a field that there is not."""
+    for number, each in enumerate(variants, 1):
+        where = f"variants.toml, variant {number}"
+        names.resolve("method", each.method, where=where)
+        names.values("loss", each.loss, where=where)

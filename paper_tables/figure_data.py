@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from paper_tables.compare import CellComparison, Comparison
+from paper_tables.compare import Comparison
 from paper_tables.measured import NOTHING, Epoch, Measured
-from paper_tables.spec import Figure, PaperTablesError, Series, Setting, Table
+from paper_tables.spec import Figure, PaperTablesError, Series, Setting
 from paper_tables.statistics import Interval, deviation
+from paper_tables.verdicts import ClaimVerdict
 
 Distributions = Mapping[str, Callable[..., Sequence[float]]]
 NOT_MEASURED = "not measured yet"
+GAIN = "gain over the baseline (points)"
+MEAN_GAIN = "mean gain (points)"
 FEWEST_CURVES = 2  # runs that make a band
 
 
@@ -116,37 +119,16 @@ class Sources:
     name, what computes target probabilities by class from the values of a series.
     """
 
-    measured: Mapping[Setting, Measured]
-    teacher_accuracy: Mapping[Setting, float]
-    curves: Mapping[Setting, Sequence[Curve]]
-    soft_targets: Mapping[float, Sequence[float]]
-    distributions: Distributions
-    epoch: Epoch
+    measured: Mapping[Setting, Measured] = field(default_factory=dict)
+    teacher_accuracy: Mapping[Setting, float] = field(default_factory=dict)
+    curves: Mapping[Setting, Sequence[Curve]] = field(default_factory=dict)
+    soft_targets: Mapping[float, Sequence[float]] = field(default_factory=dict)
+    distributions: Distributions = field(default_factory=dict)
+    epoch: Epoch = "best"
 
 
-def figure_data(
-    figure: Figure,
-    *,
-    measured: Mapping[Setting, Measured] | None = None,
-    teacher_accuracy: Mapping[Setting, float] | None = None,
-    curves: Mapping[Setting, Sequence[Curve]] | None = None,
-    soft_targets: Mapping[float, Sequence[float]] | None = None,
-    distributions: Distributions | None = None,
-    epoch: Epoch = "best",
-) -> FigureData:
+def figure_data(figure: Figure, sources: Sources) -> FigureData:
     """The data of one of the paper's figures: what is published, and as much as was measured."""
-    sources = Sources(
-        measured=measured or {},
-        teacher_accuracy=teacher_accuracy or {},
-        curves=curves or {},
-        soft_targets=soft_targets or {},
-        distributions=distributions or {},
-        epoch=epoch,
-    )
-    return _assembled(figure, sources)
-
-
-def _assembled(figure: Figure, sources: Sources) -> FigureData:
     measure = {"sweep": _sweep, "curves": _curves, "bars": _bars, "soft-targets": _soft_targets}[figure.kind]
     series = list(enumerate(figure.series))
     ours = [part for slot, each in series for part in measure(each, slot, sources)]
@@ -179,56 +161,52 @@ def _x_range(figure: Figure) -> tuple[float, float] | None:
     return None
 
 
-def training_curves(
-    name: str,
-    title: str,
-    curves: Mapping[str, Sequence[Curve]],
-    *,
-    x_label: str = "Epoch",
-    y_label: str = "Test accuracy (%)",
-) -> FigureData:
+def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]) -> FigureData:
     """Curves of any runs: one line per label, with a band where it has several runs."""
     lines = [line for slot, (label, runs) in enumerate(curves.items()) for line in _line(label, runs, slot)]
-    status = "" if lines else NOT_MEASURED
     return FigureData(
         name=name,
         title=title,
-        x_label=x_label,
-        y_label=y_label,
+        x_label="Epoch",
+        y_label="Test accuracy (%)",
         lines=tuple(lines),
-        status=status,
+        status="" if lines else NOT_MEASURED,
         by_epoch=True,
         x_range=(1.0, 1.0),
     )
 
 
-def gains_figure(comparison: Comparison, *, name: str, title: str) -> FigureData | None:
-    """The gains of a table at the best epoch as a forest plot; None where none was measured."""
-    rows = [row for each in comparison.cells() if (row := _gain_row(each, comparison.table)) is not None]
-    if not rows:
-        return None
-    return FigureData(
-        name=name,
-        title=title,
-        x_label="gain over the baseline (points)",
-        y_label="",
-        gains=tuple(rows),
-    )
+def forest_plot(name: str, title: str, rows: Iterable[GainRow], *, x_label: str = GAIN) -> FigureData | None:
+    """Gains as a forest plot; None without any."""
+    gains = tuple(rows)
+    return FigureData(name=name, title=title, x_label=x_label, y_label="", gains=gains) if gains else None
 
 
-def _gain_row(cell: CellComparison, table: Table) -> GainRow | None:
-    gain = cell.best.gain if cell.best else None
-    if gain is None:
-        return None
-    column = [
-        each.label for each in table.columns if each.name == cell.cell.column and len(table.columns) > 1
-    ]
-    return GainRow(
-        labels=(*filter(None, table.rows[cell.cell.row].labels), *column),
-        gain=gain.mean,
-        interval=gain.interval,
-        published=cell.cell.published.gain,
-    )
+def table_gains(comparison: Comparison) -> Iterator[GainRow]:
+    """The gains of a table at the best epoch, of the cells that have one."""
+    table = comparison.table
+    columns = {each.name: each.label for each in table.columns} if len(table.columns) > 1 else {}
+    for cell in comparison.cells():
+        if cell.best and cell.best.gain:
+            labels = (*table.rows[cell.cell.row].labels, columns.get(cell.cell.column, ""))
+            yield GainRow(
+                labels=tuple(filter(None, labels)),
+                gain=cell.best.gain.mean,
+                interval=cell.best.gain.interval,
+                published=cell.cell.published.gain,
+            )
+
+
+def claim_gains(verdicts: Iterable[ClaimVerdict]) -> Iterator[GainRow]:
+    """The mean gains of claims, of those with measured cells."""
+    for verdict in verdicts:
+        if verdict.gain:
+            yield GainRow(
+                labels=(verdict.claim.name,),
+                gain=verdict.gain.mean,
+                interval=verdict.gain.interval,
+                published=verdict.printed_gain,
+            )
 
 
 def _published(series: Series, slot: int, kind: str) -> Iterator[Points | Level]:

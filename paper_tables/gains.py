@@ -17,10 +17,10 @@ from typing import NamedTuple
 from paper_tables.measured import NOTHING, Epoch, Measured
 from paper_tables.spec import Setting
 from paper_tables.statistics import (
+    Component,
     Error,
     Group,
     Interval,
-    Part,
     combine,
     seeds_needed,
     smallest_gain,
@@ -48,7 +48,7 @@ class Gain:
 
     `pairs`: how many seeds a single gain is the mean difference of; None for several gains, and where its
     settings have no two seeds in common. `partial`: it is calculated on common seeds and some runs have
-    others, so that it is not the difference of the means. `parts` are independent; none where a variance
+    others, so that it is not the difference of the means. `components` are independent; none where a variance
     is unknown.
     """
 
@@ -56,12 +56,12 @@ class Gain:
     paired: bool
     pairs: int | None
     partial: bool
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
 
     @property
     def error(self) -> Error | None:
         """Its standard error; None where a setting was run once."""
-        return combine(self.parts) if self.parts else None
+        return combine(self.components) if self.components else None
 
     @property
     def interval(self) -> Interval | None:
@@ -85,14 +85,14 @@ class Gain:
 
     def seeds_for(self, gain: float | None) -> int | None:
         """Seeds per setting that would show this gain; None if unknown or too many to name."""
-        return seeds_needed(gain, self.parts) if gain is not None and self.known_error else None
+        return seeds_needed(gain, self.components) if gain is not None and self.known_error else None
 
 
 class _Share(NamedTuple):
     """One student's share of a mean gain. `pairs`: the seeds it is calculated on; 0 if not seed by seed."""
 
     mean: float
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
     pairs: int
     partial: bool = False  # whether runs of other seeds are left out
 
@@ -113,7 +113,9 @@ def mean_gain(pairs: Sequence[Pair], measured: Mapping[Setting, Measured], epoch
         paired=all(share.pairs for share in shares),
         pairs=shares[0].pairs or None if len(pairs) == len(shares) == 1 else None,
         partial=any(share.partial for share in shares),
-        parts=tuple(p for share in shares for p in share.parts) if all(s.parts for s in shares) else (),
+        components=tuple(p for share in shares for p in share.components)
+        if all(s.components for s in shares)
+        else (),
     )
 
 
@@ -125,11 +127,13 @@ def _share(settings: Sequence[_Weighted]) -> _Share:
         rounded = [round(each, ROUNDING) for each in contrast]
         pairs = len(seeds) if len(settings) > 1 else 0
         partial = any(len(group) > len(seeds) for _, group in settings)
-        return _Share(fmean(rounded), (Part(variance(rounded), len(seeds)),), pairs, partial)
+        return _Share(fmean(rounded), (Component(variance(rounded), len(seeds)),), pairs, partial)
     values = [(weight, list(group.values())) for weight, group in settings]
     known = all(len(each) > 1 for _, each in values)
-    parts = tuple(Part(weight**2 * variance(each), len(each)) for weight, each in values) if known else ()
-    return _Share(math.fsum(weight * fmean(each) for weight, each in values), parts, 0)
+    components = (
+        tuple(Component(weight**2 * variance(each), len(each)) for weight, each in values) if known else ()
+    )
+    return _Share(math.fsum(weight * fmean(each) for weight, each in values), components, 0)
 
 
 def common_seeds(*groups: Group) -> tuple[int, ...]:

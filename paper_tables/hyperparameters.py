@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from paper_tables.spec import Setting, Values
-from paper_tables.strict import Entry, Names, read_toml
+from msgspec import field
+
+from paper_tables.spec import PaperTablesError, Setting, Values
+from paper_tables.strict import Entry, Names, Plain, Text, read_toml
 
 Source = Literal["released", "printed", "assumed", "declared"]
+Form = Literal["released", "printed"]
+OneOrMore = str | tuple[str, ...]
 FILE = Path(__file__).with_name("hyperparameters.toml")
 CONDITIONS = ("dataset", "method", "student", "teacher", "form")
 PRETRAINED = "pretrained"  # instead of a student: any whose name ends so
 DISTILLED = ("re-kd", "de-kd")  # directions and teachers of one method: looked up as "kd"
-KEYS = (*CONDITIONS, "elsewhere", "from", "note", "loss", "recipe", "teacher_weights")
 QUICK = "-quick"  # ends the name of a small set that is derived from the one before it
 
 
@@ -34,22 +37,35 @@ class Sourced:
 class Hyperparameters:
     """The values of a setting by field name; a field that is not named keeps its default."""
 
-    loss: Mapping[str, Sourced] = field(default_factory=dict)
-    recipe: Mapping[str, Sourced] = field(default_factory=dict)
-    teacher: Mapping[str, Sourced] = field(default_factory=dict)  # "weights": "trained" or "pretrained"
+    loss: Mapping[str, Sourced]
+    recipe: Mapping[str, Sourced]
+    teacher: Mapping[str, Sourced]  # "weights": "trained" or "pretrained"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One entry of the file: what it is for (an empty set: for all), and its values."""
+class Rule(Entry, kw_only=True, dict=True):
+    """One `[[entry]]` of the file: what it is for (no condition: for all), and its values."""
 
-    conditions: Mapping[str, frozenset[str]]
-    elsewhere: bool
-    source: Source
-    note: str
-    loss: Values
-    recipe: Values
-    teacher: Values
+    dataset: OneOrMore = ()
+    method: OneOrMore = ()
+    student: OneOrMore = ()
+    teacher: OneOrMore = ()
+    form: Form | tuple[Form, ...] = ()
+    elsewhere: bool = False
+    source: Literal["released", "printed", "assumed"] = field(name="from")
+    note: Text = ""
+    loss: dict[str, Plain] = field(default_factory=dict)
+    recipe: dict[str, Plain] = field(default_factory=dict)
+    teacher_weights: Literal["trained", "pretrained"] | None = None
+
+    @cached_property
+    def conditions(self) -> Mapping[str, frozenset[str]]:
+        """The names it is for, of those that it states."""
+        return {key: frozenset(names) for key in CONDITIONS if (names := self.names(key))}
+
+    def names(self, condition: str) -> tuple[str, ...]:
+        """The names of one condition, which are a text or a list."""
+        found = getattr(self, condition)
+        return (found,) if isinstance(found, str) else found
 
     def source_for(self, facts: Mapping[str, str | None]) -> Source | None:
         """Where this rule's values come from for a setting, None where it does not apply."""
@@ -63,6 +79,10 @@ class Rule:
                 return None
         at_home = "dataset" not in self.conditions or facts["dataset"] in self.conditions["dataset"]
         return self.source if at_home else "assumed"
+
+
+class _File(Entry):
+    entry: tuple[Rule, ...]
 
 
 def lookup(setting: Setting, *, form: str) -> Hyperparameters:
@@ -80,7 +100,7 @@ def lookup(setting: Setting, *, form: str) -> Hyperparameters:
 def finetune() -> dict[str, Any]:
     """The recipe of pretrained students, which `--recipe finetune` asks for with any student."""
     chosen = [rule for rule in rules() if rule.conditions.get("student") == frozenset({PRETRAINED})]
-    return {name: value for rule in chosen for name, value in rule.recipe}
+    return {name: value for rule in chosen for name, value in rule.recipe.items()}
 
 
 def assumed(setting: Setting, form: str) -> tuple[str, ...]:
@@ -102,21 +122,26 @@ def assumed(setting: Setting, form: str) -> tuple[str, ...]:
 
 def check(names: Names, path: Path = FILE) -> None:
     """Refuse a file that names an unknown network, data set, method or field; PaperTablesError says where."""
-    for entry in read_toml(path).only("entry").entries("entry"):
-        _rule(entry)
+    for number, rule in enumerate(rules(path), 1):
+        where = f"{path.name}, entry {number}"
         for key in ("dataset", "method", "student", "teacher"):
             kind = "network" if key in ("student", "teacher") else key
-            for name in _names(entry, key):
+            for name in rule.names(key):
                 if name not in ("folder", PRETRAINED):
-                    names.resolve(kind, name, where=f'{entry.where}, key "{key}"')
-        entry.values("loss", names.loss_fields)
-        entry.values("recipe", names.recipe_fields)
+                    names.resolve(kind, name, where=f'{where}, key "{key}"')
+                if name in DISTILLED:
+                    raise PaperTablesError(
+                        f'{where}, key "method": names {name}, whose values are those of kd.',
+                        expected='Expected "kd": it holds for re-kd and de-kd.',
+                    )
+        names.values("loss", rule.loss, where=where)
+        names.values("recipe", rule.recipe, where=where)
 
 
 @cache
 def rules(path: Path = FILE) -> tuple[Rule, ...]:
     """The entries of the file, in its order."""
-    return tuple(_rule(each) for each in read_toml(path).only("entry").entries("entry"))
+    return read_toml(path, _File).entry
 
 
 @cache
@@ -130,8 +155,9 @@ def _looked_up(dataset: str, method: str, student: str, teacher: str | None, for
         source = rule.source_for(facts)
         if source is None:
             continue
-        for found, values in ((loss, rule.loss), (recipe, rule.recipe), (taught, rule.teacher)):
-            found.update({name: Sourced(value, source, rule.note) for name, value in values})
+        weights = {"weights": rule.teacher_weights} if rule.teacher_weights else {}
+        for found, values in ((loss, rule.loss), (recipe, rule.recipe), (taught, weights)):
+            found.update({name: Sourced(value, source, rule.note) for name, value in values.items()})
     return Hyperparameters(loss=loss, recipe=recipe, teacher=taught)
 
 
@@ -143,39 +169,3 @@ def _family(dataset: str) -> str:
 
 def _declared(values: Values) -> dict[str, Sourced]:
     return {name: Sourced(value, "declared") for name, value in values}
-
-
-def _rule(entry: Entry) -> Rule:
-    entry.only(*KEYS)
-    conditions = {key: frozenset(_names(entry, key)) for key in CONDITIONS if key in entry}
-    if conditions.get("method", frozenset()) & set(DISTILLED):
-        raise entry.error(
-            "method",
-            f"names {' or '.join(DISTILLED)}, whose values are those of kd.",
-            expected='Expected "kd": it holds for both.',
-        )
-    for form in conditions.get("form", ()):
-        if form not in ("released", "printed"):
-            raise entry.error("form", f'is "{form}".', expected="Known: released, printed.")
-    if not {"loss", "recipe", "teacher_weights"} & set(entry.data):
-        raise entry.error(
-            "loss",
-            "is missing, and so are recipe and teacher_weights.",
-            expected="Expected one of the three.",
-        )
-    weights = entry.choice("teacher_weights", ("trained", "pretrained"), None)
-    return Rule(
-        conditions=conditions,
-        elsewhere=entry.get("elsewhere", bool, False),
-        source=entry.choice("from", ("released", "printed", "assumed")),
-        note=entry.text("note", ""),
-        loss=entry.values("loss", entry.entry("loss").data),
-        recipe=entry.values("recipe", entry.entry("recipe").data),
-        teacher=(("weights", weights),) if weights else (),
-    )
-
-
-def _names(entry: Entry, key: str) -> tuple[str, ...]:
-    if key not in entry:
-        return ()
-    return (entry.text(key),) if isinstance(entry.data[key], str) else entry.texts(key)

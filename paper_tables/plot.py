@@ -13,37 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_tables.figure_data import (
-    Bars,
-    Curve,
-    FigureData,
-    GainRow,
-    Level,
-    Line,
-    Points,
-    figure_data,
-    gains_figure,
-    training_curves,
-)
+from paper_tables.figure_data import Bars, FigureData, GainRow, Level, Line, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
-
-__all__ = [
-    "Bars",
-    "Curve",
-    "FigureData",
-    "GainRow",
-    "Level",
-    "Line",
-    "Points",
-    "draw",
-    "drawing",
-    "figure_data",
-    "gains_figure",
-    "training_curves",
-]
 
 # Okabe and Ito (2008), without the yellow that no printer shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -64,7 +38,7 @@ LINE = 0.19  # inches of a legend's line
 LEGEND_WIDTH = 56  # characters of a label, in one column of two a bit less than half of it
 USUAL_LEGEND = 4  # lines; with more the figure grows
 GAIN_ROW, GAIN_LABEL = 0.36, 25  # inches of a row of a forest plot, characters of a line of its label
-OURS = "measured, best epoch, with the 95 % interval"
+OURS, WITH_INTERVAL = "measured", ", with the 95 % interval"
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
@@ -175,7 +149,8 @@ def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
     for place, row in enumerate(rows):
         if row.interval is not None:
             axes.plot(row.interval, (place, place), color=_colour(0), linewidth=1.8, marker="|", zorder=2)
-    axes.plot([row.gain for row in rows], places, "o", color=_colour(0), zorder=4, label=OURS)
+    ours = OURS + WITH_INTERVAL * any(row.interval is not None for row in rows)
+    axes.plot([row.gain for row in rows], places, "o", color=_colour(0), zorder=4, label=ours)
     printed = [(row.published, place) for place, row in enumerate(rows) if row.published is not None]
     if printed:
         x, y = zip(*printed, strict=True)
@@ -183,13 +158,15 @@ def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
             x, y, "D", markerfacecolor="white", markeredgecolor=_colour(1), markersize=6, zorder=3,
             label="printed in the paper",
         )  # fmt: skip
-    labels = [textwrap.fill(_unbroken(row.labels), GAIN_LABEL, break_on_hyphens=False) for row in rows]
+    fold = textwrap.TextWrapper(GAIN_LABEL, break_on_hyphens=False, break_long_words=False)
+    labels = [fold.fill(_unbroken(row.labels)) for row in rows]
     axes.set_yticks(places, labels, fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
     axes.grid(visible=False, axis="y")
-    longest = max(len(line) for label in labels for line in label.split("\n"))
+    folded = [label.split("\n") for label in labels]
+    longest, most = max(len(line) for label in folded for line in label), max(map(len, folded))
     lines = _draw_legend(figure, axes)
-    height = GAIN_ROW * len(rows) + 0.72 + LINE * lines
+    height = max(GAIN_ROW, LINE * most) * len(rows) + 0.72 + LINE * lines
     _set_margins(figure, height=height, legend_lines=lines, left=0.2 + 0.073 * longest)
 
 

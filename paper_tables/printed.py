@@ -40,6 +40,11 @@ def show(published: Published) -> str:
     return f"{published.mean:.2f}{std}{gain}"
 
 
+def signed(points: float) -> str:
+    """`+0.12`; never `-0.00`."""
+    return f"{round(points, 2) + 0.0:+.2f}"
+
+
 def accuracy(value: float, *, where: str) -> float:
     """`value`, if it can be a test accuracy in percent: chance on 100 classes is 1."""
     if not 1 <= value <= 100:

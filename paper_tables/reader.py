@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from paper_tables import claim_toml, figure_toml, hyperparameters, table_toml
-from paper_tables.claim_toml import ThirdParty, Variant
+from paper_tables.claim_toml import ClaimKeys, Variant, Variants
 from paper_tables.spec import Claim, Figure, Table, UnknownNameError
-from paper_tables.strict import Entry, Names, near, read_toml
+from paper_tables.strict import Names, near, read_toml
 
 FOLDER = Path(__file__).parent
 GROUPS = {
@@ -45,14 +45,14 @@ class Erratum:
 class Folder(Mapping[str, T], Generic[T]):
     """The TOML files of a folder by name, in natural order, each read when it is first asked for."""
 
-    def __init__(self, path: Path, read: Callable[[str, Entry], T]) -> None:
+    def __init__(self, path: Path, read: Callable[[str, Any], T]) -> None:
         self._paths = {each.stem: each for each in sorted(path.glob("*.toml"), key=_natural)}
         self._read = read
         self._found: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
         if name not in self._found:
-            self._found[name] = self._read(name, read_toml(self._paths[name]))
+            self._found[name] = self._read(name, read_toml(self._paths[name], dict))
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,33 +66,30 @@ class Folder(Mapping[str, T], Generic[T]):
 
 
 class Paper:
-    """The paper's tables, figures and claims, our control tables, and what others report."""
+    """The paper's tables, figures and claims, our own tables, and the losses of other suites."""
 
     def __init__(self, names: Names, folder: Path = FOLDER) -> None:
         self.tables: Mapping[str, Table] = Folder(
-            folder / "tables", lambda name, entry: table_toml.table(name, entry, names)
+            folder / "tables", lambda name, data: table_toml.table(name, data, names)
         )
         self.figures: Mapping[str, Figure] = Folder(
-            folder / "figures", lambda name, entry: figure_toml.figure(name, entry, names)
+            folder / "figures", lambda name, data: figure_toml.figure(name, data, names)
         )
         self._names, self._folder = names, folder
 
     @cached_property
     def claims(self) -> Mapping[str, Claim]:
         """The claims by name, in the order they state."""
-        sources = [(path.stem, read_toml(path)) for path in (self._folder / "claims").glob("*.toml")]
-        sources.sort(key=lambda each: (claim_toml.order(each[1]), each[0]))
-        return {name: claim_toml.claim(name, source, self.tables) for name, source in sources}
-
-    @cached_property
-    def third_party(self) -> tuple[ThirdParty, ...]:
-        """Results that others report; never part of the paper's tables."""
-        return claim_toml.third_party(read_toml(self._folder / "third_party.toml"), self._names)
+        files = {path.stem: read_toml(path, ClaimKeys) for path in (self._folder / "claims").glob("*.toml")}
+        ordered = sorted(files.items(), key=lambda each: (each[1].order, each[0]))
+        return {name: claim_toml.claim(name, keys, self.tables) for name, keys in ordered}
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """The losses that other suites publish under the paper's names."""
-        return claim_toml.variants(read_toml(self._folder / "variants.toml"), self._names)
+        found = read_toml(self._folder / "variants.toml", Variants).variant
+        claim_toml.check_variants(found, self._names)
+        return found
 
     def errata(self) -> list[Erratum]:
         """The paper's slips, in the order of its tables."""
@@ -103,7 +100,7 @@ class Paper:
         hyperparameters.check(self._names)
         for folder in (self.tables, self.figures):
             tuple(folder.values())
-        _ = self.claims, self.third_party, self.variants
+        _ = self.claims, self.variants
         return self
 
     def expand(self, names: Sequence[str]) -> list[Table | Figure]:

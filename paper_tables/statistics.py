@@ -28,8 +28,8 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
-    """An independent part of an estimate: the mean of `n` values whose sample variance is `variance`."""
+class Component:
+    """An independent component of an estimate: the mean of `n` values whose sample variance is `variance`."""
 
     variance: float
     n: int
@@ -48,16 +48,16 @@ def deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def combine(parts: Sequence[Part]) -> Error:
-    """The error of a sum of independent parts, each with its own variance (Welch and Satterthwaite)."""
-    return _satterthwaite([(each.variance / each.n, each.n - 1) for each in parts])
+def combine(components: Sequence[Component]) -> Error:
+    """The error of a sum of independent components, each with its own variance (Welch and Satterthwaite)."""
+    return _satterthwaite([(each.variance / each.n, each.n - 1) for each in components])
 
 
-def _satterthwaite(parts: Sequence[tuple[float, int]]) -> Error:
-    """From the variance of each part and its degrees of freedom."""
-    total = math.fsum(variance for variance, _ in parts)
-    below_line = math.fsum(variance**2 / df for variance, df in parts)
-    return Error(math.sqrt(total), total**2 / below_line if below_line else sum(df for _, df in parts))
+def _satterthwaite(components: Sequence[tuple[float, int]]) -> Error:
+    """From the variance of each component and its degrees of freedom."""
+    total = math.fsum(variance for variance, _ in components)
+    below_line = math.fsum(variance**2 / df for variance, df in components)
+    return Error(math.sqrt(total), total**2 / below_line if below_line else sum(df for _, df in components))
 
 
 def prediction_half_width(*sides: tuple[Sequence[float], int]) -> float | None:
@@ -147,12 +147,14 @@ def smallest_margin(error: Error, *, power: float = POWER) -> float:
 
 
 def seeds_needed(
-    wanted: float, parts: Sequence[Part], *, smallest: Callable[[Error], float] = smallest_gain
+    wanted: float, components: Sequence[Component], *, smallest: Callable[[Error], float] = smallest_gain
 ) -> int | None:
     """Seeds per setting with which `smallest` is at most |wanted|; None above MOST_SEEDS."""
 
     def minus_smallest(seeds: int) -> float:
-        return -smallest(combine([Part(each.variance, seeds) for each in parts]))  # rises with every seed
+        return -smallest(
+            combine([Component(each.variance, seeds) for each in components])
+        )  # rises with every seed
 
     seeds = 2 + bisect_left(range(2, MOST_SEEDS + 1), -abs(wanted), key=minus_smallest)
     return seeds if seeds <= MOST_SEEDS else None

@@ -1,6 +1,6 @@
 """From a table's TOML to a Table.
 
-The keys of a setting (`SETTING`) may stand at the table, a row, a column or a cell; the later of these
+The keys of a setting (`SettingKeys`) may stand at the table, a row, a column or a cell; the later of these
 wins, and `loss` and `recipe` are merged value by value. A row names its `networks` in the order of the
 table's `roles`; `student` and `teacher` may name a role, so that one row can swap roles between columns.
 A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are those of its de-kd cells.
@@ -9,8 +9,10 @@ A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are thos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType, field
 
 from paper_tables import printed
 from paper_tables.spec import (
@@ -24,118 +26,156 @@ from paper_tables.spec import (
     TeacherSeeds,
     Values,
 )
-from paper_tables.strict import MISSING, Entry, Names
+from paper_tables.strict import Entry, Epoch, Names, Percent, Plain, Seeds, Text, parse
 
-SETTING = ("dataset", "student", "method", "teacher", "form", "loss", "recipe")
-WORDS = ("dataset", "student", "method", "teacher", "form")
-TABLE = (
-    "title",
-    "kind",
-    "source",
-    "caption",
-    "note",
-    "seeds",
-    "fast",
-    "teacher_seeds",
-    "recipes",
-    "heads",
-    "roles",
-    "column",
-    "row",
-)
-COLUMN = ("name", "label")
-ROW = ("labels", "networks", "teacher_epoch", "teacher_accuracy", "seeds", "cells")
-CELL = ("printed", "note", "erratum")
 TAUGHT = ("kd", "re-kd", "de-kd")  # the paper's methods with a teacher of another network
 UNTAUGHT = ("baseline", "lsr", "tf-self", "tf-reg")
 
 
-class _Place(NamedTuple):
-    """What a cell's text needs besides its own entry."""
+class SettingKeys(Entry):
+    """What may stand at any level."""
 
+    dataset: Text | UnsetType = UNSET
+    student: Text | UnsetType = UNSET
+    method: Text | UnsetType = UNSET
+    teacher: Text | UnsetType = UNSET
+    form: Literal["released", "printed"] | UnsetType = UNSET
+    loss: dict[str, Plain] = field(default_factory=dict)
+    recipe: dict[str, Plain] = field(default_factory=dict)
+
+
+WORDS = ("dataset", "student", "method", "teacher", "form")
+
+
+class CellKeys(SettingKeys, kw_only=True):
+    """A cell, where it is not just the printed text."""
+
+    printed: Text = ""
+    note: Text = ""
+    erratum: Text = ""
+
+
+class ColumnKeys(SettingKeys, kw_only=True):
+    """A `[[column]]`."""
+
+    name: Text
+    label: Text
+
+
+class RowKeys(SettingKeys, kw_only=True):
+    """A `[[row]]`."""
+
+    labels: tuple[str, ...] | None = None
+    networks: tuple[str, ...] = ()
+    teacher_epoch: Epoch | None = None
+    teacher_accuracy: Percent | None = None
+    seeds: Seeds | None = None
+    cells: tuple[str | CellKeys, ...] | None = None
+
+
+class TableKeys(SettingKeys, kw_only=True):
+    """The file."""
+
+    title: Text
+    kind: Literal["paper", "control", "audit", "demo"]
+    heads: tuple[str, ...]
+    column: Annotated[tuple[ColumnKeys, ...], Meta(min_length=1)]
+    row: Annotated[tuple[RowKeys, ...], Meta(min_length=1)]
+    source: Text = ""
+    caption: Text = ""
+    note: Text = ""
+    seeds: Seeds | None = None
+    fast: bool = False
+    teacher_seeds: TeacherSeeds = "one"
+    recipes: dict[str, dict[str, Plain]] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A row, and what its cells need besides their own entries."""
+
+    where: str
     names: Names
+    table: TableKeys
+    row: RowKeys
     roles: Mapping[str, str]  # role → network of this row
-    recipes: Mapping[str, Values]  # by network
-    teacher_epoch: int | None
-    teacher_accuracy: float | None
+    recipes: Mapping[str, Values]  # by network; they go before those of the table, a row, a column or a cell
 
 
-def table(name: str, source: Entry, names: Names) -> Table:
-    """The table that `source` declares; PaperTablesError with file, row, cell and key."""
-    source.only(*TABLE, *SETTING)
-    kind = source.choice("kind", ("paper", "control", "audit", "demo"))
-    columns = source.entries("column")
-    labels = tuple(_column(each) for each in columns)
-    _distinct([each.name for each in labels], where=source.where, what="column")
-    heads = source.texts("heads")
+def table(name: str, data: Any, names: Names) -> Table:
+    """The table that parsed TOML declares; PaperTablesError with file, row, cell and key."""
+    where = f"{name}.toml"
+    keys = parse(data, TableKeys, where=where)
+    _distinct([each.name for each in keys.column], where=where, what="column")
+    recipes = {
+        names.resolve("network", each, where=f"{where}, recipes"): names.values(
+            "recipe", values, where=f"{where}, recipes, {each}"
+        )
+        for each, values in keys.recipes.items()
+    }
     rows = tuple(
-        _row(index, each, source=source, columns=columns, names=names, heads=heads)
-        for index, each in enumerate(source.entries("row"))
+        _row(index, each, keys, names, recipes=recipes, where=f"{where}, row {index + 1}")
+        for index, each in enumerate(keys.row)
     )
-    _distinct([each.labels for each in rows], where=source.where, what="row")
-    _distinct([_settings(each) for each in rows], where=source.where, what="row")
+    _distinct([each.labels for each in rows], where=where, what="row")
+    _distinct([tuple(cell and cell.setting for cell in row.cells) for row in rows], where=where, what="row")
     result = Table(
         name=name,
-        title=source.text("title"),
-        kind=kind,
-        heads=heads,
-        columns=labels,
+        title=keys.title,
+        kind=keys.kind,
+        heads=keys.heads,
+        columns=tuple(Column(name=each.name, label=each.label) for each in keys.column),
         rows=rows,
-        source=source.text("source", ""),
-        caption=source.text("caption", ""),
-        note=source.text("note", ""),
-        seeds=source.whole("seeds", low=1, high=1000, default=None),
-        fast=source.get("fast", bool, False),
-        teacher_seeds=source.choice("teacher_seeds", get_args(TeacherSeeds), "one"),
+        source=keys.source,
+        caption=keys.caption,
+        note=keys.note,
+        seeds=keys.seeds,
+        fast=keys.fast,
+        teacher_seeds=keys.teacher_seeds,
     )
-    _check_gains(result, where=source.where)
+    _check_gains(result, where=where)
     return result
 
 
 def setting(
-    levels: Sequence[Entry], names: Names, *, roles: Mapping[str, str], teacher_epoch: int | None = None
+    levels: Sequence[SettingKeys],
+    names: Names,
+    *,
+    where: str,
+    roles: Mapping[str, str],
+    teacher_epoch: int | None = None,
 ) -> Setting:
     """The setting that these entries declare, from the general to the special; `teacher_epoch` is de-kd's."""
-    where = levels[-1].where
     words: dict[str, str] = {}
-    values: dict[str, dict[str, Any]] = {"loss": {}, "recipe": {}}
+    loss: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
     for level in levels:
-        words.update({key: level.text(key) for key in WORDS if key in level})
-        for key, known in (("loss", names.loss_fields), ("recipe", names.recipe_fields)):
-            values[key].update(level.values(key, known))
+        words |= {key: word for key in WORDS if (word := getattr(level, key)) is not UNSET}
+        loss |= level.loss
+        recipe |= level.recipe
+    found: dict[str, Any] = {}
+    for key, word in words.items():
+        kind = "network" if key in ("student", "teacher") else key
+        known = roles.get(word, word) if kind == "network" else word
+        if key == "form":
+            found[key] = word
+        elif known:
+            found[key] = names.resolve(kind, known, where=f'{where}, key "{key}"')
     for key in ("dataset", "student", "method"):
-        if key not in words:
+        if key not in found:
             raise PaperTablesError(
                 f'{where}: no "{key}" is given.',
                 expected=f"Expected {key} at the cell, its column, its row or the table.",
             )
-    canonical = _canonical(words, names, where=where, roles=roles)
-    found = Setting(
-        **canonical,
-        teacher_epoch=teacher_epoch if canonical["method"] == "de-kd" else None,
-        loss=tuple(sorted(values["loss"].items())),
-        recipe=tuple(sorted(values["recipe"].items())),
+    made = Setting(
+        **found,
+        teacher_epoch=teacher_epoch if found["method"] == "de-kd" else None,
+        loss=names.values("loss", loss, where=where),
+        recipe=names.values("recipe", recipe, where=where),
     )
-    _check_teacher(found, where)
-    return found
-
-
-def _canonical(
-    words: Mapping[str, str], names: Names, *, where: str, roles: Mapping[str, str]
-) -> dict[str, Any]:
-    """The words as the code knows them, roles put in."""
-    found: dict[str, Any] = {}
-    for key, word in words.items():
-        place = f'{where}, key "{key}"'
-        if key == "form":
-            if word not in ("released", "printed"):
-                raise PaperTablesError(f'{place}: is "{word}".', expected="Known: released, printed.")
-            found[key] = word
-        elif key in ("dataset", "method"):
-            found[key] = names.resolve(key, word, where=place)
-        elif network := roles.get(word, word):
-            found[key] = names.resolve("network", network, where=place)
-    return found
+    _check_teacher(made, where)
+    return made
 
 
 def _check_teacher(each: Setting, where: str) -> None:
@@ -154,109 +194,68 @@ def _check_teacher(each: Setting, where: str) -> None:
         )
 
 
-def _column(entry: Entry) -> Column:
-    entry.only(*COLUMN, *SETTING)
-    return Column(name=entry.text("name"), label=entry.text("label"))
-
-
 def _row(
-    index: int, entry: Entry, *, source: Entry, columns: Sequence[Entry], names: Names, heads: tuple[str, ...]
+    index: int, row: RowKeys, keys: TableKeys, names: Names, *, recipes: Mapping[str, Values], where: str
 ) -> Row:
-    entry.only(*ROW, *SETTING)
-    networks = entry.texts("networks", [])
-    role_names = source.texts("roles", [])
-    if len(networks) != len(role_names):
-        raise entry.error(
-            "networks",
-            f"has {len(networks)} names.",
-            expected=f"Expected one for each role: {', '.join(role_names)}.",
-        )
-    labels = entry.texts("labels", list(networks))
-    if len(labels) != len(heads):
-        raise entry.error(
-            "labels", f"has {len(labels)} texts.", expected=f"Expected one for each head: {', '.join(heads)}."
-        )
-    place = _Place(
-        names=names,
-        roles=dict(zip(role_names, networks, strict=True)),
-        recipes=_recipes(source.entry("recipes"), names),
-        teacher_epoch=entry.whole("teacher_epoch", low=1, high=200, default=None),
-        teacher_accuracy=entry.number("teacher_accuracy", low=1, high=100, default=None),
+    labels = row.networks if row.labels is None else row.labels
+    bare = tuple(CellKeys() for _ in keys.column) if keys.kind != "paper" else ()
+    cells = bare if row.cells is None else row.cells  # only a table of our own may leave them out
+    for key, found, wanted in (
+        ("networks", row.networks, keys.roles),
+        ("labels", labels, keys.heads),
+        ("cells", cells, [each.name for each in keys.column]),
+    ):
+        if len(found) != len(wanted):
+            raise PaperTablesError(
+                f'{where}, key "{key}": has {len(found)} values.',
+                expected=f"Expected {len(wanted)}, one for each of: {', '.join(wanted)}.",
+            )
+    roles = dict(zip(keys.roles, row.networks, strict=True))
+    place = _Place(where=where, names=names, table=keys, row=row, roles=roles, recipes=recipes)
+    return Row(
+        labels=labels,
+        cells=tuple(
+            _cell(index, cell, column, place) for column, cell in zip(keys.column, cells, strict=True)
+        ),
+        seeds=row.seeds,
     )
-    texts = _texts(entry, columns, bare=source.data["kind"] != "paper")
-    above = (_setting_of(source, entry.where), _setting_of(entry, entry.where))
-    cells = tuple(
-        _cell(index, text, levels=(*above, column), place=place)
-        for column, text in zip(columns, texts, strict=True)
-    )
-    return Row(labels=labels, cells=cells, seeds=entry.whole("seeds", low=1, high=1000, default=None))
 
 
-def _setting_of(entry: Entry, where: str) -> Entry:
-    """Only the keys of a setting, said to stand at `where`."""
-    return Entry({key: entry.data[key] for key in SETTING if key in entry.data}, where)
-
-
-def _texts(entry: Entry, columns: Sequence[Entry], *, bare: bool) -> list[Any]:
-    """The row's cells as written; only a table of our own may leave them out."""
-    names = [str(each.data["name"]) for each in columns]
-    texts: list[Any] = entry.get("cells", list, [{} for _ in columns] if bare else MISSING)
-    if len(texts) != len(columns):
-        raise entry.error(
-            "cells",
-            f"has {len(texts)} cells.",
-            expected=f"Expected {len(columns)}, one for each column: {', '.join(names)}.",
-        )
-    return texts
-
-
-def _cell(index: int, text: Any, *, levels: tuple[Entry, Entry, Entry], place: _Place) -> Cell | None:
-    table_level, row, column = levels
-    name = str(column.data["name"])
-    where = f'{row.where}, cell "{name}"'
-    if not isinstance(text, str | dict):
-        raise PaperTablesError(f"{where}: {text!r:.60} is a {type(text).__name__}.", expected=printed.EXAMPLE)
-    if text == "":
+def _cell(index: int, cell: str | CellKeys, column: ColumnKeys, place: _Place) -> Cell | None:
+    if cell == "":
         return None
-    entry = Entry({"printed": text} if isinstance(text, str) else text, where).only(*CELL, *SETTING)
-    found = setting(
-        (table_level, row, _setting_of(column, where), entry),
-        place.names,
-        roles=place.roles,
-        teacher_epoch=place.teacher_epoch,
-    )
+    keys = CellKeys(printed=cell) if isinstance(cell, str) else cell
+    where = f'{place.where}, cell "{column.name}"'
+    levels = (place.table, place.row, column, keys)
+    epoch = place.row.teacher_epoch
+    found = setting(levels, place.names, where=where, roles=place.roles, teacher_epoch=epoch)
     if place.recipes:
+        taught_by = found.teacher
         found = replace(
             found,
-            recipe=_of_network(found.student, found.recipe, place.recipes),
-            teacher_recipe=_of_network(found.teacher, found.recipe, place.recipes) if found.teacher else (),
+            recipe=_merged(found.recipe, place.recipes.get(found.student)),
+            teacher_recipe=_merged(found.recipe, place.recipes.get(taught_by)) if taught_by else (),
         )
-    taught_badly = place.teacher_accuracy if found.teacher_epoch is not None else None
+    taught_badly = place.row.teacher_accuracy if found.teacher_epoch is not None else None
     published = Published(teacher_accuracy=taught_badly)
-    if "printed" in entry:
-        published = printed.parse(entry.text("printed"), where=where, teacher_accuracy=taught_badly)
-    if "note" in entry and "erratum" in entry:
-        raise entry.error("note", "stands beside an erratum.", expected="Expected one of the two.")
-    note = entry.text("erratum", entry.text("note", ""))
+    if keys.printed:
+        published = printed.parse(keys.printed, where=where, teacher_accuracy=taught_badly)
+    if keys.note and keys.erratum:
+        raise PaperTablesError(
+            f'{where}, key "note": stands beside an erratum.', expected="Expected one of the two."
+        )
     return Cell(
-        row=index, column=name, setting=found, published=published, note=note, erratum="erratum" in entry
+        row=index,
+        column=column.name,
+        setting=found,
+        published=published,
+        note=keys.erratum or keys.note,
+        erratum=bool(keys.erratum),
     )
 
 
-def _recipes(entry: Entry, names: Names) -> dict[str, Values]:
-    """The recipe values of single networks, which go before those of the table, a row, a column or a cell."""
-    return {
-        names.resolve("network", name, where=entry.where): entry.values(name, names.recipe_fields)
-        for name in entry.data
-    }
-
-
-def _of_network(network: str, recipe: Values, recipes: Mapping[str, Values]) -> Values:
-    return tuple(sorted({**dict(recipe), **dict(recipes.get(network, ()))}.items()))
-
-
-def _settings(row: Row) -> tuple[Setting | None, ...]:
-    return tuple(None if cell is None else cell.setting for cell in row.cells)
+def _merged(recipe: Values, own: Values | None) -> Values:
+    return tuple(sorted({**dict(recipe), **dict(own or ())}.items()))
 
 
 def _distinct(found: Sequence[Any], *, where: str, what: str) -> None:
@@ -273,12 +272,8 @@ def arithmetic_gain(cell: Cell, row: Row) -> float | None:
     """The printed mean less the baseline printed in the same row, in points; None where one is missing."""
     if cell.is_baseline or cell.published.mean is None:
         return None
-    for other in row.cells:
-        if (
-            other is not None
-            and other.setting == cell.setting.baseline()
-            and other.published.mean is not None
-        ):
+    for other in filter(None, row.cells):
+        if other.setting == cell.setting.baseline() and other.published.mean is not None:
             return round(cell.published.mean - other.published.mean, 3)
     return None
 

@@ -51,7 +51,7 @@ NOTES: Mapping[str, str] = {
     "shared baseline": "A printed baseline is one number shared by its column: where it is off, every "
     "printed gain of the column is off by as much, so their verdicts are not independent.",
     "many cells": "Cell verdicts are not corrected for their number: of 20 cells that agree in truth, one "
-    "is expected to read `differs`. Holm's correction runs over the claims.",
+    "is expected to differ. Holm's correction runs over the claims.",
     "best epoch": "The best epoch is chosen on the test set, as the paper seems to have done; the last "
     "epoch is free of that choice, so each verdict is repeated on it.",
     "fixed cells": "A claim speaks of its own cells: the interval holds the networks and data sets fixed.",
@@ -165,7 +165,7 @@ class ContrastResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class DatasetGain:
     """A claim within one data set: described, never judged."""
 
     dataset: str
@@ -190,7 +190,7 @@ class ClaimVerdict:
     p_holm: float | None
     claims: int
     contrasts: tuple[ContrastResult, ...]
-    parts: tuple[Part, ...]
+    by_dataset: tuple[DatasetGain, ...]
     runs: int
     runs_wanted: int
     teaching: tuple[Teaching, ...]
@@ -199,7 +199,7 @@ class ClaimVerdict:
     @property
     def cells(self) -> int:
         """Cells with runs on both sides."""
-        return sum(part.measured for part in self.parts)
+        return sum(part.measured for part in self.by_dataset)
 
     @property
     def confidence(self) -> float:
@@ -242,7 +242,7 @@ class ClaimVerdict:
         """For "equal": seeds per setting that would confirm the margin were there no difference."""
         if self.smallest_margin is None or self.gain is None:
             return None
-        return seeds_needed(self.claim.margin, self.gain.parts, smallest=smallest_margin)
+        return seeds_needed(self.claim.margin, self.gain.components, smallest=smallest_margin)
 
 
 def judge_claims(
@@ -291,7 +291,7 @@ def _measure(
         p_holm=None,
         claims=1,
         contrasts=contrasts,
-        parts=tuple(_parts(contrasts, gain_of)),
+        by_dataset=tuple(_by_dataset(contrasts, gain_of)),
         runs=sum(each.n for each in own),
         runs_wanted=sum(max(each.n, each.wanted) for each in own),
         teaching=teaching(own),
@@ -323,13 +323,13 @@ def _counts(contrast: Contrast, measured: Mapping[Setting, Measured]) -> tuple[i
     return measured.get(contrast.setting, NOTHING).n, measured.get(contrast.against, NOTHING).n
 
 
-def _parts(
+def _by_dataset(
     contrasts: Sequence[ContrastResult], gain_of: Callable[[Sequence[Contrast]], Gain | None]
-) -> Iterator[Part]:
+) -> Iterator[DatasetGain]:
     for dataset in dict.fromkeys(each.contrast.setting.dataset for each in contrasts):
         within = [each for each in contrasts if each.contrast.setting.dataset == dataset]
         gain = gain_of([each.contrast for each in within])
-        yield Part(
+        yield DatasetGain(
             dataset=dataset, gain=gain, measured=sum(all(each.n) for each in within), total=len(within)
         )
 

@@ -9,7 +9,7 @@ import pytest
 from tfkd_cli.costs import CostModel, Rate, measured_rates, rate_key, threads_speed_up
 from tfkd_cli.data import DATASETS
 from tfkd_cli.methods import Distillation
-from tfkd_cli.spec import Recipe, RunSpec, Teacher
+from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
 
 SPEC = RunSpec(dataset="cifar10", student="resnet18", recipe=Recipe(epochs=1))
 TAUGHT = replace(SPEC, student="plain-cnn", loss=Distillation(), teacher=Teacher(run=SPEC))
@@ -49,6 +49,15 @@ def test_short_runs_of_a_borrowed_network_cost_their_start_up() -> None:
 def test_a_teacher_costs_its_forward_passes() -> None:
     alone = replace(TAUGHT, loss=SPEC.loss, teacher=None)
     assert CostModel("cpu")(TAUGHT).seconds > 3 * CostModel("cpu")(alone).seconds
+
+
+def test_a_teacher_from_a_file_costs_what_it_costs_at_its_own_size() -> None:
+    same = replace(TAUGHT, teacher=ForeignTeacher(network="resnet18", digest="0" * 64))
+    large = replace(TAUGHT, teacher=ForeignTeacher(network="resnet18", digest="0" * 64, size=64))
+    alone = CostModel("cpu")(replace(TAUGHT, loss=SPEC.loss, teacher=None)).seconds
+    at_32, at_64 = (CostModel("cpu")(each).seconds - alone for each in (same, large))
+    assert at_64 == pytest.approx(4 * at_32, rel=0.2)
+    assert rate_key(same) != rate_key(large)
 
 
 def test_a_finished_like_run_replaces_the_model_whatever_its_threads() -> None:

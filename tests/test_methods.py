@@ -231,6 +231,7 @@ def test_released_lsr_weights_describe_its_gradient(seed: int, alpha: float) -> 
         (Distillation, {"temperature": 0.0}),
         (TfReg, {"temperature": -3.0}),
         (TfReg, {"temperature": float("nan")}),
+        (TfReg, {"temperature": 1e200}),
         (TfReg, {"correct_prob": 1.0}),
         (LabelSmoothing, {"alpha": 2.0}),
         (CrossEntropy, {"scale": 0.0}),
@@ -252,6 +253,12 @@ def test_smoothing_over_the_others_that_would_invert_the_labels_is_refused(
         loss(torch.zeros(3, classes), torch.zeros(3, dtype=torch.int64))
     LabelSmoothing(alpha=alpha, spread="all").check(classes)
     LabelSmoothing(alpha=(classes - 1) / classes).check(classes)
+
+
+def test_a_virtual_teacher_that_would_invert_the_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="every wrong class would get more of the target"):
+        TfReg(correct_prob=0.05)(torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64))
+    TfReg(correct_prob=0.1).check(10)
 
 
 @pytest.mark.parametrize("loss_type", LOSSES.values())

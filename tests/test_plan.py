@@ -26,32 +26,32 @@ def plan(wanted: dict[str, list[RunSpec]], **progress: Progress) -> Plan:
 
 
 def test_a_student_brings_its_teacher_first() -> None:
-    assert plan({"t": [STUDENT]}).missing == (TEACHER, STUDENT)
+    assert plan({"t": [STUDENT]}).unfinished == (TEACHER, STUDENT)
 
 
 def test_a_finished_teacher_is_not_planned_again() -> None:
-    assert plan({"t": [STUDENT]}, teacher=DONE).missing == (STUDENT,)
+    assert plan({"t": [STUDENT]}, teacher=DONE).unfinished == (STUDENT,)
 
 
 def test_finished_students_do_not_need_a_missing_teacher() -> None:
     made = plan({"t": [STUDENT]}, student=DONE)
-    assert made.missing == ()
+    assert made.unfinished == ()
     assert made.counts().wanted == 1
 
 
 def test_a_finished_teacher_without_weights_is_trained_again_when_a_student_needs_it() -> None:
-    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, missing=("best.pt", "last.pt")))
-    assert made.missing == (TEACHER, STUDENT)
+    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, missing_weights=("best.pt", "last.pt")))
+    assert made.unfinished == (TEACHER, STUDENT)
 
 
 def test_a_finished_teacher_without_weights_is_left_alone_when_nobody_needs_it() -> None:
-    record_only = Progress("done", 1.0, missing=("best.pt", "last.pt"))
-    assert plan({"t": [STUDENT, TEACHER]}, teacher=record_only, student=DONE).missing == ()
+    record_only = Progress("done", 1.0, missing_weights=("best.pt", "last.pt"))
+    assert plan({"t": [STUDENT, TEACHER]}, teacher=record_only, student=DONE).unfinished == ()
 
 
 def test_a_freed_snapshot_that_no_student_needs_costs_nothing() -> None:
-    cleaned = Progress("done", 1.0, missing=("epoch-001.pt",))
-    assert plan({"t": [STUDENT]}, teacher=cleaned).missing == (STUDENT,)
+    cleaned = Progress("done", 1.0, missing_weights=("epoch-001.pt",))
+    assert plan({"t": [STUDENT]}, teacher=cleaned).unfinished == (STUDENT,)
 
 
 def test_a_run_of_an_older_trainer_version_is_never_planned() -> None:
@@ -103,7 +103,7 @@ def taught(*, seed: int = 0, epochs: int | None = None, temperature: float = 4) 
 
 
 def test_teacher_logits_that_runs_share_are_listed_with_students_epochs_and_size() -> None:
-    same = [taught(), taught(seed=1), taught(temperature=20)]
+    same = [taught(), taught(temperature=20), taught(seed=1)]
     alone = replace(taught(seed=2), teacher=Teacher(run=FAST_TEACHER, checkpoint=3))
     paper = [STUDENT, replace(STUDENT, seed=1)]  # each seed has views of its own
     made = make_plan(

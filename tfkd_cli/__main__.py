@@ -9,6 +9,7 @@ import sys
 TYPE_CHECKING = False  # nothing is imported outside of `main`, where Ctrl-C is caught
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,43 +21,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(given)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except (OSError, ImportError, MemoryError) as error:
         if "--debug" in given:
             raise
         from tfkd_cli.console import print_error
-        from tfkd_cli.errors import RunError
 
+        print_error(_explained(error))
+        return 1
+
+
+def _explained(error: Exception) -> Exception:
+    from tfkd_cli.errors import RunError
+
+    if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        refused = RunError(
+        return RunError(
             f"the system refused: {error.strerror or error}{where}.",
             expected="a readable and writable place with room on it.",
             hint="free some space or name another folder with --results; --debug shows where.",
         )
-        print_error(refused)
-        return 1
-    except (ImportError, MemoryError) as error:
-        if "--debug" in given:
-            raise
-        from tfkd_cli.console import print_error
-        from tfkd_cli.errors import RunError
-
-        cause = error.__cause__ or error  # pandas says only that numpy is missing
-        reason = (str(cause).splitlines() or ["not enough memory"])[-1]
-        refused = RunError(
-            f"a library cannot be loaded or needs more memory: {reason[:300]}.",
-            expected="an installation that fits this machine, and room for it.",
-            hint="check limits on memory (ulimit -v), then the installation with `tfkd doctor`.",
-        )
-        print_error(refused)
-        return 1
+    cause = error.__cause__ or error  # pandas says only that numpy is missing
+    reason = (str(cause).splitlines() or ["not enough memory"])[-1]
+    return RunError(
+        f"a library cannot be loaded or needs more memory: {reason[:300]}.",
+        expected="an installation that fits this machine, and room for it.",
+        hint="check limits on memory (ulimit -v), then the installation with `tfkd doctor`.",
+    )
 
 
 def _main(given: Sequence[str]) -> int:
+    import logging
+
     from paper_tables.spec import PaperTablesError
     from tfkd_cli.cli import ABORT, USAGE_ERROR, app, refusal
-    from tfkd_cli.console import print_error, say
+    from tfkd_cli.console import LogOutput, print_error, say
     from tfkd_cli.errors import TfkdError
 
+    logging.getLogger("tfkd").addHandler(output := LogOutput())
     words = [*given[1:], "--help"] if given[:1] == ["help"] else list(given)  # `tfkd help run`
     try:
         return int(app(words or ["--help"], prog_name="tfkd", standalone_mode=False) or 0)
@@ -73,16 +74,33 @@ def _main(given: Sequence[str]) -> int:
             raise
         print_error(error)
         return getattr(error, "exit_code", 2)
+    finally:
+        logging.getLogger("tfkd").removeHandler(output)
 
 
 def _prepare_streams() -> None:
-    """Output goes nowhere where it is closed, and escapes what its encoding lacks (± in ASCII)."""
+    """Output goes nowhere where it is closed, and escapes what its encoding lacks (± in ASCII).
+
+    A stderr that is full, or whose reader has gone, changes nothing: the exit code says what has happened.
+    """
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(talk, encoding=sys.stderr.encoding, line_buffering=True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open until the end
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _Talk(io.FileIO):
+    def write(self, data: Any) -> int:
+        """Of what cannot be written, nothing is kept."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _prepare_libraries() -> None:

@@ -5,6 +5,7 @@ On a terminal, lines are wrapped at spaces and tables are laid out by its width;
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import sys
@@ -92,6 +93,21 @@ def _write(text: str, stream: TextIO) -> None:
     if stream.isatty():
         shown = wrapped(shown, shutil.get_terminal_size().columns)
     print(shown, file=stream, flush=True)
+
+
+class LogOutput(logging.Handler):
+    """Shows each text that is logged once, as a note: a damaged file, and what was done about it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show what was logged, unless it was shown before."""
+        text = record.getMessage()
+        if text not in self._shown:
+            self._shown.add(text)
+            say(f"Note: {text}")
 
 
 def print_error(error: Exception) -> None:

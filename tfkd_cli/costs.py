@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from tfkd_cli import data, models
 from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.models import torchvision_costs
 from tfkd_cli.plan import Estimate
-from tfkd_cli.spec import RunSpec
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 
 UNKNOWN_IMAGES = 50_000
 BACKWARD = 2.0  # a backward pass costs about two forward passes
@@ -106,8 +106,7 @@ class CostModel:
         if spec.teacher_by_epoch:
             measured = source == "measured"
             whole = self._modelled(spec, facts) * images if measured else per_epoch
-            assert spec.teacher is not None
-            share = self._forward(spec.teacher.network, facts) / self._work(spec, facts)
+            share = self._teacher_forward(spec, facts) / self._work(spec, facts)
             teacher_seconds = whole * epochs * share
             seconds += teacher_seconds if measured else 0.0
         return Estimate(
@@ -143,9 +142,13 @@ class CostModel:
         held_out = (facts.train_images or 0) * spec.recipe.holdout
         share_tested = ((facts.test_images or 0) + facts.val_images + held_out) / _trained(spec, facts)
         work = self._forward(spec.student, facts) * (1 + BACKWARD + share_tested)
-        if spec.teacher is not None:
-            work += self._forward(spec.teacher.network, facts)
-        return work
+        return work + self._teacher_forward(spec, facts)
+
+    def _teacher_forward(self, spec: RunSpec, facts: DataSet) -> float:
+        """Of its teacher, which may see the images at a size of its own; 0 without one."""
+        if spec.teacher is None:
+            return 0.0
+        return self._forward(spec.teacher.network, replace(facts, size=_teacher_size(spec) or facts.size))
 
     def _forward(self, network: str, facts: DataSet) -> float:
         """Multiply-adds of one image, those of memory-bound networks counted as more."""
@@ -153,6 +156,12 @@ class CostModel:
         if self.device == "cpu":
             slowness *= torchvision_costs.slowness(network)
         return forward_multiply_adds(network, facts) * slowness
+
+
+def _teacher_size(spec: RunSpec) -> int | None:
+    """The pixels of the images that a teacher from a file sees, where they are not its student's."""
+    teacher = spec.teacher
+    return teacher.size or teacher.resize if isinstance(teacher, ForeignTeacher) else None
 
 
 def _trained(spec: RunSpec, facts: DataSet) -> int:
@@ -177,7 +186,7 @@ def threads_speed_up(device: str, threads: int) -> float:
 
 
 def rate_key(spec: RunSpec) -> tuple[Any, ...]:
-    """What makes two runs cost the same per image: networks, data set, precision, batch size."""
+    """What makes two runs cost the same per image: networks, data set, precision, batch, teacher's images."""
     teacher = spec.teacher.network if spec.teacher is not None else None
     return (
         spec.dataset.partition("@")[0],
@@ -186,6 +195,7 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
         spec.recipe.precision,
         spec.recipe.batch_size,
         *(("shared",) if spec.teacher_by_epoch else ()),
+        *((size,) if (size := _teacher_size(spec)) else ()),
     )
 
 
@@ -230,11 +240,6 @@ def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
 
 def forward_multiply_adds(network: str, facts: DataSet) -> int:
     """Multiply-adds of one image's forward pass; those of ResNet18 where nothing is known of the network."""
-    library, _, name = network.partition(":")
-    if library == "torchvision" and (
-        listed := torchvision_costs.multiply_adds(name.partition(":")[0], size=facts.size)
-    ):
-        return listed
     shape = {"size": facts.size, "classes": facts.classes, "channels": facts.channels}
     return models.multiply_adds(network, **shape) or models.multiply_adds("resnet18", **shape) or 0
 
@@ -247,10 +252,7 @@ def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
 
 def weights_bytes(network: str, facts: DataSet) -> int:
     """The weights of a network in fp32; 40 MB where nothing is known of it."""
-    library, _, name = network.partition(":")
-    listed = torchvision_costs.parameters(name.partition(":")[0]) if library == "torchvision" else None
-    counted = listed or models.parameters(network, classes=facts.classes, channels=facts.channels)
-    return 4 * (counted or 10_000_000)
+    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -32,7 +32,9 @@ class Progress(NamedTuple):
 
     status: str  # done, resumable, running, failed, damaged, todo
     share: float = 0.0
-    missing: tuple[str, ...] = ()  # weights of a finished run that are gone: "best.pt", "epoch-001.pt"
+    missing_weights: tuple[
+        str, ...
+    ] = ()  # weights of a finished run that are gone: "best.pt", "epoch-001.pt"
     job: str | None = None  # of SLURM, which works on a running one; None: a process outside SLURM does
 
 
@@ -154,7 +156,7 @@ class Plan:
         return tuple(run for run in self.runs.values() if not run.done)
 
     @property
-    def missing(self) -> tuple[RunSpec, ...]:
+    def unfinished(self) -> tuple[RunSpec, ...]:
         """The specs of the runs to start, teachers first."""
         return tuple(run.spec for run in self.todo)
 
@@ -205,12 +207,13 @@ def make_plan(
     """
     specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
-    order = sorted(specs.values(), key=lambda spec: spec.depth)  # a teacher of a teacher has depth 0
+    # A teacher of a teacher has depth 0; every setting has one seed before any has a second.
+    order = sorted(specs.values(), key=lambda spec: (spec.depth, spec.seed))
     weights = _needed_weights(order, requested, progress)
     planned: dict[str, PlannedRun] = {}
     for spec in order:
         seen, needed = progress.get(spec.key, TODO), weights.get(spec.key, set())
-        if needed & set(seen.missing):
+        if needed & set(seen.missing_weights):
             seen = TODO  # its result stands, but weights that must teach are gone
         if seen.status == "done" or needed or spec.key in requested:
             planned[spec.key] = PlannedRun(
@@ -307,7 +310,7 @@ def _needed_weights(
     for spec in reversed(order):  # students first
         seen, teaches = progress.get(spec.key, TODO), needed.get(spec.key, set())
         unfinished = seen.status != "done" and (teaches or spec.key in requested)
-        if (unfinished or teaches & set(seen.missing)) and isinstance(spec.teacher, Teacher):
+        if (unfinished or teaches & set(seen.missing_weights)) and isinstance(spec.teacher, Teacher):
             needed.setdefault(spec.teacher.run.key, set()).add(spec.teacher.weights)
     return needed
 

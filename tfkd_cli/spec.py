@@ -63,11 +63,11 @@ class Recipe:
     epochs: Epochs = 200
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
     lr: Annotated[float, Meta(gt=0, le=LARGEST)] = 0.1  # at a batch of 128; linear in the batch
-    momentum: NotNegative = 0.9
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
     optimizer: Optimizer = "sgd"
-    milestones: tuple[Epochs, ...] = (60, 120, 160)  # epochs done before each drop
-    lr_factor: Number = 0.2
+    milestones: tuple[Epochs, ...] = (60, 120, 160)  # epochs done before each drop, ascending
+    lr_factor: Annotated[float, Meta(gt=0, le=1)] = 0.2
     warmup_epochs: NotNegative = (
         1.0  # linear per step, from lr/N to lr (*released main.py*; not in the paper)
     )
@@ -88,7 +88,17 @@ class Recipe:
         )
         if self.augment not in AUGMENTATIONS:
             raise RequestError(
-                f'recipe.augment is "{self.augment}".', expected=f"one of {', '.join(AUGMENTATIONS)}."
+                f'recipe.augment is "{self.augment}".',
+                expected=f"one of {', '.join(AUGMENTATIONS)}.",
+                hint="leave it out: each data set has its own.",
+            )
+        ascending = tuple(sorted(set(self.milestones)))
+        if self.milestones != ascending:
+            shown = ",".join(map(str, ascending))
+            raise RequestError(
+                f"recipe.milestones is {','.join(map(str, self.milestones))}.",
+                expected="epochs in ascending order, each once.",
+                hint=f"--set recipe.milestones={shown}",
             )
 
     def with_epochs(self, epochs: int) -> Recipe:

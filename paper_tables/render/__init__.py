@@ -1,4 +1,4 @@
-"""A comparison, or the verdicts on the claims, as terminal table, Markdown, LaTeX, HTML, CSV, JSON."""
+"""A comparison, or the verdicts on the claims, as terminal table, Markdown, LaTeX, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.compare import Comparison
-from paper_tables.render import as_data, sheet_html, sheet_latex, sheet_markdown, sheet_terminal
-from paper_tables.render.cells import Link, comparison_sheet
+from paper_tables.render import as_data, sheet_latex, sheet_markdown, sheet_terminal
+from paper_tables.render.cells import comparison_sheet
 from paper_tables.render.claims import claims_record, claims_sheet, sentence
 from paper_tables.verdicts import ClaimVerdict
 
@@ -17,7 +17,6 @@ __all__ = [
     "claims_markdown",
     "claims_text",
     "csv",
-    "html",
     "json",
     "latex",
     "markdown",
@@ -42,11 +41,6 @@ def markdown(comparison: Comparison) -> str:
 def latex(comparison: Comparison) -> str:
     """A `table` float with booktabs."""
     return sheet_latex.latex(comparison_sheet(comparison))
-
-
-def html(comparison: Comparison, *, link: Link = lambda cell: None) -> str:
-    """A fragment of HTML; `link` says where a measured value leads."""
-    return sheet_html.html(comparison_sheet(comparison, link=link))
 
 
 def csv(comparison: Comparison) -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from paper_tables.compare import CellComparison, Comparison, Reading
+from paper_tables.compare import CellComparison, Comparison
 from paper_tables.measured import EPOCHS, Epoch
 from paper_tables.spec import Published
 from paper_tables.verdicts import judge_cell
@@ -63,91 +63,53 @@ def _published(published: Published) -> dict[str, Any]:
 
 
 def _reading(cell: CellComparison, epoch: Epoch) -> dict[str, Any] | None:
-    reading = cell.reading(epoch)
-    return None if reading is None else dict(_values(cell, reading))
+    return dict(_values(cell, epoch)) if cell.reading(epoch) else None
 
 
-def _values(cell: CellComparison, reading: Reading) -> Iterator[tuple[str, Any]]:
+def _values(cell: CellComparison, epoch: Epoch) -> Iterator[tuple[str, Any]]:
     """What is known at one epoch: the same names in JSON and, prefixed by the epoch, in CSV."""
-    verdict, gain = judge_cell(cell, reading.epoch), reading.gain
-    interval = gain.interval if gain else None
-    yield from (("mean", reading.mean), ("std", reading.std), ("difference", reading.difference))
+    reading, verdict = cell.reading(epoch), judge_cell(cell, epoch)
+    gain = reading.gain if reading else None
+    interval, error = (gain.interval, gain.error) if gain else (None, None)
+    for name in ("mean", "std", "difference"):
+        yield name, getattr(reading, name, None)
     yield from (("verdict", verdict.level.word), ("allowed_difference", verdict.level.allowed))
     yield "gain", gain.mean if gain else None
     yield "gain_low", interval.low if interval else None
     yield "gain_high", interval.high if interval else None
-    yield "gain_se", gain.error.se if gain and gain.error else None
-    yield "gain_df", gain.error.df if gain and gain.error else None
+    yield "gain_se", error.se if error else None
+    yield "gain_df", error.df if error else None
     yield "gain_pairs", gain.pairs if gain else None
-    yield "gain_difference", reading.gain_difference
+    yield "gain_difference", reading.gain_difference if reading else None
     yield from (("gain_verdict", verdict.gain.word), ("allowed_gain_difference", verdict.gain.allowed))
     yield "smallest_gain", verdict.smallest_gain
     yield "seeds_for_printed_gain", verdict.seeds_for_printed_gain
 
 
-READING = [
-    "mean",
-    "std",
-    "difference",
-    "verdict",
-    "allowed_difference",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "gain_se",
-    "gain_df",
-    "gain_pairs",
-    "gain_difference",
-    "gain_verdict",
-    "allowed_gain_difference",
-    "smallest_gain",
-    "seeds_for_printed_gain",
-]
-
-
 def comparison_csv(comparison: Comparison) -> str:
     """One line per cell; the columns are the same for every table."""
+    lines = [dict(_line(comparison, each)) for each in comparison.cells()]
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(CSV_COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    for each in comparison.cells():
-        writer.writerow({name: _text(value) for name, value in _line(comparison, each)})
+    writer.writerows({name: _text(value) for name, value in line.items()} for line in lines)
     return out.getvalue()
 
 
-CSV_COLUMNS = (
-    *[
-        "table",
-        "row",
-        "labels",
-        "column",
-        "dataset",
-        "student",
-        "method",
-        "teacher",
-        "teacher_epoch",
-        "form",
-        "loss",
-        "recipe",
-    ],
-    *["published_mean", "published_std", "published_gain", "published_runs", "n", "wanted"],
-    *(f"{epoch}_{name}" for epoch in EPOCHS for name in READING),
-    *["assumed", "note", "warnings", "runs", "baseline_runs"],
-)
-
-
 def _line(comparison: Comparison, cell: CellComparison) -> Iterator[tuple[str, Any]]:
-    yield from (("table", comparison.table.name), ("row", cell.cell.row), ("column", cell.cell.column))
-    yield "labels", " / ".join(comparison.table.rows[cell.cell.row].labels)
+    yield from (("table", comparison.table.name), ("row", cell.cell.row))
+    yield from (
+        ("labels", " / ".join(comparison.table.rows[cell.cell.row].labels)),
+        ("column", cell.cell.column),
+    )
     for name, value in cell.cell.setting.to_json().items():
         yield name, "; ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
     for name in ("mean", "std", "gain", "runs"):
         yield f"published_{name}", getattr(cell.cell.published, name)
     yield from (("n", cell.n), ("wanted", cell.wanted))
     for epoch in EPOCHS:
-        reading = cell.reading(epoch)
-        if reading is not None:
-            yield from ((f"{epoch}_{name}", value) for name, value in _values(cell, reading))
+        measured = cell.reading(epoch) is not None
+        yield from ((f"{epoch}_{name}", value if measured else None) for name, value in _values(cell, epoch))
     yield from (("assumed", "; ".join(cell.assumed)), ("note", cell.cell.note))
     yield from (("warnings", "; ".join(cell.warnings)), ("runs", " ".join(cell.runs)))
     yield "baseline_runs", " ".join(cell.baseline_runs)

@@ -13,6 +13,7 @@ from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison, Reading
 from paper_tables.gains import Gain
 from paper_tables.measured import Epoch
+from paper_tables.printed import signed
 from paper_tables.render.footnotes import Footnotes
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
 from paper_tables.verdicts import CellVerdict, CellWord, judge_cell
@@ -42,7 +43,7 @@ EXPLAINED = (
 
 
 def comparison_sheet(comparison: Comparison, *, link: Link = lambda cell: None) -> Sheet:
-    """What there is to show of a comparison."""
+    """What there is to show of a comparison; `link` says where a measured value leads in HTML."""
     table = comparison.table
     footnotes = Footnotes(marks_assumptions=table.kind in ("paper", "control"))
     stacked = len(table.columns) > 1
@@ -96,7 +97,7 @@ def _spread_out(sheet: Sheet, *, published: bool) -> Sheet:
 
 def _field(cell: CellComparison, footnotes: Footnotes, *, link: Link, stacked: bool) -> Field:
     lines = (*_paper_lines(cell, footnotes), *_measured_lines(cell, footnotes, stacked=stacked))
-    return Field(lines=tuple(line for line in lines if line.text), link=link(cell) if cell.n else None)
+    return Field(lines=tuple(line for line in lines if line.text), link=link(cell))
 
 
 def _paper_lines(cell: CellComparison, footnotes: Footnotes) -> list[Line]:
@@ -107,12 +108,12 @@ def _paper_lines(cell: CellComparison, footnotes: Footnotes) -> list[Line]:
 
 
 def _measured_lines(cell: CellComparison, footnotes: Footnotes, *, stacked: bool) -> list[Line]:
-    marks = footnotes.assumption(cell.assumed) + footnotes.warning(cell.warnings)
-    count = count_text(cell)
+    marks, count = footnotes.assumption(cell.assumed), count_text(cell)
     if cell.best is None or cell.last is None:
         if stacked:
             return [Line(count + marks if count else "", "best", "faint")]
         return [Line(marks if count else "", "best", "faint"), Line(count, "n", "faint", 0)]
+    marks += footnotes.warning(cell.warnings)
     best, last = judge_cell(cell, "best"), judge_cell(cell, "last")
     n = f"n={count}" if stacked else ""
     return [
@@ -129,7 +130,7 @@ def _level(
     reading: Reading, verdict: CellVerdict, label: Epoch, footnotes: Footnotes, *, after: tuple[str, str]
 ) -> Line:
     marks, n = after
-    difference = f"Δ{reading.difference:+.2f}" if reading.difference is not None else ""
+    difference = f"Δ{signed(reading.difference)}" if reading.difference is not None else ""
     word = verdict.level.word
     parts = (level_text(reading) + marks, n, difference, footnotes.verdict(word))
     return Line(" ".join(filter(None, parts)), label, STYLES.get(word, ""), reading.mean)
@@ -157,8 +158,10 @@ def count_text(cell: CellComparison) -> str:
 
 def gain_text(gain: Gain) -> str:
     """`+2.52 [+2.11, +2.93] (3 pairs)`; pairs only where some runs are without a partner."""
-    interval = f" [{gain.interval.low:+.2f}, {gain.interval.high:+.2f}]" if gain.interval else ""
-    return f"{gain.mean:+.2f}{interval}" + (f" ({gain.pairs} pairs)" if gain.partial and gain.pairs else "")
+    interval = f" [{signed(gain.interval.low)}, {signed(gain.interval.high)}]" if gain.interval else ""
+    return f"{signed(gain.mean)}{interval}" + (
+        f" ({gain.pairs} pairs)" if gain.partial and gain.pairs else ""
+    )
 
 
 def could_show_text(verdict: CellVerdict) -> str:

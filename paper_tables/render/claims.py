@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from paper_tables.gains import Gain
+from paper_tables.printed import signed
 from paper_tables.render.cells import gain_text
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
-from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, Part
+from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, DatasetGain
 
 STYLES: dict[ClaimWord, Style] = {"holds": "good", "contradicted": "bad"}
 JUDGED: tuple[ClaimWord, ...] = ("holds", "contradicted", "not shown")
@@ -76,9 +77,9 @@ def mean_gain_text(verdict: ClaimVerdict) -> str:
     if verdict.gain is None:
         return ""
     if verdict.interval is None:
-        return f"{verdict.gain.mean:+.2f}"
+        return signed(verdict.gain.mean)
     low, high = verdict.interval
-    return f"{verdict.gain.mean:+.2f} [{low:+.2f}, {high:+.2f}] {100 * verdict.confidence:.0f} %"
+    return f"{signed(verdict.gain.mean)} [{signed(low)}, {signed(high)}] {100 * verdict.confidence:.0f} %"
 
 
 def could_show_text(verdict: ClaimVerdict) -> str:
@@ -160,7 +161,7 @@ def _record(verdict: ClaimVerdict) -> dict[str, Any]:
         "seeds_for_printed_gain": verdict.seeds_for_printed_gain,
         "smallest_margin": verdict.smallest_margin,
         "seeds_for_margin": verdict.seeds_for_margin,
-        "by_dataset": [_part(part) for part in verdict.parts],
+        "by_dataset": [_on_dataset(each) for each in verdict.by_dataset],
         "contrasts": [_contrast(each) for each in verdict.contrasts],
         "notes": [*([claim.note] if claim.note else []), *verdict.notes],
     }
@@ -177,15 +178,15 @@ def _gain_record(gain: Gain | None) -> dict[str, Any]:
     }
 
 
-def _part(part: Part) -> dict[str, Any]:
-    interval = part.gain.interval if part.gain else None
+def _on_dataset(each: DatasetGain) -> dict[str, Any]:
+    interval = each.gain.interval if each.gain else None
     return {
-        "dataset": part.dataset,
-        **_gain_record(part.gain),
+        "dataset": each.dataset,
+        **_gain_record(each.gain),
         "interval": list(interval) if interval else None,
-        "text": gain_text(part.gain) if part.gain else "",
-        "cells": part.measured,
-        "cells_wanted": part.total,
+        "text": gain_text(each.gain) if each.gain else "",
+        "cells": each.measured,
+        "cells_wanted": each.total,
     }
 
 

@@ -5,10 +5,12 @@ None of them can be read as part of a number or of arithmetic.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from html import escape
 
 from paper_tables.compare import Comparison
 from paper_tables.measured import teaching
@@ -95,6 +97,11 @@ def letter(number: int) -> str:
 def plain_letters(text: str) -> str:
     """`a` for `ᵃ`, for renderers that have superscripts of their own."""
     return unicodedata.normalize("NFKD", text)
+
+
+def marked(text: str) -> str:
+    """`text` escaped for HTML, the letters of footnotes as `<sup>`."""
+    return re.sub(f"[{LETTERS}]+", lambda found: f"<sup>{plain_letters(found[0])}</sup>", escape(text))
 
 
 def _cells(count: int) -> str:

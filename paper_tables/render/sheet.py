@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """What stands in one place of a sheet; `link` leads to where it comes from."""
+    """What stands in one place of a sheet; `link` leads to where it comes from (HTML only)."""
 
     lines: tuple[Line, ...] = ()
     link: str | None = None
@@ -33,6 +34,11 @@ class Field:
         """What sorts it: the last value among its `paper` and `best` lines, or its only one."""
         values = [line.value for line in self.lines if line.label in ("", "paper", "best")]
         return next((value for value in reversed(values) if value is not None), None)
+
+    @property
+    def linked(self) -> Line | None:
+        """The line that carries the link: the measured value."""
+        return next((line for line in self.lines if line.text and line.label in ("", "best")), None)
 
     def line(self, label: str) -> Line:
         """The line with this label; an empty one where there is none."""
@@ -72,3 +78,29 @@ class Sheet:
     def labelled(self) -> bool:
         """Whether lines carry labels, which then need a column of their own."""
         return self.order != ("",)
+
+
+def plain_sheet(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str | Field]],
+    *,
+    name: str = "",
+    notes: Iterable[str] = (),
+) -> Sheet:
+    """Rows of texts as a sheet: the first text heads its row, a Field may carry a link."""
+    shown = (
+        SheetRow(
+            labels=(str(first),),
+            fields=tuple(each if isinstance(each, Field) else Field(lines=(Line(each),)) for each in rest),
+        )
+        for first, *rest in rows
+    )
+    return Sheet(
+        name=name or title,
+        title=title,
+        heads=(heads[0],),
+        columns=tuple(heads[1:]),
+        rows=tuple(shown),
+        notes=tuple(notes),
+    )

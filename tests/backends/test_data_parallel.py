@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +37,8 @@ PATIENCE = 280.0  # seconds until a test gives up; nothing here asserts a shorte
 # At this rate a change of 1e-7 in the weights changes no loss by more than 5e-7; at 0.1 by up to 3e-4.
 RECIPE = Recipe(epochs=2, batch_size=128, lr=0.02, milestones=(), warmup_epochs=0, augment="none")
 PLAIN = RunSpec(dataset="digits", student="python:rank_networks:plain", recipe=RECIPE)
-SLOW = replace(PLAIN, student="python:rank_networks:slow", recipe=replace(RECIPE, epochs=4))
+LONG = replace(PLAIN, recipe=replace(RECIPE, epochs=4))
+SLOW = {"STEP_SECONDS": "0.3"}  # enough time to disturb a `LONG` run
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,10 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def train(execution: Execution, store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """`train(spec, processes=2)` does a run in the pool; `then` is called once it has done an epoch."""
+    """`train(spec, processes=2)` does a run in the pool; `then` is called once it has done an epoch.
+
+    `more`: environment variables of its processes.
+    """
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
     def do(
@@ -64,6 +69,7 @@ def train(execution: Execution, store: Store, monkeypatch: pytest.MonkeyPatch) -
         then: Callable[[], None] = lambda: None,
         to: Store = store,
         sync_batch_norm: bool = False,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> Outcome:
         left = [then]
 
@@ -73,6 +79,8 @@ def train(execution: Execution, store: Store, monkeypatch: pytest.MonkeyPatch) -
 
         asked = replace(execution, processes=processes, sync_batch_norm=sync_batch_norm)
         chosen = slots([spec], execution=asked, jobs=1)
+        environments = tuple(tuple({**each, **more} for each in run) for run in chosen.environments)
+        chosen = replace(chosen, environments=environments)
         return run_local(planned([spec], to), store=to, execution=asked, slots=chosen, on_event=on_event)
 
     return do
@@ -139,27 +147,25 @@ def test_two_and_four_processes_train_to_the_losses_of_one(execution: Execution,
             assert all(torch.allclose(weights[name], expected[name], atol=1e-5) for name in weights)
 
 
-def test_synchronised_batch_norm_is_that_of_one_process(
+def test_batch_norm_is_each_ranks_own_or_synchronised_that_of_one_process(
     train: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    spec = replace(PLAIN, student="resnet8", recipe=replace(RECIPE, lr=0.002))
-    one, two = (Store.open(tmp_path / name, create=True) for name in ("one", "two"))
+    spec = replace(PLAIN, student="python:rank_networks:normed", recipe=replace(RECIPE, lr=0.002))
+    one, own, synchronised = (
+        Store.open(tmp_path / name, create=True) for name in ("one", "own", "synchronised")
+    )
     train(spec, processes=1, to=one)
-    train(spec, processes=2, to=two, sync_batch_norm=True)
-    assert_alike(two.run(spec), one.run(spec))
-    result = two.run(spec).result() or {}
-    assert result["numerics"]["sync_batch_norm"] is True
-
-
-def test_without_it_each_rank_has_its_own_and_the_checkpoint_is_that_of_rank_0(
-    train: Callable[..., Outcome], store: Store
-) -> None:
-    spec = replace(PLAIN, student="resnet8")
-    assert train(spec, processes=2).done == (spec.folder,)
-    result = store.run(spec).result() or {}
-    assert (result["numerics"]["processes"], "sync_batch_norm" in result["numerics"]) == (2, False)
-    again = torch.load(store.run(spec).weights("student.pt"), weights_only=True)
-    assert not any(name.startswith("module.") for name in again["weights"])
+    train(spec, processes=2, to=own)
+    train(spec, processes=2, to=synchronised, sync_batch_norm=True)
+    assert_alike(synchronised.run(spec), one.run(spec))
+    with pytest.raises(AssertionError):
+        assert_alike(own.run(spec), one.run(spec))
+    numerics = [(each.run(spec).result() or {})["numerics"] for each in (one, own, synchronised)]
+    assert [each.get("processes", 1) for each in numerics] == [1, 2, 2]
+    assert [each.get("sync_batch_norm", False) for each in numerics] == [False, False, True]
+    for each in (own, synchronised):
+        saved = torch.load(each.run(spec).weights("student.pt"), weights_only=True)["weights"]
+        assert saved.keys() == checkpoints.read_weights(one.run(spec).weights("last.pt")).keys()
 
 
 def test_each_process_decodes_its_own_part_of_the_images(tiny_data: TinyData, tmp_path: Path) -> None:
@@ -184,37 +190,39 @@ def test_each_process_decodes_its_own_part_of_the_images(tiny_data: TinyData, tm
 def test_a_run_goes_on_in_another_number_of_processes(
     train: Callable[..., Outcome], store: Store, tmp_path: Path, first: int, second: int
 ) -> None:
-    assert train(SLOW, processes=first, then=interrupt).interrupted
-    assert train(SLOW, processes=second).done == (SLOW.folder,)
-    log = log_of(store.run(SLOW))
+    assert train(LONG, processes=first, then=interrupt, more=SLOW).interrupted
+    assert train(LONG, processes=second).done == (LONG.folder,)
+    log = log_of(store.run(LONG))
     assert "continuing in epoch" in log
     assert "the saved states were made with" in log
     assert "'processes': 2" in log
-    result = store.run(SLOW).result() or {}
+    result = store.run(LONG).result() or {}
     assert (result["numerics"].get("processes", 1), result["numerics"]["mixed"]) == (second, True)
     undisturbed = Store.open(tmp_path / "undisturbed", create=True)
-    train(SLOW, processes=1, to=undisturbed)
-    assert_alike(store.run(SLOW), undisturbed.run(SLOW))
+    train(LONG, processes=1, to=undisturbed)
+    assert_alike(store.run(LONG), undisturbed.run(LONG))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run_which_says_so_and_can_go_on(
     train: Callable[..., Outcome], store: Store, rank: int
 ) -> None:
-    folder = store.run(SLOW)
-    outcome = train(SLOW, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGKILL))
-    assert f"rank {rank} was killed by SIGKILL" in outcome.reasons[SLOW.folder]
+    folder = store.run(LONG)
+    outcome = train(
+        LONG, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGKILL), more=SLOW
+    )
+    assert f"rank {rank} was killed by SIGKILL" in outcome.reasons[LONG.folder]
     assert len(folder.attempts()) == 1
     if rank:  # rank 0 has written it down
         assert "rank 1 (process" in (folder.failure() or {})["message"]
-    assert train(SLOW, processes=2).done == (SLOW.folder,)
+    assert train(LONG, processes=2).done == (LONG.folder,)
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.drill), 1])
 def test_a_rank_that_is_stopped_ends_the_run_within_a_minute_and_is_not_left_behind(
     train: Callable[..., Outcome], store: Store, rank: int
 ) -> None:
-    folder, stopped = store.run(SLOW), 0
+    folder, stopped = store.run(LONG), 0
 
     def stop() -> None:
         nonlocal stopped
@@ -222,9 +230,9 @@ def test_a_rank_that_is_stopped_ends_the_run_within_a_minute_and_is_not_left_beh
         os.kill(stopped, signal.SIGSTOP)
 
     began = time.monotonic()
-    outcome = train(SLOW, processes=2, then=stop)
+    outcome = train(LONG, processes=2, then=stop, more={**SLOW, "SILENT_BEATS": "3"})
     assert time.monotonic() - began < PATIENCE
-    reason = outcome.reasons[SLOW.folder]
+    reason = outcome.reasons[LONG.folder]
     assert f"rank {rank}" in reason
     assert "not answer" in reason
     assert not Path(f"/proc/{stopped}").exists() or " Z " in Path(f"/proc/{stopped}/stat").read_text()
@@ -241,9 +249,11 @@ def test_the_error_of_a_rank_is_the_error_of_the_run(train: Callable[..., Outcom
 def test_a_warning_to_any_rank_saves_once_and_stops_all(
     train: Callable[..., Outcome], store: Store, rank: int
 ) -> None:
-    folder = store.run(SLOW)
-    outcome = train(SLOW, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGUSR2))
-    assert outcome.done == (SLOW.folder,)  # the pool has started it again
+    folder = store.run(LONG)
+    outcome = train(
+        LONG, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGUSR2), more=SLOW
+    )
+    assert outcome.done == (LONG.folder,)  # the pool has started it again
     assert len(folder.attempts()) == 2
     assert "stopped: USR2" in log_of(folder, 0)
     assert "continuing in epoch" in log_of(folder, 1)

@@ -108,6 +108,12 @@ def test_a_device_that_is_asked_for_and_missing_is_named_with_the_cause(
     assert 'CUDA_VISIBLE_DEVICES is ""' in said
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+def test_errors_that_cannot_be_printed_leave_the_exit_code_as_it_is() -> None:
+    command = f"{sys.executable} -m tfkd_cli show nothing 2>/dev/full"
+    assert subprocess.run(command, shell=True, env=worker.environment()).returncode == 2
+
+
 @pytest.mark.parametrize("closed", ["", ">&-", ">&- 2>&-", "</dev/null >&- 2>&-"])
 def test_output_that_is_closed_or_ascii_is_no_failure(tmp_path: Path, closed: str) -> None:
     command = f"{sys.executable} -m tfkd_cli list datasets {closed}"

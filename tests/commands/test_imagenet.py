@@ -26,6 +26,7 @@ def test_table8_at_quick_scale_goes_from_a_folder_to_the_table_and_the_report(
 
     where += ["--results", str(tmp_path / "results"), "--threads", "1"]
     command = ["reproduce", "table8", "--scale", "quick", "--epochs", "1", "--seeds", "1", *where]
+    assert main([*command, "--dry-run"]) == 2
     assert main(command) == 2
     said = capfd.readouterr()
     assert f"{WNIDS[1]}_1.JPEG'." in said.err

@@ -12,7 +12,7 @@ import pytest
 from paper_tables.spec import Setting, Values
 from tfkd_cli import data
 from tfkd_cli.compare.answer import Answer, Difference, answer, at_chance
-from tfkd_cli.compare.comparison import Comparison, asked
+from tfkd_cli.compare.comparison import Comparison, comparison_request
 from tfkd_cli.compare.trials import chosen
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
@@ -38,7 +38,7 @@ def comparing(
         overrides=overrides.Overrides(tuple(sorted({"epochs": 2, **recipe}.items())), loss),
         data={"folder:x": ResolvedData(facts=replace(FACTS, val_images=val_images))},
     )
-    return Comparison(asked(request, trials=trials))
+    return Comparison(comparison_request(request, trials=trials))
 
 
 def done(spec: RunSpec, accuracy: float, *, val: float, val_loss: float = 1.0) -> RunState:
@@ -78,7 +78,7 @@ def test_more_methods_are_compared_with_the_baseline() -> None:
         overrides=overrides.Overrides((("epochs", 2),)),
         data={"folder:x": ResolvedData(facts=FACTS)},
     )
-    compared = Comparison(asked(request, trials=2))
+    compared = Comparison(comparison_request(request, trials=2))
     found = answered(compared, everything_done(compared))
     assert [line.method for line in found.lines] == [*METHODS, "de-kd"]
     assert [each.method for each in found.differences] == ["tf-reg", "lsr", "tf-reg", "tf-self", "de-kd"]
@@ -89,7 +89,7 @@ def test_more_methods_are_compared_with_the_baseline() -> None:
 
 def test_the_first_trial_is_the_default_of_the_method() -> None:
     compared = comparing()
-    plain = compared.asked.spec(Setting(dataset="folder:x", student="resnet8", method="lsr"))
+    plain = compared.request.spec(Setting(dataset="folder:x", student="resnet8", method="lsr"))
     first = compared.loss_trials({})["lsr"][0].spec
     assert (first.loss, first.recipe) == (plain.loss, plain.recipe)
 
@@ -157,7 +157,7 @@ def test_alpha_and_temperature_are_not_taken_from_the_command_line() -> None:
 def answered(compared: Comparison, states: dict[str, RunState]) -> Answer:
     specs = {spec.key: spec for stage in compared.stages(states) for spec in stage.runs}
     runs = (Run(name=state.name, spec=specs.get(key), state=state) for key, state in states.items())
-    return answer(compared.asked, states, frames.runs_frame(runs))
+    return answer(compared.request, states, frames.runs_frame(runs))
 
 
 def test_a_clear_gain_is_called_one() -> None:
@@ -212,8 +212,8 @@ def test_there_is_no_answer_before_all_trials_are_done() -> None:
 
 def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
     compared = comparing()
-    again = requests.from_json(requests.to_json(compared.asked), execution=Execution(cache="no-such-cache"))
-    assert again.compared == compared.asked.compared
+    again = requests.from_json(requests.to_json(compared.request), execution=Execution(cache="no-such-cache"))
+    assert again.compared == compared.request.compared
     assert Comparison(again).name == compared.name
     assert compared.name.startswith("compare-x-resnet8-")
     others = {comparing(trials=2).name, comparing(lr=0.02).name, comparing(epochs=3).name, compared.name}
@@ -224,7 +224,7 @@ def test_a_comparison_is_one_named_request_that_can_be_asked_again() -> None:
 def test_trials_have_one_run_and_the_compared_settings_one_per_seed() -> None:
     compared = comparing()
     states = everything_done(compared)
-    whole = compared.request(states)
+    whole = compared.full_request(states)
     wanted = {spec.key for spec in whole.runs(whole.tables[0])}
     assert wanted == {spec.key for stage in compared.stages(states) for spec in stage.runs} == {*states}
     more = replace(whole, seeds=(0, 1, 2, 3))

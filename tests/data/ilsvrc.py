@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfkd_cli.data import imagenet
+from tfkd_cli.data import imagenet_listing as imagenet
 
 WNIDS = ("n01440764", "n02124075", "n03991062")
 TRAINED, TESTED = 5, 2  # images of each class
@@ -37,7 +37,8 @@ def make_tree(root: Path) -> Path:
             folder.mkdir(parents=True)
             for number in range(count):
                 seed += 1
-                name = f"{wnid}_{number}.JPEG" if part == "train" else f"ILSVRC2012_val_{seed:08d}.JPEG"
+                tested = label * TESTED + number + 1
+                name = f"{wnid}_{number}.JPEG" if part == "train" else f"ILSVRC2012_val_{tested:08d}.JPEG"
                 first = part == "train" and number == 0
                 (folder / name).write_bytes(odd[label] if first else jpeg(seed))
     return root

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tests.data.ilsvrc import jpeg
 from tfkd_cli.data.decoding import _by_torchvision, first_rows, jpeg_header, opened
+from tfkd_cli.data.image_files import Decoder
 
 
 def photograph(height: int, width: int, *, mode: str = "RGB", **saved: object) -> bytes:
@@ -68,3 +69,14 @@ def test_headers_that_were_changed_end_in_an_exception_at_most(noise: bytes, at:
 def test_cmyk_files_are_left_to_pillow() -> None:
     assert jpeg_header(jpeg(1, mode="CMYK")) is None
     assert opened(jpeg(1, mode="CMYK"), "torchvision").size == opened(jpeg(1), "pillow").size
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pillow"])
+def test_other_formats_and_enormous_pictures_are_refused_whatever_decodes(decoder: Decoder) -> None:
+    """Pillow would hand PostScript to Ghostscript, and fill the memory with a picture of one colour."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    enormous = io.BytesIO()
+    Image.new("1", (40_000, 2_001)).save(enormous, "PNG")
+    for data, error in ((script, UnidentifiedImageError), (enormous.getvalue(), ValueError)):
+        with pytest.raises(error):
+            opened(data, decoder)

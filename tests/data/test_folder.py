@@ -437,12 +437,22 @@ def test_a_class_that_test_lacks_is_said(make_folder: MakeFolder, execution: Exe
         ({"cat": 2, "dog": 5}, "class 'cat' has 2 different images"),
         ({"train/cat": 2, "train/dog": 2}, "has a train folder and no test folder"),
         ({**SPLIT, "train/cat/deeper": 1}, "'train/cat/deeper' is a folder"),
+        ({"cat/train": 3, "cat/test": 2, "dog": 3}, "named like a part(.|\n)*train/cat/1.jpg"),
+        ({"photos/cat": 4, "photos/dog": 4}, "holds one folder(.|\n)*folder:.*photos"),
         ({"train": 6, "test": 6}, "no class folders: 'test', 'train' are names of parts"),
+        ({"train": 6, "test": 6, "more": 6}, "no class folders: 'test', 'train' are names of parts"),
+        ({"training_set/cat": 3, "test_set/cat": 3}, "no class folders(.|\n)*call the parts train"),
         ({"train": 6, "test1": 6}, "no class folders"),
+        ({"x_train": 3, "x_test": 3}, "no class folders"),
+        ({"trainA": 3, "trainB": 3, "testA": 3}, "no class folders"),
+        ({"fold1": 3, "fold_2": 3}, "no class folders"),
+        ({"JPEGImages": 3, "SegmentationClass": 3}, "no class folders"),
         ({"Training Set": 6, "validation_images": 6, "dev2": 3}, "no class folders"),
         ({"train/cat": 3, "train/dog": 3, "test": 3}, "test has no class folders"),
         ({**SPLIT, "val/cat": 1, "valid/cat": 1}, "2 folders for val: 'val', 'valid'"),
         ({"Cat": 4, "cat": 4}, "the same name but for letter case"),
+        ({"my cat": 4, "my  cat": 4}, "the same name but for letter case"),
+        ({"cat": 4, "c\u200bat": 4}, "the same name but for letter case"),
         (
             {"caf\u00e9": 4, "cafe\u0301": 4, "bar": 4},
             r"caf\\xe9' and 'cafe\\u0301'|cafe\\u0301' and 'caf\\xe9",
@@ -515,6 +525,23 @@ def test_a_link_to_itself_is_named(
     path = make_folder({"cat": 4, "dog": 4})
     (path / where).symlink_to(Path(where).name)
     refused(path, dataclasses.replace(execution, follow_links=follow), "self.* cannot be read: .*")
+
+
+def test_a_link_to_nowhere_is_named_where_it_may_stand_for_a_class(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 4, "dog": 4})
+    (path / "cow").symlink_to(path / "nowhere")
+    everything = dataclasses.replace(execution, follow_links=True, nested=True)
+    refused(path, everything, "cow' cannot be read: No such file")
+
+
+def test_a_class_of_files_with_other_endings_is_refused_with_these(
+    make_folder: MakeFolder, execution: Execution
+) -> None:
+    path = make_folder({"cat": 4, "dog": 0})
+    (path / "dog" / "from_a_phone.HEIC").write_text("not read")
+    refused(path, execution, r"'dog' holds no images, only files with other endings \(.heic\)(.|\n)*convert")
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "photo.jpg", "pipe", "/dev/null"])

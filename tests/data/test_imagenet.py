@@ -13,6 +13,7 @@ import pytest
 from tests.data.ilsvrc import TESTED, TRAINED, WNIDS, jpeg, make_archives, make_tree
 from tfkd_cli import data
 from tfkd_cli.data import Arrays, imagenet
+from tfkd_cli.data import imagenet_listing as listing
 from tfkd_cli.data.image_files import ImageFiles
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
@@ -131,30 +132,75 @@ def test_a_damaged_index_is_made_anew(tree: Path, execution: Execution) -> None:
         ("no kit", "without ILSVRC2012_devkit"),
         ("short", "cannot be read as a tar"),
         ("kit", "cannot be read"),
-        ("labels", "images in ILSVRC2012_img_val.tar and"),
+        ("labels", "holds 0 images, not those numbered 1 to 6"),
     ],
 )
 def test_incomplete_archives_are_refused(
     archives: Path, execution: Execution, break_it: str, what: str
 ) -> None:
     if break_it == "no kit":
-        (archives / imagenet.DEVKIT).unlink()
+        (archives / listing.DEVKIT).unlink()
     elif break_it == "short":
-        whole = (archives / imagenet.TRAIN).read_bytes()
-        (archives / imagenet.TRAIN).write_bytes(whole[: len(whole) // 2])
+        whole = (archives / listing.TRAIN).read_bytes()
+        (archives / listing.TRAIN).write_bytes(whole[: len(whole) // 2])
     elif break_it == "kit":
-        (archives / imagenet.DEVKIT).write_bytes(b"no tar")
+        (archives / listing.DEVKIT).write_bytes(b"no tar")
     else:
-        with tarfile.open(archives / imagenet.VAL, "w"):  # without images
+        with tarfile.open(archives / listing.VAL, "w"):  # without images
             pass
     with pytest.raises(RequestError, match=what):
         data.prepare("imagenet", execution=execution, source=archives)
 
 
+@pytest.mark.parametrize("name", ["imagenet", "imagenet-quick"])
+def test_odd_files_are_named_and_what_is_no_image_is_left_aside(
+    tree: Path, archives: Path, execution: Execution, name: str
+) -> None:
+    first, second = (tree / "train" / wnid for wnid in WNIDS[:2])
+    (first / f"{WNIDS[1]}_7.JPEG").write_bytes(jpeg(77))
+    (second / f"{WNIDS[1]}_8.JPEG").touch()
+    for beside in (first / "README", first / "._a.JPEG", first / ".DS_Store", tree / "train" / "a.zip"):
+        beside.write_bytes(b"no image")
+    (first / "broken.JPEG").symlink_to("nowhere")
+    (first / "more").mkdir()
+    for file in (tree / "val" / WNIDS[2]).iterdir():
+        file.unlink()
+    notes = "\n".join(data.prepare(name, execution=execution, source=tree).facts.notes)
+    assert f"than that of their folder, whose label they have here: 1 (the first: 'train/{WNIDS[0]}/" in notes
+    assert f"empty files: 1 (the first: 'train/{WNIDS[1]}/{WNIDS[1]}_8.JPEG')" in notes
+    assert f"classes without validation images: 1 (the first: '{WNIDS[2]}')" in notes
+    assert f"no images: 3 (the first: 'train/{WNIDS[0]}/more')" in notes
+
+
+@pytest.mark.parametrize(
+    ("break_it", "what"),
+    [
+        ("flat", r"val/ has no folders of classes, but 6 images"),
+        ("validation", r"there is no val/ in it"),
+        ("other", r"train/ and val/ have no class in common"),
+    ],
+)
+def test_a_folder_of_another_layout_is_told_what_it_lacks(
+    tree: Path, execution: Execution, break_it: str, what: str
+) -> None:
+    if break_it == "validation":
+        (tree / "val").rename(tree / "validation")
+    for wnid in WNIDS if break_it != "validation" else ():
+        for file in (tree / "val" / wnid).iterdir():
+            file.rename(tree / "val" / file.name if break_it == "flat" else file)
+        if break_it == "flat":
+            (tree / "val" / wnid).rmdir()
+        else:
+            (tree / "val" / wnid).rename(tree / "val" / f"x{wnid}")
+    with pytest.raises(RequestError, match=what) as error:
+        data.prepare("imagenet", execution=execution, source=tree)
+    assert "download" not in error.value.hint
+
+
 def test_a_validation_class_without_training_images_is_refused(tree: Path, execution: Execution) -> None:
     (tree / "val" / "n99999999").mkdir()
     (tree / "val" / "n99999999" / "1.JPEG").write_bytes(jpeg(1))
-    with pytest.raises(RequestError, match="'n99999999', a class without training images"):
+    with pytest.raises(RequestError, match="the class 'n99999999' has no training images"):
         data.prepare("imagenet", execution=execution, source=tree)
 
 
@@ -163,7 +209,7 @@ def test_it_is_not_downloaded(execution: Execution) -> None:
         data.prepare("imagenet", execution=execution, allow_download=True)
 
 
-def official(**changes: int) -> imagenet.Contents:
+def official(**changes: int) -> listing.Contents:
     """As many classes and images as the official set, with sizes that add up to its archives."""
     classes = tuple(f"n{number:08d}" for number in range(1_000))
     counts = [1_281] * 1_000
@@ -171,12 +217,12 @@ def official(**changes: int) -> imagenet.Contents:
         counts[number] += 1
     size = changes.get("size", 114_800)
     train = [
-        imagenet.Item(wnid, f"{wnid}_{number}.JPEG", size)
+        listing.Item(wnid, f"{wnid}_{number}.JPEG", size)
         for wnid, count in zip(classes, counts, strict=True)
         for number in range(count)
     ]
-    val = [imagenet.Item(wnid, f"{number}.JPEG", 134_000) for wnid in classes for number in range(50)]
-    return imagenet.Contents(classes, {"train": train, "val": val})
+    val = [listing.Item(wnid, f"{number}.JPEG", 134_000) for wnid in classes for number in range(50)]
+    return listing.Contents(classes, {"train": train, "val": val})
 
 
 def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +243,7 @@ def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pyte
     assert others.name.startswith("imagenet@")
     assert (others.full, others.unchecked) == (False, True)
     moved = contents.parts["train"][0]._replace(wnid=contents.classes[1])
-    relabelled = imagenet.Contents(
+    relabelled = listing.Contents(
         contents.classes, {**contents.parts, "train": [moved, *contents.parts["train"][1:]]}
     )
     assert imagenet._identify(relabelled, facts).name.startswith("imagenet@")
@@ -205,6 +251,6 @@ def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pyte
 
 def test_archives_are_taken_apart_as_tar_packs_them(archives: Path, tree: Path) -> None:
     """The size that is calculated from the files of a tree is that of the archive."""
-    contents = imagenet._tree(tree, data.reader.silent)
+    contents = listing.listed(tree, data.reader.silent)
     val = sum(imagenet._in_tar(item.size) for item in contents.parts["val"])
-    assert imagenet._tar_bytes(val) == (archives / imagenet.VAL).stat().st_size
+    assert imagenet._tar_bytes(val) == (archives / listing.VAL).stat().st_size

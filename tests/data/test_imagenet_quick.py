@@ -10,6 +10,8 @@ from tests.data import ilsvrc
 from tests.data.ilsvrc import TESTED, TRAINED, WNIDS
 from tfkd_cli import data
 from tfkd_cli.data import imagenet_quick
+from tfkd_cli.data.imagenet_listing import Choice
+from tfkd_cli.data.reader import silent
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 
@@ -58,13 +60,14 @@ def test_every_tenth_of_the_thousand_classes_and_the_first_images_by_name_are_ta
     thousand = [f"n{number:08d}" for number in range(1000)]
     assert imagenet_quick.chosen(thousand) == tuple(thousand[::10])
     monkeypatch.setattr(imagenet_quick, "CLASSES", 2)
-    monkeypatch.setattr(imagenet_quick, "IMAGES", {"train": 2, "test": 1})
-    layout = imagenet_quick.survey(tree, imagenet_quick._Tree(tree))
-    assert layout.classes == WNIDS[:2]
-    assert layout.files[:4] == [
-        f"train/{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS[:2] for number in (0, 1)
-    ]
-    assert [Path(file).parent.name for file in layout.files[4:]] == list(WNIDS[:2])
+    monkeypatch.setattr(imagenet_quick, "CHOICE", Choice(imagenet_quick.chosen, train=2, val=1))
+    for root in (tree, ilsvrc.make_archives(tree, tree.parent / "archives")):
+        layout = imagenet_quick._Source(root, silent).layout()
+        assert layout.classes == WNIDS[:2]
+        assert layout.files[:4] == [
+            f"train/{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS[:2] for number in (0, 1)
+        ]
+        assert [Path(file).parent.name for file in layout.files[4:]] == list(WNIDS[:2])
 
 
 def test_a_file_that_is_named_after_another_class_keeps_its_folders_label_and_is_named(
@@ -83,7 +86,9 @@ def test_a_truncated_file_is_left_out_and_named(tree: Path, execution: Execution
     file.write_bytes(file.read_bytes()[:700])
     made = prepared(tree, execution)
     assert made.facts.corrupt == (f"train/{WNIDS[2]}/{WNIDS[2]}_1.JPEG",)
-    assert any("_1.JPEG' cannot be read and is left out" in note for note in made.facts.notes)
+    assert any(
+        "_1.JPEG' cannot be read; data.corrupt=skip leaves it out" in note for note in made.facts.notes
+    )
     arrays = data.load(made.name, execution=execution)
     assert arrays.train_labels_N.tolist() == [0] * TRAINED + [1] * TRAINED + [2] * (TRAINED - 1)
 

@@ -103,14 +103,15 @@ def test_deep_colours_are_scaled_by_the_range_of_their_set(top: int, channels: i
 
 
 def tiff_of(values_HWC: NDArray[Any], order: str, compression: str, *, planes: bool = False) -> bytes:
-    """A TIFF file of 16-bit colours, its pixels together or its colours in three planes."""
+    """A TIFF file of these values, grey or colours, its pixels together or its colours in three planes."""
     end, (height, width, channels) = {"II": "<", "MM": ">"}[order], values_HWC.shape
     parts = values_HWC.transpose(2, 0, 1) if planes else [values_HWC]
-    strips = [part.astype(f"{end}u2").tobytes() for part in parts]
+    strips = [part.astype(part.dtype.newbyteorder(end)).tobytes() for part in parts]
     strips = [zlib.compress(each) for each in strips] if compression == "deflate" else strips
     sizes = [len(each) for each in strips]
-    shorts = {258: [16] * channels, 259: [8 if compression == "deflate" else 1], 262: [2], 277: [channels]}
-    shorts |= {284: [2 if planes else 1]}
+    bits, sample_format = 8 * values_HWC.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[values_HWC.dtype.kind]
+    shorts = {258: [bits] * channels, 259: [8 if compression == "deflate" else 1], 277: [channels]}
+    shorts |= {262: [2 if channels == 3 else 1], 284: [2 if planes else 1], 339: [sample_format] * channels}
     longs = {256: [width], 257: [height], 273: [0] * len(strips), 278: [height], 279: sizes}
     start = 8 + 2 + 12 * (len(shorts) + len(longs)) + 4  # of what does not fit into an entry
     behind = start + 4 * len(shorts | longs) * 4
@@ -126,6 +127,30 @@ def tiff_of(values_HWC: NDArray[Any], order: str, compression: str, *, planes: b
     return head.ljust(behind, b"\0") + b"".join(strips)
 
 
+@pytest.mark.parametrize("top", [255, 4095, 65535])
+@pytest.mark.parametrize("declared", [4095, 65535])
+@pytest.mark.parametrize("magic", ["P6", "P3"])
+def test_deep_colours_of_a_ppm_file_are_scaled_like_all_others(top: int, declared: int, magic: str) -> None:
+    values_HWC = np.asarray(COLOURS) / 255 * min(top, declared)
+    values_HWC = values_HWC.round().astype(np.uint16)
+    plain = " ".join(map(str, values_HWC.ravel())).encode()
+    pixels = values_HWC.astype(">u2").tobytes() if magic == "P6" else plain
+    data = f"{magic} # a comment\n40 40\n{declared}\n".encode() + pixels
+    shown = decode(data, Look(40, 3, levels_of([read_header(data, name="x")])), name="x")
+    assert np.abs(shown.transpose(1, 2, 0).astype(int) - np.asarray(COLOURS)).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("compression", ["raw", "deflate"])
+@pytest.mark.parametrize("kind", ["i2", "i4", "f4"])
+def test_deep_grey_of_a_tiff_file_is_read_in_its_byte_order(order: str, compression: str, kind: str) -> None:
+    top = 1 if kind == "f4" else 32767
+    values_HW1 = (GREY / 255 * top).astype(kind)[..., None]
+    data = tiff_of(values_HW1, order, compression)
+    shown = decode(data, Look(40, 1, levels_of([read_header(data, name="x")])), name="x")
+    assert np.abs(shown[0].astype(int) - GREY).max() <= 1
+
+
 @pytest.mark.parametrize("order", ["II", "MM"])
 @pytest.mark.parametrize("compression", ["raw", "deflate"])
 def test_deep_colours_of_a_tiff_file_are_read_in_its_byte_order(order: str, compression: str) -> None:
@@ -137,12 +162,18 @@ def test_deep_colours_of_a_tiff_file_are_read_in_its_byte_order(order: str, comp
     assert np.abs(shown.astype(int) - np.asarray(COLOURS)).max() <= 1
 
 
-def test_deep_colours_that_lie_in_planes_are_read_or_refused() -> None:
-    values_HWC = np.asarray(COLOURS).astype(np.uint16) * 257
-    with pytest.raises(RequestError, match="16 bits"):
-        decode(tiff_of(values_HWC, "II", "raw", planes=True), Look(40, 3), name="x")
-    shown = decode(tiff_of(values_HWC, "II", "deflate", planes=True), Look(40, 3), name="x")
-    assert (shown.transpose(1, 2, 0) == np.asarray(COLOURS)).all()
+@pytest.mark.parametrize("compression", ["raw", "deflate"])
+@pytest.mark.parametrize(
+    ("values_HWC", "planes"), [(np.asarray(COLOURS).astype(np.uint16) * 16, True), (GREY[..., None], False)]
+)
+def test_values_that_pillow_would_read_as_others_are_refused(
+    values_HWC: NDArray[Any], planes: bool, compression: str
+) -> None:
+    signed_HWC = values_HWC if planes else values_HWC.view(np.int8)
+    with pytest.raises(
+        RequestError, match=r"Pillow (does not read colours of 16 bits|reads no signed values)"
+    ):
+        read_header(tiff_of(signed_HWC, "II", compression, planes=planes), name="x")
 
 
 def test_the_transparent_colour_of_a_deep_image_is_white_and_its_neighbour_is_not() -> None:
@@ -237,11 +268,14 @@ def turned(place: str) -> bytes:
         "WEBP": lambda: saved(COLOURS, "WEBP", exif=exif, lossless=True),
         "TIFF": lambda: saved(COLOURS, "TIFF", tiffinfo={0x0112: 6}),
         "PNG, eXIf after the pixels": lambda: plain[:end] + chunk(b"eXIf", tiff) + plain[end:],
-        "PNG, raw profile": lambda: (
-            plain[:pixels]
-            + chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw))
-            + plain[pixels:]
-        ),
+        **{
+            f"PNG, raw profile {name}": lambda name=name: (
+                plain[:pixels]
+                + chunk(b"zTXt", f"Raw profile type {name}\0\0".encode() + zlib.compress(raw))
+                + plain[pixels:]
+            )
+            for name in ("exif", "APP1")
+        },
         "PNG, XMP": lambda: (
             plain[:pixels] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + plain[pixels:]
         ),
@@ -251,7 +285,10 @@ def turned(place: str) -> bytes:
 
 @pytest.mark.parametrize(
     "place",
-    ["PNG", "WEBP", "TIFF", "PNG, eXIf after the pixels", "PNG, raw profile", "PNG, XMP", "WEBP, XMP"],
+    [
+        *("PNG", "WEBP", "TIFF", "PNG, eXIf after the pixels", "PNG, XMP", "WEBP, XMP"),
+        *("PNG, raw profile exif", "PNG, raw profile APP1"),
+    ],
 )
 def test_an_image_is_turned_upright_wherever_its_orientation_stands(place: str) -> None:
     shown = decode(turned(place), Look(40, 3), name="x")

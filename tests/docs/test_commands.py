@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import runpy
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +13,12 @@ import torch
 import torchvision
 from PIL import Image
 
+from docs.generate import pages
+from docs.measured import published
 from tests.docs.blocks import Block, blocks
+from tests.report import stores
 from tfkd_cli.__main__ import main
 from tfkd_cli.cli import COMMANDS
-from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import Store
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -126,34 +125,27 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_generated_pages_are_up_to_date() -> None:
-    stale = [path.name for path, text in generator().pages().items() if path.read_text("utf-8") != text]
+def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
+    stale = [path.name for path, text in pages(tmp_path).items() if path.read_text("utf-8") != text]
     assert not stale, "run: python -m docs.generate"
 
 
-def test_published_packs_become_a_table_of_means_over_seeds(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "results", create=True)
-    for seed, accuracy in enumerate((80.0, 82.0)):
-        spec = RunSpec(dataset="digits", student="resnet8", seed=seed)
-        folder = store.run(spec)
-        folder.declare(spec)
-        scores = {"epoch": 1, "accuracy": accuracy}
-        lines = [{"epoch": 1, "attempt": 1, "seconds": 3600.0, "test_accuracy": accuracy}]
-        result = {"key": spec.key, "epochs": 1, "best": scores, "last": scores}
-        folder.start_attempt(owner={}).publish(metrics=lines, weights={}, result=result)
-    unfinished = RunSpec(dataset="digits", student="resnet8", seed=2)
-    store.run(unfinished).declare(unfinished)
-    store.pack(None, tmp_path / "published.tar.gz")
-    table = generator().published(tmp_path).splitlines()
-    setting = "| digits | resnet8 | baseline | released |  |  | 200 | fp32 | 2 | loss_scale 1.0 |"
-    assert table[2:] == [f"{setting} 2 of 3 | 81.00 ± 1.41 | 81.00 ± 1.41 | 2.0 |"]
-    assert generator().published(tmp_path / "nothing") == "No runs are published yet."
-
-
-def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_published_packs_become_the_tables_verdicts_and_figures_of_their_report(tmp_path: Path) -> None:
+    made = stores.campaign(tmp_path / "results", ["audit-cifar10"], seeds=(0, 1, 2))
+    with stores.in_memory():
+        done = [stores.finish(made.store, spec) for spec in stores.wanted(made) if spec.seed < 2]
+    made.store.pack(None, tmp_path / "audit.tar.gz")
+    page = published(tmp_path, pictures=tmp_path / "images")
+    assert f"{len(done)} runs are finished and {len(done) // 2} are not." in page
+    assert (
+        "| Audit: Tf-KD_self beats cross-entropy with the same weight. | best | Partly measured: mean gain "
+        in page
+    )
+    students = {spec.student for spec in stores.wanted(made)}
+    assert all(
+        f"| cifar10 | {student} | 0.00 ± 0.00 (n = " in page for student in students
+    )  # best minus last
+    assert page.count("| plain-cnn | resnet20 |") == 4  # the teacher's epochs 1, 2, 3 and its best
+    for picture in re.findall(r"\(images/(.+?)\)", page):
+        assert (tmp_path / "images" / picture).stat().st_size > 1000
+    assert published(tmp_path / "nothing", pictures=tmp_path) == "No runs are published yet."

@@ -1,4 +1,4 @@
-"""sbatch, squeue, scontrol, sacct, scancel, sinfo and srun in one file, driven by `$FAKE_SLURM/state.json`.
+"""sbatch, squeue, scontrol, scancel, sinfo and srun in one file, driven by `$FAKE_SLURM/state.json`.
 
 Only what tfkd asks of them. Nothing runs: a test moves jobs on by editing the state.
 """
@@ -76,8 +76,6 @@ def sbatch(arguments: list[str], state: dict[str, Any]) -> int:
         "script": text,
         "elements": [dict(element) for _ in range(size)],
     }
-    state["names"].update({f"{job_id}_{index}": options["job-name"] for index in range(size)})
-    state["names"][str(job_id)] = options["job-name"]
     if state["warn"]:
         print(f"sbatch: {state['warn']}", file=sys.stderr)
     print(f"Submitted batch job {job_id}")
@@ -111,6 +109,9 @@ def scontrol(arguments: list[str], state: dict[str, Any]) -> int:
     if verb == "show" and arguments[1] == "config":
         print("\n".join(f"{key:<24}= {value}" for key, value in state["config"].items()))
         return 0
+    if verb == "show" and arguments[1] == "partition":
+        print("\n".join(f"PartitionName={name} MaxMemPerNode={most}" for name, most in state["most"].items()))
+        return 0
     if verb == "show":
         found = _elements(arguments[2], state)
         shown = found[0].get("shown", {}) if found else {}
@@ -139,18 +140,6 @@ def scontrol(arguments: list[str], state: dict[str, Any]) -> int:
         state["requeued"].append(arguments[1])
         return 0
     return refuse("scontrol", f"invalid keyword: {verb}")
-
-
-def sacct(arguments: list[str], state: dict[str, Any]) -> int:
-    """What accounting remembers; without accounting an error."""
-    if state["accounting"] is None:
-        print("Slurm accounting storage is disabled", file=sys.stderr)
-        return 1
-    wanted = arguments[arguments.index("-j") + 1].split(",")
-    for job_id, row in state["accounting"].items():
-        if job_id.split("_")[0] in wanted:
-            print(f"{job_id}|{row}|1:0|{state['names'].get(job_id, '')}")
-    return 0
 
 
 def scancel(arguments: list[str], state: dict[str, Any]) -> int:
@@ -209,7 +198,6 @@ def main(command: str, arguments: list[str]) -> int:
             "sbatch": sbatch,
             "squeue": squeue,
             "scontrol": scontrol,
-            "sacct": sacct,
             "scancel": scancel,
             "sinfo": sinfo,
         }

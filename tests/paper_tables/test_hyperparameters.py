@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from paper_tables.hyperparameters import assumed, lookup, rules
 from paper_tables.reader import Paper
-from paper_tables.spec import PaperTablesError, Setting
+from paper_tables.spec import Setting
 from tfkd_cli.data import DATASETS
 from tfkd_cli.methods import METHODS, Form
 from tfkd_cli.models import NETWORKS
@@ -128,13 +127,6 @@ def test_on_own_images_all_methods_of_a_student_share_one_batch_size(student: st
         for method in ("baseline", "lsr", "tf-self", "tf-reg", "kd")
     }
     assert batches == {64}
-
-
-def test_an_entry_for_a_direction_of_distillation_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "hyperparameters.toml"
-    file.write_text('[[entry]]\nmethod = "re-kd"\nfrom = "released"\nloss = { alpha = 0.6 }\n')
-    with pytest.raises(PaperTablesError, match="whose values are those of kd"):
-        rules(file)
 
 
 def test_label_smoothing_uses_the_batch_of_the_baseline_and_the_released_alpha() -> None:

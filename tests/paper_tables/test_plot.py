@@ -3,14 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from paper_tables import plot
-from paper_tables.measured import Measured
-from paper_tables.plot import (
-    COLOURS,
+from paper_tables.figure_data import (
     Bars,
     Curve,
     FigureData,
@@ -18,11 +17,12 @@ from paper_tables.plot import (
     Level,
     Line,
     Points,
-    draw,
-    drawing,
-    figure_data,
+    Sources,
     training_curves,
 )
+from paper_tables.figure_data import figure_data as data_of
+from paper_tables.measured import Measured
+from paper_tables.plot import COLOURS, draw, drawing
 from paper_tables.spec import Figure, PaperTablesError, Point, Series, Setting
 from paper_tables.statistics import Interval
 
@@ -71,6 +71,10 @@ SOFT = replace(
         Series(label="LSR", values=(("classes", 4), ("distribution", "uniform"))),
     ),
 )
+
+
+def figure_data(figure: Figure, **sources: Any) -> FigureData:
+    return data_of(figure, Sources(**sources))
 
 
 def values(data: object) -> list[float]:
@@ -240,7 +244,7 @@ def test_a_forest_plot_has_a_dot_an_interval_and_the_printed_gain_for_each_row()
     data = FigureData(name="g", title="Gains", x_label="gain", y_label="", gains=rows)
     (axes,) = drawing(data).axes
     drawn = {str(line.get_label()): line for line in axes.lines}
-    assert values(drawn[plot.OURS].get_xdata()) == [1.5, -0.2]
+    assert values(drawn[plot.OURS + plot.WITH_INTERVAL].get_xdata()) == [1.5, -0.2]
     assert values(drawn["printed in the paper"].get_xdata()) == [1.2]
     assert [0.5, 2.5] in [values(line.get_xdata()) for line in axes.lines]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["Normal\xa0KD\xa0· resnet18", "LSR"]

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +114,6 @@ def test_latex(everything: Comparison) -> None:
     assert matches(render.latex(everything), "table0.tex")
 
 
-def test_html(everything: Comparison) -> None:
-    assert matches(render.html(everything, link=lambda cell: f"#run-{cell.runs[0]}"), "table0.html")
-
-
 def test_csv(everything: Comparison) -> None:
     assert matches(render.csv(everything), "table0.csv")
 
@@ -213,33 +208,7 @@ def test_csv_says_the_same_as_json(everything: Comparison) -> None:
         assert line["best_gain_verdict"] == best.get("gain_verdict", "")
 
 
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 EVIL = "<script>alert('x')</script> & \"q\" | $x$ \\end{table} # % _ ^ ~ `c` é 中"
-
-
-def test_html_is_balanced_and_nothing_in_it_is_code(everything: Comparison) -> None:
-    strange = replace(everything, table=replace(everything.table, title=EVIL, note=EVIL))
-    tags = Tags()
-    fragment = render.html(strange, link=lambda cell: f'"><script>{cell.runs[0]}')
-    tags.feed(fragment)
-    assert tags.open == []
-    assert "<script" not in fragment
-    assert EVIL in tags.text
 
 
 def test_a_markdown_row_keeps_its_columns_whatever_a_text_holds(everything: Comparison) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from paper_tables.statistics import (
+    Component,
     Error,
-    Part,
     beyond,
     combine,
     deviation,
@@ -99,19 +99,19 @@ def test_the_prediction_interval_of_a_difference_takes_each_sides_own_spread() -
 
 
 def test_one_part_keeps_its_degrees_of_freedom() -> None:
-    assert astuple(combine([Part(0.28, 7)])) == pytest.approx((0.2, 6))
+    assert astuple(combine([Component(0.28, 7)])) == pytest.approx((0.2, 6))
 
 
 def test_parts_combine_as_welch_and_satterthwaite() -> None:
     # V 0.04 with df 4 and 0.01 with df 2: se √0.05, df 0.0025 / (0.0004 + 0.00005) = 5.5556.
-    error = combine([Part(0.2, 5), Part(0.03, 3)])
+    error = combine([Component(0.2, 5), Component(0.03, 3)])
     assert astuple(error) == pytest.approx((math.sqrt(0.05), 5.5556), abs=1e-4)
 
 
 def test_two_parts_of_one_sample_each_give_the_welch_test() -> None:
     a, b = np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5, 7.0, 8.0])
-    parts = [Part(float(each.var(ddof=1)), len(each)) for each in (a, b)]
-    p = two_sided(float(a.mean() - b.mean()), combine(parts))
+    components = [Component(float(each.var(ddof=1)), len(each)) for each in (a, b)]
+    p = two_sided(float(a.mean() - b.mean()), combine(components))
     assert p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
@@ -142,19 +142,19 @@ def test_the_seeds_needed_are_the_first_that_suffice() -> None:
     # One gain, differences of variance 0.08: se √(0.08/r), df r - 1. The smallest gain at
     # r = 3: (4.3027 + 1.0607)·0.16330 = 0.8758; 4: (3.1824 + 0.9785)·0.14142 = 0.5884;
     # r = 5: (2.7764 + 0.9410)·0.12649 = 0.4702.
-    parts = [Part(0.08, 3)]
-    assert [seeds_needed(gain, parts) for gain in (0.88, 0.59, -0.59, 0.58, 0.48)] == [3, 4, 4, 5, 5]
+    components = [Component(0.08, 3)]
+    assert [seeds_needed(gain, components) for gain in (0.88, 0.59, -0.59, 0.58, 0.48)] == [3, 4, 4, 5, 5]
 
 
 def test_a_gain_of_nothing_or_next_to_nothing_needs_no_nameable_number_of_seeds() -> None:
-    assert seeds_needed(0.0, [Part(0.08, 3)]) is None
-    assert seeds_needed(1e-6, [Part(0.08, 3)]) is None
+    assert seeds_needed(0.0, [Component(0.08, 3)]) is None
+    assert seeds_needed(1e-6, [Component(0.08, 3)]) is None
 
 
 @given(st.floats(0.02, 10), st.lists(st.floats(0.01, 4), min_size=1, max_size=4))
 def test_fewer_seeds_than_needed_do_not_suffice(gain: float, variances: list[float]) -> None:
-    parts = [Part(each, 3) for each in variances]
-    seeds = seeds_needed(gain, parts)
-    smallest = [smallest_gain(combine([Part(v, n) for v in variances])) for n in range(2, 40)]
+    components = [Component(each, 3) for each in variances]
+    seeds = seeds_needed(gain, components)
+    smallest = [smallest_gain(combine([Component(v, n) for v in variances])) for n in range(2, 40)]
     assert seeds == next((n for n, each in enumerate(smallest, 2) if each <= gain), seeds)
     assert seeds is None or seeds >= 40 or smallest[seeds - 2] <= gain

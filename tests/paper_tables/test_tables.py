@@ -186,11 +186,6 @@ def test_poor_teachers_have_their_epoch_and_their_accuracy(paper: Paper) -> None
     }
 
 
-def test_third_party_results_are_kept_apart_from_the_papers(paper: Paper) -> None:
-    theirs = sorted(float(line["acc_mean"]) for line in lines("CONFIRMED (third-party"))
-    assert sorted(each.mean for each in paper.third_party) == theirs
-
-
 def test_tables_1_4_5_and_9_share_one_baseline_per_network(paper: Paper) -> None:
     tables = paper.expand(["table1", "table4", "table5", "table9"])
     settings = {each for table in tables for each in table.settings() if each.dataset == "cifar100"}

@@ -175,7 +175,7 @@ def test_data_sets_are_combined_each_with_its_own_variance(
     assert verdict.gain is not None
     assert verdict.gain.error is not None
     assert (verdict.gain.error.se, verdict.gain.error.df) == pytest.approx((0.125**0.5, 4))
-    assert [(part.dataset, part.measured, part.total) for part in verdict.parts] == [
+    assert [(part.dataset, part.measured, part.total) for part in verdict.by_dataset] == [
         ("cifar100", 2, 2),
         ("cifar10", 2, 2),
     ]

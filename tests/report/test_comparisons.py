@@ -12,7 +12,7 @@ import pytest
 from tfkd_cli import report
 from tfkd_cli.__main__ import main
 from tfkd_cli.commands import session
-from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, asked
+from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, comparison_request
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import overrides, requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -26,9 +26,9 @@ def compared(stores: ModuleType, root: Path, *, student: str = "resnet8", stages
     axes = requests.axes_of(dataset="digits", students=[student], methods=UNTAUGHT)
     changes = overrides.Overrides((("epochs", 4),))
     bare = Request(seeds=(0, 1, 2), overrides=changes)
-    made = Comparison(asked(requests.for_axes(axes, bare, execution=execution), trials=2))
+    made = Comparison(comparison_request(requests.for_axes(axes, bare, execution=execution), trials=2))
     store = Store.open(root, create=True)
-    Campaign(made.asked, store, execution).record("tfkd compare")
+    Campaign(made.request, store, execution).record("tfkd compare")
     for number in range(stages):
         finish(stores, store, made, number)
     return made

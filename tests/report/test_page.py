@@ -193,15 +193,6 @@ def test_report_json_holds_every_table_as_show_prints_it(demo: Made, stores: Mod
     assert {name: table[name] for name in expected} == expected
 
 
-def test_a_table_is_a_page_of_its_own_that_leads_to_the_large_one(demo: Made) -> None:
-    page = (demo.folder / "demo.html").read_text(encoding="utf-8")
-    assert '<meta charset="utf-8">' in page
-    targets = links(page).targets
-    cells = {target.removeprefix("../index.html#cell=") for target in targets}
-    assert targets
-    assert cells <= set(demo.data["cells"])
-
-
 def test_the_errata_of_the_paper_are_listed(demo: Made) -> None:
     texts = [each["text"] for each in demo.record["errata"]]
     assert len(texts) >= 8

@@ -1,4 +1,4 @@
-"""Time used and wasted, estimate beside actual."""
+"""Time used and wasted."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_epochs_that_a_later_attempt_trained_again_are_wasted(
     for epoch in (1, 2, 3):
         first.append_metrics(line(epoch, 1))
     second = folder.start_attempt(owner={})
-    kept = second.cut_metrics(1)
-    lines = [*kept, *(line(epoch, 2) for epoch in range(2, spec.recipe.epochs + 1))]
+    second.begin_metrics([line(1, 1)])
+    lines = [line(1, 1), *(line(epoch, 2) for epoch in range(2, spec.recipe.epochs + 1))]
     for each in lines[1:]:
         second.append_metrics(each)
     second.publish(metrics=lines, weights={}, result={**stores.result(spec, metrics(lines)), "attempts": 2})
@@ -79,17 +79,3 @@ def test_a_stopped_run_keeps_the_epochs_its_state_has(one_run: Any, tmp_path: Pa
             attempt.save_state(lambda stream: stream.write(b"state"), step=20, epoch=2)
     attempt.release()
     assert hours(campaign, tmp_path) == {"used": 3, "wasted": 1}
-
-
-def test_the_estimate_stands_beside_what_was_measured(stores: ModuleType, tmp_path: Path) -> None:
-    campaign = stores.grid(tmp_path, seeds=(0, 1, 2), **AXES)
-    specs = stores.finish_all(campaign)
-    report.write([campaign], store=campaign.store, out=tmp_path)
-    [row] = json.loads((tmp_path / "report" / "report.json").read_text())["estimates"]
-    assert (row["runs"], row["student"], row["device"]) == (3, "resnet8", "cuda")
-    actual = [sum(each["seconds"] for each in stores.metrics(spec)) for spec in specs]
-    assert row["actual"] == pytest.approx(sum(actual))
-    errors = [
-        abs(sum(actual[:place] + actual[place + 1 :]) / 2 / own - 1) for place, own in enumerate(actual)
-    ]
-    assert row["like_error"] == pytest.approx(sorted(errors)[1])

@@ -170,7 +170,7 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(one_table: Any, tmp_pat
 def test_an_empty_store_still_gets_a_report(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "results", create=False, writable=False)
     written = report.write([], store=store, out=tmp_path / "out")
-    assert "No table was asked for yet" in written.index.read_text()
+    assert "No table was requested yet" in written.index.read_text()
     assert written.left_out == ()
     assert not (tmp_path / "results").exists()
 

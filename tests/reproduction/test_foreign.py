@@ -90,7 +90,7 @@ def test_a_foreign_teacher_is_shown_and_then_teaches(
     assert main(asked(photos, file)) == 0
     said = capfd.readouterr().err
     assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said
-    assert 'Note: "module." was left out of the names of its tensors.' in said
+    assert 'Note: its tensors are those under "state_dict.module.".' in " ".join(said.split())
     assert said.index("Teacher plain-cnn") < said.index("started")
     (taught,) = tmp_path.glob("results/runs/*-kd-from-plain-cnn-*")  # no tf-self: the teacher is another's
     spec = json.loads((taught / "spec.json").read_text())

@@ -59,7 +59,7 @@ def train(root: Path, spec: RunSpec, *, flavour: str = "") -> bool:
         with contextlib.suppress(FileNotFoundError):  # its owner lives, and has gone on
             state = json.loads(path.read_bytes())
             break
-    attempt.cut_metrics(len(state["lines"]))
+    attempt.begin_metrics(state["lines"])
     for step in range(state["step"] + 1, STEPS * EPOCHS + 1):
         state["step"], state["value"] = step, _hash(state["value"] + flavour + str(step))
         if step % STEPS == 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -226,13 +228,13 @@ def test_states_of_earlier_attempts_stay_until_a_later_one_has_two(run: RunFolde
     assert not old.exists()
 
 
-def test_metrics_beyond_the_checkpoint_are_cut_in_the_next_attempt(run: RunFolder) -> None:
+def test_metrics_of_a_run_are_those_of_its_newest_attempt(run: RunFolder) -> None:
     first = run.start_attempt(owner={})
     for epoch in (1, 2, 3):
         first.append_metrics({"epoch": epoch, "attempt": 1})
     second = run.start_attempt(owner={})
     assert [line["epoch"] for line in run.metrics()] == [1, 2, 3]
-    assert [line["epoch"] for line in second.cut_metrics(2)] == [1, 2]
+    second.begin_metrics([{"epoch": 1, "attempt": 1}, {"epoch": 2, "attempt": 1}])
     second.append_metrics({"epoch": 3, "attempt": 2})
     assert [(line["epoch"], line["attempt"]) for line in run.metrics()] == [(1, 1), (2, 1), (3, 2)]
     assert len((first.path / "metrics.jsonl").read_bytes().splitlines()) == 3
@@ -245,7 +247,7 @@ def test_a_metrics_file_cut_off_is_read_up_to_there_and_said(run: RunFolder) -> 
     path = attempt.path / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     assert run.metrics() == [{"epoch": 1}]
-    assert "line 2 is cut off and is left out" in run.read_metrics().damage
+    assert "line 2 is cut off and is left out" in run.read_metrics(None).damage
 
 
 def test_a_finished_run_gives_its_records_and_keeps_no_training_states(finished: RunFolder) -> None:
@@ -362,7 +364,7 @@ def test_a_result_without_a_sound_copy_is_damage_and_is_made_again_when_both_com
     state = finished.state()
     assert state.status == "damaged"
     assert state.key == tiny_spec.key
-    assert f"mv '{path}'" in state.damage
+    assert f"mv '{finished.path}'" in state.damage
     with pytest.raises(DamagedFile):
         finished.result()
     path.rename(path.with_suffix(".bad"))
@@ -402,21 +404,48 @@ def test_a_damaged_result_is_read_from_its_copy_where_it_cannot_be_repaired(
     assert path.read_bytes() == b"{}"
 
 
-@pytest.mark.parametrize("change", ["truncated", "missing", "other"])
-def test_records_that_are_not_what_the_result_says_are_repaired_or_damage(
-    finished: RunFolder, change: str
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "other": lambda path: path.write_bytes(path.read_bytes()[:-3] + b"!!!"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("metrics.jsonl", "missing"), *itertools.product(("metrics.jsonl", "result.json"), CHANGES)],
+)
+def test_records_that_are_not_what_was_published_are_repaired_or_damage(
+    finished: RunFolder, name: str, change: str
 ) -> None:
-    path, copy = finished.path / "metrics.jsonl", finished.path / "attempts" / "0001" / "metrics.jsonl"
+    attempts = finished.path / "attempts"
+    path = finished.path / name
+    copy = attempts / "0001" / name if name == "metrics.jsonl" else attempts / "winner.json"
     sound = path.read_bytes()
-    changed = sound[:-3] + (b"!!!" if change == "other" else b"")
-    path.unlink() if change == "missing" else path.write_bytes(changed)
+    alter = CHANGES.get(change, Path.unlink)
+    alter(path)
     assert finished.state().status == "done"
     assert path.read_bytes() == sound
-    path.unlink() if change == "missing" else path.write_bytes(changed)
+    alter(path)
     copy.unlink()
     assert finished.state().status == "damaged"
-    with pytest.raises(DamagedFile, match=r"metrics\.jsonl"):
+    with pytest.raises(DamagedFile, match=re.escape(str(path))) as damage:
         finished.result()
+    assert f"mv '{finished.path}'" in damage.value.hint
+
+
+def test_damaged_metrics_are_read_from_their_copy_where_they_cannot_be_repaired(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RunError("read-only")
+
+    lines, path = finished.metrics(), finished.path / "metrics.jsonl"
+    monkeypatch.setattr(files, "write_atomic", refuse)
+    path.write_bytes(path.read_bytes().replace(b"50.0", b"99.0").replace(b"epoch", b"Epoch"))
+    assert finished.metrics() == lines
 
 
 @pytest.mark.parametrize("name", ["attempts", "weights"])

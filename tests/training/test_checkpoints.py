@@ -39,6 +39,17 @@ def saved(tmp_path: Path, value: Any, **how: Any) -> Path:
     return path
 
 
+def filled(path: Path) -> str:
+    """What is said when a network gets its weights from a file; checks that it got those of `network()`."""
+    other = network()
+    for each in other.parameters():
+        nn.init.constant_(each, 7.0)
+    said = checkpoints.fill(other, checkpoints.read_weights(path), path=path, name="resnet18")
+    for each, expected in zip(other.parameters(), network().parameters(), strict=True):
+        assert torch.equal(each, expected)
+    return said
+
+
 def test_weights_are_a_copy_on_the_cpu() -> None:
     net = network()
     weights = checkpoints.weights_of(net)
@@ -63,42 +74,63 @@ def test_weights_of_other_code_bases_are_read(tmp_path: Path, wrapper: str | Non
     weights = net.state_dict()
     value = weights if wrapper is None else {wrapper: weights, "epoch": 7, "acc": 71.2}
     path = saved(tmp_path, value, _use_new_zipfile_serialization=zipped)
-    read = checkpoints.read_weights(path)
-    assert read.keys() == net.state_dict().keys()
-    assert checkpoints.fill(network(), read, path=path, name="resnet18") == ""
+    assert filled(path) == (f'its tensors are those under "{wrapper}."' if wrapper else "")
 
 
-PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "model.", "net.", "student.backbone."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "student.backbone."])
 def test_a_prefix_that_all_names_share_is_left_out_and_said(tmp_path: Path, prefix: str) -> None:
-    net, other = network(), network()
-    nn.init.zeros_(other[0].weight)  # type: ignore[index]
-    path = saved(tmp_path, {"state_dict": {prefix + name: v for name, v in net.state_dict().items()}})
-    said = checkpoints.fill(other, checkpoints.read_weights(path), path=path, name="resnet18")
-    assert said == f'"{prefix}" was left out of the names of its tensors'
-    assert torch.equal(other[0].weight, net[0].weight)  # type: ignore[index]
+    path = saved(tmp_path, {prefix + name: value for name, value in network().state_dict().items()})
+    assert filled(path) == f'its tensors are those under "{prefix}"'
+
+
+@pytest.mark.parametrize("inside", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+@pytest.mark.parametrize("place", ["{inside}{name}", "module.{inside}{name}", "module.0.{inside}{name}"])
+def test_what_wrappers_of_modules_put_into_names_is_left_out_and_said(
+    tmp_path: Path, inside: str, place: str
+) -> None:
+    weights = network().state_dict().items()
+    named = {place.format(inside=inside, name=name): value for name, value in weights}
+    said = filled(saved(tmp_path, {"state_dict": named}))
+    assert said.startswith('its tensors are those under "state_dict.')
+    assert said.endswith(f'"{inside}" was left out of their names')
 
 
 def test_tensors_beside_the_network_such_as_a_losss_are_ignored_and_counted(tmp_path: Path) -> None:
     weights = {f"model.{name}": value for name, value in network().state_dict().items()}
     weights |= {"criterion.weight": torch.ones(2), "train_acc.correct": torch.ones(())}
     said = checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
-    assert said.endswith("and 2 other tensors were ignored")
+    assert said == 'its tensors are those under "model.", 2 other tensors were ignored'
 
 
-def test_weights_that_are_not_dense_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight.to_sparse(), "is a sparse or quantised tensor"),
+        (lambda weight: weight / 0, "holds values that are no finite numbers"),
+        (lambda weight: weight * torch.nan, "holds values that are no finite numbers"),
+    ],
+)
+def test_weights_that_are_not_dense_or_no_numbers_are_refused(tmp_path: Path, change: Any, said: str) -> None:
     name, first = next((k, v) for k, v in network().state_dict().items() if k.endswith("weight"))
-    weights = {**network().state_dict(), name: first.to_sparse()}
-    with pytest.raises(RunError, match="as a sparse or quantised tensor"):
-        checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
+    with pytest.raises(RunError, match=said):
+        checkpoints.fill(network(), {**network().state_dict(), name: change(first)}, path=tmp_path, name="x")
 
 
-def test_of_two_networks_that_fit_none_is_chosen(tmp_path: Path) -> None:
-    weights = {f"{part}.{name}": v for name, v in network().state_dict().items() for part in ("model", "ema")}
-    with pytest.raises(RunError, match=r"holds 2 sets of weights that fit: ema\., model\."):
-        checkpoints.fill(network(), weights, path=tmp_path, name="resnet18")
+@pytest.mark.parametrize("beside", ["model_ema", "ema.module", "best"])
+def test_of_two_networks_that_fit_the_usual_one_is_taken_and_the_other_named(
+    tmp_path: Path, beside: str
+) -> None:
+    weights = network().state_dict()
+    value = {beside: {k: v + 1 for k, v in weights.items() if v.is_floating_point()}, "model": weights}
+    assert filled(saved(tmp_path, value)).startswith(
+        f'its tensors are those under "model.", those under "{beside}.", which fit too, are not used'
+    )
+
+
+def test_of_two_networks_that_fit_and_have_other_names_none_is_chosen(tmp_path: Path) -> None:
+    weights = network().state_dict()
+    with pytest.raises(RunError, match=r"holds 2 sets of weights that fit: student\., teacher\."):
+        filled(saved(tmp_path, {"teacher": weights, "student": weights}))
 
 
 def test_a_networks_own_prefix_is_no_prefix(tmp_path: Path) -> None:
@@ -112,8 +144,8 @@ def test_the_only_state_dict_under_a_name_of_its_own_is_found_beside_an_optimize
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     net(torch.ones(2, 3, 3, 3)).sum().backward()
     optimizer.step()
-    path = saved(tmp_path, {"teacher": net.state_dict(), "opt": optimizer.state_dict()})
-    assert checkpoints.read_weights(path).keys() == net.state_dict().keys()
+    value = {"teacher": network().state_dict(), "opt": optimizer.state_dict()}
+    assert filled(saved(tmp_path, value)) == 'its tensors are those under "teacher."'
 
 
 @pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(2)}])
@@ -223,9 +255,7 @@ def test_whatever_is_beside_the_weights_does_no_harm(
     net = network()
     parts = {"model": net.state_dict(), "beside": BESIDE[what]}
     value = parts if first else dict(reversed(parts.items()))
-    read = checkpoints.read_weights(saved(tmp_path, value, _use_new_zipfile_serialization=zipped))
-    assert torch.equal(read["0.weight"], net.state_dict()["0.weight"])
-    assert read.keys() == net.state_dict().keys()
+    assert filled(saved(tmp_path, value, _use_new_zipfile_serialization=zipped))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

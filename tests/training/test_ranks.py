@@ -31,12 +31,12 @@ def test_the_images_of_a_batch_count_once_in_all_and_no_rank_has_less_than_two(
 def test_a_process_finds_the_variables_of_torchrun_and_is_alone_without_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     alone = Ranks.of_environment(sync_batch_norm=True)
     assert (alone.rank, alone.size, alone.numerics) == (0, 1, {})
-    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
     found = Ranks.of_environment(sync_batch_norm=True)
-    assert (found.rank, found.size, found.local_rank) == (5, 8, 1)
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (5, 8, 1, 4)
     assert found.numerics == {"processes": 8, "sync_batch_norm": True}

@@ -141,3 +141,4 @@ def test_a_corrupt_file_ends_a_run_or_is_left_out_of_its_scores(
     log = (store.run(spec).attempts()[0] / "log").read_text()
     assert log.count("skipped: image 'train/") == 1
     assert log.count("skipped: image 'val/") == 1
+    assert [what.split("/")[0] for what in result["skipped"]] == ["image 'train", "image 'val"]

@@ -263,21 +263,20 @@ def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
     assert code == 75
 
 
-def _swallow(stop: worker.Stop) -> None:
-    with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
-        stop._note(signal.SIGTERM, None)
-    time.sleep(PATIENCE)
-
-
-def test_a_signal_that_a_callback_swallows_ends_it_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.05)
+def test_a_signal_that_a_callback_swallows_ends_it_once_torch_is_imported(
+    store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop = worker.Stop()
-    before = signal.signal(signal.SIGALRM, stop._again)
-    try:
-        with pytest.raises(worker.Leave), stop.at_once():
-            _swallow(stop)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+
+    def preparing(job: object) -> None:
+        with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
+            stop._note(signal.SIGTERM, None)
+
+    monkeypatch.setattr(worker, "_prepare_process", preparing)
+    monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
+    name = submitted(store, tiny_data, spec)
+    assert worker.main(str(store.root), name, "0", stop=stop) == worker.CANCELLED
+    assert not store.run(spec).attempts()
 
 
 def test_a_signal_from_before_a_run_ends_it_before_it_begins(

@@ -65,7 +65,7 @@ def run_local(
 def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     """By folder, what a run and the longest chain of its students will take, roughly.
 
-    The run with most of that before it starts first: started last, a long one would end alone.
+    Of one seed's runs, that with most before it starts first: started last, a long one would end alone.
     """
     own = {run.spec.folder: run.seconds_left_alone for run in runs}
     left = dict(own)
@@ -84,8 +84,8 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
 class _CtrlC:
     """Raises KeyboardInterrupt for each Ctrl-C, again where the first one came to nothing.
 
-    Python drops an exception that a signal handler raises in a finaliser or in a callback of the garbage
-    collector. The handler is Python's own elsewhere, and a SIGINT that is ignored (`nohup`) stays ignored.
+    It is noted and looked at later, like the signals of a worker (`worker.Stop.leave_if_asked`, which says
+    why); here a second one counts, too. A SIGINT that is ignored (`nohup`) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -176,7 +176,9 @@ class _Pool:
             for parent in parents:
                 self._children.setdefault(parent, []).append(spec.folder)
         self._graph.prepare()
-        self._left = left_seconds(runs)
+        # Every setting has one seed before any has a second, so that a table can be read early.
+        left = left_seconds(runs)
+        self._place = {spec.folder: (spec.seed, -left[spec.folder]) for spec in specs}
         self._launches: Counter[str] = Counter()
         self._ready: list[str] = []
         self._free = list(range(len(slots.environments)))
@@ -189,7 +191,7 @@ class _Pool:
             self._ready += self._graph.get_ready()
             self._look_elsewhere()
             if self._free:
-                self._ready.sort(key=self._left.__getitem__, reverse=True)
+                self._ready.sort(key=self._place.__getitem__)
             while self._ready and self._free:
                 self._start(self._ready.pop(0))
             if not (self._running or self._elsewhere or self._ready):

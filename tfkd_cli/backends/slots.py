@@ -63,6 +63,7 @@ def of_ranks(environments: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(len(environments)),
+        "LOCAL_WORLD_SIZE": str(len(environments)),
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
     }
     return [{**each, **meeting, "RANK": str(r), "LOCAL_RANK": str(r)} for r, each in enumerate(environments)]

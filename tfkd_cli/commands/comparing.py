@@ -11,7 +11,7 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import launching, printing, session
-from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, asked
+from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import all_methods
@@ -101,7 +101,9 @@ def compare(
     if not where.dry_run:
         _make_ready(grid(), where, trials=trials)
     request = launching.with_teacher_inputs(grid(), where)
-    return _Work(Comparison(asked(request, trials=trials)), opened, execution, where, profile).do(output)
+    return _Work(
+        Comparison(comparison_request(request, trials=trials)), opened, execution, where, profile
+    ).do(output)
 
 
 def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
@@ -109,7 +111,7 @@ def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
 
     RequestError before that where nothing can be compared.
     """
-    first = Comparison(asked(grid.request, trials=trials)).stages({})[0]
+    first = Comparison(comparison_request(grid.request, trials=trials)).stages({})[0]
     launching.check_place(where)
     launching.make_data_ready(replace(grid, request=first.request), first.runs, where, before_plan=True)
 
@@ -128,31 +130,31 @@ class _Work:
         self.comparison, self.store, self.where = comparison, store, where
         self.device = launching.cost_device(where)
         self.execution = execution
-        self.plan = self._whole_plan()
-        specs = [run.spec for run in self.plan.runs.values()]
         # The same runs at once, and the same threads for each, through all stages.
+        specs = [spec for stage in self._stages() for spec in stage.runs]
         self.place = launching.place_of(where, profile, specs, execution)
+        self.plan = self._whole_plan()
 
     def do(self, output: JsonOption) -> int:
         """Show the plan, do the stages, print the answer and write the report."""
         plan, campaign = self.plan, self._campaign(self._stages()[-1].request)
         if self.where.dry_run and output.json:
-            launching.check_what_runs_need(campaign, plan.missing, self.where)
-            console.print_json({"seeds": list(self.comparison.asked.seeds), **plan.to_json()})
+            launching.check_what_runs_need(campaign, plan.unfinished, self.where)
+            console.print_json(launching.plan_json(campaign, plan, self.place))
             return 0
         self._show(plan)
         if self.where.dry_run:
-            launching.check_what_runs_need(campaign, plan.missing, self.where)
+            launching.check_what_runs_need(campaign, plan.unfinished, self.where)
             return 0
-        if plan.missing:
-            launching.try_networks(campaign.request, plan.missing, self.where)
+        if plan.unfinished:
+            launching.try_networks(campaign.request, plan.unfinished, self.where)
             launching.show_foreign_teacher(campaign, _taught(plan))
-        self._campaign(self.comparison.asked).record(shlex.join(["tfkd", *sys.argv[1:]]))
+        self._campaign(self.comparison.request).record(shlex.join(["tfkd", *sys.argv[1:]]))
         for number in range(len(self._stages())):
             ended = self._do_stage(number)
             if ended is not None:
                 return ended
-        done = printing.answer_of(self._campaign(self.comparison.asked))
+        done = printing.answer_of(self._campaign(self.comparison.request))
         if output.json:
             console.print_json(done.to_json())
         else:
@@ -169,9 +171,9 @@ class _Work:
         stage = stages[number]
         campaign = self._campaign(stage.request)
         plan = campaign.plan()
-        if not plan.missing:
+        if not plan.unfinished:
             return None
-        count = len(plan.missing)
+        count = len(plan.unfinished)
         of = f"Stage {number + 1} of {len(stages)}"
         console.say(f"{of}, {stage.name}: {count} run{'s' * (count > 1)}.")
         if self.where.cluster != "local":
@@ -186,7 +188,7 @@ class _Work:
         return self.comparison.stages(self.store.scan())
 
     def _campaign(self, request: Request) -> Campaign:
-        return Campaign(request, self.store, self.execution, device=self.device)
+        return launching.campaign_of(request, self.store, self.execution, self.place)
 
     def _whole_plan(self) -> Plan:
         """All stages as one plan. While a choice is open its default stands in: as many runs."""
@@ -218,10 +220,10 @@ class _Work:
                 f"No validation part: {recipe.holdout:.0%} of the training images are held out for it.",
                 markup=False,
             )
-        if plan.missing and (warning := self.comparison.too_short()):
+        if plan.unfinished and (warning := self.comparison.too_short()):
             target.print(f"Warning: {warning}", markup=False)
 
 
 def _taught(plan: Plan) -> list[RunSpec]:
     """The missing runs that a teacher from a file teaches."""
-    return [spec for spec in plan.missing if isinstance(spec.teacher, ForeignTeacher)]
+    return [spec for spec in plan.unfinished if isinstance(spec.teacher, ForeignTeacher)]

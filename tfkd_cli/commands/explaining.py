@@ -155,7 +155,7 @@ def _print(made: Explanation) -> None:
     epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
     target.print(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}", markup=False)
     forms = [
-        _row(name + (" (chosen)" if name == made.asked else ""), each) for name, each in made.forms.items()
+        _row(name + (" (chosen)" if name == made.form else ""), each) for name, each in made.forms.items()
     ]
     forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
     heads = ("form", "weights", "loss scale", "equals LSR with ε")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
+from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
@@ -79,16 +80,43 @@ def cost_device(where: LaunchOptions) -> str:
     return ready.device_kind(where.device)
 
 
-def calibrated(
-    request: Request, execution: Execution, where: LaunchOptions, *, calibrate: bool
-) -> Mapping[tuple[Any, ...], float]:
-    """Calibrated rates of this device; `calibrate` times what the request needs first."""
+def campaign_of(
+    request: Request,
+    store: Store,
+    execution: Execution,
+    place: Place,
+    *,
+    calibrate: bool = False,
+    repeating: str = "",
+) -> Campaign:
+    """The campaign of a command; `calibrate` times first what the request needs."""
     from tfkd_cli.reproduction import calibration
 
-    device = cost_device(where)
+    device = cost_device(place.where)
     if calibrate:
         calibration.calibrate(request, execution=execution, device=device, say=console.say)
-    return calibration.rates(execution, device=device)
+    return Campaign(
+        request,
+        store,
+        execution,
+        device=device,
+        threads=place.threads,
+        processes_of=place.processes_of,
+        calibrated=calibration.rates(execution, device=device),
+        repeating=repeating,
+    )
+
+
+def plan_json(campaign: Campaign, plan: Plan, place: Place) -> dict[str, Any]:
+    """The documented shape of a plan with `--json`; `device` is what its `gpu_hours` are of."""
+    at_once = place.runs_at_once(plan)
+    return {
+        "seeds": list(campaign.request.seeds),
+        "device": campaign.device,
+        "runs_at_once": at_once,
+        "wall_hours": round(plan.wall_seconds(at_once) / 3600, 4),
+        **plan.to_json(),
+    }
 
 
 def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) -> None:
@@ -126,7 +154,7 @@ def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) 
         target.print(line, markup=False)
     for line in assumption_lines(request):
         target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.missing), *data_lines(campaign, plan.missing)):
+    for line in (*pretrained_lines(plan.unfinished), *data_lines(campaign, plan.unfinished)):
         target.print(line, markup=False)
 
 
@@ -211,7 +239,14 @@ def data_lines(campaign: Campaign, runs: Sequence[RunSpec]) -> list[str]:
         for each in request.data.values()
         if each.facts.val_images
     ]
-    return lines + notes + validated
+    batches = {spec.dataset: spec.recipe.batch_size for spec in runs}
+    one_step = [
+        f"{each.facts.called}: a batch is {batches[each.name]:,} images, more than the "
+        f"{each.facts.train_images:,} of its training part, so each epoch is one step with all of these."
+        for each in request.data.values()
+        if batches.get(each.name, 0) > each.facts.train_images
+    ]
+    return lines + notes + validated + one_step
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
@@ -308,6 +343,8 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
     if unready:
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
+    for each in campaign.request.data.values():
+        ready.check_corrupt(each.facts, [spec for spec in runs if spec.dataset == each.name])
     ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
     decoded = {each.name for each in campaign.request.data.values() if each.ready}
     show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])

@@ -173,15 +173,9 @@ def _go(
         session.check_writable(store.results)
     specs = [spec for specs in request.wanted.values() for spec in specs]
     place = launching.place_of(where, profile, specs, execution)
-    campaign = Campaign(
-        request,
-        session.open_store(store, write=False),
-        execution,
-        device=launching.cost_device(where),
-        threads=place.threads,
-        processes_of=place.processes_of,
-        calibrated=launching.calibrated(request, execution, where, calibrate=calibrate),
-        repeating=repeating,
+    opened = session.open_store(store, write=False)
+    campaign = launching.campaign_of(
+        request, opened, execution, place, calibrate=calibrate, repeating=repeating
     )
     made = campaign.plan()
     if not where.dry_run:
@@ -194,15 +188,9 @@ def _dry_run(campaign: Campaign, made: Plan, place: launching.Place, output: Jso
     """The plan, what stands against it, and what SLURM would be sent."""
     if not output.json:
         launching.show_plan(campaign, made, place, to_stdout=True)
-    launching.check_what_runs_need(campaign, made.missing, place.where)
+    launching.check_what_runs_need(campaign, made.unfinished, place.where)
     if output.json:
-        at_once = place.runs_at_once(made)
-        costs = {
-            "device": campaign.device,  # whose hours `gpu_hours` are
-            "runs_at_once": at_once,
-            "wall_hours": round(made.wall_seconds(at_once) / 3600, 4),
-        }
-        console.print_json({"seeds": list(campaign.request.seeds), **costs, **made.to_json()})
+        console.print_json(launching.plan_json(campaign, made, place))
     elif place.profile is not None:
         from tfkd_cli.commands import cluster
 

@@ -22,7 +22,6 @@ from tfkd_cli.store import RunFolder, RunState, Store
 
 if TYPE_CHECKING:
     from paper_tables.figure_data import FigureData
-    from paper_tables.render.sheet import Sheet
 
 
 def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> int:
@@ -212,19 +211,11 @@ def _print_rows(
         csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:
         from paper_tables.render import sheet_latex, sheet_markdown
+        from paper_tables.render.sheet import plain_sheet
 
         draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
-        print(plain(draw(_sheet(heads, rows, title=title))), end="")
-
-
-def _sheet(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str) -> Sheet:
-    from paper_tables.render.sheet import Field, Line, Sheet, SheetRow
-
-    shown = (
-        SheetRow(labels=(str(first),), fields=tuple(Field(lines=(Line(str(each)),)) for each in rest))
-        for first, *rest in rows
-    )
-    return Sheet(name=title, title=title, heads=(heads[0],), columns=tuple(heads[1:]), rows=tuple(shown))
+        texts = ([str(each) for each in row] for row in rows)
+        print(plain(draw(plain_sheet(title, heads, texts))), end="")
 
 
 def _short(value: Any) -> str:

@@ -50,7 +50,7 @@ def clean(
     states = opened.scan()
     begun = list(_unfinished(opened, states))
     wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
-    missing = [spec for each in made for spec in each.plan(states).missing]
+    missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
     found = opened.cleanable(needed=needed, teachers=teachers)
@@ -119,24 +119,11 @@ def doctor(
     store: StoreOptions,
     where: PlaceOptions,
     output: JsonOption,
-    starter: Annotated[
-        Path | None,
-        typer.Option(
-            "--write-profile",
-            help="Write a starter profile for this SLURM cluster to FILE.",
-            metavar="FILE",
-        ),
-    ] = None,
 ) -> int:
     """Check the installation, and with --cluster a profile: each line is ok, WARN or FAIL, and what to do.
 
     Example: tfkd doctor --cluster slurm
     """
-    if starter is not None:
-        from tfkd_cli.backends.slurm import doctor as cluster_doctor
-
-        print(cluster_doctor.starter(starter.stem, starter))
-        return 0
     checks = []
     for check in _checks(store, where):
         checks.append(check)

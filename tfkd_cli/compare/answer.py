@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from paper_tables import printed
 from paper_tables.measured import Measured
 from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import deviation
@@ -165,7 +166,7 @@ class Answer:
 def answer(request: Request, states: States, runs: pd.DataFrame) -> Answer:
     """What the finished runs of a comparison say; `runs`: the frame of all runs (see `tfkd_cli.results`)."""
     comparison = Comparison(request)
-    whole = comparison.request(states)
+    whole = comparison.full_request(states)
     table = whole.tables[0]
     measurements = measure(whole, table, runs)
     specs, trials = whole.runs_by_setting(table), comparison.trials(states)
@@ -320,4 +321,4 @@ def _trials(by_method: Mapping[str, Sequence[Trial]], states: States) -> Iterato
 
 def signed(points: float) -> str:
     """`+0.12`, with a true minus sign."""
-    return f"{round(points, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no −0.00
+    return printed.signed(points).replace("-", "−")

@@ -50,7 +50,7 @@ class Stage:
         return tuple(spec for runs in self.request.wanted.values() for spec in runs)
 
 
-def asked(request: Request, *, trials: int) -> Request:
+def comparison_request(request: Request, *, trials: int) -> Request:
     """The request of a comparison, from that of a grid of its methods: one student on one data set.
 
     RequestError for a number of trials that no method has, and where a value is given that trials choose.
@@ -87,15 +87,15 @@ def asked(request: Request, *, trials: int) -> Request:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison and its trials. `asked` is its request; its tables, if it has any, count for nothing."""
+    """A comparison and its trials. `request` describes it; its tables, if it has any, count for nothing."""
 
-    asked: Request
+    request: Request
 
     @property
     def compared(self) -> Compared:
         """What is compared."""
-        assert self.asked.compared is not None
-        return self.asked.compared
+        assert self.request.compared is not None
+        return self.request.compared
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -104,11 +104,11 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """`compare-photos-resnet8-3f2a1c`: data, student, teacher, and a digest of all that was asked."""
+        """`compare-photos-resnet8-3f2a1c`: data, student, teacher, and a digest of the whole request."""
         what = self.compared
         data = PurePath(what.dataset.rpartition(":")[2]).name
         networks = [each.partition(":")[2] or each for each in (what.student, what.teacher) if each]
-        whole = requests.identity(replace(self.asked, tables=(), trials=frozenset()))
+        whole = requests.identity(replace(self.request, tables=(), trials=frozenset()))
         digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
         return slug("-".join(["compare", slug(data), *networks, digest]).replace(":", "-"))
 
@@ -123,7 +123,7 @@ class Comparison:
         found = {}
         for method in self.methods[1:]:
             setting = replace(self._settings[method], recipe=rate)
-            default = self.asked.spec(setting).loss
+            default = self.request.spec(setting).loss
             found[method] = self._as_trials(loss_settings(setting, self.compared.trials, default=default))
         return found
 
@@ -146,7 +146,7 @@ class Comparison:
             self._stage("the comparison", final, final=final),
         )
 
-    def request(self, states: States) -> Request:
+    def full_request(self, states: States) -> Request:
         """All runs as one table: what each method is compared with, then the other trials."""
         final = list(self.final_settings(states).values())
         tried = [each.setting for trials in self.trials(states).values() for each in trials]
@@ -155,7 +155,7 @@ class Comparison:
     def too_short(self) -> str:
         """A warning where a training has fewer steps than a network needs to learn anything; else empty."""
         spec = self.rate_trials()[0].spec
-        recipe, facts = spec.recipe, self.asked.data[self.compared.dataset].facts
+        recipe, facts = spec.recipe, self.request.data[self.compared.dataset].facts
         images = facts.train_images * (1 - recipe.holdout)
         per_epoch = math.ceil(images / recipe.batch_size)
         least = LEAST_STEPS["pretrained" if models.network(spec.student).pretrained else "from scratch"]
@@ -177,7 +177,7 @@ class Comparison:
 
     def _as_trials(self, settings: Sequence[Setting]) -> list[Trial]:
         seed = self.compared.trial_seed
-        specs = [self.asked.spec(each, seed=seed, own_epochs=True) for each in settings]
+        specs = [self.request.spec(each, seed=seed, own_epochs=True) for each in settings]
         return [Trial(setting=each, spec=spec) for each, spec in zip(settings, specs, strict=True)]
 
     def _stage(self, name: str, settings: Iterable[Setting], *, final: Sequence[Setting]) -> Stage:
@@ -194,7 +194,7 @@ class Comparison:
             rows=tuple(rows),
         )
         trials = frozenset(table.settings()) - {*final}
-        return Stage(name=name, request=replace(self.asked, tables=(table,), trials=trials))
+        return Stage(name=name, request=replace(self.request, tables=(table,), trials=trials))
 
 
 def _best(trials: Sequence[Trial], states: States) -> Setting:
@@ -207,6 +207,8 @@ def with_tables(campaigns: Sequence[Campaign], store: Store) -> list[Campaign]:
         return list(campaigns)
     states = store.scan()
     return [
-        replace(each, request=Comparison(each.request).request(states)) if each.request.compared else each
+        replace(each, request=Comparison(each.request).full_request(states))
+        if each.request.compared
+        else each
         for each in campaigns
     ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
-from paper_tables.render.sheet import Field, Sheet, SheetRow
+from paper_tables.figure_data import GainRow
+from paper_tables.render.sheet import Field, Sheet, plain_sheet
 from paper_tables.render.sheet import Line as Text
+from paper_tables.statistics import Interval
 from tfkd_cli.compare.answer import Answer, Difference, Line, signed
 from tfkd_cli.console import duration
 
 SYMBOLS: Mapping[str, str] = {"alpha": "α", "temperature": "τ"}
 ARROWS: Mapping[str, str] = {"largest": "↑", "smallest": "↓", "": ""}
+DIFFERENCE = "difference of top-1 accuracy (points)"
 COST = "Cost: training time of one run, + that of its teacher."
 HOLM = "p: the first difference is the question and is judged alone; the others are corrected by Holm."
 
@@ -29,19 +31,21 @@ def methods_sheet(found: Answer) -> Sheet:
         f"{100 / max(1, found.test_images):.2f} points). The validation part chose epochs and values."
     )
     left_out = [f"Left out: {line}" for line in found.left_out]
-    columns = ("chosen", "n", "top-1 %", "balanced %", "NLL", "ECE %", "cost")
+    heads = ("method", "chosen", "n", "top-1 %", "balanced %", "NLL", "ECE %", "cost")
     notes = [images, COST, *found.notes, *left_out] if found.lines else left_out
-    return _sheet(found, found.title, "method", columns, map(_method_row, found.lines), notes)
+    rows = (_method_row(found, line) for line in found.lines)
+    return plain_sheet(found.title, heads, rows, name=found.name, notes=notes)
 
 
 def differences_sheet(found: Answer) -> Sheet:
     """A row per pair of methods: their difference in points, its interval, p and verdict."""
-    columns = ("points", "95 %", "p", "verdict")
+    heads = ("difference", "points", "95 %", "p", "verdict")
     rows = [
         (f"{each.method} − {each.against}", signed(each.points), _interval(each), _p(each), each.verdict)
         for each in found.differences
     ]
-    return _sheet(found, "Differences of top-1 accuracy", "difference", columns, rows, [HOLM] if rows else [])
+    notes = [HOLM] if rows else []
+    return plain_sheet("Differences of top-1 accuracy", heads, rows, name=found.name, notes=notes)
 
 
 def trials_sheet(found: Answer) -> Sheet:
@@ -56,7 +60,8 @@ def trials_sheet(found: Answer) -> Sheet:
         )
         for each in found.trials
     ]
-    return _sheet(found, "Trials", "method", ("values", "validation top-1 %", "validation NLL", ""), rows)
+    heads = ("method", "values", "validation top-1 %", "validation NLL", "")
+    return plain_sheet("Trials", heads, rows, name=found.name)
 
 
 def document(found: Answer, draw: Callable[[Sheet], str]) -> str:
@@ -64,6 +69,14 @@ def document(found: Answer, draw: Callable[[Sheet], str]) -> str:
     first, *rest = sheets(found)
     shown = [replace(first, notes=(found.sentence, *first.notes)), *(each for each in rest if each.rows)]
     return "\n".join(map(draw, shown))
+
+
+def difference_rows(found: Answer) -> Iterator[GainRow]:
+    """The differences for a forest plot."""
+    for each in found.differences:
+        known = each.low is not None and each.high is not None
+        interval = Interval(each.low or 0, each.high or 0) if known else None
+        yield GainRow(labels=(f"{each.method} − {each.against}",), gain=each.points, interval=interval)
 
 
 def csv_text(found: Answer) -> str:
@@ -75,29 +88,7 @@ def csv_text(found: Answer) -> str:
     return text
 
 
-def _sheet(
-    found: Answer,
-    title: str,
-    head: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    notes: Sequence[str] = (),
-) -> Sheet:
-    shown = (
-        SheetRow(labels=(first,), fields=tuple(Field(lines=(Text(text),)) for text in rest))
-        for first, *rest in rows
-    )
-    return Sheet(
-        name=found.name,
-        title=title,
-        heads=(head,),
-        columns=tuple(columns),
-        rows=tuple(shown),
-        notes=tuple(notes),
-    )
-
-
-def _method_row(line: Line) -> tuple[str, ...]:
+def _method_row(found: Answer, line: Line) -> tuple[str | Field, ...]:
     def spread(name: str, digits: int = 2) -> str:
         std = line.std[name]
         return f"{line.mean[name]:.{digits}f}" + ("" if std is None else f"±{std:.{digits}f}")
@@ -108,7 +99,7 @@ def _method_row(line: Line) -> tuple[str, ...]:
         line.method,
         ", ".join(values),
         str(line.n),
-        spread("accuracy"),
+        Field(lines=(Text(spread("accuracy")),), link=f"#cell={found.name}/{line.method}"),
         spread("balanced_accuracy"),
         spread("loss", 3),
         spread("ece"),

@@ -304,10 +304,13 @@ def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Pr
     reader = _reader(asked.facts)
     found = reader.locate([_existing(given)], asked.facts)
     if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
+        lacks = f": {reader.lacks(given)}" if given.is_dir() and hasattr(reader, "lacks") else ""
         raise RequestError(
-            f"{str(given)!r} holds nothing of {asked.facts.label}.",
+            f"{str(given)!r} holds nothing of {asked.facts.label}{lacks}.",
             expected=f"{asked.facts.source}.",
-            hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them.",
+            hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them."
+            if reader.DOWNLOAD
+            else "give the folder that holds them: --from DIR.",
         )
     identified = _identified(reader, found, asked, execution, progress)
     return _resolved(identified, execution, path=found)

@@ -19,7 +19,7 @@ from torch import Tensor  # noqa: TID253
 from torch.utils.data import get_worker_info  # noqa: TID253
 
 from tfkd_cli.data.image_files import Decoder
-from tfkd_cli.data.images import MAX_PIXELS
+from tfkd_cli.data.images import MAX_PIXELS, readable_formats
 from tfkd_cli.errors import RunError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Picture(Protocol):
 def opened(data: bytes, decoder: Decoder) -> Picture:
     """The picture in an image file; any exception when it is none."""
     if decoder == "torchvision" and (header := jpeg_header(data)) is not None:
-        if header.height * header.width > MAX_PIXELS:
-            raise ValueError(f"{header.width}×{header.height} pixels")
+        _refuse_enormous(header.height, header.width)
         return _Jpeg(data, header)
     return _ByPillow(data) if decoder == "pillow" else _Decoded(_by_pillow(data))
 
@@ -150,7 +149,14 @@ def _by_pillow(data: bytes) -> Image.Image:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of broken EXIF data, and of large pictures; they name no file
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
+        _refuse_enormous(image.height, image.width)
+        return image.convert("RGB")
+
+
+def _refuse_enormous(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"it has {width}×{height} pixels")
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -10,18 +10,18 @@ the names and bytes of these files.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data import imagenet
+from tfkd_cli.data import imagenet_listing as listing
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.images import SUFFIXES, Look, decode_all, naming_all, parallel
+from tfkd_cli.data.images import Look, decode_all, naming_all, parallel
 from tfkd_cli.data.images import decode as decode_image
 from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
 from tfkd_cli.data.layout import Layout
@@ -35,26 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DOWNLOAD: str | None = None
+lacks = listing.lacks
 CLASSES = 100  # every tenth of ImageNet's 1,000
-IMAGES = {"train": 50, "test": 10}  # of each class
-FOLDERS = {"train": "train", "test": "val"}
 FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
-
-
-class _Source(Protocol):
-    """Where the image files are: their names are `train/WNID/NAME` and `val/WNID/NAME`."""
-
-    def classes(self) -> list[str]:
-        """All WNIDs, sorted."""
-        ...
-
-    def images(self, folder: str) -> list[str]:
-        """The files of `train/WNID` or `val/WNID`, sorted."""
-        ...
-
-    def read(self, file: str) -> bytes:
-        """The bytes of one file; called from many threads."""
-        ...
 
 
 def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
@@ -64,22 +47,21 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
 
 def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
     """The facts of the chosen files; they are read unless their names, sizes and times are as remembered."""
-    archives = imagenet.has_archives(path)
-    stamp = imagenet.stamp_of(path) if archives else survey(path, _Tree(path)).stamp()
-
-    def found() -> dict[str, Any]:
-        return _identify(path, _source(path, progress), facts).to_json()
-
-    return DataSet.from_json(caches.remembered(cache, path / facts.name, f"{FORMAT}:{stamp}", found))
+    source = _Source(path, progress)
+    stamp = listing.stamp_of(path) if source.archives else source.layout().stamp()
+    known = caches.remembered(
+        cache, path / facts.name, f"{FORMAT}:{stamp}", lambda: _identify(source, facts).to_json()
+    )
+    return DataSet.from_json(known)
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """Both parts, without corrupt files; the facts with notes on near-identical and blank images."""
-    source = _source(path, progress)
-    layout = survey(path, source, without=facts.corrupt)
+    source = _Source(path, progress)
+    layout = source.layout(without=facts.corrupt)
 
     def one(position: int) -> NDArray[uint8]:
-        return _decoded(source, layout.files[position], facts)
+        return source.decoded(layout.files[position], facts)
 
     with naming_all(range(len(layout.files)), one):
         for part, positions in _parts(layout).items():
@@ -95,126 +77,74 @@ def fetch(facts: DataSet, folder: Path) -> Path:
     return imagenet.fetch(facts, folder)
 
 
-def survey(root: Path, source: _Source, *, without: Collection[str] = ()) -> Layout:
-    """The chosen classes and files; RequestError when there are none.
-
-    `without`: of the chosen files those that are left out; none takes their place.
-    """
-    classes = chosen(source.classes())
-    files: list[str] = []
-    labels: list[int] = []
-    parts: dict[str, range] = {}
-    for part, folder in FOLDERS.items():
-        start = len(files)
-        for label, wnid in enumerate(classes):
-            taken = source.images(f"{folder}/{wnid}")[: IMAGES[part]]
-            kept = [file for file in taken if file not in without]
-            files += kept
-            labels += [label] * len(kept)
-        parts[part] = range(start, len(files))
-    return Layout(root, classes, files, labels, parts, _misplaced(files))
-
-
 def chosen(wnids: Sequence[str]) -> tuple[str, ...]:
     """Of the sorted WNIDs every tenth of 1,000; all where there are at most CLASSES."""
     return tuple(wnids[:: max(1, len(wnids) // CLASSES)][:CLASSES])
 
 
-def _source(root: Path, progress: Progress) -> _Source:
-    return _Archives(root, progress) if imagenet.has_archives(root) else _Tree(root)
+CHOICE = listing.Choice(chosen, train=50, val=10)  # images of each class
 
 
-class _Tree:
-    """Folders train/WNID and val/WNID."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def classes(self) -> list[str]:
-        found = [each.name for each in self._entries("train") if each.is_dir() and each.name[0] != "."]
-        if len(found) < 2:
-            raise _wrong_layout(self._root, f"train/ has {len(found)} class folders")
-        return found
-
-    def images(self, folder: str) -> list[str]:
-        entries = self._entries(folder)
-        found = [f"{folder}/{each.name}" for each in entries if Path(each.name).suffix.lower() in SUFFIXES]
-        if not found:
-            raise _wrong_layout(self._root, f"{folder} holds no images")
-        return found
-
-    def read(self, file: str) -> bytes:
-        return read_file(self._root / file)
-
-    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(self._root / folder) as entries:
-                return sorted(entries, key=lambda each: each.name)
-        except OSError as error:
-            raise _wrong_layout(self._root, f"{folder} cannot be read: {error.strerror}") from error
-
-
-class _Archives:
-    """The official archives, read in place."""
+class _Source:
+    """The chosen files: in a tree, or in the official archives, read in place."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
-        self._files = {"train": root / imagenet.TRAIN, "val": root / imagenet.VAL}
-        self._items = {
-            f"{part}/{item.wnid}/{item.name}": item
-            for part, items in imagenet.listed(root, progress).parts.items()
-            for item in items
-        }
-        self._of_folder: dict[str, list[str]] = {}
-        for file in sorted(self._items):
-            self._of_folder.setdefault(file.rpartition("/")[0], []).append(file)
+        self.root, self.archives, self._progress = root, listing.has_archives(root), progress
 
-    def classes(self) -> list[str]:
-        folders = (each.partition("/") for each in self._of_folder)
-        return [wnid for part, _, wnid in folders if part == "train"]
+    @cached_property
+    def _contents(self) -> listing.Contents:
+        return listing.listed(self.root, self._progress, CHOICE)
 
-    def images(self, folder: str) -> list[str]:
-        return self._of_folder.get(folder, [])
+    @cached_property
+    def _items(self) -> dict[str, listing.Item]:
+        items = (item for items in self._contents.parts.values() for item in items)
+        return dict(zip(self._contents.names, items, strict=True))
 
-    def read(self, file: str) -> bytes:
-        item = self._items[file]
-        with open_regular(self._files[file.partition("/")[0]]) as archive:
+    def layout(self, *, without: Collection[str] = ()) -> Layout:
+        """Their classes and parts; no other file takes the place of one that is left out."""
+        classes = self._contents.classes
+        files = [name for name in self._items if name not in without]
+        labels = [classes.index(self._items[name].wnid) for name in files]
+        trained = sum(name.startswith("train/") for name in files)
+        parts = {"train": range(trained), "test": range(trained, len(files))}
+        return Layout(self.root, classes, files, labels, parts, self._contents.notes)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file; called from many threads."""
+        item = self._items[name]
+        if not self.archives:
+            return read_file(self.root / name)
+        with open_regular(self.root / listing.ARCHIVES[name.partition("/")[0]]) as archive:
             archive.seek(item.offset)
             return archive.read(item.size)
 
-
-def _misplaced(files: Sequence[str]) -> tuple[str, ...]:
-    """A note on files that are named after another class than that of their folder, if there are any."""
-    odd = [
-        file
-        for file in files
-        if (named := re.match(r"n\d{8}(?=_)", Path(file).name)) and named[0] != Path(file).parent.name
-    ]
-    if not odd:
-        return ()
-    return (
-        "WARNING: files named after another class than that of their folder, whose label they have here: "
-        f"{len(odd):,} (the first: {odd[0]!r})",
-    )
+    def decoded(self, name: str, facts: DataSet) -> NDArray[uint8]:
+        """One image, as it is seen; RequestError where it cannot be read."""
+        return decode_image(self.read(name), _look(facts), name=name)
 
 
-def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
+def _identify(source: _Source, facts: DataSet) -> DataSet:
     def examined(file: str) -> tuple[bytes, bool]:
         """The sha256 of a file, and whether it cannot be decoded."""
         content_hash = hashlib.sha256(source.read(file)).digest()
         try:
-            _decoded(source, file, facts)
+            source.decoded(file, facts)
         except RequestError:
             return content_hash, True
         return content_hash, False
 
-    files = survey(root, source).files
+    files = source.layout().files
     found = [each for block in parallel(examined, files) for each in block]
     corrupt = tuple(file for file, (_, broken) in zip(files, found, strict=True) if broken)
     hashes = [content_hash for content_hash, broken in found if not broken]
-    layout = survey(root, source, without=corrupt)
+    layout = source.layout(without=corrupt)
     parts = _parts(layout)
     if not all(parts.values()):
-        raise _wrong_layout(root, f"{len(corrupt):,} of its images cannot be read, as {corrupt[0]!r}")
+        raise RequestError(
+            f"{len(corrupt):,} of the images in {source.root} cannot be read, as {corrupt[0]!r}.",
+            expected=listing.EXPECTED,
+            hint="copy or load them again.",
+        )
     digest = layout.identity(f"{FORMAT}\0{_look(facts).text}", hashes)
     return replace(
         facts,
@@ -222,14 +152,14 @@ def _identify(root: Path, source: _Source, facts: DataSet) -> DataSet:
         classes=len(layout.classes),
         train_images=len(parts["train"]),
         test_images=len(parts["test"]),
-        source=str(root),
+        source=str(source.root),
         corrupt=corrupt,
         notes=(
             of_counts(layout, parts),
             *facts.notes,
             *layout.notes,
             *of_labels(layout, parts, hashes),
-            *(f"WARNING: {file!r} cannot be read and is left out" for file in corrupt),
+            *(f"WARNING: {file!r} cannot be read; data.corrupt=skip leaves it out" for file in corrupt),
         ),
     )
 
@@ -239,17 +169,5 @@ def _parts(layout: Layout) -> Mapping[str, Sequence[int]]:
     return layout.parts
 
 
-def _decoded(source: _Source, file: str, facts: DataSet) -> NDArray[uint8]:
-    return decode_image(source.read(file), _look(facts), name=file)
-
-
 def _look(facts: DataSet) -> Look:
     return Look(facts.size, facts.channels)
-
-
-def _wrong_layout(root: Path, what: str) -> RequestError:
-    return RequestError(
-        f"{root} is not ImageNet: {what}.",
-        expected=imagenet.EXPECTED,
-        hint="tfkd data imagenet-quick --from DIR, where DIR holds its archives, or train/ and val/.",
-    )

@@ -28,19 +28,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset(
     (
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif"),
+        *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
 # What a file may really hold, whatever its ending. Of other formats Pillow hands some to other programs, as
@@ -52,15 +41,15 @@ CHUNK = 1024  # images decoded between two writes
 NAMED = 20  # unreadable images whose names are printed
 # Pillow's modes with more than eight bits a value begin with I (integers) or F (floats). Of colours with 16
 # bits (D here) it loads the upper bytes. What is white, no file says: the first of these levels that no value
-# of the set exceeds, 1, 8, 10, 12, 14 or 16 bits.
-DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 65535)
+# of the set exceeds, 1, 8, 10, 12, 14, 15 (signed) or 16 bits.
+DEEP, WHITES = ("I", "F"), (1, 255, 1023, 4095, 16383, 32767, 65535)
 COLOURS = "D"  # begins no mode of Pillow's
-KINDS = {
-    "I": "integers of more than 8 bits",
-    "F": "floats",
-    COLOURS: "colours of more than 8 bits",
-}
-SAMPLE_FORMAT, UNSIGNED, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 339, (1,), 258, 262, 0  # of TIFF files
+KINDS = {"I": "integers of more than 8 bits", "F": "floats", COLOURS: "colours of more than 8 bits"}
+# Tags of TIFF files, and values of theirs.
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339
+WHITE_IS_ZERO, PLANES, UNSIGNED, SIGNED = 0, 2, (1,), (2,)
+# Raw modes of big-endian TIFF files whose values libtiff has put into this machine's order already.
+NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
 # Pillow's raw modes of 16-bit colours → the raw mode that loads their lower bytes instead of the upper ones.
 LOWER = {
     f"{mode};16{order}": f"{mode};16{other}"
@@ -120,6 +109,8 @@ def read_header(data: bytes, *, name: str) -> Header:
         if (colours_HWC := _decoded(image, _deep_colours, name=name)) is not None:
             return Header(*image.size, COLOURS, 0.0, float(colours_HWC[..., :3].max()))
         if image.mode[0] not in DEEP:
+            if _tag(image, SAMPLE_FORMAT, UNSIGNED) == SIGNED:
+                raise unreadable(name, ValueError("Pillow reads no signed values of 8 bits"))
             return Header(image.width, image.height, image.mode)
         values_HW = _decoded(image, _values, name=name)
         if values_HW.min() < 0 and _tag(image, SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
@@ -192,6 +183,8 @@ def _upright(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
     image.load()
+    if (profile := image.info.get("Raw profile type APP1")) is not None:  # as ImageMagick once called it
+        image.info.setdefault("Raw profile type exif", profile)
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # the pixels are whole: `load` has read them
@@ -229,6 +222,7 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
     """The values (H, W, C) of an image whose colours have 16 bits, C = 3 or 4 (alpha); None for any other.
 
     Pillow loads the upper bytes; the lower ones it loads when told that the bytes lie the other way round.
+    Those of a PPM file it loads in full when told that they are grey.
     """
     import numpy as np
 
@@ -236,13 +230,19 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
         return None
     tiles = getattr(image, "tile", ())
     modes = {each.args if isinstance(each.args, str) else each.args[0] for each in tiles if each.args}
-    if not modes & {*LOWER, GREY_ALPHA}:
+    if tiles and tiles[0].codec_name.startswith("ppm") and tiles[0].args[-1] > 255:  # becomes 65535
+        grey_HW = np.asarray(_twin(image, "RGB", as_grey=True))
+        return grey_HW.astype(np.uint16).reshape(image.height, image.width, 3)
+    readable = modes & {*LOWER, GREY_ALPHA} and _tag(image, PLANAR_CONFIGURATION, 1) != PLANES
+    if not readable:
         if max(_tag(image, BITS_PER_SAMPLE, (8,))) > 8:
-            raise ValueError("Pillow does not read colours of 16 bits that lie in planes")
+            raise ValueError(
+                "Pillow does not read colours of 16 bits that lie in planes or are multiplied by their alpha"
+            )
         return None
     (mode,) = modes
     grey = mode == GREY_ALPHA
-    twin = _with_raw_mode(image, "RGBA" if grey else LOWER[mode])
+    twin = _twin(image, "RGBA" if grey else LOWER[mode])
     upper_HWC, lower_HWC = (np.asarray(each, dtype=np.uint16) for each in (image, twin))
     if grey:
         lower_HWC = lower_HWC[..., [1, 1, 1, 3]]
@@ -250,20 +250,28 @@ def _deep_colours(image: Image.Image) -> NDArray[uint16] | None:
     return values_HWC
 
 
-def _with_raw_mode(image: Image.Image, mode: str) -> Any:
-    """The same image opened once more, its bytes to be taken for another of Pillow's raw modes."""
+def _twin(image: Image.Image, raw_mode: str, *, as_grey: bool = False) -> Any:
+    """The same image opened once more, its bytes to be taken for another of Pillow's raw modes.
+
+    `as_grey`: for three times as many grey pixels of more than eight bits.
+    """
     from PIL import Image
 
     file: Any = image.fp  # type: ignore[attr-defined]  # of an image that is open and not loaded yet
     position = file.tell()
     file.seek(0)
-    twin: Any = Image.open(io.BytesIO(file.read()), formats=_formats())
+    twin: Any = Image.open(io.BytesIO(file.read()), formats=readable_formats())
     file.seek(position)
-    twin.tile = [
-        each._replace(args=mode if isinstance(each.args, str) else (mode, *each.args[1:]))
-        for each in twin.tile
-    ]
+    if as_grey:
+        twin._mode, twin._size = "I", (3 * twin.width, twin.height)
+        twin.tile = [each._replace(extents=(0, 0, *twin.size)) for each in twin.tile]
+    twin.tile = [_as(raw_mode, each) for each in twin.tile]
     return twin
+
+
+def _as(raw_mode: str, tile: Any) -> Any:
+    """One of Pillow's tiles, to be read in another raw mode."""
+    return tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
 
 
 def _scale_colours(image: Image.Image, values_HWC: NDArray[uint16], levels: Levels) -> None:
@@ -289,7 +297,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads; its warnings, which name no file, are turned off."""
     from PIL import Image
 
@@ -303,9 +311,12 @@ def _opened(data: bytes, *, name: str) -> Image.Image:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
     except Exception as error:
         raise unreadable(name, error) from error
+    for each in (tiles := getattr(image, "tile", [])):
+        if each.codec_name == "libtiff" and each.args[0] in NATIVE:
+            tiles[tiles.index(each)] = _as(NATIVE[each.args[0]], each)
     if image.width * image.height > MAX_PIXELS:
         raise RequestError(
             f"image {name!r} is {image.width}×{image.height} pixels.",
@@ -320,11 +331,13 @@ def unreadable(name: str, error: Exception) -> RequestError:
     from PIL import UnidentifiedImageError
 
     unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a buffer
-    reason = "no known image format" if unknown else str(error)[:200] or type(error).__name__
+    reason = str(error)[:200] or type(error).__name__
+    if unknown:
+        reason = "no known image format, or a variant that Pillow does not read"
     return RequestError(
         f"image {name!r} cannot be read: {reason}.",
         expected="an image file that is whole, in a format that Pillow reads.",
-        hint="replace it or take it out of the folder; nothing was trained.",
+        hint="convert or replace it, or take it out of the folder; nothing was trained.",
     )
 
 
@@ -350,7 +363,7 @@ def naming_all(items: Sequence[Item], read: Callable[[Item], object]) -> Iterato
         raise RequestError(
             "\n".join([f"{len(broken):,} images cannot be used:", *lines]),
             expected="image files that are whole, in a format that Pillow reads.",
-            hint="replace them or take them out of the folder; nothing was trained.",
+            hint="convert or replace them, or take them out of the folder; nothing was trained.",
         ) from error
 
 

@@ -107,7 +107,8 @@ def notes_of(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 def of_counts(layout: Layout, parts: Mapping[str, Sequence[int]]) -> str:
     """What was found, and what one image of the test part weighs."""
-    names = ", ".join(layout.classes[:6]) + (" …" if len(layout.classes) > 6 else "")
+    shown = [name if name.isprintable() else repr(name) for name in layout.classes[:6]]
+    names = ", ".join(shown) + (" …" if len(layout.classes) > 6 else "")
     counts = ", ".join(f"{len(parts[part]):,} {part}" for part in ("train", "val", "test") if part in parts)
     return (
         f"{len(layout.files):,} images of {len(layout.classes)} classes ({names}): {counts}; "
@@ -134,5 +135,6 @@ def of_labels(layout: Layout, parts: Mapping[str, Sequence[int]], hashes: Sequen
     ]
     if both:
         files = [layout.files[position] for position in both[0]]
-        notes.append(f"the same image in two classes: {len(both):,} (the first: {files[0]!r}, {files[1]!r})")
+        first = f"the first: {files[0]!r}, {files[1]!r}"
+        notes.append(f"WARNING: the same image in two classes: {len(both):,} ({first})")
     return tuple(notes)

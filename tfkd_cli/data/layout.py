@@ -20,19 +20,29 @@ PARTS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-# what else a part may be called: test1, training_set, dev-images. Never the names of all classes.
+# What folders that are no classes are called: test1, training_set, x_train, trainA, fold3, images, masks.
 LIKE_A_PART = re.compile(
-    r"(train|training|trn|val|valid|validation|dev|eval|evaluation|test|testing|tst|unlabell?ed|holdout)"
-    r"([ _.-]*(set|data|images?|imgs?|pics|photos|part|split|\d+))*"
+    r"([xy][ _.-]*)?"
+    r"(train|training|trn|val|valid|validation|dev|eval|evaluation|test|testing|tst|unlabell?ed|holdout|folds?|"
+    r"splits?|query|gallery|(jpeg)?(images?|imgs?)|masks?|labels?|annotations?|segmentation(class|object)?)"
+    r"([ _.-]*(set|data|images?|imgs?|pics|photos|part|split|\d+|[ab]))*"
 )
 EXPECTED = "train/CLASS/* and test/CLASS/*, or CLASS/* alone, with images and at least two classes."
 SKIPPED = frozenset(  # what file managers, network drives and archivers leave behind, beside hidden entries
     (
-        *("@eadir", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "#recycle"),
-        *("@recycle", "system volume information", "lost+found", "icon\r"),
+        *("@eadir", "@synoeastream", "@synoresource", "@tmp", "#recycle", "#snapshot", "@sharebin"),
+        *("@recycle", "@recently-snapshot", "@__thumb", "@__qini", "lost+found", "__pycache__"),
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information", "picasa.ini"),
     )
 )
-ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
+ARCHIVES = frozenset(
+    (
+        *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lzma"),
+        *(".7z", ".rar", ".iso"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class _Survey:
         }
         # "train" may be a class, beside "bus" and "car"
         if not any(self._folders(each) for each in named["train"]):
-            return self._unsplit([each.name for each in folders])
+            return self._unsplit(folders)
         for part, found in named.items():
             if len(found) > 1:
                 raise RequestError(
@@ -124,12 +134,23 @@ class _Survey:
                 )
         return self._with_parts({part: found[0] for part, found in named.items() if found})
 
-    def _unsplit(self, names: Sequence[str]) -> Layout:
-        if names and all(LIKE_A_PART.fullmatch(name.lower()) for name in names):
+    def _unsplit(self, folders: Sequence[Path]) -> Layout:
+        names = [each.name for each in folders]
+        if len(names) == 1 and self._folders(folders[0]):
             raise RequestError(
-                f"{str(self.root)!r} has no class folders: {_some(names)} are names of parts of a data set.",
+                f"{str(self.root)!r} holds one folder, and that holds folders.",
                 expected=EXPECTED,
-                hint="sort the images into one folder per class (train/cat/1.jpg); names that begin with "
+                hint=f"name the inner one: folder:{folders[0]}.",
+            )
+        parts = [name for name in names if any(name.lower() in known for known in PARTS.values())]
+        if names and (len(parts) > 1 or all(LIKE_A_PART.fullmatch(name.lower()) for name in names)):
+            raise RequestError(
+                f"{str(self.root)!r} has no class folders: {_some(parts if len(parts) > 1 else names)} are "
+                "names of parts of a data set.",
+                expected=EXPECTED,
+                hint="call the parts train, val and test, each with a folder per class."
+                if any(self._folders(each) for each in folders)
+                else "sort the images into one folder per class (train/cat/1.jpg); names that begin with "
                 "the class, and tables of labels, are not read.",
             )
         _refuse_alike({"": names})
@@ -204,10 +225,12 @@ class _Survey:
             name = str(each.relative_to(self.root))
             images[each.name] = sorted(self.files_below(each, name))
             if not images[each.name]:
+                others = sorted({_suffix(entry.name) or "none" for entry in self._entries(each)})
+                endings = f", only files with other endings ({', '.join(others[:5])})" if others else ""
                 raise RequestError(
-                    f"class folder {name!r} holds no images.",
+                    f"class folder {name!r} holds no images{endings}.",
                     expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
-                    hint="remove the folder if it is no class.",
+                    hint="convert them, or remove the folder if it is no class.",
                 )
         return images
 
@@ -220,11 +243,14 @@ class _Survey:
             for entry in self._entries(folder):
                 inside = f"{name}/{entry.name}"
                 if self._is_folder(entry):
-                    if not self.nested:
+                    part = any(entry.name.lower() in names for names in PARTS.values())
+                    if part or not self.nested:
                         raise RequestError(
-                            f"class folders hold images only: {inside!r} is a folder.",
-                            expected="images directly inside class folders.",
-                            hint="--nested reads it as part of its class; else move the images up, or the "
+                            f"{inside!r} is a folder in a class folder{', named like a part' * part}.",
+                            expected="images directly inside class folders, and parts above them.",
+                            hint="put the classes into the parts: train/cat/1.jpg."
+                            if part
+                            else "--nested reads it as part of its class; else move the images up, or the "
                             "folder away.",
                         )
                     waiting.append((Path(entry.path), inside))
@@ -263,6 +289,8 @@ class _Survey:
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:
         try:
             folder = entry.is_dir()
+            if entry.is_symlink() and _suffix(entry.name) not in SUFFIXES:
+                entry.stat()  # an OSError where it leads nowhere: it may stand for a class
             if entry.is_symlink() and not self.follow_links:
                 _refuse_outside(Path(entry.path), self.root)
         except (
@@ -300,12 +328,18 @@ def _without_test(root: Path, train: Path) -> RequestError:
     )
 
 
+def _as_read(name: str) -> str:
+    """What a person, or another file system, takes for the same name: without what cannot be seen."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return " ".join("".join(each for each in folded if unicodedata.category(each) != "Cf").split())
+
+
 def _refuse_alike(names: Mapping[str, Sequence[str]]) -> None:
-    """Class names of all parts that a person, or another file system, would read as one are refused."""
+    """Class names of all parts that read as one are refused."""
     first: dict[str, str] = {}
     for part, of_part in names.items():
         for name in of_part:
-            other = first.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), name)
+            other = first.setdefault(_as_read(name), name)
             if other != name:
                 raise RequestError(
                     "two class folders have the same name but for letter case, spaces or Unicode form: "
@@ -345,7 +379,7 @@ def _closed(path: Path, error: Exception) -> RequestError:
     return RequestError(
         f"{str(path)!r} cannot be read: {reason}.",
         expected="folders and images this user may read.",
-        hint="check its permissions, or take it out of the folder.",
+        hint="check its permissions and where it leads, or take it out of the folder.",
     )
 
 

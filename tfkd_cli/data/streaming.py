@@ -13,7 +13,6 @@ pixel by pixel as in the decoded data set.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -41,8 +40,6 @@ AHEAD = 4  # units that each worker decodes ahead of time
 SHARE_OF_SHM = 0.5  # of the free memory below /dev/shm, through which workers hand over images
 IN_A_ROW = 100  # corrupt files among the images of a request after which nothing is left to skip
 
-log = logging.getLogger("tfkd")
-
 
 class Request(NamedTuple):
     """Images that a worker is asked for."""
@@ -68,7 +65,7 @@ class Stream:
     def __init__(self, files: ImageFiles, *, pin_memory: bool) -> None:
         check(files.reading.decoder)
         self._files, self._requests = files, list[Request]()
-        self._skipped: set[str] = set()
+        self.skipped: set[str] = set()  # what was wrong with corrupt files
         workers = files.reading.workers
         more: dict[str, Any] = {}
         if workers:
@@ -93,10 +90,7 @@ class Stream:
             if each.failure:
                 what, expected, hint = each.failure
                 raise RunError(what, expected=expected, hint=hint)
-            for what in each.skipped:
-                if what not in self._skipped:
-                    log.warning("skipped: %s", what)
-            self._skipped.update(each.skipped)
+            self.skipped.update(each.skipped)
             yield each
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Form = Literal["released", "printed"]
+LARGEST = 1e6  # of a temperature or factor; squared, it is still exact enough in single precision
 LATE = math.inf
 """The epoch of a loss that is not told one: after any warm-up."""
 CE = "cross-entropy part of the loss, not weighted"
@@ -157,13 +158,15 @@ def check_weight(alpha: float) -> None:
 
 
 def check_positive(**values: float) -> None:
-    """InvalidValueError unless all values are finite and above 0."""
+    """InvalidValueError unless all values are above 0 and at most LARGEST."""
     for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value <= LARGEST:
             hint = f"leave loss.{name} at 1."
             if name == "temperature":
                 hint = "the paper uses 6 to 40, plain cross-entropy is 1."
-            raise InvalidValueError(f"{name} is {value}.", expected=f"a finite {name} above 0.", hint=hint)
+            raise InvalidValueError(
+                f"{name} is {value}.", expected=f"a {name} above 0, of at most {LARGEST:g}.", hint=hint
+            )
 
 
 def check_choice(loss: Loss, **choices: tuple[str, ...]) -> None:

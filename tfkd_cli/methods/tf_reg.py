@@ -80,9 +80,20 @@ class TfReg(WeightedKL):
                 hint="the paper uses 0.99.",
             )
 
+    def check(self, classes: int) -> None:
+        """Below 1/K, the label would get less than every other class."""
+        if self.correct_prob < 1 / classes:
+            raise InvalidValueError(
+                f"correct_prob is {self.correct_prob:g} on {classes} classes: every wrong class would get "
+                "more of the target than the label.",
+                expected=f"correct_prob of at least 1/K = {1 / classes:.4g}, where the target is uniform.",
+                hint="the paper uses 0.99.",
+            )
+
     def __call__(
         self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
+        self.check(logits_NK.shape[1])
         ce = cross_entropy(logits_NK, labels_N)
         student_temperature = self.temperature if self.soften_student else 1.0
         kl = kl_divergence(

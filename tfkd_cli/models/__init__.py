@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.models import own
+from tfkd_cli.models import own, torchvision_costs
 from tfkd_cli.models.network import Counts, Network
 from tfkd_cli.models.own import PUBLISHED, PUBLISHED_NETWORKS, published_digest
 
@@ -180,16 +180,18 @@ def short(name: str) -> str:
 
 
 def parameters(name: str, *, classes: int, channels: int = 3) -> int | None:
-    """The number of weights and biases; None when only building it would tell."""
+    """The number of weights and biases, of torchvision's about; None when only building it would tell."""
     counts = network(name).counts
-    return None if counts is None else counts.parameters(classes=classes, channels=channels)
+    if counts is None:
+        return torchvision_costs.parameters(name)
+    return counts.parameters(classes=classes, channels=channels)
 
 
 def multiply_adds(name: str, *, size: int, classes: int, channels: int = 3) -> int | None:
-    """Multiply-adds of one forward pass of one image; None when only building it would tell."""
+    """Multiply-adds of a forward pass of one image, of torchvision's about; None where it is unknown."""
     counts = network(name).counts
     if counts is None:
-        return None
+        return torchvision_costs.multiply_adds(name, size=size)
     return counts.multiply_adds(size=size, classes=classes, channels=channels)
 
 

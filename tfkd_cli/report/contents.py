@@ -10,19 +10,18 @@ from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from paper_tables.compare import Comparison
-from paper_tables.figure_data import FigureData, gains_figure
+from paper_tables.figure_data import MEAN_GAIN, FigureData, claim_gains, forest_plot, table_gains
 from paper_tables.reader import Erratum
 from paper_tables.spec import Figure, Table
 from tfkd_cli import results
 from tfkd_cli.compare.answer import Answer, answer
+from tfkd_cli.compare.sheets import DIFFERENCE, difference_rows
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.data import cache as caches
-from tfkd_cli.report import spending
 from tfkd_cli.report.figures import Picture, data_of, gains_name, pictures
 from tfkd_cli.report.items import Item
-from tfkd_cli.report.runs import RequestedRun, requested_runs, wishes
-from tfkd_cli.report.spending import Estimated
+from tfkd_cli.report.runs import RequestedRun, requested_runs, run_uses
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import Judged, judge
 from tfkd_cli.reproduction.paper import paper
@@ -85,7 +84,6 @@ class Contents:
     claims: Sequence[Judged]
     pictures: Sequence[Picture]
     missing: Sequence[Missing]
-    estimates: Sequence[Estimated]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     store: Store
@@ -124,10 +122,11 @@ def gather(
     """
     found = results.read(store, progress=progress)
     everything = results.runs_frame(found.values())
-    runs, frame = requested_runs(wishes(items), found, store)
+    runs, frame = requested_runs(run_uses(items), found, store)
     progress("comparing with the paper", 0.0)
     comparisons = {slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)}
-    drawn = dict(_figures(items, comparisons, found, everything))
+    answers, claims = _answers(items, found, everything), judge(campaigns, everything)
+    drawn = dict(_figures(items, found, everything)) | _forest_plots(items, comparisons, answers, claims)
     draw(drawn, curves := pictures(runs.values()))
     older = everything[everything["trainer"].lt(TRAINER_VERSION).fillna(value=False)]
     facts = {name: each for every in campaigns for name, each in every.facts().items()}
@@ -136,14 +135,13 @@ def gather(
         runs=runs,
         frame=frame,
         epochs=_epochs(runs.values(), frame),
-        answers=_answers(items, found, everything),
+        answers=answers,
         comparisons=comparisons,
         figures=drawn,
         older=older,
-        claims=judge(campaigns, everything),
+        claims=claims,
         pictures=curves,
         missing=_missing(items, runs.values(), facts),
-        estimates=spending.estimates(runs.values(), facts),
         left_out=tuple(dict.fromkeys((*unreadable, *_damaged(runs.values(), store)))),
         notes=tuple(_notes(runs, found, campaigns, {*older["run"]})),
         store=store,
@@ -151,20 +149,34 @@ def gather(
 
 
 def _figures(
-    items: Iterable[Item],
-    comparisons: Mapping[str, Comparison],
-    found: Mapping[str, results.Run],
-    everything: pd.DataFrame,
+    items: Iterable[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
 ) -> Iterator[tuple[str, FigureData]]:
-    """By name: the paper's figures, and the gains of each table as a forest plot."""
+    """The paper's figures by their slugs."""
     for slug, figure, campaign in _of_kind(Figure, items):
         yield slug, data_of(figure, campaign.request, found, everything)
-    for item in items:
-        name = gains_name(item.slug)
-        if item.slug in comparisons and (
-            gains := gains_figure(comparisons[item.slug], name=name, title=f"Gains: {item.title}")
-        ):
-            yield name, gains
+
+
+def _forest_plots(
+    items: Iterable[Item],
+    comparisons: Mapping[str, Comparison],
+    answers: Mapping[str, Answer],
+    claims: Sequence[Judged],
+) -> dict[str, FigureData]:
+    """The gains of tables, of the claims at the paper's scale, and the differences of comparisons."""
+    titles = {item.slug: item.title for item in items}
+    plots = [
+        forest_plot(gains_name(slug), f"Gains: {titles[slug]}", table_gains(each))
+        for slug, each in comparisons.items()
+    ]
+    plots += [
+        forest_plot(
+            gains_name(slug), f"Differences: {titles[slug]}", difference_rows(each), x_label=DIFFERENCE
+        )
+        for slug, each in answers.items()
+    ]
+    rows = claim_gains(claims[0].best)
+    plots.append(forest_plot(gains_name("claims"), "The paper's claims", rows, x_label=MEAN_GAIN))
+    return {each.name: each for each in plots if each}
 
 
 def _answers(
@@ -233,6 +245,9 @@ def _notes(
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
     yield from (run.found.note for run in runs.values() if run.found.note)
+    for run in runs.values():
+        if skipped := run.result.get("skipped"):
+            yield f"{run.name} has skipped {len(skipped):,} corrupt files (the first: {skipped[0]})"
     others = sorted(found.keys() - runs.keys() - older)
     if others:
         named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")

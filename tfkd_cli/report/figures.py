@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import plot
-from paper_tables.figure_data import Curve, FigureData, figure_data, training_curves
-from paper_tables.spec import Figure, Setting
+from paper_tables.figure_data import Curve, FigureData, Sources, figure_data, training_curves
+from paper_tables.spec import Figure
 from tfkd_cli import results
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import TfReg
@@ -60,20 +60,20 @@ def data_of(
         setting: [found[spec.folder] for spec in specs if spec.folder in found and found[spec.folder].done]
         for setting, specs in by_setting.items()
     }
-    curves: dict[Setting, Sequence[Curve]] = {key: [curve(run) for run in each] for key, each in done.items()}
+    curves = {key: [curve(run) for run in each] for key, each in done.items()}
     taught = {
         setting: fmean(known)
         for setting, specs in by_setting.items()
         if (known := [each for spec in specs if (each := _teacher_accuracy(spec, found)) is not None])
     }
-    return figure_data(
-        figure,
+    sources = Sources(
         measured=measure(request, figure, runs).by_setting,
         teacher_accuracy=taught,
-        curves=curves if figure.kind == "curves" else None,
+        curves=curves,
         soft_targets=_soft_targets([run for each in done.values() for run in each]),
         distributions={"virtual-teacher": virtual_teacher},
     )
+    return figure_data(figure, sources)
 
 
 def virtual_teacher(*, classes: int, correct: int = 1, **fields: Any) -> list[float]:

@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from paper_tables.render import sheet_html
 from paper_tables.render.claims import JUDGED
-from paper_tables.render.footnotes import LEGEND
+from paper_tables.render.footnotes import LEGEND, marked
 from paper_tables.spec import Figure
 from paper_tables.verdicts import NOTES
 from tfkd_cli import console
 from tfkd_cli.errors import UNSEEN, plain
 from tfkd_cli.report import view
+from tfkd_cli.report.figures import gains_name
 from tfkd_cli.report.spending import by_hardware
 from tfkd_cli.spec import TRAINER_VERSION
 
@@ -51,6 +51,7 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             claims=[(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)],
             judged=[word for word in words if word in JUDGED],
             answers=view.answer_views(contents),
+            claims_gains=contents.figures.get(gains_name("claims")),
             tables=view.table_views(contents),
             figures=_figures(contents),
             picture=partial(_picture, staging),
@@ -78,6 +79,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
     environment.filters["marked"] = _marked
+    environment.filters["unbroken"] = _unbroken
     environment.globals.update(signs=view.SIGNS, tones=view.TONES)
     return environment
 
@@ -115,4 +117,10 @@ def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
 
 
 def _marked(text: str) -> Markup:
-    return Markup(sheet_html.marked(plain(text)))
+    return Markup(marked(plain(text)))
+
+
+def _unbroken(text: str) -> Markup:
+    """`text` whose options (`--seeds 3`) are not broken."""
+    whole = re.sub(r"--[\w-]+(?: \d+)?", r'<span class="whole">\g<0></span>', escape(plain(text)))
+    return Markup(whole)

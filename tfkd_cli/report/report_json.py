@@ -43,7 +43,6 @@ def record(contents: Contents) -> dict[str, Any]:
         "runs": [_run(run) for run in contents.runs.values()],
         "older": _older(contents),
         "hours": by_hardware(contents.frame),
-        "estimates": [asdict(each) for each in contents.estimates],
         "missing": [_missing(each) for each in contents.missing],
         "errata": [asdict(each) for each in contents.errata],
         "left_out": list(contents.left_out),

@@ -27,7 +27,7 @@ COLUMNS: columns.Columns = {
         "the recipe: the paper's; `--scale quick`; the demo's; or changed by `--set` and its shorthands",
     ),
     "wanted_by": ("text", "the tables and figures that need this run, a teacher's students included"),
-    "spent_seconds": ("seconds", "time in all epochs of all attempts"),
+    "spent_seconds": ("seconds", "time in all epochs of all attempts, of all processes of the run together"),
     "wasted_seconds": (
         "seconds",
         "of these, in epochs that a later attempt trained again, or that were lost",
@@ -37,8 +37,8 @@ COLUMNS: columns.Columns = {
 
 
 @dataclass
-class Wish:
-    """Everything that asks for one run."""
+class RunUse:
+    """Where one run is used: as which method, in which form, at which scale, in which tables."""
 
     spec: RunSpec
     methods: dict[str, None] = field(default_factory=dict)
@@ -49,8 +49,8 @@ class Wish:
     @property
     def method(self) -> str:
         """The run's method; a kd run that was asked for as re-kd or de-kd only has that name."""
-        asked = [name for name in self.methods if name in ("kd", "re-kd", "de-kd")]
-        return asked[0] if self.spec.method == "kd" and asked and "kd" not in asked else self.spec.method
+        named = [name for name in self.methods if name in ("kd", "re-kd", "de-kd")]
+        return named[0] if self.spec.method == "kd" and named and "kd" not in named else self.spec.method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,32 +84,32 @@ class RequestedRun:
         return self.result or self.found.began
 
 
-def wishes(items: Iterable[Item]) -> dict[str, Wish]:
-    """Folder → who asks for that run: the runs of these items, and the teachers they need."""
-    found: dict[str, Wish] = {}
+def run_uses(items: Iterable[Item]) -> dict[str, RunUse]:
+    """Folder → where that run is used: the runs of these items, and the teachers they need."""
+    found: dict[str, RunUse] = {}
     for item in items:
         request = item.campaign.request
         for setting, specs in request.runs_by_setting(item.what).items():
             for spec in specs:
                 for each in spec.lineage:
-                    wish = found.setdefault(each.folder, Wish(each))
-                    wish.forms[setting.form or request.form] = None
-                    wish.scales[item.scale] = None
-                    wish.items[item.slug] = None
-                wish.methods[setting.method] = None  # the last of its lineage is the run itself
+                    use = found.setdefault(each.folder, RunUse(each))
+                    use.forms[setting.form or request.form] = None
+                    use.scales[item.scale] = None
+                    use.items[item.slug] = None
+                use.methods[setting.method] = None  # the last of its lineage is the run itself
     return found
 
 
 def requested_runs(
-    wanted: Mapping[str, Wish], found: Mapping[str, results.Run], store: Store
+    wanted: Mapping[str, RunUse], found: Mapping[str, results.Run], store: Store
 ) -> tuple[dict[str, RequestedRun], pd.DataFrame]:
     """Folder → run, teachers first, and the frame that becomes runs.csv; `found`: all runs of the store."""
     import pandas as pd
 
-    runs = {name: _run(name, wish, found) for name, wish in wanted.items()}
+    runs = {name: _run(name, use, found) for name, use in wanted.items()}
     blocked = _blocked(runs)
     frame = results.runs_frame(runs.values())
-    rows = [_added(wish, runs[name], store) for name, wish in wanted.items()]
+    rows = [_added(use, runs[name], store) for name, use in wanted.items()]
     added = pd.DataFrame(rows, columns=["method", "form", *COLUMNS])
     frame["status"] = frame["status"].where(~frame["run"].isin(list(blocked)), "blocked")
     frame["form"] = added.pop("form").fillna(frame["form"])
@@ -127,10 +127,10 @@ def requested_runs(
     }, frame
 
 
-def _run(name: str, wish: Wish, found: Mapping[str, results.Run]) -> results.Run:
+def _run(name: str, use: RunUse, found: Mapping[str, results.Run]) -> results.Run:
     if name in found:
-        return replace(found[name], spec=wish.spec)  # that of a damaged run is not in its folder
-    return results.Run(name=name, spec=wish.spec, state=RunState(key=wish.spec.key, name=name, status="todo"))
+        return replace(found[name], spec=use.spec)  # that of a damaged run is not in its folder
+    return results.Run(name=name, spec=use.spec, state=RunState(key=use.spec.key, name=name, status="todo"))
 
 
 def _blocked(runs: Mapping[str, results.Run]) -> dict[str, str]:
@@ -144,14 +144,15 @@ def _blocked(runs: Mapping[str, results.Run]) -> dict[str, str]:
     return blocked
 
 
-def _added(wish: Wish, run: results.Run, store: Store) -> dict[str, Any]:
+def _added(use: RunUse, run: results.Run, store: Store) -> dict[str, Any]:
     """What runs.csv says of a run besides its own columns, and the names it was asked for by."""
-    spent, wasted = _spent(run, store)
+    processes = ((run.result or run.began).get("numerics") or {}).get("processes") or 1
+    spent, wasted = (processes * seconds for seconds in _spent(run, store))
     return {
-        "method": wish.method,
-        "form": next(iter(wish.forms)) if len(wish.forms) == 1 else None,
-        "scale": next(scale for scale in SCALES if scale in wish.scales),
-        "wanted_by": " ".join(sorted(wish.items)),
+        "method": use.method,
+        "form": next(iter(use.forms)) if len(use.forms) == 1 else None,
+        "scale": next(scale for scale in SCALES if scale in use.scales),
+        "wanted_by": " ".join(sorted(use.items)),
         "spent_seconds": spent,
         "wasted_seconds": wasted,
     }

@@ -8,12 +8,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from paper_tables import render
-from paper_tables.compare import CellComparison, Comparison
 from paper_tables.render import sheet_latex, sheet_markdown
 from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
@@ -110,7 +108,6 @@ def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
         found[f"{slug}.md"] = partial(render.markdown, comparison)
         found[f"{slug}.csv"] = partial(render.csv, comparison)
         found[f"{slug}.tex"] = partial(render.latex, comparison)
-        found[f"{slug}.html"] = partial(_document, slug, comparison)
     for slug, answer in contents.answers.items():
         found[f"{slug}.md"] = partial(sheets.document, answer, sheet_markdown.markdown)
         found[f"{slug}.csv"] = partial(sheets.csv_text, answer)
@@ -138,29 +135,3 @@ def _confusion_rows(rows: Sequence[str], names: Sequence[str]) -> Iterator[list[
         counts = text.split(" ")
         images = sum(map(int, counts))
         yield [name, *counts, f"{100 * int(counts[number]) / images:.2f}" if images else ""]
-
-
-DOCUMENT = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }}
-figure {{ margin: 0; }} figcaption {{ font-weight: 600; margin-bottom: .6rem; }}
-.scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; }}
-th, td {{ padding: .35rem .7rem; border-bottom: 1px solid #8886; text-align: left; vertical-align: top; }}
-.label, .notes {{ color: #777; font-size: .85em; }} .paper {{ font-style: italic; }}
-</style>
-{body}</html>
-"""
-
-
-def _document(slug: str, comparison: Comparison) -> str:
-    """A table as a small page of its own; a measured value leads to its runs on the large one."""
-
-    def link(cell: CellComparison) -> str:
-        return f"../index.html#cell={slug}/{cell.cell.row}/{cell.cell.column}"
-
-    return DOCUMENT.format(title=escape(comparison.table.title), body=render.html(comparison, link=link))

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from msgspec import to_builtins
+
 from paper_tables import hyperparameters
 from paper_tables.claim_toml import Variant
 from paper_tables.spec import Setting
@@ -38,7 +40,7 @@ class Explanation:
 
     setting: Setting
     classes: int
-    asked: Form
+    form: Form
     forms: Mapping[str, Arithmetic]
     values: tuple[tuple[str, Any, str, str], ...]  # field, value, where from, note
     differing: tuple[str, ...]  # how the two forms of this setting differ, a sentence for each field
@@ -50,13 +52,13 @@ class Explanation:
         return {
             "setting": self.setting.to_json(),
             "classes": self.classes,
-            "form": self.asked,
+            "form": self.form,
             "forms": {name: asdict(each) for name, each in self.forms.items()},
             "values": [
                 dict(zip(("field", "value", "from", "note"), each, strict=True)) for each in self.values
             ],
             "variants": [
-                {**asdict(variant), "loss": dict(variant.loss), "weights": asdict(each) if each else None}
+                {**to_builtins(variant), "weights": asdict(each) if each else None}
                 for variant, each in self.variants
             ],
             "run": self.run.to_json(),
@@ -66,14 +68,14 @@ class Explanation:
 def explain(request: Request, setting: Setting, *, own_epochs: bool = False) -> Explanation:
     """The explanation of one setting of this request."""
     classes = request.facts(setting.dataset).classes
-    asked = setting.form or request.form
-    runs = {form: request.spec(replace(setting, form=form), own_epochs=own_epochs) for form in FORMS}
+    form = setting.form or request.form
+    runs = {each: request.spec(replace(setting, form=each), own_epochs=own_epochs) for each in FORMS}
     return Explanation(
         setting=setting,
         classes=classes,
-        asked=asked,
-        forms={form: arithmetic(run.loss, classes) for form, run in runs.items()},
-        values=tuple(_values(request, setting, runs[asked], form=asked)),
+        form=form,
+        forms={name: arithmetic(run.loss, classes) for name, run in runs.items()},
+        values=tuple(_values(request, setting, runs[form], form=form)),
         differing=tuple(
             each.metadata.get("forms_differ") or f"{each.name} has another value"
             for each in fields(runs["released"].loss)
@@ -82,21 +84,21 @@ def explain(request: Request, setting: Setting, *, own_epochs: bool = False) -> 
         variants=tuple(
             (each, _variant(each, classes)) for each in paper().variants if each.method == setting.method
         ),
-        run=runs[asked],
+        run=runs[form],
     )
 
 
 def _values(
     request: Request, setting: Setting, run: RunSpec, *, form: Form
 ) -> Iterator[tuple[str, Any, str, str]]:
-    """Every value that was looked up or asked for, as the run has it, and where it comes from."""
+    """Every value that was looked up or overridden, as the run has it, and where it comes from."""
     found = request.looked_up(setting, form)
     loss, recipe = request.overrides.of_loss(type(run.loss)), dict(request.overrides.recipe)
-    for part, held, asked in (("loss", found.loss, loss), ("recipe", found.recipe, recipe)):
-        for name in dict.fromkeys((*held, *asked)):
+    for part, held, overridden in (("loss", found.loss, loss), ("recipe", found.recipe, recipe)):
+        for name in dict.fromkeys((*held, *overridden)):
             value, known = getattr(getattr(run, part), name), held.get(name)
             if known is None or known.value != value:
-                why = "by this request" if name in asked or request.scale == "quick" else FOLLOWS
+                why = "by this request" if name in overridden or request.scale == "quick" else FOLLOWS
                 known = hyperparameters.Sourced(value, "declared", why)
             yield f"{part}.{name}", known.value, known.source, known.note
     if known := found.teacher.get("weights"):
@@ -123,4 +125,4 @@ def arithmetic(loss: Loss, classes: int) -> Arithmetic:
 
 
 def _variant(variant: Variant, classes: int) -> Arithmetic | None:
-    return arithmetic(loss_type(variant.kind)(**dict(variant.loss)), classes) if variant.kind else None
+    return arithmetic(loss_type(variant.kind)(**variant.loss), classes) if variant.kind else None

@@ -63,7 +63,7 @@ def judge(campaigns: Sequence[Campaign], runs: pd.DataFrame) -> list[Judged]:
     `runs`: the frame of all runs of the store (see `tfkd_cli.results`).
     """
     requests: dict[tuple[str, ...], Request] = {(): Request(seeds=())}
-    asked: dict[tuple[str, ...], Seeds] = {}
+    seeds: dict[tuple[str, ...], Seeds] = {}
     for campaign in campaigns:
         request = campaign.request
         judged = [table for table in request.tables if _of_the_paper(table)]
@@ -72,20 +72,20 @@ def judge(campaigns: Sequence[Campaign], runs: pd.DataFrame) -> list[Judged]:
             known = requests.get(words, request)
             requests[words] = replace(known, data={**known.data, **request.data})
             for table in judged:
-                asked.setdefault(words, {}).setdefault(table.kind == "audit", set()).update(request.seeds)
+                seeds.setdefault(words, {}).setdefault(table.kind == "audit", set()).update(request.seeds)
     found = [
-        _judge(words, replace(request, tables=(), figures=()), asked.get(words, {}), runs)
+        _judge(words, replace(request, tables=(), figures=()), seeds.get(words, {}), runs)
         for words, request in requests.items()
     ]
     return [each for each in found if not each.departures or each.runs]
 
 
-def _judge(words: tuple[str, ...], request: Request, asked: Seeds, runs: pd.DataFrame) -> Judged:
+def _judge(words: tuple[str, ...], request: Request, seeds: Seeds, runs: pd.DataFrame) -> Judged:
     claims = tuple(paper().claims.values())
     measured: dict[Setting, Measured] = {}
     for table in _tables(claims):
-        seeds = tuple(sorted(asked.get(table.kind == "audit", ()))) or tuple(range(table.seeds or SEEDS))
-        measured.update(measure(replace(request, tables=(table,), seeds=seeds), table, runs).by_setting)
+        own = tuple(sorted(seeds.get(table.kind == "audit", ()))) or tuple(range(table.seeds or SEEDS))
+        measured.update(measure(replace(request, tables=(table,), seeds=own), table, runs).by_setting)
     families = [
         [each for each in claims if each.family == name] for name in dict.fromkeys(c.family for c in claims)
     ]

@@ -126,8 +126,8 @@ def _text(value: object) -> str:
 
 def assumed(request: Request, setting: Setting) -> tuple[str, ...]:
     """The values of a setting that nobody published; what this request names itself is not among them."""
-    asked = {*request.overrides.to_json()}
+    overridden = {*request.overrides.to_json()}
     if request.scale == "quick":
-        asked |= {f"recipe.{name}" for name in SET_BY_SCALE}
+        overridden |= {f"recipe.{name}" for name in SET_BY_SCALE}
     found = hyperparameters.assumed(setting, form=setting.form or request.form)
-    return tuple(each for each in found if each.removeprefix("teacher.") not in asked)
+    return tuple(each for each in found if each.removeprefix("teacher.") not in overridden)

@@ -86,13 +86,13 @@ def make_ready(
                 expected="the content that the plan was made for.",
                 hint="give the same command again: it now plans with what is there.",
             )
-        _check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
+        check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
         for note in made.facts.notes:
             if note not in each.facts.notes:  # those were shown with the plan
                 say(f"{made.facts.called}: {note}")
 
 
-def _check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
+def check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
     """RequestError where files could not be decoded, and these runs do not leave them out by their recipe."""
     if facts.corrupt and any(spec.recipe.corrupt == "fail" for spec in runs):
         named = ", ".join(map(repr, facts.corrupt[:5])) + ", …" * (len(facts.corrupt) > 5)

@@ -23,7 +23,7 @@ SEEDS = 3  # of a table or figure that says nothing itself, as in the paper's ta
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 
 
-class _Asked(schema.Record):
+class _Record(schema.Record):
     """A request as `Campaign.record` writes it."""
 
     names: list[str]
@@ -127,7 +127,7 @@ def resolve_data(
 ) -> dict[str, ResolvedData]:
     """Data set as a setting names it → what it resolves to at the scale of `bare`; nothing is fetched."""
     names = dict.fromkeys(setting.dataset for item in items for setting in item.settings())
-    return {name: data.resolve(bare.asked_data(name), execution=execution) for name in names}
+    return {name: data.resolve(bare.data_at_scale(name), execution=execution) for name in names}
 
 
 def to_json(request: Request) -> dict[str, Any]:
@@ -149,36 +149,36 @@ def to_json(request: Request) -> dict[str, Any]:
 
 def identity(request: Request) -> str:
     """What makes two requests one campaign: everything but the seeds."""
-    asked = {name: value for name, value in to_json(request).items() if name != "seeds"}
-    return canonical_json(asked).decode()
+    whole = {name: value for name, value in to_json(request).items() if name != "seeds"}
+    return canonical_json(whole).decode()
 
 
-def from_json(record: Mapping[str, Any], *, execution: Execution) -> Request:
+def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     """The request that `to_json` kept, with its data sets as they were resolved then.
 
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
-    asked = schema.convert(record, _Asked, hint="a newer tfkd may have written it.")
+    record = schema.convert(stored, _Record, hint="a newer tfkd may have written it.")
     items: list[Table | Figure] = []
-    given = asked.axes or asked.compared
+    given = record.axes or record.compared
     losses = [method(name).loss for name in given.methods] if given else []
-    if asked.axes:
-        items = [grid.table(asked.axes)]
-    elif not asked.compared:
-        items = list(paper().expand(asked.names))
+    if record.axes:
+        items = [grid.table(record.axes)]
+    elif not record.compared:
+        items = list(paper().expand(record.names))
     return Request(
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
-        axes=asked.axes,
-        compared=asked.compared,
-        foreign_teacher=asked.foreign_teacher,
-        data={name: _as_recorded(resolved, execution) for name, resolved in asked.data.items()},
-        seeds=asked.seeds,
-        scale=asked.scale,
-        form=asked.form,
-        fast=asked.fast,
-        teacher_seeds=asked.teacher_seeds,
-        overrides=Overrides.from_json(asked.overrides, losses=losses),
+        axes=record.axes,
+        compared=record.compared,
+        foreign_teacher=record.foreign_teacher,
+        data={name: _as_recorded(resolved, execution) for name, resolved in record.data.items()},
+        seeds=record.seeds,
+        scale=record.scale,
+        form=record.form,
+        fast=record.fast,
+        teacher_seeds=record.teacher_seeds,
+        overrides=Overrides.from_json(record.overrides, losses=losses),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -83,7 +84,7 @@ class Request:
         return {}
 
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
-        own_epochs = isinstance(item, Table) and item.kind == "grid"
+        own_epochs = isinstance(item, Table) and (item.kind == "grid" or item.has_own_recipe)
         fast = isinstance(item, Table) and item.fast
         teachers = self.teachers_of(item)
         most = item.most_seeds() if isinstance(item, Table) else dict.fromkeys(item.settings())
@@ -122,20 +123,22 @@ class Request:
 
     def data_name(self, dataset: str) -> str:
         """The resolved name of a data set: what enters the run's key."""
-        return self.data[dataset].name if dataset in self.data else self.asked_data(dataset)
+        return self.data[dataset].name if dataset in self.data else self.data_at_scale(dataset)
 
-    def asked_data(self, dataset: str) -> str:
+    def data_at_scale(self, dataset: str) -> str:
         """The data set that stands for the one of a setting: at quick scale, a small one for ImageNet."""
         return QUICK_DATA.get(dataset, dataset) if self.scale == "quick" else dataset
 
     def facts(self, dataset: str) -> DataSet:
         """The facts of a data set as a setting names it: of its content here, or of its official one."""
         known = self.data.get(dataset)
-        return known.facts if known else find_data_set(self.asked_data(dataset))
+        return known.facts if known else find_data_set(self.data_at_scale(dataset))
 
     def looked_up(self, setting: Setting, form: Form) -> hyperparameters.Hyperparameters:
         """What hyperparameters.toml and the setting say; a data set outside tfkd may name an augmentation."""
-        found = hyperparameters.lookup(replace(setting, dataset=self.asked_data(setting.dataset)), form=form)
+        found = hyperparameters.lookup(
+            replace(setting, dataset=self.data_at_scale(setting.dataset)), form=form
+        )
         own = self.facts(setting.dataset).augmentation
         if not own:
             return found
@@ -165,6 +168,7 @@ class Request:
         if self.scale == "quick":
             recipe = recipe.with_epochs(min(QUICK_EPOCHS, recipe.epochs))
         recipe = apply_recipe(recipe, dict(self.overrides.recipe))
+        _check_schedule(recipe, dict(self.overrides.recipe))
         return recipe.fast() if fast or self.fast or self.scale == "quick" else recipe
 
     def _teacher(
@@ -200,9 +204,9 @@ class Request:
 
         hyperparameters.toml decides this for ImageNet with all its classes, `--set teacher.weights=…` always.
         """
-        asked = dict(self.overrides.teacher).get("weights")
+        override = dict(self.overrides.teacher).get("weights")
         found = known.teacher.get("weights")
-        if (asked or (found and found.value)) != "pretrained":
+        if (override or (found and found.value)) != "pretrained":
             return None
         digest, classes = models.published_digest(network), self.facts(setting.dataset).classes
         if digest is not None and classes == PRETRAINED_CLASSES and setting.teacher_epoch is None:
@@ -213,7 +217,7 @@ class Request:
                     hint="--set teacher.weights=trained",
                 )
             return ForeignTeacher(network=network, digest=digest)
-        if asked:
+        if override:
             raise RequestError(
                 f"torchvision's weights cannot teach here: {network} on {classes:,} classes.",
                 expected=f"the best epoch of one of {', '.join(models.PUBLISHED_NETWORKS)} on "
@@ -234,12 +238,14 @@ class Request:
 
     def _check_loss_overrides(self) -> None:
         """Every `loss.*` and `teacher.*` of the command line must reach at least one of the runs."""
-        kinds = {method(s.method).loss for item in self.items for s in item.settings()}
+        settings = [setting for item in self.items for setting in item.settings()]
+        kinds = {method(each.method).loss for each in settings}
+        changed = {method(each.method).loss for each in settings if each != each.baseline()}
         for name, value in self.overrides.loss:
-            if kinds and not any(name in self.overrides.of_loss(kind) for kind in kinds):
+            if kinds and not any(name in self.overrides.of_loss(kind) for kind in changed):
                 raise RequestError(
                     f"loss.{name}={value} reaches none of these runs.",
-                    expected="a method whose loss has this field.",
+                    expected="a method whose loss has this field; the baseline stays what it is.",
                     hint="`tfkd list methods` shows the fields of each loss.",
                 )
         if self.overrides.teacher and kinds and not any(kind.needs_teacher for kind in kinds):
@@ -270,6 +276,20 @@ def apply_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         recipe = replace(recipe, epochs=epochs) if "milestones" in changes else scaled
         changes.setdefault("warmup_epochs", scaled.warmup_epochs)
     return replace(recipe, **changes)
+
+
+def _check_schedule(recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """RequestError where a milestone or a warm-up that was asked for lies beyond the last epoch."""
+    for name, end in (
+        ("milestones", max(recipe.milestones, default=0)),
+        ("warmup_epochs", recipe.warmup_epochs),
+    ):
+        if name in given and end > recipe.epochs:
+            raise RequestError(
+                f"recipe.{name} reaches epoch {end:g}, and the training ends after {recipe.epochs}.",
+                expected=f"at most {recipe.epochs}.",
+                hint=f"leave it out: --epochs scales it; or --epochs {math.ceil(end)}.",
+            )
 
 
 def _checkpoint(run: RunSpec, epoch: int | None, *, own_epochs: bool) -> Literal["best", "last"] | int:

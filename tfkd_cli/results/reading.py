@@ -87,7 +87,7 @@ def _run(store: Store, spec: RunSpec | None, state: RunState) -> Run:
     try:
         if state.result is not None:
             return replace(run, lines=_checked(folder, state.result))
-        metrics = folder.read_metrics()
+        metrics = folder.read_metrics(None)
     except RunError as error:
         return replace(run, state=replace(state, status="damaged", result=None, damage=str(error)))
     began = _began(folder) if state.attempts else {}
@@ -105,7 +105,7 @@ def _began(folder: RunFolder) -> Mapping[str, Any]:
 
 def _checked(folder: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The epochs of a finished run; DamagedFile unless they say what its result says."""
-    lines = folder.metrics()
+    lines = folder.read_metrics(result).lines
     for wrong in _contradictions(lines, result):
         raise DamagedFile(
             folder.path / METRICS,

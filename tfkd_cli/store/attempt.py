@@ -56,19 +56,9 @@ class Attempt:
         """Add one epoch; numbers that are not finite are kept as null."""
         files.append(self.path / METRICS, encode_lines([dict(line)]))
 
-    def cut_metrics(self, epoch: int) -> list[dict[str, Any]]:
-        """Take over the lines up to and including `epoch` (0: none) from before; later ones are left behind.
-
-        To be called when training goes on from a state saved at that epoch. Returns the lines kept.
-        """
-        kept = {}
-        for line in attempts.latest_metrics(self._run).lines:
-            number = line.get("epoch")
-            if isinstance(number, int) and number <= epoch:
-                kept[number] = line
-        lines = [kept[number] for number in sorted(kept)]
+    def begin_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Begin with the epochs that were done before, of the state from which training goes on."""
         files.write_atomic(self.path / METRICS, encode_lines(lines))
-        return lines
 
     def save_state(self, write: Callable[[BinaryIO], object], *, step: int, epoch: int) -> Path:
         """Save a training state and keep the one before; older ones go.

@@ -94,6 +94,7 @@ def pack(runs: Iterable[RunFolder], out: Path, *, requests: Path | None = None) 
 
 def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple[str, bytes]]:
     for run in runs:
+        run.state()  # repairs what is damaged, or names it
         paths = [run.path / name for name in _RUN_FILES]
         paths += [attempt / name for attempt in run.attempts() for name in _ATTEMPT_FILES]
         for path in paths:

@@ -27,7 +27,7 @@ from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.run_state import METRICS, SCHEMA, SealedNumerics, check_result
+from tfkd_cli.store.run_state import METRICS, SCHEMA, NewerFile, SealedNumerics, check_result
 
 RESULT = "result.json"
 WEIGHTS = "weights"
@@ -97,7 +97,6 @@ def _check_seal(data: bytes, digest: str, *, path: Path) -> None:
             path,
             "does not hold what was written (wrong digest).",
             expected="the bytes whose digest stands in it.",
-            hint=f"bring it back, or move the run away (mv '{path.parent}' ELSEWHERE) to train it again.",
         )
 
 
@@ -109,16 +108,16 @@ def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
-    """The run's result, its digest and that of its records checked; None while there is none.
+    """The run's result, its digest and that of its metrics checked; None while there is none.
 
     What is damaged is repaired from the copy of the attempt, and that is logged; DamagedFile where that
     copy is missing or damaged too.
     """
     path, key = run / RESULT, run.name[-12:]
-    data = reading.read_bytes(path)
-    if data is None:
-        return None
     try:
+        data = reading.read_bytes(path)
+        if data is None:
+            return None
         result = parse_result(data, path=path, key=key)
     except DamagedFile as damage:
         copy = run / ATTEMPTS / WINNER
@@ -126,9 +125,11 @@ def read_result(run: Path) -> dict[str, Any] | None:
             data = reading.read_bytes(copy) or b""
             result = parse_result(data, path=copy, key=key)
         except RunError:
+            if not isinstance(damage, NewerFile):
+                damage.hint = _bring_back(run)
             raise damage from None
         _repair(path, data, source=copy)
-    check_records(run, result)
+    read_metrics(run, result)
     return result
 
 
@@ -136,18 +137,20 @@ def _repair(path: Path, data: bytes, *, source: Path) -> None:
     """Put back what was damaged, where the folder may be written; the sound bytes are used in any case."""
     log.warning("%s was damaged; the copy in %s is sound and is used.", path, source)
     with contextlib.suppress(RunError):
+        if path.is_dir() and not path.is_symlink():
+            files.move(path, path.with_name(f"{path.name}.bad"))
         files.write_atomic(path, data)
 
 
 def finish(run: Path) -> None:
     """Do what is left to do after a decision; nothing where there is none, or where all is done."""
-    data = reading.read_bytes(run / ATTEMPTS / WINNER)
-    if data is not None and reading.read_bytes(run / RESULT) is None:
-        winner = read_winner(run, data)
+    decided = not os.path.lexists(run / RESULT) and reading.read_bytes(run / ATTEMPTS / WINNER)
+    if decided:
+        winner = read_winner(run, decided)
         _move_staged(run, attempt=winner["attempt"], names=[METRICS])
         _move_weights(run, attempt=winner["attempt"], names=winner[WEIGHTS])
         _check_moved(run, winner)
-        files.create_once(run / RESULT, data)
+        files.create_once(run / RESULT, decided)
     for again in retrained(run):
         _move_weights(run, attempt=again.attempt, names=again.weights)
 
@@ -173,35 +176,45 @@ def _move_staged(run: Path, *, attempt: int, names: list[str]) -> None:
 
 
 def _check_moved(run: Path, result: Mapping[str, Any]) -> None:
-    """Refuse to vouch for other bytes. Weights may be absent (freed since), the records may not."""
-    check_records(run, result)
+    """Refuse to vouch for other bytes. Weights may be absent (freed since), the metrics may not."""
+    read_metrics(run, result)
     for name, expected in result[WEIGHTS].items():
         path = run / WEIGHTS / name
         if path.exists() and reading.digest(path) != expected:
             raise DamagedFile(path, "does not hold the weights that were saved.", hint=_remove(path))
 
 
-def check_records(run: Path, result: Mapping[str, Any]) -> None:
-    """DamagedFile unless the records hold what the result says, or an attempt's copy of them does."""
-    for name, expected in result["records"].items():
-        if _digest_of(run / name) == expected:
-            continue
-        copy = attempt_path(run, result.get("attempt") or 1) / name
-        if _digest_of(copy) != expected:
-            there = os.path.lexists(run / name)
-            raise DamagedFile(
-                run / name,
-                "is not what its result.json vouches for (wrong digest)." if there else "is missing.",
-                expected="the record whose digest stands in its result.json.",
-                hint=f"bring the file back, or move the run away (mv '{run}' ELSEWHERE) to train it again.",
-            )
-        _repair(run / name, copy.read_bytes(), source=copy)
+def read_metrics(run: Path, result: Mapping[str, Any]) -> bytes:
+    """The bytes of metrics.jsonl that the result vouches for; DamagedFile where there are none.
+
+    They are repaired from the copy of the attempt, and that is logged.
+    """
+    path, expected = run / METRICS, result["records"][METRICS]
+    if (data := _with_digest(path, expected)) is not None:
+        return data
+    copy = attempt_path(run, result.get("attempt") or 1) / METRICS
+    if (data := _with_digest(copy, expected)) is not None:
+        _repair(path, data, source=copy)
+        return data
+    raise DamagedFile(
+        path,
+        "is not what its result.json vouches for (wrong digest)." if os.path.lexists(path) else "is missing.",
+        expected="the file whose digest stands in its result.json.",
+        hint=_bring_back(run),
+    )
 
 
-def _digest_of(path: Path) -> str:
-    """The sha256 of a record; empty where there is none. DamagedFile for a link or a device."""
-    data = reading.read_bytes(path, limit=LINES_LIMIT)
-    return "" if data is None else hashlib.sha256(data).hexdigest()
+def _with_digest(path: Path, expected: str) -> bytes | None:
+    """The bytes of a file of metrics; None where it is missing, no file, or holds others."""
+    with contextlib.suppress(DamagedFile):
+        data = reading.read_bytes(path, limit=LINES_LIMIT)
+        if data is not None and hashlib.sha256(data).hexdigest() == expected:
+            return data
+    return None
+
+
+def _bring_back(run: Path) -> str:
+    return f"bring it back, or move the run away (mv '{run}' ELSEWHERE) to train it again."
 
 
 def _refuse_link(folder: Path) -> None:

@@ -68,12 +68,16 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """A line per epoch: the published ones, or those of the newest attempt."""
-        return self.read_metrics().lines
+        return self.read_metrics(self.result()).lines
 
-    def read_metrics(self) -> Lines:
-        """The readable lines of `metrics`, and in words what had to be left out."""
-        published = reading.read_lines(self.path / METRICS)
-        return attempts.latest_metrics(self.path) if published is None else published
+    def read_metrics(self, result: Mapping[str, Any] | None) -> Lines:
+        """The lines that a result vouches for, or without one the readable lines of the newest attempt.
+
+        What had to be left out of these is said in words. DamagedFile where the published ones are damaged.
+        """
+        if result is None:
+            return attempts.latest_metrics(self.path)
+        return reading.parse_lines(publishing.read_metrics(self.path, result), path=self.path / METRICS)
 
     def weights(self, name: str) -> Path:
         """The file of published weights ("best.pt", "last.pt", "epoch-001.pt"), its digest checked.

@@ -47,6 +47,10 @@ class RunState:
         return self.result is not None and name in self.result["weights"] and name not in self.missing
 
 
+class NewerFile(DamagedFile):
+    """A file that seems to be of a later version of tfkd."""
+
+
 class _Line(msgspec.Struct):
     epoch: Positive
 
@@ -132,6 +136,7 @@ class _Result(msgspec.Struct):
     commit: str | None = None
     commits: dict[str, str] | None = None
     class_names: list[str] | None = None
+    skipped: list[str] | None = None
     diff: str | None = None
     finished_at: str | Number | None = None
 
@@ -158,7 +163,7 @@ def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
     """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
     newer = data.get("schema") if isinstance(data, dict) else None
     if isinstance(newer, int) and newer > SCHEMA:
-        raise DamagedFile(
+        raise NewerFile(
             path,
             f"has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",

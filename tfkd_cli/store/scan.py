@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,14 @@ from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile
 from tfkd_cli.store.run_state import RunState, Status
 
+log = logging.getLogger("tfkd")
+
 
 def run_state(run: Path, *, clock: Clock, deep: bool = False) -> RunState:
-    """The state of one run; `deep` checks the digests of its weights too, and reads all of them."""
+    """The state of one run; `deep` checks the digests of its weights too, and reads all of them.
+
+    Damage is logged, so that every command names the file.
+    """
     try:
         result = publishing.read_result(run)
         if result is None:
@@ -26,6 +32,7 @@ def run_state(run: Path, *, clock: Clock, deep: bool = False) -> RunState:
         if deep:
             _check_weights(run, result)
     except RunError as error:
+        log.warning("%s Hint: %s", error.what, error.hint)
         return RunState(
             key=_key(run), name=run.name, status="damaged", damage=str(error), attempts=_attempts(run)
         )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch  # noqa: TID253 - reached only from the runner
 
 from tfkd_cli.data.streaming import worker_died
 from tfkd_cli.errors import RunError
-from tfkd_cli.training import provenance
+from tfkd_cli.training import provenance, worker
 
 if TYPE_CHECKING:
     from tfkd_cli.store import Attempt
@@ -59,6 +61,12 @@ def recorded(error: BaseException, attempt: Attempt) -> RunError:
         }
     )
     return shown
+
+
+def end_process(error: RunError) -> NoReturn:
+    """End this process from another thread than the one that trains: that may wait for a lost rank."""
+    print(error, file=sys.stderr, flush=True)
+    os._exit(worker.CRASHED if worker.rank() == 0 else worker.TRY_AGAIN)
 
 
 def _explained(error: BaseException) -> RunError:

@@ -24,8 +24,8 @@ import re
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which protocol 2 writes
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self, cast
@@ -39,7 +39,13 @@ from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 Weights = dict[str, Tensor]
 
 WRAPPERS = ("weights", "state_dict", "model_state_dict", "model", "net", "network", "module")
-"""Keys under which other code bases (and student.pt) put the state dict; the first of these counts."""
+"""Where other code bases (and student.pt) put the weights; of several that fit, the first of these counts."""
+
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and activation checkpoints put into names, wherever they wrap a module."""
+
+DEPTH = 4
+"""Dictionaries inside each other in which weights are looked for."""
 
 LEGACY_PICKLES = 4
 """Before torch 1.6 a file held a magic number, a version, the system, the object, and then its storages."""
@@ -74,16 +80,16 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> Weights:
-    """The state dict in `path`, names as they are there; RunError when there is none.
+    """All tensors in `path`, named by the keys that lead to them (`state_dict.fc.bias`); RunError for none.
 
-    It may be bare, under one of `WRAPPERS`, or the only one in the file. Of what is beside it nothing is
-    imported or run. A `.safetensors` file needs the package safetensors (`pip install 'tfkd[safetensors]'`).
+    Of what is beside them nothing is imported or run. A `.safetensors` file needs the package safetensors
+    (`pip install 'tfkd[safetensors]'`).
     """
     _refuse_enormous(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     saved = _read(path, _named_objects(path))
-    weights = _state_dict(saved)
+    weights = _tensors(saved)
     if not weights:
         objects = (each for each in (saved, *_values(saved)) if isinstance(each, _Placeholder))
         what = next((f"a {type(each).__module__}.{type(each).__name__}"[:80] for each in objects), None)
@@ -93,7 +99,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
-    """Load `weights` into `network`; what was left out of their names to make them fit, in words, or "".
+    """Load `weights` into `network`; what was done to their names to make them fit, in words, or "".
 
     DataParallel puts `module.` before all names, torch.compile `_orig_mod.`, Lightning the attribute's name.
     RunError naming the first difference when they do not fit.
@@ -101,45 +107,79 @@ def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
     own = network.state_dict()
     # Old files lack BatchNorm's counter of batches; nothing here reads it.
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    prefix = _prefix(weights, own.keys() - counters.keys(), path=path)
+    left_out = [each for each in INSIDE if any(each in key for key in weights.keys() - own.keys())]
+    weights = {_without(left_out, key): value for key, value in weights.items()}
+    prefix, passed_over = _prefix(weights, own.keys() - counters.keys(), path=path)
     named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     fitting = {**counters, **named}
     missing, surplus = sorted(own.keys() - fitting.keys()), sorted(fitting.keys() - own.keys())
     shapes = [key for key in own if key in fitting and own[key].shape != fitting[key].shape]
-    packed = [key for key, each in fitting.items() if each.layout != torch.strided or each.is_quantized]
-    if packed:
-        raise RunError(
-            f'{path} holds "{packed[0][:80]}" as a sparse or quantised tensor.',
-            expected="weights as dense tensors of floating-point numbers.",
-            hint="save them so: each.to_dense(), or each.dequantize().",
-        )
     if missing or surplus or shapes:
         raise RunError(
             f"{path} does not fit {name}: {_difference(missing, surplus, shapes, own=own, weights=fitting)}.",
             expected=f"the {len(own)} tensors of {name}.",
             hint="check the network's name and the number of classes.",
         )
+    _check_values(fitting, path=path)
     network.load_state_dict(fitting)
-    ignored = (
-        f", and {len(weights) - len(named)} other tensors were ignored" if len(named) < len(weights) else ""
-    )
-    return f'"{prefix}" was left out of the names of its tensors{ignored}' if prefix else ""
+    return _said(prefix, passed_over, left_out, others=len(weights) - len(named))
 
 
-def _prefix(weights: Weights, needed: AbstractSet[str], *, path: Path) -> str:
-    """What stands before the network's own names in the file; "" where nothing does, or they do not fit."""
-    if not weights or needed <= weights.keys():
-        return ""
-    some = min(needed, default="")
-    ends = {key.removesuffix(some) for key in weights if key.endswith(f".{some}")}
-    fitting = sorted(each for each in ends if all(each + key in weights for key in needed))
-    if len(fitting) > 1:
+def _said(prefix: str, passed_over: Collection[str], left_out: Collection[str], *, others: int) -> str:
+    taken = [f'its tensors are those under "{prefix}"'] * bool(prefix)
+    taken += [f'those under "{each}", which fit too, are not used' for each in passed_over]
+    taken += [f'"{each}" was left out of their names' for each in left_out]
+    return ", ".join(taken + [f"{others} other tensors were ignored"] * bool(taken and others))
+
+
+def _without(parts: Collection[str], name: str) -> str:
+    for part in parts:
+        name = name.replace(part, "")
+    return name
+
+
+def _check_values(weights: Weights, *, path: Path) -> None:
+    """RunError for tensors that are not dense, or hold what is no number."""
+    for key, each in weights.items():
+        packed = each.layout != torch.strided or each.is_quantized
+        if packed or not each.isfinite().all():
+            what = "is a sparse or quantised tensor" if packed else "holds values that are no finite numbers"
+            raise RunError(
+                f'{path}: "{key[:80]}" {what}.',
+                expected="weights as dense tensors of finite floating-point numbers.",
+                hint="save them so: each.to_dense(), or each.dequantize()."
+                if packed
+                else "take a checkpoint from before the training diverged.",
+            )
+
+
+def _prefix(weights: Weights, needed: AbstractSet[str], *, path: Path) -> tuple[str, list[str]]:
+    """What stands before the network's own names in the file, and other prefixes under which weights fit.
+
+    Where none fits, the one with most of the names. RunError for several of which WRAPPERS prefers none.
+    """
+    found = Counter(key.removesuffix(end) for key in weights for end in _ends(key) if end in needed)
+    fitting = sorted(each for each, count in found.items() if count == len(needed))
+    if len(fitting) < 2:
+        return (fitting or [each for each, _ in found.most_common(1)] or [""])[0], []
+    ranks = [
+        WRAPPERS.index(first) if (first := each.partition(".")[0]) in WRAPPERS else 99 for each in fitting
+    ]
+    if ranks.count(min(ranks)) > 1:
         raise RunError(
             f"{path} holds {len(fitting)} sets of weights that fit: {', '.join(fitting[:4])}.",
             expected="one network in the file.",
             hint="save the state dict of one alone: torch.save(network.state_dict(), PATH).",
         )
-    return fitting[0] if fitting else ""
+    taken = fitting.pop(ranks.index(min(ranks)))
+    return taken, fitting
+
+
+def _ends(name: str) -> Iterator[str]:
+    """`a.b.c`, `b.c` and `c`."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
 
 
 def _difference(
@@ -152,18 +192,15 @@ def _difference(
     return f"it {what} ({len(missing)} missing, {len(surplus)} unknown)"
 
 
-def _state_dict(saved: Any, depth: int = 3) -> Weights:
-    """The named tensors in a loaded file; empty where there are none, or several sets of them."""
-    if not isinstance(saved, dict):
-        return {}
-    inner = [saved[key] for key in WRAPPERS if isinstance(saved.get(key), dict)] if depth else []
-    if found := next(filter(None, (_state_dict(each, depth - 1) for each in inner)), None):
-        return found
-    if found := {k: v for k, v in saved.items() if isinstance(k, str) and isinstance(v, Tensor)}:
-        return found
-    others = [_state_dict(each, depth - 1) for each in saved.values()] if depth else []
-    networks = [each for each in others if any(name.endswith(".weight") for name in each)]
-    return networks[0] if len(networks) == 1 else {}
+def _tensors(saved: Any, above: str = "", depth: int = DEPTH) -> Weights:
+    """All tensors in nested dictionaries, named by the keys that lead to them."""
+    found: Weights = {}
+    for key, value in saved.items() if isinstance(saved, dict) else ():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            found[above + key] = value
+        elif isinstance(key, str) and depth:
+            found |= _tensors(value, f"{above}{key}.", depth - 1)
+    return found
 
 
 def _values(saved: Any) -> list[Any]:

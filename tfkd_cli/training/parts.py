@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -33,6 +33,11 @@ class Part(ABC):
     """The images of one part by index, and their labels (int64 N, on the device)."""
 
     labels_N: Tensor
+
+    @property
+    def skipped(self) -> Collection[str]:
+        """What was wrong with the files that were skipped so far."""
+        return ()
 
     @abstractmethod
     def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
@@ -72,6 +77,11 @@ class StreamedPart(Part):
 
     stream: Stream
     full_size: bool  # as in DataSet
+
+    @property
+    def skipped(self) -> Collection[str]:
+        """As in `Part`."""
+        return self.stream.skipped
 
     def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
         """As in `Part`."""

@@ -5,36 +5,31 @@ averages the gradients. Rank 0 alone writes. The ranks find each other by the va
 (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT); the pool of this machine sets the same, and in a
 SLURM job submitit does. Tensors on GPUs go through NCCL, everything else through gloo.
 
-A rank that is killed, or that does not answer for `ANSWER`, ends the others: none of them waits for ever.
+A rank that is killed or stopped ends the others (`liveness`): none of them waits for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import os
 import re
 import socket
-import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch  # noqa: TID253 - reached only from the trainer and the runner
 import torch.distributed as dist  # noqa: TID253
 from torch import Tensor, nn  # noqa: TID253
-from torch.distributed.rendezvous import rendezvous  # noqa: TID253
 
 from tfkd_cli.errors import RunError
+from tfkd_cli.training.liveness import BEAT, SILENT, STARTING, Liveness, reported
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-MEETING = timedelta(minutes=5)  # until all ranks have started: torch is loaded from a file server, perhaps
-ANSWER = timedelta(seconds=30)  # that a rank may keep the others waiting
+LONGEST_STEP = timedelta(minutes=5)  # that a rank may be behind the others, as when it saves or evaluates
+LONGEST_WAIT = timedelta(hours=1)  # for a rank that reads its data, or publishes the result
 LAST_WORDS = timedelta(seconds=5)  # for the ranks to say why they failed, once one has
-LONGEST_END = timedelta(hours=1)  # in which rank 0 publishes the result
 
 LOST = "gloo|NCCL|pair closure"  # in what gloo and NCCL say when another rank is gone
 
@@ -49,16 +44,20 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local_rank: int = 0  # on this machine
+    local_size: int = 1
     sync_batch_norm: bool = False
     _store: Any = field(default=None, repr=False)
     _hosts: Any = field(default=None, repr=False)  # the group that exchanges what is in the host's memory
+    _liveness: Liveness | None = field(default=None, repr=False)
+    _places: dict[int, str] = field(default_factory=dict, repr=False)  # process and machine, by rank
 
     @classmethod
     def of_environment(cls, *, sync_batch_norm: bool) -> Ranks:
         """As torchrun's variables say; one process where there are none."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        rank, size, local = (int(os.environ.get(name) or name == "WORLD_SIZE") for name in names)
-        return cls(rank, size, local, sync_batch_norm=sync_batch_norm and size > 1)
+        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        found = (int(os.environ.get(name) or default) for name, default in names.items())
+        rank, size, local_rank, local_size = found
+        return cls(rank, size, local_rank, local_size, sync_batch_norm=sync_batch_norm and size > 1)
 
     @property
     def numerics(self) -> Mapping[str, Any]:
@@ -74,47 +73,77 @@ class Ranks:
             return device
         return f"cuda:{self.local_rank % max(1, torch.cuda.device_count())}"
 
+    def meet(self, on_loss: Callable[[RunError], None]) -> None:
+        """Connect to torch's store and say from now on that this rank lives; RunError where it is not there.
+
+        `on_loss` is called in a thread when another rank is lost; it ends the process.
+        """
+        if self.size == 1:
+            return
+        starting = SILENT if self.local_size == self.size else STARTING
+        self._liveness = Liveness(
+            self.rank, self.size, starting=starting,
+            on_loss=lambda lost, failed: on_loss(self._loss(lost, failed)),
+        )  # fmt: skip
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        held_here = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        try:
+            self._store = dist.TCPStore(  # type: ignore[attr-defined]
+                host, port, is_master=held_here, wait_for_workers=False, multi_tenant=True,
+                timeout=timedelta(seconds=BEAT * starting),
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise self._unreachable(error) from error
+        self._liveness.connect(self._store.clone())
+
     def join(self, device: torch.device) -> None:
-        """Wait until all ranks are there; RunError after `MEETING`."""
+        """Wait until all ranks have read their data, and form the group that trains."""
         if self.size == 1:
             return
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
-        _exit_after(MEETING + ANSWER)
+        keys = [f"place/{rank}" for rank in range(self.size)]
+        self._store.set(keys[self.rank], f"process {os.getpid()} on {socket.gethostname()}")
         try:
-            self._store, *_ = next(rendezvous("env://", self.rank, self.size, timeout=MEETING))
-            self._store.set_timeout(ANSWER)
+            self._store.wait(keys, LONGEST_WAIT)
+            self._places = {rank: self._store.get(key).decode() for rank, key in enumerate(keys)}
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",
                 store=self._store, rank=self.rank, world_size=self.size,
-                # NCCL ends the process; gloo's error, on the host, must come before it.
-                timeout=ANSWER + 2 * LAST_WORDS if on_gpu else ANSWER, device_id=device if on_gpu else None,
+                timeout=LONGEST_STEP, device_id=device if on_gpu else None,
             )  # fmt: skip
-            self._hosts = dist.new_group(backend="gloo", timeout=ANSWER)
+            self._hosts = dist.new_group(backend="gloo", timeout=LONGEST_STEP)
         except RuntimeError as error:
-            raise RunError(
-                f"rank {self.rank} of {self.size} does not reach the others: {_first_line(error)}",
-                expected=f"all of them at {os.environ.get('MASTER_ADDR')} within {MEETING.seconds} s.",
-                hint="look at the logs of the other ranks. On several nodes NCCL_SOCKET_IFNAME and "
-                "GLOO_SOCKET_IFNAME name the network between them.",
-            ) from error
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        self._store.set(f"place/{self.rank}", f"process {os.getpid()} on {socket.gethostname()}")
-        log.info("data-parallel: %s", ", ".join(map(self._place, range(self.size))))
+            raise self._unreachable(error) from error
+        log.info("data-parallel: %s", self._named(range(self.size), ", "))
 
-    def _place(self, rank: int) -> str:
-        return f"rank {rank} ({self._store.get(f'place/{rank}').decode()})"
+    def _unreachable(self, error: RuntimeError) -> RunError:
+        return RunError(
+            f"rank {self.rank} of {self.size} does not reach the others: {_first_line(error)}",
+            expected=f"all of them at {os.environ.get('MASTER_ADDR')}.",
+            hint="look at the logs of the other ranks. On several nodes NCCL_SOCKET_IFNAME and "
+            "GLOO_SOCKET_IFNAME name the network between them.",
+        )
+
+    def _named(self, ranks: Iterable[int], joined: str) -> str:
+        known = {rank: f" ({self._places[rank]})" if rank in self._places else "" for rank in ranks}
+        return joined.join(f"rank {rank}{place}" for rank, place in sorted(known.items()))
 
     def leave(self, *, failed: bool = False) -> None:
         """End the connections; a rank that still waits for this one fails at once.
 
         NCCL would wait here for a rank that has failed; it is left to the end of the process.
         """
+        if self.rank == 0:
+            self._stop_watching()
         if self.size > 1 and dist.is_initialized():
             of_hosts = failed and dist.get_backend() == "nccl"
             dist.destroy_process_group(self._hosts if of_hosts else None)
+
+    def _stop_watching(self) -> None:
+        if self._liveness is not None:
+            self._liveness.stop_watching()
 
     def over(self) -> None:
         """On rank 0: all is written, the others may end."""
@@ -122,10 +151,11 @@ class Ranks:
             with contextlib.suppress(RuntimeError):
                 self._store.set("over", "")
 
-    def await_end(self) -> None:
+    def await_end(self, limit: timedelta = LONGEST_WAIT) -> None:
         """On the others: wait until rank 0 is done, for srun ends all tasks soon after the first."""
         with contextlib.suppress(RuntimeError):  # rank 0 was killed
-            self._store.wait(["over"], LONGEST_END)
+            self._store.wait(["over"], limit)
+        self._stop_watching()
 
     def share(self, indices_N: Tensor) -> Tensor:
         """This rank's part of `indices_N`: contiguous, of the same size or one less than the largest."""
@@ -168,7 +198,7 @@ class Ranks:
 
     def gather(self, scored_SN: Tensor) -> Tensor:
         """The columns of all ranks, in their order, on the CPU."""
-        return scored_SN if self.size == 1 else torch.cat(self._of_all(scored_SN.cpu()), 1)
+        return scored_SN if self.size == 1 else torch.cat(self.of_all(scored_SN.cpu()), 1)
 
     def agree(self, reason: str | None) -> str | None:
         """The reason to stop of any rank, for all of them at the same step; "TERM" goes before "USR2"."""
@@ -176,7 +206,7 @@ class Ranks:
             return reason
         asked = torch.tensor(reason is not None, dtype=torch.int32)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._hosts)
-        return min(filter(None, self._of_all(reason))) if asked else None
+        return min(filter(None, self.of_all(reason))) if asked else None
 
     def send(self, value: Callable[[], object]) -> None:
         """On rank 0: give the others a value, if there are any."""
@@ -189,52 +219,52 @@ class Ranks:
         dist.broadcast_object_list(received, src=0, group=self._hosts)
         return received[0]
 
-    def _of_all(self, value: T) -> list[T]:
-        said: list[Any] = [None] * self.size
-        dist.all_gather_object(said, value, group=self._hosts)
-        return said
+    def of_all(self, value: T) -> list[T]:
+        """The values of all ranks, in their order."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self._hosts)
+        return values
 
     def report(self, error: BaseException, trace: str) -> str:
-        """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end."""
+        """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end.
+
+        Rank 0 ends first: it writes down which rank it was.
+        """
         lost = _follows_from_another(error)
-        _exit_after(2 * LAST_WORDS)  # the store waits for a rank 0 that is stopped
         if self._store is not None:
             with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
                 self._store.set(f"failed/{self.rank}", "" if lost else trace)
                 self.leave(failed=True)
-            time.sleep(LAST_WORDS.seconds)  # rank 0 ends first: it writes down which rank it was
-        faulthandler.cancel_dump_traceback_later()
+            self.await_end(timedelta(seconds=2 * BEAT * SILENT))
         return _first_line(error) if lost else ""
 
-    def culprit(self, error: BaseException) -> BaseException:
+    def cause_of(self, error: BaseException) -> BaseException:
         """On rank 0: `error`, or where that only follows from what happened to another rank, an error that
         says so."""
         self.leave(failed=True)  # which ends the other ranks
         if self._store is None or not _follows_from_another(error):
             return error
-        keys = {rank: f"failed/{rank}" for rank in range(1, self.size)}
+        others, found = range(1, self.size), dict[int, str]()
         with contextlib.suppress(RuntimeError):
-            self._store.wait([*keys.values()], LAST_WORDS)
-        heard = {
-            rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])
-        }
-        for rank, trace in heard.items():
+            self._store.wait([f"failed/{rank}" for rank in others], LAST_WORDS)
+        with contextlib.suppress(RuntimeError):
+            found = reported(self._store, others)
+        return self._loss(set(others) - found.keys(), found)
+
+    def _loss(self, silent: Collection[int], failed: Mapping[int, str]) -> RunError:
+        """Which rank has ended the run: one that failed, whose traceback is logged, or one that is silent."""
+        for rank, trace in failed.items():
             if trace:
                 log.error("rank %d:\n%s", rank, trace)
                 return RunError(f"rank {rank} of {self.size} failed: {trace.strip().splitlines()[-1]}")
-        silent = [self._place(rank) for rank in keys if rank not in heard]
+        lost = self._named(silent, " and ") or "a rank"
         return RunError(
-            f"{' and '.join(silent) or 'a rank'} was killed, or did not answer for {ANSWER.seconds} s.",
+            f"{lost} was killed, or did not answer for {BEAT * SILENT:.0f} s.",
             expected=f"all {self.size} processes of the run, until it is done.",
             hint="give the command again: it continues from the last saved state. The system's log names "
             "processes that were killed for want of memory.",
         )
-
-
-def _exit_after(limit: timedelta) -> None:
-    """End this process with a traceback, if it is then still where it was: torch's store has no time limit
-    where the process that holds it is stopped."""
-    faulthandler.dump_traceback_later(limit.total_seconds(), exit=True, file=2)
 
 
 def _follows_from_another(error: BaseException) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import attempts, files
-from tfkd_cli.store.run_state import METRICS
 from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
@@ -72,8 +71,7 @@ class Recorder:
                 continue
             log.info("continuing in epoch %d at step %d", training.epoch, training.step)
             break
-        lines = b"".join(files.encode_json(line, indent=None) for line in self.lines)
-        files.write_atomic(self.attempt.path / METRICS, lines)
+        self.attempt.begin_metrics(self.lines)
         self._resumed = True
         self.beat()
 
@@ -164,6 +162,7 @@ class Recorder:
                 **self._result(training),
                 "class_names": self._class_names(training, arrays),
                 **self._soft_targets(training, arrays),
+                **({"skipped": sorted(training.skipped)} if training.skipped else {}),
             },
         )
 

@@ -84,6 +84,7 @@ def run(
         return {}
     attempt = _start_attempt(folder)
     with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
+        ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
         work = _Work(spec, store=store, execution=execution, ranks=ranks)
         return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
 
@@ -101,7 +102,7 @@ def _ending(attempt: Attempt, ranks: Ranks) -> Iterator[None]:
         attempt.release()
         raise
     except BaseException as error:  # a student's own code may even call sys.exit
-        raise attempt_log.recorded(ranks.culprit(error), attempt) from error
+        raise attempt_log.recorded(ranks.cause_of(error), attempt) from error
     finally:
         ranks.over()
 
@@ -110,6 +111,11 @@ def _assist(
     spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks, stop: Callable[[], str | None]
 ) -> None:
     try:
+        ranks.meet(
+            lambda lost: attempt_log.end_process(
+                Blocked(f"rank {ranks.rank} has lost another rank: {lost.what}")
+            )
+        )
         with contextlib.suppress(Interrupted):
             _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
         ranks.await_end()

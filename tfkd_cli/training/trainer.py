@@ -10,6 +10,7 @@ views as one process would; loss, gradients and metrics are means over the image
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,9 @@ from tfkd_cli.training.ranks import Ranks
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
     from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
+
+
+log = logging.getLogger("tfkd")
 
 
 def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
@@ -122,9 +126,10 @@ class Training:
     def _use(self, data: Arrays) -> None:
         train = part_of(data.train_images_NCHW, data.train_labels_N, self.device)
         self._test = part_of(data.test_images_NCHW, data.test_labels_N, self.device)
-        self._val = None
-        if data.val_images_NCHW is not None:
-            self._val = part_of(data.val_images_NCHW, data.val_labels_N, self.device)
+        held_out = data.val_images_NCHW
+        self._val = None if held_out is None else part_of(held_out, data.val_labels_N, self.device)
+        self._parts = train, self._test, *([self._val] if self._val else [])
+        self.skipped = set[str]()  # what was wrong with files that any rank has skipped
         recipe, share = self.spec.recipe, self._ranks.share_of_batch
         self._data = EpochData(train, data.facts, recipe, seed=self.spec.seed, share=share)
         self._facts, self._images, self.steps = data.facts, len(train.labels_N), self._data.steps
@@ -158,11 +163,6 @@ class Training:
         """Which part's accuracy chooses the best epoch: `validation` where there is such a part."""
         return "test" if self._val is None else "validation"
 
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch > self.spec.recipe.epochs
-
     def logits(self, images_NCHW: Tensor) -> Tensor:
         """Logits, shape (N, K), of uint8 images by the network as it stands, in eval mode and fp32."""
         self.network.eval()
@@ -185,8 +185,16 @@ class Training:
         training_seconds = seconds_before + time.perf_counter() - started
         tested = self._evaluate(self._test, partial(timed, self._at_batch))
         checked = self._evaluate(self._val, partial(timed, self._at_batch)) if self._val else None
+        self._note_skipped()
         self.seconds = seconds_before + time.perf_counter() - started
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
+
+    def _note_skipped(self) -> None:
+        if self.spec.recipe.corrupt == "skip":
+            skipped = self._ranks.of_all({what for part in self._parts for what in part.skipped})
+            for what in sorted(set[str]().union(*skipped) - self.skipped):
+                log.warning("skipped: %s", what)
+                self.skipped.add(what)
 
     def _evaluate(self, part: Part, at_batch: Callable[[], None]) -> Scores:
         share, gather = self._ranks.share, self._ranks.gather

@@ -37,7 +37,6 @@ TERMINATED = "TERM"
 ORPHANED = "the process that started this one is gone"
 
 HEARD = frozenset({signal.SIGUSR2, signal.SIGTERM})
-AGAIN_SECONDS = 0.5
 RANK_SECONDS = 15  # for the other ranks of a run to end by themselves once one has failed
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
@@ -74,7 +73,6 @@ class Stop:
         """Take over SIGUSR2 and SIGTERM; Ctrl-C is for whoever started this process."""
         signal.signal(signal.SIGUSR2, self._note)
         signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGALRM, self._again)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # blocked until here by `backends.processes`
         if (parent := multiprocessing.parent_process()) is not None:
@@ -85,12 +83,18 @@ class Stop:
         """Until somebody asks, a signal raises Leave."""
         self._at_once = True
         try:
-            if self.reason is not None:
-                raise Leave
+            self.leave_if_asked()
             yield
         finally:
             self._at_once = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def leave_if_asked(self) -> None:
+        """Raise Leave for a signal from before `at_once`, or one whose Leave was lost.
+
+        Python drops what a signal handler raises in a finaliser or in a callback of the import system.
+        """
+        if self._at_once and self.reason is not None:
+            raise Leave
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Cancelled is final: a time limit that passes while we save does not bring a run back.
@@ -99,14 +103,7 @@ class Stop:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(number)
-        if self._at_once:
-            # What is raised in a callback of the import system or the garbage collector is swallowed.
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
-            raise Leave
-
-    def _again(self, number: int, frame: FrameType | None) -> None:
-        if self._at_once:
-            raise Leave
+        self.leave_if_asked()
 
 
 def _end_with(parent: BaseProcess) -> None:
@@ -191,6 +188,7 @@ def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) 
     from tfkd_cli.training import runner
     from tfkd_cli.training.ranks import Ranks
 
+    stop.leave_if_asked()  # while torch was imported
     try:
         runner.run(
             run.spec, store=job.store, execution=job.execution, stop=stop,

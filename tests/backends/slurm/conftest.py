@@ -24,7 +24,7 @@ from tfkd_cli.store import Store
 
 COMMANDS = Path(__file__).parents[2] / "fake_slurm" / "commands.py"
 REAL_CONTENTS = staging.contents
-NAMES = ("sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "srun")
+NAMES = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
 FRESH: dict[str, Any] = {
     "next_id": 1,
     "jobs": {},
@@ -37,9 +37,8 @@ FRESH: dict[str, Any] = {
         "MaxArraySize": "1001",
         "MinJobAge": "300 sec",
     },
-    "sinfo": ["main*|2-00:00:00|8|8000|gpu:4", "urgent|infinite|8|8000|gpu:4"],
-    "names": {},
-    "accounting": None,
+    "sinfo": ["main*|2-00:00:00|8|8000|gpu:4|UNLIMITED", "urgent|infinite|8|8000|gpu:4|UNLIMITED"],
+    "most": {},
     "max_submit": None,
     "no_requeue": False,
     "down": False,

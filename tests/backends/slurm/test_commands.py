@@ -170,7 +170,7 @@ def test_cancel_run_takes_the_newest_tfkd_run_and_leaves_the_others(
     request = requests.for_axes(axes, Request(seeds=(0,)), execution=execution)
     campaign = Campaign(request, store, execution)
     campaign.record("tfkd run …")
-    [newest] = campaign.plan().missing
+    [newest] = campaign.plan().unfinished
     send([newest])
     assert "Cancelled 1 jobs" in tfkd("cancel", "run")
     assert status(tfkd, newest)[0] == "todo"

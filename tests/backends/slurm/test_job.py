@@ -24,10 +24,7 @@ Start = Callable[..., int]
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A job takes over signals first thing and says that it is one of ours; the tests get theirs back."""
     monkeypatch.setenv("TFKD_JOB", "")
-    before = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
-    }
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

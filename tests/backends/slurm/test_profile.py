@@ -88,7 +88,21 @@ def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch
         ('[submit]\ncpus_per_task = "four"\n', "cpus_per_task", "cpus_per_task"),
         ('[submit]\nslurm_setup = "module load x"\n', "slurm_setup is 'module load x'", "a list"),
         ("[submit]\nslurm_additional_parameters = 3\n", "slurm_additional_parameters is 3", "a table"),
-        ('[submit.slurm_additional_parameters]\njob-name = "x"\n', "sets job-name", "by their name"),
+        *(
+            (f"[submit.slurm_additional_parameters]\n{line}\n", what, expected)
+            for line, what, expected in (
+                ('job-name = "x"', "sets job-name", "by their name"),
+                ('"--job_name" = "x"', "sets job-name", "by their name"),
+                ("parsable = true", "sets parsable", "what sbatch prints"),
+                ('clusters = "b"', "sets clusters", "SLURM_CLUSTERS"),
+                ("ntasks-per-gpu = 2", "sets ntasks-per-gpu", "tasks_per_node"),
+                ("no-requeue = true", "sets no-requeue", "requeue = false"),
+                ('part = "gpu"', "'part' is no long name", "mail-type"),  # sbatch takes it
+                ("c = 2", "'c' is no long name", "mail-type"),
+                ('"mem=4G" = true', "'mem=4G' is no long name", "mail-type"),
+                ('gres = ["gpu:1"]', "gres is ['gpu:1']", "one text"),
+            )
+        ),
         ("[[resources]]\n", "names no run", "dataset"),
         ("submit = 3\n", "submit is 3", "a table of names and values"),
         ("\x00", "cannot be read", "TOML"),

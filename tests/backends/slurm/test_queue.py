@@ -1,4 +1,4 @@
-"""Knowing: one squeue for all, a cache for many windows, sacct only for what squeue has forgotten."""
+"""Knowing: one squeue for all, a cache for many windows, records of what squeue has forgotten."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def test_one_squeue_call_for_all_runs_and_none_for_the_next_30_seconds(
     for _ in range(5):
         assert len(queue.queue_states(store)) == 25
     assert len(fake_slurm.calls("squeue")) == 1
-    assert fake_slurm.calls("sacct") == []
 
 
 def test_a_store_without_submissions_asks_nothing(fake_slurm: Any, store: Store) -> None:
@@ -67,32 +66,6 @@ def test_when_slurm_is_silent_the_last_known_states_come_back_with_their_age(
     assert later.age_seconds >= 0
 
 
-def test_sacct_is_asked_only_for_vanished_ids_and_in_chunks(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue, "SACCT_IDS", 2)
-    for spec in graph(5, 0):
-        send([spec])
-    with fake_slurm.edit() as state:
-        state["accounting"] = {str(job): "CANCELLED by 0" for job in (1, 2, 3)}
-    for job in ("1", "2", "3"):
-        fake_slurm.forget(job)
-    seen = queue.queue_states(store, fresh=True)
-    states = [seen[spec.folder].state for spec in graph(5, 0)]
-    assert states == ["CANCELLED"] * 3 + ["PENDING"] * 2
-    assert [call[-1] for call in fake_slurm.calls("sacct")] == ["1,2", "3"]
-
-
-def test_runs_that_are_done_are_not_asked_of_sacct(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store, finish: Callable[[RunSpec], None]
-) -> None:
-    send(graph(1, 0))
-    finish(graph(1, 0)[0])
-    fake_slurm.forget("1")
-    queue.queue_states(store, fresh=True)
-    assert fake_slurm.calls("sacct") == []
-
-
 def test_a_damaged_cache_costs_one_call(fake_slurm: Any, send: Send, graph: Graph, store: Store) -> None:
     send(graph(1, 0))
     queue.queue_states(store)
@@ -102,7 +75,6 @@ def test_a_damaged_cache_costs_one_call(fake_slurm: Any, send: Send, graph: Grap
 
 @given(st.text(max_size=200))
 def test_no_output_of_slurm_breaks_the_parsers(text: str) -> None:
-    queue.parse_sacct(text)
     with contextlib.suppress(RunError):  # never anything else
         queue.parse_squeue(text)
 
@@ -202,23 +174,6 @@ def test_a_job_that_nobody_looked_at_in_time_is_judged_by_its_log_and_its_lives(
     assert reason in seen.reason
 
 
-def test_a_row_of_accounting_gets_its_reason_from_the_log_and_another_jobs_row_is_none_of_ours(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store
-) -> None:
-    first, second = graph(2, 0)
-    send([first])
-    send([second])
-    with fake_slurm.edit() as state:
-        state["accounting"] = {"1": "FAILED", "2": "FAILED"}
-        state["names"]["2"] = "of-an-earlier-cluster"
-    write_log(store, "1", OUT_OF_MEMORY)
-    fake_slurm.forget("1")
-    fake_slurm.forget("2")
-    seen = queue.queue_states(store, fresh=True)
-    assert seen[first.folder].reason == "out of memory: ask for more (mem_gb)"
-    assert seen[second.folder].state == queue.VANISHED
-
-
 @pytest.mark.parametrize(
     "line", ["1|main|me|PENDING", "slurm_load_jobs error: whatever", "x|PENDING|None|(null)|a"]
 )
@@ -239,10 +194,31 @@ def test_a_job_name_of_another_job_may_hold_any_character() -> None:
     assert "scontrol release 8_1" in jobs["8_1"][1].way_out
 
 
-@pytest.mark.parametrize("reason", sorted(queue.HELD))
-def test_each_reason_for_which_a_job_never_starts_has_a_way_out(reason: str) -> None:
-    held = queue.QueueState("PENDING", reason, "12_3")
-    if reason.isupper():
-        held = queue.QueueState(reason, "", "12_3")
-    assert held.way_out.startswith(f"SLURM holds job 12_3 ({reason}): ")
-    assert "{" not in held.way_out
+@pytest.mark.parametrize(
+    ("reasons", "way_out"),
+    [
+        ("JobHeldUser|REQUEUE_HOLD|SPECIAL_EXIT|JobHoldMaxRequeue", "`scontrol release 12_3`"),
+        ("launch failed requeued held|user env retrieval failed requeued held", "`scontrol release 12_3`"),
+        ("PartitionTimeLimit|QOSMaxWallDurationPerJobLimit|AssocMaxCpuMinutesPerJobLimit", "timeout_min"),
+        ("MaxMemPerLimit|QOSMaxMemoryPerJob|AssocMaxMemPerNode|QOSMinMemory", "mem_gb"),
+        ("QOSMaxCpuPerJobLimit|QOSMaxCpuPerNode|PartitionConfig", "cpus_per_task"),
+        ("QOSMaxGRESPerJob|AssocMaxGRESPerNode|QOSMinGRES", "gpus_per_node"),
+        ("PartitionNodeLimit|QOSMaxNodePerJobLimit", "nodes"),
+        ("InvalidAccount|Job's account not known, so it can't use this partition (a allows b)", "account"),
+        ("QOSNotAllowed|InvalidQOS", "slurm_qos"),
+        ("RESV_DEL_HOLD|ReservationDeleted", "reservation"),
+        ("Priority|Resources|BeginTime|QOSMaxJobsPerUserLimit|QOSMaxCpuPerUserLimit|PartitionDown", ""),
+        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", ""),
+    ],
+)
+def test_a_job_that_never_starts_has_a_way_out_and_one_that_waits_has_none(
+    reasons: str, way_out: str
+) -> None:
+    for reason in reasons.split("|"):
+        held = queue.QueueState("PENDING", reason, "12_3")
+        if reason.isupper():
+            held = queue.QueueState(reason, "", "12_3")
+        assert held.way_out.startswith(f"SLURM holds job 12_3 ({reason}): ") == bool(way_out), reason
+        assert way_out in held.way_out
+        assert held.status == ("blocked" if way_out else "queued")
+        assert "{" not in held.way_out

@@ -27,7 +27,13 @@ from tfkd_cli.store import Store
 
 Graph = Callable[[int, int], list[RunSpec]]
 GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch.sh"
-SITE = site.Site(partitions=site.parse_partitions("main*|2-00:00:00|8|8000|gpu:4\nlong|infinite|8+|1|(null)"))
+SITE = site.Site(
+    partitions=site.parse_partitions(
+        "main*|2-00:00:00|8|8000|gpu:4|UNLIMITED\nlong|infinite|8+|1|(null)|UNLIMITED\n"
+        "small|infinite|8|8000|gpu:4|1",
+        "PartitionName=small Default=NO MaxMemPerNode=500 MaxTime=1",
+    )
+)
 
 
 def rendered(profile: Profile, graph: Graph, store: Store, *, jobs: int | None = None) -> str:
@@ -85,6 +91,14 @@ def test_every_value_of_a_profile_stays_one_word_of_one_line(value: str) -> None
     assert shlex.split(line.removeprefix("#SBATCH ")) == [f"--comment={value}"]
 
 
+def test_requeue_false_is_said_and_gpus_of_a_task_need_the_number_of_tasks() -> None:
+    options = {"--requeue": False, "gpus_per_task": 1, "ntasks_per_node": 2}
+    text = sbatch.script(sbatch.parameters(options, setup=[], name="x", minutes=60, at_once=1))
+    assert "#SBATCH --no-requeue\n" in text
+    assert "--requeue\n" not in text.replace("--no-requeue", "")
+    assert "#SBATCH --ntasks=2\n" in text
+
+
 def test_wckey_is_not_sent_unless_the_profile_names_one(graph: Graph, profile: Profile, store: Store) -> None:
     assert "wckey" not in rendered(profile, graph, store)
 
@@ -115,6 +129,7 @@ def test_time_limits(seconds: float | None, submit: dict[str, Any], minutes: int
         ("1-2:30", 1590),
         ("0-0:0:1", 1),
         ("UNLIMITED", None),
+        ("0:00", None),
     ],
 )
 def test_a_profiles_time_may_have_any_form_that_sbatch_takes(
@@ -147,6 +162,8 @@ def test_what_a_profile_leaves_open_is_a_fair_share_of_the_node() -> None:
     assert site.fill_in({"partition": "long"}, SITE) == {"partition": "long", "cpus_per_task": 1}
     given_all = {"gpus_per_node": 0, "cpus_per_task": 3, "mem": "1GB"}
     assert site.fill_in(given_all, SITE) == given_all
+    small = {"partition": "small", "--exclusive": True, "gres": "tmpspace:1G"}
+    assert site.fill_in(small, SITE) == {**small, "gpus_per_node": 1, "cpus_per_task": 1, "mem": "500MB"}
     two = {"ntasks_per_node": 2}
     assert site.fill_in(two, SITE) == {**two, "gpus_per_node": 2, "cpus_per_task": 2, "mem": "4000MB"}
 
@@ -159,7 +176,7 @@ def test_a_job_of_several_tasks_ends_soon_after_one_of_them() -> None:
 
 def test_a_partition_counts_gpus_of_any_type_and_the_smallest_node() -> None:
     kinds = ("64|512000|gpu:a100:8(S:0-1)", "32+|256000+|gpu:v100:4,mps:400", "16|1|(null)")
-    text = "\n".join(f"gpu|1:00:00|{kind}" for kind in kinds)
+    text = "\n".join(f"gpu|1:00:00|{kind}|UNLIMITED" for kind in kinds)
     [found] = site.parse_partitions(text)
     assert found.least == site.Node(cpus=32, memory_mb=256000, gpus=4)
 
@@ -286,8 +303,3 @@ def test_doctor_is_content_with_a_good_profile_and_checks_each_shape(fake_slurm:
     assert {check.status for check in checks} <= {"ok", "note"}
     assert [check.name for check in checks][-2:] == ["[submit]", "[[resources]] imagenet"]
     assert len([call for call in fake_slurm.calls("sbatch") if call == ["--test-only"]]) == 2
-
-
-def test_doctor_writes_a_starter_that_it_accepts(fake_slurm: Any, tmp_path: Path) -> None:
-    path = doctor.starter("mine", tmp_path / "slurm" / "mine.toml")
-    assert {check.status for check in doctor.doctor(profiles.read(path))} <= {"ok", "note"}

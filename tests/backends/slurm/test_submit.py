@@ -405,7 +405,7 @@ def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled
             send(graph(1, 0))
     assert send(graph(1, 0)).runs == 1
     with fake_slurm.edit() as state:
-        [intent] = [name for name in _names(fake_slurm) if name not in state["names"].values()]
+        [intent] = [name for name in _names(fake_slurm) if name != state["jobs"]["1"]["name"]]
         state["jobs"]["9"] = {**state["jobs"]["1"], "name": intent}
     told: list[str] = []
     assert send(graph(1, 0), on_event=told.append).already == 1
@@ -421,17 +421,45 @@ def _names(fake_slurm: Any) -> list[str]:
     return [json.loads(path.read_text())["name"] for path in paths]
 
 
-def test_a_time_above_the_partitions_limit_is_refused_with_its_line_before_anything_is_sent(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store, execution: Execution, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("timeout_min = 9000", "time=9000; its partition allows 2880 minutes"),
+        ("mem_gb = 4", "mem=4096MB; its partition allows 3000 MB on a node"),
+        ('slurm_mem = "4G"', "mem=4G; its partition allows 3000 MB on a node"),
+    ],
+)
+def test_what_is_above_the_partitions_limit_is_refused_with_its_line_before_anything_is_sent(
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, execution: Execution, tmp_path: Path, line: str,
+    said: str,
+) -> None:  # fmt: skip
+    with fake_slurm.edit() as state:
+        state["most"]["main"] = 3000
     path = tmp_path / "long.toml"
-    path.write_text("[submit]\ntimeout_min = 9000\n")
+    path.write_text(f"[submit]\n{line}\n")
     given = {"store": store, "execution": execution, "profile": profiles.read(path)}
     for sending_or_not in (send, lambda runs, **more: dry_run(planned(runs, store), **more)):
-        with pytest.raises(RequestError, match="time of 9000; its partition allows 2880 m") as caught:
+        with pytest.raises(RequestError, match=said) as caught:
             sending_or_not(graph(1, 0), **given)
-        assert caught.value.expected == f"{path}, line 2: timeout_min = 9000"
+        assert caught.value.expected == f"{path}, line 2: {line}"
     assert fake_slurm.calls("sbatch") == []
+
+
+def test_a_dry_run_finds_what_sbatch_would_refuse_and_names_each_line_that_could_be_the_cause(
+    fake_slurm: Any, graph: Graph, store: Store, execution: Execution, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.toml"
+    text = '[submit]\nmem_gb = 1\n[[resources]]\nstudent = "resnet8"\n[resources.submit]\n{}\n'
+    path.write_text(text.format('slurm_partition = "gpuu"'))
+    planned_runs = planned(graph(1, 0), store)
+    with pytest.raises(sbatch.RefusedError, match="invalid partition specified: gpuu") as caught:
+        dry_run(planned_runs, store=store, execution=execution, profile=profiles.read(path))
+    assert caught.value.expected == f'{path}, line 6: slurm_partition = "gpuu"'
+    fake_slurm.refuse("sbatch", "Requested node configuration is not available", times=9, when="--test-only")
+    told: list[str] = []
+    path.write_text("[submit]\nmem_gb = 1\n")  # refused whatever is asked for: all nodes are down
+    dry_run(planned_runs, store=store, execution=execution, profile=profiles.read(path), on_event=told.append)
+    assert "sinfo -R" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ def train(job: Job, run: JobRun, *, stop: worker.Stop, on_stop: Callable[[str], 
     attempt = folder.claim_attempt(owner={})
     if attempt is None:
         return worker.TRY_AGAIN
-    attempt.cut_metrics(0)
     time.sleep(0.02)
     attempt.save_state(lambda stream: stream.write(spec.key.encode()), step=1, epoch=1)
     if stop() is not None:

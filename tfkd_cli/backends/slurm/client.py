@@ -106,7 +106,7 @@ def _run(command: Sequence[str], *, text: str | None, seconds: float) -> subproc
 def sentence_of(text: str) -> str:
     """The part of SLURM's stderr that says what is wrong, without `sbatch: error: ` and the like."""
     lines = []
-    heads = (*COMMANDS, "sacct", "sacctmgr", "allocation failure", "error", "fatal")
+    heads = (*COMMANDS, "allocation failure", "error", "fatal")
     for line in text.splitlines():
         said = line.strip()
         while any(said.startswith(lead := f"{head}: ") for head in heads):

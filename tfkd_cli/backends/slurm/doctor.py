@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tfkd_cli.backends.slurm import client, sbatch, site
@@ -28,7 +25,7 @@ class Check:
 
 
 def doctor(profile: Profile) -> list[Check]:
-    """Check commands, partition, account and, with `sbatch --test-only`, each resource shape of a profile."""
+    """Check commands, partition and, with `sbatch --test-only`, each resource shape of a profile."""
     return list(_checks(profile))
 
 
@@ -51,7 +48,6 @@ def _checks(profile: Profile) -> Iterator[Check]:
     yield from (Check("environment", "note", text) for text in told)
     yield from _config(here)
     yield _partition(profile, here)
-    yield from _account(profile)
     yield _shape("[submit]", profile.submit, profile=profile, here=here)
     for each in profile.resources:
         label = " ".join(filter(None, ("[[resources]]", each.dataset, each.student)))
@@ -93,83 +89,15 @@ def _described(partition: site.Partition) -> str:
     return f"{node.gpus} GPUs, {node.cpus} cores, {node.memory_mb / 1000:g} GB a node, {limit}"
 
 
-def _account(profile: Profile) -> Iterator[Check]:
-    if not client.present("sacctmgr"):
-        return
-    fields = ["show", "assoc", f"user={getpass.getuser()}", "format=Account,MaxSubmitJobs"]
-    try:
-        text = client.ask(["sacctmgr", "-nP", *fields], seconds=20)
-    except SlurmError:
-        return  # no accounting, nothing to check
-    rows = [line.split("|") for line in text.splitlines() if "|" in line]
-    accounts = sorted({row[0] for row in rows if row[0]})
-    asked = profile.submit.get("account")
-    if asked and accounts and asked not in accounts:
-        detail = f'"{asked}" is not one of yours: {", ".join(accounts)}'
-        yield Check("account", "bad", detail, profile.line_of("account"))
-    elif accounts:
-        yield Check("account", "ok", asked or f"the site's default of {', '.join(accounts)}")
-    if limits := sorted(int(row[1]) for row in rows if row[1].isdigit()):
-        detail = f"{limits[0]} jobs: what is beyond stays in the plan for the next time."
-        yield Check("submit limit", "note", detail)
-
-
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:
     """One request that the profile can make, judged by `sbatch --test-only`."""
     try:
-        sbatch.check_time(options, profile=profile, here=here)
-    except RequestError as error:
+        said = sbatch.judge(options, profile=profile, here=here)
+    except (RequestError, sbatch.RefusedError) as error:
         return Check(label, "bad", error.what, error.expected)
     filled = site.fill_in(options, here)
-    given = sbatch.parameters(
-        filled, setup=[], name="tfkd-doctor", minutes=site.time_limit(None, filled, here), at_once=1
-    )
-    try:
-        said = client.run(["sbatch", "--test-only"], text=sbatch.script(given)).stderr
-    except SlurmError as error:
-        return Check(label, "bad", error.sentence, sbatch.line_about(error.sentence, profile))
     start = re.search(r"to start at (\S+)", said)
     shown = ", ".join(f"{option}={value}" for option, value in filled.items()) or "the defaults"
     if (processes := site.tasks(filled)) > 1:
         shown += f"; each of {processes} processes of a run holds its network and a copy of the teacher"
     return Check(label, "ok", f"accepted ({shown})" + (f", would start at {start[1]}" if start else ""))
-
-
-def starter(name: str, path: Path) -> Path:
-    """Write a profile made from what this cluster says; RequestError when `path` exists."""
-    here = site.read_site()
-    partition = here.partition(None) or (here.partitions[0] if here.partitions else None)
-    lines = [
-        f"# A starting point for {here.config.get('ClusterName', 'this cluster')};",
-        f"# `tfkd doctor --cluster {path}` checks it.",
-        "",
-        "runs_per_job = 1",
-        'setup = [] # e.g. "module load cuda"',
-        "",
-        "[profile]",
-        f'description = "{_plain(name)}"',
-        "",
-        "[submit]",
-        *(f"# partition {_plain(each.name)}: {_described(each)}" for each in here.partitions),
-    ]
-    if partition is not None:
-        filled = site.fill_in({"partition": partition.name}, here)
-        lines += [
-            f"slurm_{option} = {value if isinstance(value, int) else json.dumps(_plain(value))}"
-            for option, value in filled.items()
-        ]
-    lines += [
-        '# slurm_account = "…"',
-        "# timeout_min = 240 # left out: 1.5 × the estimate, at most the partition's limit",
-    ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write("\n".join(lines) + "\n")
-    except FileExistsError:
-        raise RequestError(f"{path} exists.", hint="choose another name, or delete it first.") from None
-    return path
-
-
-def _plain(text: str) -> str:
-    return re.sub(r'[\\"\x00-\x1f]', " ", text)

@@ -46,15 +46,23 @@ _TASKS = ("nodes", "ntasks_per_node")
 _OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *_TASKS, *MEMORY, *CPUS, *GPUS})
 # What tfkd sets itself, and why a profile may not.
 OURS = {
-    "name": "tfkd finds its jobs by their name",
-    "job_name": "tfkd finds its jobs by their name",
     "dependency": "tfkd knows which student needs which teacher",
     "teardown": "its last line would hide the exit code of a failed run",
     "use_srun": "without srun the warning before the time limit never reaches a run",
     "array_parallelism": "use --jobs",
     "num_gpus": "use gpus_per_node",
     "stderr_to_stdout": "one ordered log is always written",
-    **dict.fromkeys(("array", "output", "error", "hold", "signal", "ntasks"), "tfkd sets it itself"),
+    "no_requeue": "write requeue = false",
+    **dict.fromkeys(("name", "job_name"), "tfkd finds its jobs by their name"),
+    **dict.fromkeys(
+        ("ntasks", "ntasks_per_gpu", "ntasks_per_socket", "ntasks_per_core"), "use nodes and tasks_per_node"
+    ),
+    **dict.fromkeys(("clusters", "cluster"), "set SLURM_CLUSTERS, which squeue reads too"),
+    **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap"), "tfkd sets it itself"),
+    **dict.fromkeys(
+        ("parsable", "quiet", "wait", "test_only", "help", "usage", "version"),
+        "tfkd reads the job's id from what sbatch prints",
+    ),
 }
 # What a user has set for all submissions fills what a profile leaves open.
 _FROM_ENVIRONMENT = {
@@ -155,17 +163,20 @@ class Profile:
         return tasks(self.submit_for(spec))
 
     def line_of(self, option: str) -> str:
-        """Where the file sets an option or its like: `a100.toml, line 7: slurm_partition = "gpu"`."""
+        """The lines that set an option or its like: `a100.toml, line 7: slurm_partition = "gpu"`."""
         family = next((each for each in FAMILIES if option in each), {option})
         generic = {sbatch: key for key, sbatch in GENERIC.items()}
         names = "|".join(
             re.escape(each.removeprefix("--")).replace("_", "[-_]")
             for each in (*family, *(generic[each] for each in family if each in generic))
         )
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if re.search(rf'^[^#]*?(?<![\w-])"?(?:slurm_)?(?:{names})"?\s*=', line):
-                return f"{self.path}, line {number}: {line.strip()}"
-        return f"{self.path}, [submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
+        found = [
+            f"line {number}: {line.strip()}"
+            for number, line in enumerate(self.text.splitlines(), 1)
+            if re.search(rf'^[^#]*?(?<![\w-])"?(?:slurm_)?(?:--)?(?:{names})"?\s*=', line)
+        ]
+        unset = f"[submit]: {generic.get(option, f'slurm_{option}')} = …  (not set so far)"
+        return f"{self.path}, {' or '.join(found) or unset}"
 
     def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
         """The profile, with SBATCH_ACCOUNT and the like for open options; tells what is used or ignored."""
@@ -191,7 +202,7 @@ def overlaid(base: Options, more: Options) -> dict[str, Any]:
 def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
-        return read(expanded(Path(name), hint="write the profile's path in full."))
+        return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
     paths = _known_paths()
     wanted = ALIAS if name == DEFAULT else name
     return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
@@ -298,13 +309,14 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
         _refuse(
             path, f"slurm_additional_parameters is {more!r}", expected='a table: { "mail-type" = "FAIL" }.'
         )
-    for option, key in (*keys.items(), *((key.replace("-", "_"), key) for key in more)):
+    added = {_long_name(path, key, value): value for key, value in more.items()}
+    for option, key in (*keys.items(), *((option, option.replace("_", "-")) for option in added)):
         if reason := OURS.get(option):
             _refuse(path, f"{where} sets {key}", expected=f"no {key}: {reason}.")
     _ask_submitit(path, data, where=where)
-    for key, value in more.items():
-        option = key.replace("-", "_")
-        given = overlaid(given, {option if option in _OWN_KEY else f"--{key}": value})
+    for option, value in added.items():
+        own = option in _OWN_KEY
+        given = overlaid(given, {option if own else f"--{option.replace('_', '-')}": value})
     if keys.get("mem") == "mem_gb":
         given["mem"] = f"{given['mem'] * 1024:.0f}MB"
     for option in _TASKS:
@@ -314,6 +326,22 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
         if not isinstance(given.get(option, []), list):
             _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")
     return given
+
+
+def _long_name(path: Path, key: str, value: object) -> str:
+    """A key of the additional parameters as `cpus_per_task`; RequestError for what is no name of an option.
+
+    sbatch takes any unambiguous beginning of a name (`part`), which would escape the rules for that name.
+    """
+    name = key.removeprefix("--").replace("_", "-")
+    option = "ntasks_per_node" if name == "tasks-per-node" else name.replace("-", "_")
+    known = {*OURS, *_OWN_KEY, *(each.lstrip("-").replace("-", "_") for each in GPUS)}
+    beginning = option not in known and any(each.startswith(option) for each in known)
+    if beginning or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        _refuse(path, f"{key!r} is no long name of an option", expected='names as in "mail-type" = "FAIL".')
+    if isinstance(value, list | dict):
+        _refuse(path, f"{key} is {value!r}", expected="one text, number, or true or false.")
+    return option
 
 
 def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:

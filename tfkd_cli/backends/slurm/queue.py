@@ -1,4 +1,4 @@
-"""What SLURM knows of our jobs: one `squeue`, then `sacct` for those it has forgotten, then our records."""
+"""What SLURM knows of our jobs: one `squeue`; for those that have ended, also their logs and records."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tfkd_cli.backends.slurm import client, submissions
 from tfkd_cli.errors import RunError
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
 KEPT = "queue.json"
 CACHE_SECONDS = 30.0  # five `tfkd status` windows are one squeue
-SACCT_IDS = 200  # sacct was seen to hang above that
 LOG_BYTES = 4000  # of a job's log: its last words
 FORMAT = "%i|%T|%r|%j"  # the name last: it alone may hold any character
-SACCT_FORMAT = "JobID,State,ExitCode,JobName"
 _LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
 # States in which a job may still write something or start: it is not submitted again.
@@ -36,26 +35,27 @@ DIED = frozenset(["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 VANISHED = "VANISHED"
 NEVER = "DependencyNeverSatisfied"
 
-# Reasons (or states) of jobs that will not start by themselves → what to do.
+# Reasons (or states) of jobs that will not start by themselves → what to do. "PerJob" limits are those of one
+# job; a job at one of a user or group ("QOSMaxJobsPerUserLimit") starts when other jobs have ended.
 _RELEASE = "`scontrol release {job}` lets it go"
-_CHANGE = "change {key} in the profile, then `tfkd cancel` the run and submit it again"
-HELD = {
-    NEVER: "the run it waits for has failed: `tfkd retry` that one",
-    "JobHeldAdmin": "an administrator holds it: ask the site",
-    "JobHoldMaxRequeue": f"it was requeued too often: see `tfkd logs`, then {_RELEASE}",
-    "launch failed requeued held": f"a node could not start it (`sinfo -R`): {_RELEASE}",
-    **dict.fromkeys(("JobHeldUser", "REQUEUE_HOLD", "SPECIAL_EXIT"), _RELEASE),
-    **dict.fromkeys(("RESV_DEL_HOLD", "ReservationDeleted"), _CHANGE.format(key="the reservation")),
-    **dict.fromkeys(
-        ("PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit"), _CHANGE.format(key="timeout_min")
-    ),
-    "AssocMaxWallDurationPerJobLimit": _CHANGE.format(key="timeout_min"),
-    "PartitionConfig": _CHANGE.format(key="cpus_per_task or mem_gb"),
-    "PartitionNodeLimit": _CHANGE.format(key="slurm_partition"),
-    "BadConstraints": _CHANGE.format(key="slurm_constraint"),
-    **dict.fromkeys(("AccountNotAllowed", "InvalidAccount"), _CHANGE.format(key="slurm_account")),
-    **dict.fromkeys(("QOSNotAllowed", "InvalidQOS"), _CHANGE.format(key="slurm_qos")),
-}
+_CHANGE = "change %s in the profile, then `tfkd cancel` the run and submit it again"
+HELD = (
+    (NEVER, "the run it waits for has failed: `tfkd retry` that one"),
+    ("JobHeldAdmin", "an administrator holds it: ask the site"),
+    ("JobHoldMaxRequeue", f"it was requeued too often: see `tfkd logs`, then {_RELEASE}"),
+    (".*requeued held", f"a node could not start it (`sinfo -R`): {_RELEASE}"),
+    ("JobHeldUser|REQUEUE_HOLD|SPECIAL_EXIT", _RELEASE),
+    ("RESV_DEL_HOLD|ReservationDeleted", _CHANGE % "the reservation"),
+    ("PartitionTimeLimit|.*Max(Wall|.*Minutes).*PerJob.*", _CHANGE % "timeout_min"),
+    ("MaxMemPerLimit|MaxMemoryPerNode|.*(Max|Min)Mem.*(PerJob|PerNode)?", _CHANGE % "mem_gb"),
+    (".*MaxCpu.*(PerJob|PerNode).*|QOSMinCpuNotSatisfied", _CHANGE % "cpus_per_task"),
+    (".*MaxGRES.*(PerJob|PerNode).*|QOSMinGRES", _CHANGE % "gpus_per_node"),
+    ("PartitionNodeLimit|.*MaxNode.*PerJob.*", _CHANGE % "nodes"),
+    ("PartitionConfig", _CHANGE % "cpus_per_task, mem_gb or slurm_partition"),
+    ("BadConstraints", _CHANGE % "slurm_constraint"),
+    (".*QOS ?Not ?Allowed|InvalidQOS|Job's QOS .*", _CHANGE % "slurm_qos"),
+    ("AccountNotAllowed|InvalidAccount|Job's account .*", _CHANGE % "slurm_account or slurm_partition"),
+)
 
 # What a job's log says of its end, where SLURM's state is only FAILED, or is forgotten.
 _ENDS = (
@@ -106,9 +106,10 @@ class QueueState:
     def way_out(self) -> str:
         """For a job that will not start by itself: why not, and what to do; else empty."""
         cause = self.reason if self.state == "PENDING" else self.state
-        if cause not in HELD:
-            return ""
-        return f"SLURM holds job {self.job_id} ({cause}): {HELD[cause].format(job=self.job_id)}"
+        for pattern, what in HELD:
+            if re.fullmatch(pattern, cause, re.IGNORECASE):
+                return f"SLURM holds job {self.job_id} ({cause}): {what.format(job=self.job_id)}"
+        return ""
 
 
 class Queue(dict[str, QueueState]):
@@ -168,15 +169,14 @@ def parse_squeue(text: str) -> Jobs:
 def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> Queue:
     """The newest job of each run, from what squeue says; SLURM forgets ended jobs, the store does not."""
     kept, _ = _read_kept(store)
-    ended = {key: each for key, each in kept.items() if not each.active and each.state != VANISHED}
-    forgotten = _forgotten(store, arrays, jobs, ended)
+    ended = {key: each for key, each in kept.items() if not each.active}
     states: dict[str, QueueState] = {}
     for array in arrays:
         for index, job_id, _, _ in array.jobs():
             key = f"{array.name}_{index}"
-            state = _current(array, job_id, jobs) or forgotten.get(job_id)
-            if state is None:
-                state = ended.get(key) or QueueState(VANISHED, "", job_id)
+            name, state = jobs.get(job_id, ("", None))
+            if state is None or name != array.name:  # a new cluster counts ids from 1 again
+                state = ended.get(key, QueueState(VANISHED, "", job_id))
             states[key] = state if state.active else _explained(state, store, array, index)
     _keep(store, states, asked=time.time())
     return _by_run(arrays, states)
@@ -194,47 +194,6 @@ def _by_run(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
     return found
 
 
-def _current(array: Array, job_id: str, jobs: Jobs) -> QueueState | None:
-    """A new cluster counts ids from 1 again: only the name says that a job is ours."""
-    name, state = jobs.get(job_id, ("", None))
-    return state if name == array.name else None
-
-
-def _forgotten(
-    store: Store, arrays: Sequence[Array], jobs: Jobs, ends: Mapping[str, object]
-) -> dict[str, QueueState]:
-    """What accounting remembers of the jobs that squeue has forgotten; nothing without accounting."""
-    vanished = {
-        job_id: array
-        for array in arrays
-        for index, job_id, pack, _ in array.jobs()
-        if _current(array, job_id, jobs) is None
-        and f"{array.name}_{index}" not in ends
-        and not _done(store, pack)
-    }
-    bases = sorted({job_id.split("_")[0] for job_id in vanished}, key=int)
-    rows: dict[str, tuple[str, QueueState]] = {}
-    for start in range(0, len(bases), SACCT_IDS):
-        with contextlib.suppress(client.SlurmError):
-            chunk = ",".join(bases[start : start + SACCT_IDS])
-            command = ["sacct", "-X", "-n", "--parsable2", "-o", SACCT_FORMAT, "-j", chunk]
-            rows.update(parse_sacct(client.ask(command)))
-    found = {job_id: _current(vanished[job_id], job_id, rows) for job_id in vanished.keys() & rows.keys()}
-    return {job_id: state for job_id, state in found.items() if state is not None and not state.active}
-
-
-def parse_sacct(text: str) -> Jobs:
-    """Lines of `sacct -X --parsable2 -o SACCT_FORMAT`; `CANCELLED by 0` is CANCELLED."""
-    rows = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|", 3)
-        if len(fields) == 4 and fields[1].strip():
-            job_id, state, code, name = fields
-            reason = "" if code in ("", "0:0") else f"exit {code}"
-            rows[job_id] = (name, QueueState(state.split()[0], reason, job_id))
-    return rows
-
-
 def _explained(state: QueueState, store: Store, array: Array, index: int) -> QueueState:
     """The end of a job, with what its log and the job itself say of it.
 
@@ -243,7 +202,7 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
     vanished = state.state == VANISHED
     if state.state == "COMPLETED" or (vanished and _done(store, array.packs[index])):
         return state
-    why, last = _last_words(array.log_of(state.job_id))
+    why, last = _last_words(array.log_of(state.job_id), below=store.root)
     failed, cause = False, ""
     if lives := array.lives_of(index):
         event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
@@ -260,10 +219,10 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
     return replace(state, reason=why) if why else state
 
 
-def _last_words(log: Path) -> tuple[str, str]:
+def _last_words(log: Path, *, below: Path) -> tuple[str, str]:
     """What a job's log says of the job's end, if anything, and its last line."""
     try:
-        with log.open("rb") as stream:
+        with open_regular(log, below=below) as stream:
             stream.seek(max(0, log.stat().st_size - LOG_BYTES))
             text = stream.read(LOG_BYTES).decode(errors="replace").strip()
     except OSError:

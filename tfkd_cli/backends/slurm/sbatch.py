@@ -38,19 +38,6 @@ _UNCERTAIN = re.compile(
     r"unable to contact|timed? ?out|socket|communication|connection|zero bytes|Could not make sense",
     re.IGNORECASE,
 )
-# SLURM's sentence → the option that it is about.
-_ABOUT = (
-    (r"partition", "partition"),
-    (r"account", "account"),
-    (r"qos|quality of service", "qos"),
-    (r"wckey", "wckey"),
-    (r"time limit", "time"),
-    (r"feature|constraint", "constraint"),
-    (r"generic resource|gres|gpu", "gpus_per_node"),
-    (r"memory", "mem"),
-    (r"reservation", "--reservation"),
-    (r"cpu count|cpus", "cpus_per_task"),
-)
 IN_FLIGHT_SECONDS = 300.0  # an sbatch whose slurmctld is busy tries for two minutes
 
 
@@ -59,33 +46,63 @@ class LimitReachedError(RunError):
 
 
 class RefusedError(RunError):
-    """SLURM will not take this at all; `sentence` is its own."""
+    """SLURM will not take this at all; `sentence` is its own, `lines` those of the profile to change."""
 
-    def __init__(self, sentence: str, profile: Profile) -> None:
-        self.sentence = sentence
+    def __init__(self, sentence: str, profile: Profile, lines: Sequence[str] = ()) -> None:
+        self.sentence, self.lines = sentence, "; ".join(lines)
         super().__init__(
             f"sbatch refused: {sentence}",
-            expected=line_about(sentence, profile),
+            expected=self.lines
+            or "no line of the profile is the cause; `sinfo -R` shows nodes that are down or drained.",
             hint=f"`tfkd doctor --cluster {profile.name}` checks a profile.",
         )
 
 
-def line_about(sentence: str, profile: Profile) -> str:
-    """The line of the profile that a refusal speaks of."""
-    option = next((each for pattern, each in _ABOUT if re.search(pattern, sentence, re.IGNORECASE)), None)
-    return profile.line_of(option) if option else f"{profile.path}, [submit]"
+def check_limits(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
+    """RequestError for what is above its partition's limits: sbatch takes such a job, which never starts."""
+    partition = here.partition(options.get("partition"))
+    if partition is None:
+        return
+    asked = {
+        "time": (site.minutes(options.get("time", 1)) or site.NO_LIMIT, partition.limit_minutes, "minutes"),
+        "mem": (site.megabytes(options.get("mem", 1)), partition.limit_mb, "MB on a node"),
+    }
+    for option, (value, limit, unit) in asked.items():
+        if limit is not None and value > limit:
+            raise RequestError(
+                f"the profile {profile.name} requests {option}={options[option]}; "
+                f"its partition allows {limit} {unit}.",
+                expected=profile.line_of(option),
+                hint="change it there, or leave it out: what the partition allows is taken.",
+            )
 
 
-def check_time(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
-    """RequestError for a time above its partition's limit: sbatch takes such a job, which never starts."""
-    partition, asked = here.partition(options.get("partition")), options.get("time", 1)
-    limit = partition.limit_minutes if partition else None
-    if limit is not None and (site.minutes(asked) or site.NO_LIMIT) > limit:
-        raise RequestError(
-            f"the profile {profile.name} requests a time of {asked}; its partition allows {limit} minutes.",
-            expected=profile.line_of("time"),
-            hint="change it there, or leave it out: 1.5 × the estimate is taken, at most the limit.",
-        )
+def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
+    """What `sbatch --test-only` says of a job with these options.
+
+    RequestError as from `check_limits`; RefusedError where SLURM refuses it, with the lines of those options
+    without any one of which it would be taken; of all options where there is no such one.
+    """
+    check_limits(options, profile=profile, here=here)
+
+    def test(options: Mapping[str, Any]) -> str:
+        filled = site.fill_in(options, here)
+        minutes = site.time_limit(None, filled, here)
+        given = parameters(filled, setup=[], name="tfkd-doctor", minutes=minutes, at_once=1)
+        return client.run(["sbatch", "--test-only"], text=script(given)).stderr
+
+    def passes(options: Mapping[str, Any]) -> bool:
+        try:
+            return bool(test(options))
+        except SlurmError:
+            return False
+
+    try:
+        return test(options)
+    except SlurmError as error:
+        wrong = [each for each in options if passes({key: options[key] for key in options if key != each})]
+        wrong = wrong or [each for each in options if passes({})]
+        raise RefusedError(error.sentence, profile, [profile.line_of(each) for each in wrong]) from error
 
 
 def parameters(
@@ -103,6 +120,10 @@ def parameters(
     # Said outright, since SUBMITIT_PREEMPT_SIGNAL would change the signal.
     warning = {"signal": f"USR2@{given.pop('signal_delay_s', site.signal_delay(minutes))}"}
     more = {"requeue": True, **more, **warning, **({"hold": True} if on_hold else {})}
+    if more["requeue"] is False:
+        more["no-requeue"] = True
+    if "gpus_per_task" in given:  # sbatch wants to know how many tasks
+        more["ntasks"] = site.tasks(given)
     return {
         "comment": name,
         "time": minutes,

@@ -56,7 +56,7 @@ class Sender:
             by_length=self.jobs is None,  # a cap on jobs holds within an array
         )
         for jobs in groups:
-            sbatch.check_time(self._options(jobs), profile=self.profile, here=self.site)
+            sbatch.check_limits(self._options(jobs), profile=self.profile, here=self.site)
         if self.jobs is not None and len(groups) > 1:
             self.tell(
                 f"--jobs {self.jobs} holds for each of {len(groups)} arrays, not for all together: the runs "
@@ -132,7 +132,11 @@ class Sender:
             at_once=max(1, (self.jobs or runs) // self.profile.runs_per_job),
             on_hold=array.on_hold,
         )
-        sbatch.send(array, given, store=self.store.root.absolute(), profile=self.profile)
+        try:
+            sbatch.send(array, given, store=self.store.root.absolute(), profile=self.profile)
+        except sbatch.RefusedError:
+            sbatch.judge(self._options(jobs), profile=self.profile, here=self.site)  # names the lines
+            raise
         for job_id, pack in zip(array.ids, array.packs, strict=True):
             self.elements.update((folder, Element(job_id, packed=len(pack) > 1)) for folder in pack)
         self.arrays.append(array)
@@ -168,6 +172,14 @@ def dry_run(
             store=copy, profile=profile.in_this_environment(on_event), site=here,
             execution=execution, jobs=jobs, tell=on_event,
         )  # fmt: skip
+        shapes = {repr(each): each for each in (sender.profile.submit_for(run.spec) for run in runs)}
+        for options in shapes.values() if here.partitions else ():
+            try:
+                sbatch.judge(options, profile=sender.profile, here=here)
+            except sbatch.RefusedError as error:
+                if error.lines:
+                    raise
+                on_event(f"{error.what}: {error.expected}")
         with sbatch.recording(Path(folder) / "recorded") as calls:
             sender.send(runs)
         about = {array.job_folder: _described(array) for array in sender.arrays}

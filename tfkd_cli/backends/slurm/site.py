@@ -39,16 +39,17 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition and the kinds of its nodes (of those with GPUs, where there are any)."""
+    """A partition and the kinds of its nodes: what a job may have of each."""
 
     name: str
     default: bool = False
     limit_minutes: int | None = None  # None: no limit
+    limit_mb: int | None = None  # of a job on a node
     nodes: tuple[Node, ...] = ()
 
     @property
     def least(self) -> Node:
-        """What each of its nodes has."""
+        """What each of its nodes has (of those with GPUs, where there are any)."""
         kinds = [each for each in self.nodes if each.gpus] or self.nodes
         return Node(*(min(getattr(each, name) for each in kinds) for name in ("cpus", "memory_mb", "gpus")))
 
@@ -75,9 +76,10 @@ class Site:
 def read_site() -> Site:
     """Ask slurmctld; SlurmError when it does not answer."""
     config = parse_config(client.ask(["scontrol", "show", "config"]))
-    # -e: unequal nodes on lines of their own
-    nodes = client.ask(["sinfo", "-h", "-e", "-o", "%P|%l|%c|%m|%G"])
-    return Site(partitions=parse_partitions(nodes), config=config)
+    limits = client.ask(["scontrol", "show", "partition", "-o"])
+    # -e: unequal nodes on lines of their own; %B: MaxCPUsPerNode
+    nodes = client.ask(["sinfo", "-h", "-e", "-o", "%P|%l|%c|%m|%G|%B"])
+    return Site(partitions=parse_partitions(nodes, limits), config=config)
 
 
 def parse_config(text: str) -> dict[str, str]:
@@ -86,20 +88,27 @@ def parse_config(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def parse_partitions(nodes: str) -> tuple[Partition, ...]:
-    """Lines of `sinfo -e -o "%P|%l|%c|%m|%G"`, one per kind of node."""
+def parse_partitions(nodes: str, limits: str = "") -> tuple[Partition, ...]:
+    """Lines of `sinfo -e -o "%P|%l|%c|%m|%G|%B"` (a kind of node each) and `scontrol show partition -o`."""
     found: dict[str, Partition] = {}
+    memory = dict(re.findall(r"^PartitionName=(\S+) .*MaxMemPerNode=(\d+)", limits, re.MULTILINE))
     for line in nodes.splitlines():
         fields = line.strip().split("|")
-        if len(fields) == 5:
-            title, limit, cpus, memory, gres = fields
+        if len(fields) == 6:
+            title, limit, cpus, megabytes, gres, most_cpus = fields
             name = title.rstrip("*")
+            limit_mb = int(memory[name]) if name in memory else None
             gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
-            node = Node(_number(cpus), _number(memory), gpus)
+            node = Node(
+                min(_number(cpus), _number(most_cpus) or _number(cpus)),
+                min(_number(megabytes), limit_mb or _number(megabytes)),
+                gpus,
+            )
             found[name] = Partition(
                 name=name,
                 default=title.endswith("*"),
                 limit_minutes=minutes(limit),
+                limit_mb=limit_mb,
                 nodes=(*(found[name].nodes if name in found else ()), node),
             )
     return tuple(found.values())
@@ -111,25 +120,31 @@ def minutes(limit: int | str) -> int | None:
     None for no limit ("UNLIMITED", "infinite"), and for what is no time: sbatch judges that.
     """
     match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
-    if match is None or str(limit) == "0":
+    if match is None:
         return None
     days, *parts = match.groups()
     numbers = [int(each) for each in parts if each is not None]
     if days is None and len(numbers) < 3:  # minutes[:seconds]; with days, hours come first
         numbers.insert(0, 0)
     hours, mins, seconds = [*numbers, 0, 0][:3]
-    return max(1, int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0))
+    return int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0) or None
+
+
+def megabytes(memory: int | str) -> int:
+    """The megabytes of sbatch's --mem: 4000, "4000M", "4GB"; 0 for what is none: sbatch judges that."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", str(memory).upper())
+    return int(match[1]) * 1024 ** "KMGT".index(match[2] or "M") // 1024 if match else 0
 
 
 def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
     """`options` and what the profile leaves open: GPUs where there are any, a share of the node."""
     filled = dict(options)
     partition = site.partition(options.get("partition"))
-    if partition is None or options.get("exclusive") or options.get("--exclusive"):
+    if partition is None:
         return filled
     node = partition.least
     per_node = int(options.get("ntasks_per_node", 1))
-    if not GPUS & options.keys() and node.gpus:
+    if not _about_gpus(options) and node.gpus:
         filled["gpus_per_node"] = per_node
     shares = node.gpus if asks_gpu(filled) and node.gpus else 0
     if not CPUS & options.keys():
@@ -147,11 +162,15 @@ def tasks(options: Mapping[str, Any]) -> int:
 
 def asks_gpu(options: Mapping[str, Any]) -> bool:
     """Whether a job with these options gets a GPU."""
-    given = {option: str(options[option]) for option in GPUS & options.keys()}
     return any(
-        re.search(r"(^|:)[1-9]\d*(?=,|\(|$)|^[A-Za-z]+$", value) and (option != "gres" or "gpu" in value)
-        for option, value in given.items()
+        re.search(r"(^|:)[1-9]\d*(?=,|\(|$)|^(?!none$)[A-Za-z]+$", each) for each in _about_gpus(options)
     )
+
+
+def _about_gpus(options: Mapping[str, Any]) -> list[str]:
+    """What is said of GPUs: the values of those options, without a `gres` of other things (`tmpspace:1G`)."""
+    values = {option: str(options[option]) for option in GPUS & options.keys()}
+    return [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
 
 
 def time_limit(seconds: float | None, options: Mapping[str, Any], site: Site) -> int:

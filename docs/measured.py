@@ -1,0 +1,164 @@
+"""The part of docs/results.md that comes from the packs of records in results/reference/.
+
+Tables, intervals and verdicts are those of `tfkd report --results PACK`. What the report does not have (best
+minus last epoch, accuracy against the teacher's checkpoint) is calculated from the frames of `results.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd  # noqa: TID253 - it reads results, and is no command
+
+from paper_tables import plot
+from paper_tables.plot import FigureData, Line
+from tfkd_cli import results
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+SUBJECT = ["dataset", "student"]
+TAUGHT = ["dataset", "student", "teacher"]
+
+
+def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
+    """What the packs in `folder` hold, as Markdown; their figures are written to the folder `pictures`."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    packs = sorted(folder.glob("*.tar.gz"))
+    if not packs:
+        return "No runs are published yet."
+    return "\n\n".join(part for pack in packs for part in _pack(pack, pictures))
+
+
+def _pack(pack: Path, pictures: Path) -> Iterator[str]:
+    runs, epochs = results.load(pack)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tfkd_cli", "report", "--results", str(pack), "--out", folder]
+        subprocess.run(command, check=True, capture_output=True)
+        report = Path(folder) / "report"
+        record = json.loads((report / "report.json").read_text(encoding="utf-8"))
+        yield f"## {pack.name}"
+        yield _state(record, runs)
+        if any(table["kind"] == "audit" for table in record["tables"]):
+            yield _verdicts(record)
+        for table in record["tables"]:
+            yield (report / f"{table['slug']}.md").read_text(encoding="utf-8").strip()
+            yield from _figure(report / "figures" / f"{table['slug']}-gains.svg", pictures, table["title"])
+    yield from _checkpoints(runs, epochs, pictures)
+    yield from _best_minus_last(runs)
+
+
+def _state(record: Mapping[str, Any], runs: pd.DataFrame) -> str:
+    finished = int((runs["status"] == "done").sum())
+    waiting = sum(each["wanted"] - each["counts"].get("done", 0) for each in record["missing"])
+    spent = "; ".join(f"{each['hours']:.1f} hours on {each['hardware']}" for each in record["hours"])
+    failed = runs.loc[runs["status"] == "failed", "run"]
+    return (
+        f"{finished} runs are finished and {waiting} are not. Time in runs: {spent or 'none'}. "
+        f"Trainer version {', '.join(map(str, sorted(runs['trainer'].unique())))}. "
+        f"Failed runs: {', '.join(failed) or 'none'}."
+    )
+
+
+def _verdicts(record: Mapping[str, Any]) -> str:
+    lines = ["| claim of the audit | epoch | verdict |", "|---|---|---|"]
+    for judged in record["claims"]:
+        for verdict in judged["verdicts"]:
+            if verdict["claim"].startswith("audit-"):
+                texts = (verdict["statement"], verdict["epoch"], verdict["sentence"])
+                lines.append(f"| {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _figure(source: Path, pictures: Path, title: str) -> Iterator[str]:
+    if source.exists():
+        shutil.copyfile(source, pictures / f"results-{source.name}")
+        yield f"![Gains over the baseline with 95 % intervals: {title}](images/results-{source.name})"
+
+
+def _checkpoints(runs: pd.DataFrame, epochs: pd.DataFrame, pictures: Path) -> Iterator[str]:
+    """Accuracy of students of one teacher against how long that teacher had been trained (paper Figure 2)."""
+    kd = runs[
+        (runs["status"] == "done") & runs["method"].isin(["kd", "de-kd"]) & (runs["form"] == "released")
+    ]
+    swept = kd.groupby(TAUGHT).filter(lambda own: own["checkpoint"].nunique() > 1)
+    for dataset in swept["dataset"].unique():
+        rows: list[list[str]] = []
+        lines: list[Line] = []
+        for (student, teacher), own in swept[swept["dataset"] == dataset].groupby(["student", "teacher"]):
+            of_teacher = runs[(runs["dataset"] == dataset) & (runs["student"] == teacher)]
+            curve = _curve(own, of_teacher[of_teacher["method"] == "baseline"], epochs)
+            rows += [[student, teacher, point.epoch, *map(mean_and_std, point[1:])] for point in curve]
+            lines.append(_line(curve, f"{student} taught by {teacher}", slot=len(lines)))
+        name, title = (
+            f"results-checkpoints-{dataset}",
+            f"Students against their teacher's checkpoint: {dataset}",
+        )
+        x_label, y_label = "Teacher's test accuracy (%)", "Student's test accuracy (%)"
+        figure = FigureData(name=name, title=title, x_label=x_label, y_label=y_label, lines=tuple(lines))
+        plot.draw(figure, pictures / name, formats=("svg",))
+        yield f"### {title}"
+        yield markdown(["student", "teacher", "teacher's epoch", "teacher %", "student, best epoch %"], rows)
+        yield f"![{title}; bands are mean ± standard deviation](images/{name}.svg)"
+
+
+class _Point(NamedTuple):
+    """Accuracies (percent) of a teacher after `epoch` and of its students, over their seeds."""
+
+    epoch: str
+    teacher: pd.Series[float]
+    students: pd.Series[float]
+
+
+def _curve(students: pd.DataFrame, teachers: pd.DataFrame, epochs: pd.DataFrame) -> list[_Point]:
+    """The checkpoints of one teacher, the least accurate first."""
+    points = []
+    for checkpoint, own in students.groupby("checkpoint"):
+        epoch = str(checkpoint)
+        after = epochs[epochs["run"].isin(teachers["run"]) & (epochs["epoch"].astype(str) == epoch)]
+        taught = teachers["best_accuracy"].dropna() if epoch == "best" else after["test_accuracy"]
+        points.append(_Point(epoch, taught, own["best_accuracy"]))
+    return sorted(points, key=lambda point: point.teacher.mean())
+
+
+def _line(curve: Sequence[_Point], label: str, *, slot: int) -> Line:
+    mean = [point.students.mean() for point in curve]
+    std = [point.students.std() if len(point.students) > 1 else 0.0 for point in curve]
+    return Line(
+        label=label,
+        x=tuple(point.teacher.mean() for point in curve),
+        y=tuple(mean),
+        low=tuple(m - s for m, s in zip(mean, std, strict=True)),
+        high=tuple(m + s for m, s in zip(mean, std, strict=True)),
+        n=min(len(point.students) for point in curve),
+        marked=True,
+        slot=slot,
+    )
+
+
+def _best_minus_last(runs: pd.DataFrame) -> Iterator[str]:
+    """What the habit of reporting the epoch with the best test accuracy adds to an accuracy."""
+    done = runs[runs["status"] == "done"]
+    if done.empty:
+        return
+    yield "### Best minus last epoch"
+    added = (done["best_accuracy"] - done["last_accuracy"]).groupby([done[name] for name in SUBJECT])
+    rows = [[*map(str, name), mean_and_std(own), f"{own.max():.2f}"] for name, own in added]
+    yield markdown(["data set", "student", "best minus last (points)", "largest"], rows)
+
+
+def mean_and_std(values: pd.Series[float]) -> str:
+    """Mean ± sample standard deviation with the number of runs, in percent or points."""
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread} (n = {len(values)})" if len(values) else "–"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
