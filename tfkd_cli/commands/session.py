@@ -128,7 +128,7 @@ def execution(
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RequestError(
             "--tensorboard needs the package tensorboard, which is not installed.",
-            expected="tensorboard is an optional extra of tfkd.",
+            expected="the package tensorboard, an optional extra of tfkd.",
             hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
         )
     _refuse_infinite("--teacher-cache-gb", run.teacher_cache_gb)
