@@ -116,8 +116,11 @@ def test_a_named_grid_is_shown_again_by_its_name_and_the_name_means_no_other(
     assert main(["show", run, "--plot", *where]) == 0
     shown = capfd.readouterr().out
     assert "* test accuracy (%) by epoch" in shown
+    for command in ("show", "status", "report", "cancel"):
+        assert main([command, "frist", *where]) == 2
+        assert 'did you mean "first"?' in capfd.readouterr().err
     assert main(["show", "first", "--plot", *where]) == 2
-    assert "learning curve of a run" in capfd.readouterr().err
+    assert "no learning curve of its own" in capfd.readouterr().err
 
 
 def test_an_unknown_format_is_refused_whatever_the_item(
