@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfkd_cli import console
-from tfkd_cli.commands import launching, printing, session
+from tfkd_cli.commands import launching, planning, printing, session
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
@@ -78,7 +78,7 @@ def compare(
 ) -> int:
     """Compare label smoothing and Tf-KD on your own images: equal trials, several seeds, one answer.
 
-    Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
+    Example: tfkd compare --dataset folder:photos --student resnet8
     """
     axes = requests.axes_of(
         dataset=dataset,
@@ -140,7 +140,7 @@ class _Work:
         plan, campaign = self.plan, self._campaign(self._stages()[-1].request)
         if self.where.dry_run and output.json:
             launching.check_what_runs_need(campaign, plan.unfinished, self.where)
-            console.print_json(launching.plan_json(campaign, plan, self.place))
+            console.print_json(planning.plan_json(campaign, plan, self.place))
             return 0
         self._show(plan)
         if self.where.dry_run:
@@ -205,7 +205,7 @@ class _Work:
 
     def _show(self, plan: Plan) -> None:
         campaign = self._campaign(self._stages()[-1].request)
-        launching.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
+        planning.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
         target = console.out() if self.where.dry_run else console.talk()
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparison.methods)
         count = self.comparison.compared.trials
