@@ -93,17 +93,15 @@ def compare(
     session.check_writable(store.results)
     profile, opened = launching.profile_of(where), session.open_store(store, write=False)
 
-    def grid() -> Campaign:
-        """The methods with the data as it is here and now."""
+    def grid() -> Campaign:  # the methods with the data as it is here and now
         request = requests.for_axes(axes, bare, execution=execution, foreign=given)
         return Campaign(request, opened, execution)
 
     if not where.dry_run:
         _make_ready(grid(), where, trials=trials)
     request = launching.with_teacher_inputs(grid(), where)
-    return _Work(
-        Comparison(comparison_request(request, trials=trials)), opened, execution, where, profile
-    ).do(output)
+    comparison = Comparison(comparison_request(request, trials=trials))
+    return _Work(comparison, opened, execution, where, profile).do(output)
 
 
 def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
