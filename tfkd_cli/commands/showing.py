@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.render.sheet import plain_sheet
-from paper_tables.spec import Figure, PaperTablesError, Table
+from paper_tables.spec import Figure, Table, UnknownNameError
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, RunError
@@ -134,17 +134,10 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
     return path
 
 
-def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTablesError) -> int:
+def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: UnknownNameError) -> int:
     """What one run is, how far it is, and its result; `plot`: also its learning curve."""
-    try:
+    with session.naming_all_there_is(text, unknown):
         folder = store.find(text)
-    except RequestError as error:
-        known = f"{unknown.expected} Or a run's key or folder."
-        raise RequestError(
-            f'"{text}" is neither a table, a figure, a grid, a comparison nor a run here.',
-            expected=known,
-            hint=unknown.hint or error.hint,
-        ) from error
     run = results.read_run(store, folder)
     spec, state = run.spec, run.state
     shown: dict[str, Any] = {

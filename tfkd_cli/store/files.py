@@ -349,6 +349,6 @@ def _reported(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}.",
-            expected="nothing finished is lost.",
+            expected="a folder that can be written, with room; what is finished stays.",
             hint=_CURES.get(error.errno or 0, "mend the cause, then give the same command again."),
         ) from error

@@ -108,7 +108,7 @@ class RunFolder:
                 hint="the command that needs them trains them again." if teaches else again,
             )
         if files.digest(path) != expected:
-            hint = f"remove it (rm '{path}') to have it trained again; the result stays." if teaches else again
+            hint = f"rm '{path}' has it trained again; the result stays." if teaches else again
             raise DamagedFile(path, "does not hold the weights its result vouches for.", hint=hint)
         return path
 
