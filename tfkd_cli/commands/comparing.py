@@ -78,7 +78,7 @@ def compare(
 ) -> int:
     """Compare label smoothing and Tf-KD on your own images: equal trials, several seeds, one answer.
 
-    Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
+    Example: tfkd compare --dataset folder:photos --student resnet8
     """
     axes = requests.axes_of(
         dataset=dataset,
@@ -93,8 +93,7 @@ def compare(
     session.check_writable(store.results)
     profile, opened = planning.profile_of(where), session.open_store(store, write=False)
 
-    def grid() -> Campaign:
-        """The methods with the data as it is here and now."""
+    def grid() -> Campaign:  # the methods with the data as it is here and now
         request = requests.for_axes(axes, bare, execution=execution, foreign=given)
         return Campaign(request, opened, execution)
 
@@ -203,7 +202,7 @@ class _Work:
 
     def _show(self, plan: Plan) -> None:
         campaign = self._campaign(self._stages()[-1].request)
-        launching.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
+        planning.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
         target = console.out() if self.where.dry_run else console.talk()
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparison.methods)
         count = self.comparison.compared.trials

@@ -179,7 +179,7 @@ def _go(
     )
     made = campaign.plan()
     if not where.dry_run:
-        launching.show_plan(campaign, made, place, to_stdout=False)
+        planning.show_plan(campaign, made, place, to_stdout=False)
         return launching.launch(campaign, made, place, as_json=output.json)
     return _dry_run(campaign, made, place, output)
 
@@ -187,7 +187,7 @@ def _go(
 def _dry_run(campaign: Campaign, made: Plan, place: planning.Place, output: JsonOption) -> int:
     """The plan, what stands against it, and what SLURM would be sent."""
     if not output.json:
-        launching.show_plan(campaign, made, place, to_stdout=True)
+        planning.show_plan(campaign, made, place, to_stdout=True)
     launching.check_what_runs_need(campaign, made.unfinished, place.where)
     if output.json:
         console.print_json(planning.plan_json(campaign, made, place))

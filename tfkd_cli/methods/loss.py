@@ -154,7 +154,7 @@ def check_weight(alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise InvalidValueError(
             f"alpha is {alpha}.",
-            expected="alpha is a weight: 0 ≤ alpha ≤ 1.",
+            expected="a weight: 0 ≤ alpha ≤ 1.",
             hint="--alpha 0.1 trusts the labels, --alpha 0.95 the teacher.",
         )
 

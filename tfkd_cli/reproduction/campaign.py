@@ -117,7 +117,12 @@ class Campaign:
         return {each.name: each.facts for each in self.request.data.values()}
 
     def record(self, command: str) -> str:
-        """Keep what was asked; an equal request keeps its id, which is returned."""
+        """Keep what was asked; an equal request keeps its id, which is returned.
+
+        Descriptions of its runs that are damaged are written again, those of finished runs, too.
+        """
+        for spec in {spec.key: spec for spec in self.lineages}.values():
+            self.store.run(spec).mend(spec)
         name = self.store.add_request(
             {
                 "schema": 1,
