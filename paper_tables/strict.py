@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
-import sys
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +17,7 @@ from msgspec import Meta
 from paper_tables.spec import PaperTablesError, Values
 
 Text = Annotated[str, Meta(pattern=r"\S")]  # not empty
-Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-Plain = bool | int | Finite | str | tuple[int, ...]
+Plain = bool | int | float | str | tuple[int, ...]
 Seeds = Annotated[int, Meta(ge=1, le=1000)]
 Epoch = Annotated[int, Meta(ge=1, le=200)]  # of the paper's 200
 Percent = Annotated[float, Meta(ge=1, le=100)]  # chance on 100 classes is 1
@@ -59,7 +58,9 @@ class Names:
     def values(self, kind: str, given: Mapping[str, Any], *, where: str) -> Values:
         """The values given for fields of a `loss` or a `recipe`, sorted by name."""
         known = self.loss_fields if kind == "loss" else self.recipe_fields
-        for name in given:
+        for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise PaperTablesError(f'{where}, {kind}, key "{name}": {value} is not finite.')
             if name not in known:
                 raise PaperTablesError(
                     f'{where}, {kind}: unknown key "{name}".',
@@ -85,8 +86,10 @@ def parse(data: Any, kind: type[T], *, where: str) -> T:
     try:
         return msgspec.convert(data, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        text, _, path = str(error).partition(" - at `$")
-        place = re.sub(r"\[(\d+)\]", lambda at: f" {int(at[1]) + 1}", path.rstrip("`")).replace(".", ", ")
+        found = re.fullmatch(r"(.*?)(?: - at (?:`key` in )?`\$(.*)`)?", str(error), re.DOTALL)
+        text, path = found.groups("") if found else (str(error), "")
+        place = re.sub(r"\[(\d+)\]", lambda at: f" {int(at[1]) + 1}", path.replace("[...]", ""))
+        place = place.replace(".", ", ")
         raise PaperTablesError(f"{where}{place}: {text}.", hint="see paper_tables/README.md.") from error
 
 

@@ -79,7 +79,7 @@ DAMAGE = [
     ('method = "kd"', 'method = "de-kd"', 'row 1, cell "kd", key "teacher_epoch": is None', "epoch"),
     ('["Large", "Small"]', '["Large"]', 'row 1, key "labels": has 2 values', "Large"),
     ('"68.38"', "{ loss = { alhpa = 0.1 } }", 'cell "small", loss: unknown key', 'did you mean "alpha"'),
-    ('"68.38"', "{ loss = { alpha = nan } }", "row 1, cells 1, loss, ...: Expected", ""),
+    ('"68.38"', "{ loss = { alpha = nan } }", 'cell "small", loss, key "alpha": nan is not', ""),
     ('"68.38"', '{ note = "" }', "row 1, cells 1, note: Expected `str` matching regex", ""),
     ('"68.38"', '{ note = "a", erratum = "b" }', 'cell "small", key "note": stands beside', "one of the two"),
 ]
