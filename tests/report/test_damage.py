@@ -83,11 +83,6 @@ def test_a_missing_metrics_file_is_left_out(grid: Grid) -> None:
     left_out_once(grid, grid.report(), "is missing")
 
 
-def test_a_result_with_another_digest_is_left_out(grid: Grid) -> None:
-    grid.change(0, records={"metrics.jsonl": "0" * 64})
-    left_out_once(grid, grid.report(), "wrong digest")
-
-
 @pytest.mark.parametrize("accuracy", [99.9, None])
 def test_a_result_that_says_other_numbers_than_its_epochs_is_left_out(
     grid: Grid, accuracy: float | None
@@ -96,7 +91,7 @@ def test_a_result_that_says_other_numbers_than_its_epochs_is_left_out(
     left_out_once(grid, grid.report(), "best accuracy")
 
 
-BROKEN = [b"", b"{", b"[]", b'{"key": "x"}', b"\xff" * 10, b"[" * 100_000]
+BROKEN = [b"{", b"[" * 100_000]  # tests/store has every kind
 
 
 @pytest.mark.parametrize("content", BROKEN)
