@@ -83,7 +83,7 @@ def _prepare_streams() -> None:
 
     A stderr that is full, or whose reader has gone, changes nothing: the exit code says what has happened.
     """
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
         talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(talk, encoding=sys.stderr.encoding, line_buffering=True)
     for name in ("stdout", "stderr"):

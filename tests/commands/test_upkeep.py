@@ -62,3 +62,23 @@ def test_a_cap_that_is_no_number_of_gigabytes_is_refused(
 ) -> None:
     assert main([*RUN, "--teacher-cache-gb", cap, "--results", str(tmp_path)]) == 2
     assert "--teacher-cache-gb is" in capfd.readouterr().err
+
+
+def test_a_pack_of_nothing_is_refused_and_a_pack_says_what_it_does_not_hold(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results, pack = ["--results", str(tmp_path / "results")], tmp_path / "records.tar.gz"
+    for what in ([], ["table1"]):
+        assert main(["pack", *what, "--out", str(pack), *results]) == 2
+        assert f"there is no {(what or ['run'])[0]} in" in capfd.readouterr().err
+    store = Store.open(tmp_path / "results", create=True)
+    store.run(TEACHER).declare(TEACHER)
+    assert main(["pack", "--out", str(pack), *results]) == 0
+    key, packed = TEACHER.key[:12], ["--results", str(pack)]
+    for command, missing in (
+        (["logs", key], "logs"),
+        (["export", key], "weights"),
+        (["predict", "--run", key, "x.png"], "weights"),
+    ):
+        assert main([*command, *packed]) == 2
+        assert f"holds no {missing}" in capfd.readouterr().err

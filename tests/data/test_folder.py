@@ -231,7 +231,7 @@ def test_a_folder_is_described_before_anything_is_decoded(
     (path / "dog" / "from_a_phone.heic").write_text("not read")
     notes = data.resolve(f"folder:{path}", execution=execution).facts.notes
     assert any(
-        note.startswith("61 images of 2 classes (cat, dog): 43 train, 9 val, 9 test; one test image is 11.11")
+        note.startswith("61 images of 2 classes (cat, dog): 43 training, 9 validation, 9 test; one")
         for note in notes
     )
     assert any("imbalanced" in note for note in notes)
@@ -601,7 +601,7 @@ def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
         say=said.append,
     )
     (note,) = said
-    assert "WARNING: 1 of 4 test images are near-identical to images of train" in note
+    assert "WARNING: 1 of 4 test images are near-identical to training images" in note
     meta = json.loads((Path(execution.cache) / "data" / runs[0].dataset / "meta.json").read_text())
     assert note.partition(": ")[2] in meta["notes"]
 

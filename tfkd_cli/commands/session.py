@@ -39,6 +39,18 @@ def open_store(options: StoreOptions, *, write: bool) -> Store:
     return Store.open(options.results, create=write, writable=write)
 
 
+def open_folder(options: StoreOptions, what: str) -> Store:
+    """The store, to read `what` of its runs; RequestError for a packed file, which has none of it."""
+    opened = open_store(options, write=False)
+    if opened.source != opened.root:
+        raise RequestError(
+            f"{opened.source} is a file of records, which holds no {what}.",
+            expected="the results folder that it was made of.",
+            hint="--results DIR (or TFKD_RESULTS).",
+        )
+    return opened
+
+
 def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tuple[list[Campaign], list[str]]:
     """A campaign for each distinct request in the store, newest first, and notes on unreadable ones."""
     made, notes = overview.campaigns(store, execution, device=device)

@@ -84,7 +84,10 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
         if campaign.request.compared:
             printing.print_answer(printing.answer_of(campaign), form=form)
         elif isinstance(each, Table):
-            printing.print_table(campaign.comparison(each, campaign.runs()), form=form)
+            runs = campaign.runs()
+            printing.print_table(campaign.comparison(each, runs), form=form)
+            if form == "text" and each.kind != "grid" and not (runs["status"] == "done").any():
+                console.say(f"Nothing of it is measured here yet: tfkd reproduce {each.name}")
         else:
             _show_figure(campaign, each, form=form)
     return None

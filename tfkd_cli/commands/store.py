@@ -318,7 +318,7 @@ def logs(
     from tfkd_cli.backends.slurm import submissions
     from tfkd_cli.commands import cluster
 
-    opened = session.open_store(store, write=False)
+    opened = session.open_folder(store, "logs")
     try:
         folder = opened.find(run)
     except RequestError:  # one that was asked for and has not started

@@ -59,7 +59,7 @@ def predict(
 
     Example: tfkd predict --run 3f2a holiday/*.jpg
     """
-    saved = _student(session.open_store(store, write=False).find(run).weights("student.pt"))
+    saved = _student(session.open_folder(store, "weights").find(run).weights("student.pt"))
     files = _files(images)
     probabilities_NK = _probabilities(saved, files)
     names = saved["class_names"]
@@ -95,7 +95,7 @@ def export(
     import torch
 
     form = canonical(as_format, FORMATS, kind="format")
-    folder = session.open_store(store, write=False).find(run)
+    folder = session.open_folder(store, "weights").find(run)
     saved = _student(folder.weights("student.pt"))
     file = to or Path(f"{folder.name}.{'pt' if form == 'torchscript' else 'onnx'}")
     if os.path.lexists(file):

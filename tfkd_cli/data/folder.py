@@ -19,7 +19,7 @@ from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from tfkd_cli.data.image_files import entries
 from tfkd_cli.data.images import Header, Look, decode_all, levels_of, naming_all, parallel, read_header
 from tfkd_cli.data.images import decode as decode_image
-from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
+from tfkd_cli.data.inspection import IN_WORDS, inspect, notes_of, of_counts, of_labels
 from tfkd_cli.data.layout import Layout, no_folder, survey
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
@@ -88,7 +88,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
 
     with naming_all(range(len(layout.files)), one):
         for part, positions in parts.items():
-            images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
+            images = decode_all(positions, one, what=f"decoding {IN_WORDS[part]} images", progress=progress)
             draft.write(part, images, [layout.labels[position] for position in positions])
     if _survey(path, facts).stamp() != layout.stamp():
         raise RequestError(

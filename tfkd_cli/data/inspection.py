@@ -12,6 +12,8 @@ from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.near import near_identical
 from tfkd_cli.errors import RequestError
 
+IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
@@ -91,11 +93,11 @@ def notes_of(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Near-identical and blank images in sentences, where there are some."""
     notes = []
     for where, near in report["near_identical"].items():
-        asked, known = where.split(" in ")
+        asked, known = (IN_WORDS[part] for part in where.split(" in "))
         first, other = near["images"][0]
         notes.append(
-            f"WARNING: {near['count']:,} of {near['of']:,} {asked} images are near-identical to images of "
-            f"{known}, or to their mirror images (the first: {first!r}, {other!r})"
+            f"WARNING: {near['count']:,} of {near['of']:,} {asked} images are near-identical to {known} "
+            f"images, or to their mirror images (the first: {first!r}, {other!r})"
         )
     for name, blank in sorted(report["blank"].items()):
         examples = ", ".join(map(repr, blank["images"][:3]))
@@ -110,7 +112,7 @@ def of_counts(layout: Layout, parts: Mapping[str, Sequence[int]]) -> str:
     """What was found, and what one image of the test part weighs."""
     shown = [name if name.isprintable() else repr(name) for name in layout.classes[:6]]
     names = ", ".join(shown) + (" …" if len(layout.classes) > 6 else "")
-    counts = ", ".join(f"{len(parts[part]):,} {part}" for part in ("train", "val", "test") if part in parts)
+    counts = ", ".join(f"{len(parts[part]):,} {name}" for part, name in IN_WORDS.items() if part in parts)
     return (
         f"{len(layout.files):,} images of {len(layout.classes)} classes ({names}): {counts}; "
         f"one test image is {100 / len(parts['test']):.2f} points"
@@ -136,6 +138,6 @@ def of_labels(layout: Layout, parts: Mapping[str, Sequence[int]], hashes: Sequen
     ]
     if both:
         files = [layout.files[position] for position in both[0]]
-        first = f"the first: {files[0]!r}, {files[1]!r}"
-        notes.append(f"WARNING: the same image in two classes: {len(both):,} ({first})")
+        named = f"the first: {files[0]!r}, {files[1]!r}"
+        notes.append(f"WARNING: the same image in two classes: {len(both):,} ({named})")
     return tuple(notes)
