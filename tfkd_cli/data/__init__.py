@@ -142,8 +142,7 @@ def prepare(
     check_files(resolved.name, execution=execution)
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
-    ready = caches.ready(execution.cache_path, resolved.name)
-    return replace(resolved, facts=ready or resolved.facts, ready=True, available=True)
+    return _resolved(resolved.facts, execution, path=Path(resolved.source) if resolved.source else None)
 
 
 def load(
@@ -293,8 +292,11 @@ def _resolved(facts: DataSet, execution: Execution, *, path: Path | None) -> Res
     meta = caches.read_meta(execution.cache_path, facts.name)
     if meta is None:
         return ResolvedData(facts=facts, source=_text(path), available=True)
-    source = _text(path) or meta.get("origin") or None
-    return ResolvedData(facts=DataSet.from_json(meta["facts"]), source=source, ready=True, available=True)
+    source, known = _text(path) or meta.get("origin") or None, DataSet.from_json(meta["facts"])
+    if facts.source == source and "found" in meta:  # looked at now; decoded from another place, perhaps
+        notes = tuple(dict.fromkeys((*facts.notes, *meta["found"])))
+        known = replace(known, label=facts.label, source=facts.source, notes=notes)
+    return ResolvedData(facts=known, source=source, ready=True, available=True)
 
 
 def _text(path: Path | None) -> str | None:
@@ -388,6 +390,8 @@ def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress,
     def fill(draft: caches.Draft) -> DataSet:
         draft.origin = resolved.source or ""
         draft.memory = caches.memory() / 4 if execution.memory_gb is None else execution.memory_gb * 1e9
-        return reader.decode(path, facts, draft, progress=progress)
+        decoded = reader.decode(path, facts, draft, progress=progress)
+        draft.found = tuple(each for each in decoded.notes if each not in facts.notes)
+        return decoded
 
     caches.build(execution.cache_path, facts.name, fill, progress=progress, anew=anew)

@@ -58,6 +58,7 @@ class Draft:
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
+        self.found: tuple[str, ...] = ()
         self.parts: list[str] = []
         self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
         self.memory = math.inf  # bytes that decoded images may take; above, an index of the files is written
@@ -122,6 +123,7 @@ class Draft:
             "schema": SCHEMA,
             "facts": facts.to_json(),
             "notes": list(facts.notes),  # for the reader of its numbers
+            "found": list(self.found),  # of these, what only decoding found
             "class_names": list(self.class_names),
             "origin": self.origin,
             "archives": self.archives,
