@@ -23,7 +23,9 @@ from tfkd_cli import data
 from tfkd_cli.backends import Event, Outcome
 from tfkd_cli.backends.local import run_local
 from tfkd_cli.backends.slots import slots
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction.readiness import check_device
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.store import RunFolder, Store
 from tfkd_cli.training import checkpoints
@@ -257,6 +259,16 @@ def test_a_warning_to_any_rank_saves_once_and_stops_all(
     assert len(folder.attempts()) == 2
     assert "stopped: USR2" in log_of(folder, 0)
     assert "continuing in epoch" in log_of(folder, 1)
+
+
+def test_a_command_that_torchrun_has_started_several_times_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RequestError, match="has started this command 2 times") as error:
+        check_device("cpu")
+    assert "--gpus 2" in error.value.hint
 
 
 def test_a_plan_counts_the_hours_of_every_process(execution: Execution, tmp_path: Path) -> None:
