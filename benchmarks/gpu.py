@@ -91,7 +91,7 @@ class Rate:
         self.first_epoch_seconds = time.perf_counter() - started
 
     def _epoch(self) -> Epoch:
-        if self._training.done:
+        if self._training.epoch > self._training.spec.recipe.epochs:
             self._training.epoch = 2  # a fast GPU does more epochs in a block than the run has
         return next(self._training.epochs())
 

@@ -4,7 +4,8 @@ tfkd's pipeline (decoder torchvision, and pillow) beside torchvision's `ImageFol
 `DataLoader`, as the field writes it: same files, same number of workers, same size of batch, alternating. A
 block is an epoch; its time begins with the second batch. The figure is the median over rounds of the ratio
 within a round; the time of the cores per image, which other load disturbs less, is given beside it. It also
-gives how far tfkd's pixels are from Pillow's, and how much its memory grows.
+gives how far tfkd's pixels are from Pillow's, and, with an index of as many images as ImageNet has, the time
+to the first batch and how much memory grows over many.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=count, default=128)
     parser.add_argument("--workers", type=count, default=len(os.sched_getaffinity(0)), help="[all cores]")
     parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--batches", type=count, default=200, help="over which memory is watched [200]")
     parser.add_argument("--json", type=file_to_write, metavar="FILE")
     return parser.parse_args(arguments)
 
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             part = indexed(tree, Path(scratch), Reading(decoder=decoder, workers=options.workers))
             sides[decoder] = ours(part, options.batch)
         figures = alternated(sides, options.rounds)
+        figures["whole_index"] = whole_index(files, Path(scratch), options)
         figures["pixels"] = differences(indexed(tree, Path(scratch), Reading()), len(files))
     print(json.dumps(figures, indent=2))
     if options.json:
@@ -115,6 +118,31 @@ def indexed(tree: Path, scratch: Path, reading: Reading) -> ImageFiles:
     return ImageFiles(index=index, place=tree, facts=IMAGENET, reading=reading)
 
 
+def whole_index(files: Sequence[Path], scratch: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds to the first batch of as many images as ImageNet has; megabytes halfway and at the last."""
+    found = imagenet_sized(files, scratch, Reading(workers=options.workers))
+    started, first, megabytes = time.perf_counter(), 0.0, list[float]()
+    for _, _ in zip(range(options.batches), ours(found, options.batch)(), strict=False):
+        first = first or time.perf_counter() - started
+        megabytes.append(memory())
+    return {
+        "first_batch_seconds": round(first, 2),
+        "memory_mb_halfway": round(megabytes[len(megabytes) // 2]),
+        "memory_mb_last": round(megabytes[-1]),
+    }
+
+
+def imagenet_sized(files: Sequence[Path], scratch: Path, reading: Reading) -> ImageFiles:
+    """An index of 1,281,167 names that leads into an archive of these files: each stands for many."""
+    images, archive, index = IMAGENET.train_images, scratch / "archive", scratch / "whole.npy"
+    archive.write_bytes(b"".join(each.read_bytes() for each in files))
+    sizes = np.array([each.stat().st_size for each in files])
+    offsets, which = np.cumsum(sizes) - sizes, np.arange(images) % len(files)
+    names = [b"train/n%08d/n%08d_%d.JPEG" % (n // 1_300, n // 1_300, n) for n in range(images)]
+    np.save(index, entries(names, sizes[which].tolist(), offsets[which].tolist()))
+    return ImageFiles(index=index, place=archive, facts=IMAGENET, reading=reading)
+
+
 def ours(files: ImageFiles, batch: int) -> Epoch:
     """tfkd's batches, normalised on the device as in training."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -130,7 +158,6 @@ def alternated(sides: dict[str, Epoch], rounds: int) -> dict[str, Any]:
         if name in OURS:
             keep_freed_memory()  # as tfkd's worker does
         rates(epoch)
-    before = memory()
     blocks = [{name: rates(epoch) for name, epoch in sides.items()} for _ in range(rounds)]
 
     def ratios(measure: int) -> dict[str, float]:
@@ -148,7 +175,6 @@ def alternated(sides: dict[str, Epoch], rounds: int) -> dict[str, Any]:
         "images_per_second": {name: round(median(each[name][0] for each in blocks), 1) for name in sides},
         "ratio_of_core_time": ratios(1),
         "core_milliseconds_per_image": {name: round(1e3 * each, 2) for name, each in seconds.items()},
-        "memory_mb": [round(before), round(memory())],
     }
 
 

@@ -20,10 +20,13 @@ import torch
 
 from tests.planning import planned
 from tfkd_cli import data
+from tfkd_cli.__main__ import main
 from tfkd_cli.backends import Event, Outcome
 from tfkd_cli.backends.local import run_local
 from tfkd_cli.backends.slots import slots
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction.readiness import check_device
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.store import RunFolder, Store
 from tfkd_cli.training import checkpoints
@@ -259,12 +262,34 @@ def test_a_warning_to_any_rank_saves_once_and_stops_all(
     assert "continuing in epoch" in log_of(folder, 1)
 
 
-def test_a_plan_counts_the_hours_of_every_process(execution: Execution, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfkd_cli", "plan", "table1", "--dry-run", "--json", "--device", "cpu"]
-    command += ["--threads", "1", "--results", str(tmp_path)]
-    one, four = (
-        json.loads(subprocess.run([*command, *more], capture_output=True, check=True).stdout)
-        for more in ([], ["--gpus", "4"])
-    )
-    assert four["gpu_hours"] == pytest.approx(one["gpu_hours"] * 4**0.05, rel=1e-3)
-    assert four["critical_path_hours"] == pytest.approx(one["critical_path_hours"] / 4**0.95, rel=1e-3)
+def test_a_command_that_torchrun_has_started_several_times_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RequestError, match="has started this command 2 times") as error:
+        check_device("cpu")
+    assert "--gpus 2" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("plan", "table1"),
+        ("compare", "--dataset", "digits", "--student", "plain-cnn", "--epochs", "2", "--dry-run"),
+    ],
+)
+def test_a_plan_counts_the_hours_of_every_process(
+    command: tuple[str, ...], execution: Execution, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--json", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
+    found = []
+    for more in ([], ["--gpus", "4"]):
+        assert main([*command, *options, "--cache-dir", execution.cache, *more]) == 0
+        found.append(json.loads(capfd.readouterr().out))
+    one, four = found
+    if command[0] == "plan":  # the runs of the other are so short that their starts count
+        assert four["gpu_hours"] == pytest.approx(one["gpu_hours"] * 4**0.05, rel=1e-3)
+        assert four["critical_path_hours"] == pytest.approx(one["critical_path_hours"] / 4**0.95, rel=1e-3)
+    assert four["gpu_hours"] > one["gpu_hours"]
+    assert four["critical_path_hours"] < one["critical_path_hours"]

@@ -31,6 +31,12 @@ def device_kind(device: str) -> str:
 
 def check_device(device: str, *, gpus: int = 1) -> None:
     """RequestError when the device that was asked for, or so many of them, are not on this machine."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise RequestError(
+            f"torchrun has started this command {os.environ.get('WORLD_SIZE')} times.",
+            expected="one command, which starts the processes of each run itself.",
+            hint="without torchrun: tfkd run … --gpus 2.",
+        )
     kind, _, number = device.partition(":")
     kind = device_kind("auto") if kind == "auto" and gpus > 1 else kind
     if kind in ("auto", "cpu"):

@@ -16,7 +16,7 @@ import torch  # noqa: TID253 - reached only from the runner
 
 from tfkd_cli.data.streaming import worker_died
 from tfkd_cli.errors import RunError, TfkdError
-from tfkd_cli.training import provenance, worker
+from tfkd_cli.training import provenance
 
 if TYPE_CHECKING:
     from tfkd_cli.store import Attempt
@@ -66,7 +66,7 @@ def recorded(error: BaseException, attempt: Attempt) -> RunError:
 def end_process(error: RunError) -> NoReturn:
     """End this process from another thread than the one that trains: that may wait for a lost rank."""
     print(error, file=sys.stderr, flush=True)
-    os._exit(worker.CRASHED if worker.rank() == 0 else worker.TRY_AGAIN)
+    os._exit(os.EX_TEMPFAIL if os.environ.get("RANK", "0") != "0" else 1)  # TRY_AGAIN or CRASHED of `worker`
 
 
 def explained(error: BaseException) -> RunError:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 BEAT = 2.0  # seconds
-SILENT = 12  # beats
+SILENT = 10  # beats
 STARTING = 150  # beats until all nodes have loaded torch, perhaps from a file server
 
 OnLoss = Callable[[Collection[int], Mapping[int, str]], None]
