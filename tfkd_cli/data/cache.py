@@ -255,13 +255,18 @@ def _found(files: ImageFiles, places: Sequence[Path]) -> ImageFiles:
     )
 
 
-def build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress) -> None:
-    """Have the data set `name` in the cache: decoded by `fill`, unless somebody has done it already."""
+def build(
+    cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress, anew: bool = False
+) -> None:
+    """Have the data set `name` in the cache: decoded by `fill`, unless somebody has done it already.
+
+    `anew`: what is there is replaced.
+    """
     folder = place(cache, name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{folder.name}", progress=progress) as alone:
-            if damaged(cache, name) is not None or ready(cache, name) is None:
+            if anew or damaged(cache, name) is not None or ready(cache, name) is None:
                 _build(folder, fill, sweep=alone)
     except OSError as error:
         raise RunError(

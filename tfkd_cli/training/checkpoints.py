@@ -238,7 +238,7 @@ def _read_safetensors(path: Path) -> Weights:
     except ImportError as error:
         raise RunError(
             f"{path} needs the package safetensors, which is not installed.",
-            expected="safetensors is an optional extra of tfkd.",
+            expected="the package safetensors, an optional extra of tfkd.",
             hint="pip install 'tfkd[safetensors]', or save the state dict with torch.save.",
         ) from error
     try:

@@ -137,6 +137,15 @@ def test_where_requeue_is_refused_it_ends_with_75_for_the_next_reproduce(
     assert "presently disabled" in capsys.readouterr().err
 
 
+def test_a_job_that_is_given_up_at_its_time_limit_ends_once(
+    start: Start, store: Store, fake_slurm: Any
+) -> None:
+    for restart in range(2):
+        code = start(stopped_by("USR2"), restart=restart)
+    assert (code, len(fake_slurm.state["requeued"])) == (1, 1)
+    assert lives(store) == [("began", ""), ("ended", "time limit")] * 2
+
+
 def test_a_crash_comes_back_until_it_makes_no_progress(start: Start, fake_slurm: Any) -> None:
     assert start(ends_with(worker.CRASHED)) == 75
     assert start(ends_with(worker.CRASHED), restart=1) == 1

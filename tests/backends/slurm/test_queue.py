@@ -158,15 +158,31 @@ def test_how_a_job_ended_is_known_after_slurm_has_forgotten_it(
         ("", [{"event": "began", "cause": ""}, {"event": "ended", "cause": "refused"}], "FAILED", "refused"),
         ("", [{"event": "ended", "cause": "cancelled"}], "VANISHED", "its job ended: cancelled"),
         ("module: command not found\n", [], "FAILED", "before its run began: module: command not found"),
-        ("", [], "VANISHED", ""),
+        (
+            "sh: /no/python: not found\nsrun: error: n1: task 0: Exited\n",
+            [],
+            "FAILED",
+            "/no/python: not found",
+        ),
+        ("", [], "FAILED", "it ended before its run began"),
+        ("slurmstepd: error: *** JOB 1 ON n1 CANCELLED AT 2026-11-29T15:00:00 ***\n", [], "VANISHED", ""),
+        (None, [], "VANISHED", ""),
     ],
 )
 def test_a_job_that_nobody_looked_at_in_time_is_judged_by_its_log_and_its_lives(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store, log: str, lives: Any, state: str, reason: str
+    fake_slurm: Any,
+    send: Send,
+    graph: Graph,
+    store: Store,
+    log: str | None,
+    lives: Any,
+    state: str,
+    reason: str,
 ) -> None:
     [spec] = graph(1, 0)
     send([spec])
-    write_log(store, "1", log)
+    if log is not None:
+        write_log(store, "1", log)
     write_lives(store, *lives)
     fake_slurm.forget("1")
     seen = queue.queue_states(store, fresh=True)[spec.folder]

@@ -98,6 +98,15 @@ def test_the_same_command_again_submits_nothing(fake_slurm: Any, send: Send, gra
     assert len(fake_slurm.calls("squeue")) == 1
 
 
+def test_a_run_that_ends_between_the_plan_and_the_submission_is_not_sent_again(
+    fake_slurm: Any, store: Store, graph: Graph, finish: Callable[[RunSpec], None], profile: Profile
+) -> None:
+    specs = graph(2, 0)
+    before = planned(specs, store)
+    finish(specs[0])
+    assert submit(before, store=store, profile=profile, execution=Execution(cache="")).runs == 1
+
+
 def test_a_later_request_waits_for_a_teacher_that_is_queued_already(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:

@@ -57,7 +57,7 @@ def _main(store: str, name: str, index: str) -> int:
     except TfkdError as error:
         print(error, file=sys.stderr)
         code = worker.BAD_SPEC
-    return lives.crashed() if code == worker.CRASHED else lives.ended(code)
+    return lives.ended(code)
 
 
 def _name_ranks() -> None:
@@ -107,20 +107,22 @@ class Lives:
             return self.ended(worker.DONE)
         return self._end(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
 
-    def crashed(self) -> int:
-        """The policy for a run that raised; the exit code."""
+    def ended(self, code: int) -> int:
+        """A worker that is done, blocked, or was stopped by the policy above: its code. Or it raised."""
+        if self._lines()[-1].get("event") == "ended":
+            return code
+        if code == worker.CRASHED:
+            return self._crashed()
+        self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
+        return code
+
+    def _crashed(self) -> int:
         kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
         if any(kind in _MEMORY_KINDS for kind in kinds):
             return self._end("out of memory")
         # Our own errors name what the user must change; the same again would end the same.
         ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)
         return self._end("refused" if ours and any(kinds) else "crash")
-
-    def ended(self, code: int) -> int:
-        """A worker that is done, blocked, or was stopped by the policy above; its code as it is."""
-        if self._lines()[-1].get("event") == "began":
-            self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
-        return code
 
     def _end(self, cause: Cause) -> int:
         self._note("ended", cause=cause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -202,33 +203,32 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
     vanished = state.state == VANISHED
     if state.state == "COMPLETED" or (vanished and _done(store, array.packs[index])):
         return state
-    why, last = _last_words(array.log_of(state.job_id), below=store.root)
+    log, lives = _last_words(array.log_of(state.job_id), below=store.root), array.lives_of(index)
     failed, cause = False, ""
-    if lives := array.lives_of(index):
+    if lives:
         event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
         failed = event == "began" or cause in FAILURES
         cause = f"its job ended: {cause}"
         if event == "began":
             cause = "it was killed, or its node died, and it could not say why"
-    elif vanished and last:
-        failed, cause = True, f"it ended before its run began: {last}"
+    elif log is not None:  # it has started; srun's own last line says only that a task has ended
+        said = [line for line in log.splitlines() if not re.match(r"srun: error: \S+: tasks? ", line)]
+        failed = "CANCELLED AT" not in log
+        cause = "it ended before its run began" + (f": {said[-1][:200]}" if said else "")
     if vanished and failed:
         state = replace(state, state="FAILED")
+    why = next((why for pattern, why in _ENDS if re.search(pattern, log or "", re.IGNORECASE)), "")
     if state.state in (VANISHED, "FAILED"):
         why = why or cause
     return replace(state, reason=why) if why else state
 
 
-def _last_words(log: Path, *, below: Path) -> tuple[str, str]:
-    """What a job's log says of the job's end, if anything, and its last line."""
-    try:
-        with open_regular(log, below=below) as stream:
-            stream.seek(max(0, log.stat().st_size - LOG_BYTES))
-            text = stream.read(LOG_BYTES).decode(errors="replace").strip()
-    except OSError:
-        return "", ""
-    found = [why for pattern, why in _ENDS if re.search(pattern, text, re.IGNORECASE)]
-    return (found or [""])[0], text.rpartition("\n")[2][:200]
+def _last_words(log: Path, *, below: Path) -> str | None:
+    """The end of a job's log; None where there is none: the job never started."""
+    with contextlib.suppress(OSError), open_regular(log, below=below) as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - LOG_BYTES))
+        return stream.read(LOG_BYTES).decode(errors="replace").strip()
+    return None
 
 
 def _done(store: Store, pack: Sequence[str]) -> bool:

@@ -71,7 +71,7 @@ def submit(
     with _one_at_a_time(store.root / "submissions", tell=on_event):
         here = site.read_site()
         before = _look(store, tell=on_event)
-        new, elsewhere = before.to_send(runs)
+        new, elsewhere = before.to_send([run for run in runs if not _ended_meanwhile(run, store)])
         if jobs is not None and (count := len(before.active)):
             on_event(f"{count} runs submitted before are in the queue; --jobs {jobs} does not count them.")
         sender = Sender(
@@ -112,6 +112,11 @@ def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
             hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
         )
     return sent
+
+
+def _ended_meanwhile(run: PlannedRun, store: Store) -> bool:
+    """Whether a run was finished since it was planned, by a job that has left the queue."""
+    return run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done"
 
 
 def _why_not(spec: RunSpec, sent: Submitted) -> str:
