@@ -27,7 +27,6 @@ from tfkd_cli.schema import (
     Meta,
     Name,
     NotNegative,
-    Number,
     Positive,
     Record,
     WeightsDigest,
@@ -151,13 +150,13 @@ class ForeignTeacher:
 
     network: Name
     digest: WeightsDigest
-    mean: tuple[Number, ...] | None = _later(None)
-    std: tuple[Annotated[float, Meta(gt=0, le=LARGEST)], ...] | None = _later(None)
+    mean: tuple[Annotated[float, Meta(ge=0, le=1)], ...] | None = _later(None)
+    std: tuple[Annotated[float, Meta(gt=0, le=1)], ...] | None = _later(None)
     size: Pixels | None = _later(None)
     resize: Pixels | None = _later(None)
 
     def __post_init__(self) -> None:
-        schema.check(self, of="teacher")
+        schema.check(self, of="teacher", hint="mean and std are for pixels from 0 to 1: divide by 255.")
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise RequestError(
                 f"the teacher's mean is {self.mean}, and its standard deviation {self.std}.",

@@ -78,6 +78,17 @@ def test_a_prediction_is_the_students_softmax_of_the_preprocessed_image(
         np.testing.assert_allclose(list(each["probabilities"].values()), expected_K, atol=2e-6)
 
 
+def test_images_of_more_bits_than_those_of_the_training_are_scaled_by_their_own_range(
+    results: Path, run: str, photos: list[Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    deep = [tmp_path / path.name for path in photos]
+    for path, source in zip(deep, photos, strict=True):
+        Image.fromarray(np.asarray(Image.open(source)).astype(np.uint16) * 16).save(path)  # 12 of 16 bits
+    expected, found = (predicted(run, results, capfd, *paths) for paths in (photos, deep))
+    for each, other in zip(expected, found, strict=True):
+        assert other["probability"] == pytest.approx(each["probability"], abs=0.01)
+
+
 def test_a_folder_stands_for_the_images_in_it_without_hidden_and_system_files(
     results: Path, run: str, photos: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -104,7 +104,8 @@ def test_deep_colours_are_scaled_by_the_range_of_their_set(top: int, channels: i
 
 def tiff_of(values_HWC: NDArray[Any], order: str, compression: str, *, planes: bool = False) -> bytes:
     """A TIFF file of these values, grey or colours, its pixels together or its colours in three planes."""
-    end, (height, width, channels) = {"II": "<", "MM": ">"}[order], values_HWC.shape
+    end: Literal["<", ">"] = "<" if order == "II" else ">"
+    height, width, channels = values_HWC.shape
     parts = values_HWC.transpose(2, 0, 1) if planes else [values_HWC]
     strips = [part.astype(part.dtype.newbyteorder(end)).tobytes() for part in parts]
     strips = [zlib.compress(each) for each in strips] if compression == "deflate" else strips
@@ -255,6 +256,10 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def profile_chunk(name: str, profile: bytes) -> bytes:
+    return chunk(b"zTXt", f"Raw profile type {name}\0\0".encode() + zlib.compress(profile))
+
+
 def turned(place: str) -> bytes:
     """COLOURS, to be shown turned by a quarter clockwise, as `place` says."""
     exif, xmp = Image.Exif(), b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -268,14 +273,8 @@ def turned(place: str) -> bytes:
         "WEBP": lambda: saved(COLOURS, "WEBP", exif=exif, lossless=True),
         "TIFF": lambda: saved(COLOURS, "TIFF", tiffinfo={0x0112: 6}),
         "PNG, eXIf after the pixels": lambda: plain[:end] + chunk(b"eXIf", tiff) + plain[end:],
-        **{
-            f"PNG, raw profile {name}": lambda name=name: (
-                plain[:pixels]
-                + chunk(b"zTXt", f"Raw profile type {name}\0\0".encode() + zlib.compress(raw))
-                + plain[pixels:]
-            )
-            for name in ("exif", "APP1")
-        },
+        "PNG, raw profile exif": lambda: plain[:pixels] + profile_chunk("exif", raw) + plain[pixels:],
+        "PNG, raw profile APP1": lambda: plain[:pixels] + profile_chunk("APP1", raw) + plain[pixels:],
         "PNG, XMP": lambda: (
             plain[:pixels] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + plain[pixels:]
         ),

@@ -125,7 +125,8 @@ def test_the_usual_normalisations_are_tried_and_the_best_becomes_part_of_the_run
     assert main(otherwise_normalised) == 0
     assert len(reads) == 2  # once to try all of them, once to judge the teacher; runs read it elsewhere
     said = " ".join(capfd.readouterr().err.split())
-    assert "none (pixels from 0 to 1) 100.0 %. Taken: none (pixels from 0 to 1)" in said
+    assert "none (pixels from 0 to 1) 100.0 %" in said
+    assert "Taken: none (pixels from 0 to 1)" in said
     assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said
     (taught,) = tmp_path.glob("results/runs/*-kd-from-plain-cnn-*")
     teacher = json.loads((taught / "spec.json").read_text())["teacher"]
@@ -162,6 +163,7 @@ def test_a_normalisation_that_is_given_is_taken_without_trying_others(
         (["--teacher-mean", "0.5,0.5", "--teacher-std", "1,1"], "have 3 channels"),
         (["--teacher-mean", "grey", "--teacher-std", "1"], "no list of numbers"),
         (["--teacher-mean", "0.5", "--teacher-std", "0"], "teacher.std[0] is 0"),
+        (["--teacher-mean", "123.7", "--teacher-std", "58.4"], "divide by 255"),
         (["--teacher-size", "64", "--teacher-resize", "32"], "64 are cut out"),
     ],
 )

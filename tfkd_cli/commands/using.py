@@ -192,16 +192,23 @@ def _probabilities(saved: dict[str, Any], files: list[Path]) -> Tensor:
     import numpy as np
     import torch
 
-    from tfkd_cli.data.images import Look, decode, naming_all, parallel
+    from tfkd_cli.data.images import Look, decode, levels_of, naming_all, parallel, read_header
     from tfkd_cli.data.trees import read_file
 
-    look = Look(saved["size"], saved["channels"], tuple(map(tuple, saved.get("levels", ()))))
     student = _with_preprocessing(saved)
+    known = {kind: (kind, *levels) for kind, *levels in saved.get("levels", ())}
+    look = Look(saved["size"], saved["channels"])
+
+    def header(file: Path) -> Any:
+        return read_header(read_file(file), name=str(file))
 
     def one(file: Path) -> Any:
         return decode(read_file(file), look, name=str(file))
 
     with naming_all(files, one), torch.inference_mode():
+        headers = [each for block in parallel(header, files) for each in block]
+        found = {levels[0]: levels for levels in levels_of(headers)}  # of kinds that no training image had
+        look = Look(saved["size"], saved["channels"], tuple((found | known).values()))
         decoded = [image for block in parallel(one, files) for image in block]
         parts = [
             student(torch.from_numpy(np.stack(decoded[start : start + BATCH])))

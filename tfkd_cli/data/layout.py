@@ -230,7 +230,7 @@ class _Survey:
                 raise RequestError(
                     f"class folder {name!r} holds no images{endings}.",
                     expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
-                    hint="convert them, or remove the folder if it is no class.",
+                    hint="remove the folder if it is no class; convert files of other formats.",
                 )
         return images
 

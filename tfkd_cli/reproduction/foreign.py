@@ -48,6 +48,7 @@ USUAL: Normalisations = {
     "CIFAR": (CIFAR100_MEAN, CIFAR100_STD),
     "0.5 and 0.5": ((0.5,), (0.5,)),
     "none (pixels from 0 to 1)": ((0.0,), (1.0,)),
+    "pixels from 0 to 255": ((0.0,), (1 / 255,)),
 }
 """Mean and std of pixels in [0, 1] that networks are mostly trained with."""
 
@@ -123,7 +124,8 @@ def with_usual_inputs(
     shown = ", ".join(f"{name} {accuracy:.1f} %" for name, (accuracy, *_) in found.items())
     said = (
         f"How the teacher's images were normalised is not known. Its accuracy on up to {TRIED_IMAGES} images "
-        f"outside the test part: {shown}. Taken: {best}; --teacher-mean and --teacher-std set another."
+        f"outside the test part: {shown}. Taken: {best}. If it is right more often where it comes from, "
+        "give --teacher-mean and --teacher-std."
     )
     mean, std = known[best]
     own = (mean, std) == (facts.mean, facts.std)
