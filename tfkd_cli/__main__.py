@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explained(error: Exception) -> Exception:
+    import errno
+
     from tfkd_cli.errors import RunError
 
     if isinstance(error, OSError):
@@ -38,7 +40,9 @@ def _explained(error: Exception) -> Exception:
         return RunError(
             f"the system refused: {error.strerror or error}{where}.",
             expected="a readable and writable place with room on it.",
-            hint="free some space or name another folder with --results; --debug shows where.",
+            hint="raise the limit on open files (ulimit -n)."
+            if error.errno == errno.EMFILE
+            else "free some space or name another folder with --results; --debug shows where.",
         )
     cause = error.__cause__ or error  # pandas says only that numpy is missing
     reason = (str(cause).splitlines() or ["not enough memory"])[-1]

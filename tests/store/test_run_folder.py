@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,21 @@ def test_a_damaged_description_is_repaired_from_the_copy_of_an_attempt(
     damaged_spec(finished, damage, tiny_spec)
     assert finished.spec() == tiny_spec
     assert (finished.path / "spec.json").read_bytes() == sound
+
+
+@pytest.mark.parametrize("damage", ["text", "folder", "gone"])
+def test_a_damaged_description_of_a_finished_run_is_written_again(
+    finished: RunFolder, tiny_spec: RunSpec, damage: str
+) -> None:
+    shutil.rmtree(finished.path / "attempts" / "0001")
+    path = finished.path / "spec.json"
+    path.unlink() if damage != "text" else path.write_text("x")
+    if damage == "folder":
+        path.mkdir()
+    with pytest.raises(DamagedFile):
+        finished.spec()
+    finished.mend(tiny_spec)
+    assert finished.spec() == tiny_spec
 
 
 def test_two_runs_whose_keys_begin_alike_are_not_mixed(run: RunFolder, tiny_spec: RunSpec) -> None:
@@ -308,7 +324,7 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
     damaged[damage]()
     finished.declare(tiny_spec)
     assert finished.state().status == "done"
-    with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)to have it trained again"):
+    with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)has it trained again"):
         finished.weights("best.pt")
     weights.unlink()
     assert play.train(store.root, tiny_spec, flavour="yet others")
