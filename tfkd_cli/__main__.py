@@ -87,9 +87,10 @@ def _prepare_streams() -> None:
 
     A stderr that is full, or whose reader has gone, changes nothing: the exit code says what has happened.
     """
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(talk, encoding=sys.stderr.encoding, line_buffering=True)
+    stderr = sys.__stderr__
+    if stderr is not None and sys.stderr is stderr:
+        talk = io.BufferedWriter(_Talk(stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(talk, encoding=stderr.encoding, line_buffering=True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
