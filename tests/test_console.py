@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,16 @@ def test_a_chart_has_the_best_value_at_its_top_and_the_last_epoch_at_its_right()
     assert shown[14].lstrip().startswith("50.0 |*")
     assert shown[16].split() == ["1", "3"]
     assert max(map(len, shown)) <= 60
+
+
+def test_what_is_logged_is_shown_once_and_its_escapes_are_not_obeyed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = logging.getLogger("tfkd")
+    log.addHandler(output := console.LogOutput())
+    try:
+        for _ in range(2):
+            log.warning("%s is damaged.", "\x1b[31mresult.json")
+    finally:
+        log.removeHandler(output)
+    assert capfd.readouterr().err == "Note: \\x1b[31mresult.json is damaged.\n"

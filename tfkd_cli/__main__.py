@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explained(error: Exception) -> Exception:
+    import errno
+
     from tfkd_cli.errors import RunError
 
     if isinstance(error, OSError):
@@ -38,7 +40,9 @@ def _explained(error: Exception) -> Exception:
         return RunError(
             f"the system refused: {error.strerror or error}{where}.",
             expected="a readable and writable place with room on it.",
-            hint="free some space or name another folder with --results; --debug shows where.",
+            hint="raise the limit on open files (ulimit -n)."
+            if error.errno == errno.EMFILE
+            else "free some space or name another folder with --results; --debug shows where.",
         )
     cause = error.__cause__ or error  # pandas says only that numpy is missing
     reason = (str(cause).splitlines() or ["not enough memory"])[-1]
@@ -83,9 +87,10 @@ def _prepare_streams() -> None:
 
     A stderr that is full, or whose reader has gone, changes nothing: the exit code says what has happened.
     """
-    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        talk = io.BufferedWriter(_Talk(sys.stderr.fileno(), "w", closefd=False))
-        sys.stderr = io.TextIOWrapper(talk, encoding=sys.stderr.encoding, line_buffering=True)
+    stderr = sys.__stderr__
+    if stderr is not None and sys.stderr is stderr:
+        talk = io.BufferedWriter(_Talk(stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(talk, encoding=stderr.encoding, line_buffering=True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

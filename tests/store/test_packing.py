@@ -79,6 +79,7 @@ def test_a_pack_is_not_trained_into(packed: Path) -> None:
         ("runs/x.tar.gz", "lies among the records"),
         ("requests/x.tar.gz", "lies among the records"),
         ("runs/{run}/result.json", "is no .tar.gz"),
+        ("../nowhere/x.tar.gz", "lies in a folder that is not there"),
         ("../folder.tar.gz", "is a link, a folder or a device"),
         ("../link.tar.gz", "is a link, a folder or a device"),
         ("../circle.tar.gz", "is a link, a folder or a device"),
@@ -114,6 +115,21 @@ def test_a_file_that_is_no_pack_is_replaced_only_by_force(
     assert path.read_bytes() == content
     store.pack(None, path, force=True)
     assert list(Store.open(path, create=False, writable=False).scan()) == [tiny_spec.key]
+
+
+def test_a_damaged_record_in_a_pack_is_named_by_the_pack(store: Store, packed: Path) -> None:
+    with tarfile.open(packed) as tar:
+        files = [(member.name, tar.extractfile(member)) for member in tar]
+        content = [(name, stream.read()) for name, stream in files if stream is not None]
+    changed = [(name, tarfile.REGTYPE, data.replace(b'"epoch"', b'"Epoch"')) for name, data in content]
+    packed.write_bytes(tar_of(*changed))
+    damaged = [
+        each for each in Store.open(packed, create=False, writable=False).scan().values() if each.damage
+    ]
+    assert damaged
+    for state in damaged:
+        assert state.damage.startswith(f"{packed} (runs/")
+        assert "make it again with `tfkd pack`" in state.damage
 
 
 SPEC = "runs/x-0123456789ab/spec.json"

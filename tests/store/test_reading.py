@@ -63,6 +63,11 @@ def test_a_line_in_the_middle_is_left_out_and_named() -> None:
     assert "line 2 cannot be read" in found.damage
 
 
+def test_a_key_that_stands_twice_is_damage() -> None:
+    with pytest.raises(DamagedFile, match="'seed' stands there twice"):
+        reading.parse_json(b'{"seed": 1, "seed": 2}', path=PATH)
+
+
 def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate(1 << 40)  # sparse

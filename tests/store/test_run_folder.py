@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,21 @@ def test_a_damaged_description_is_repaired_from_the_copy_of_an_attempt(
     damaged_spec(finished, damage, tiny_spec)
     assert finished.spec() == tiny_spec
     assert (finished.path / "spec.json").read_bytes() == sound
+
+
+@pytest.mark.parametrize("damage", ["text", "folder", "gone"])
+def test_a_damaged_description_of_a_finished_run_is_written_again(
+    finished: RunFolder, tiny_spec: RunSpec, damage: str
+) -> None:
+    shutil.rmtree(finished.path / "attempts" / "0001")
+    path = finished.path / "spec.json"
+    path.unlink() if damage != "text" else path.write_text("x")
+    if damage == "folder":
+        path.mkdir()
+    with pytest.raises(DamagedFile):
+        finished.spec()
+    finished.mend(tiny_spec)
+    assert finished.spec() == tiny_spec
 
 
 def test_two_runs_whose_keys_begin_alike_are_not_mixed(run: RunFolder, tiny_spec: RunSpec) -> None:
@@ -308,7 +324,7 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
     damaged[damage]()
     finished.declare(tiny_spec)
     assert finished.state().status == "done"
-    with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)to have it trained again"):
+    with pytest.raises(DamagedFile, match=r"best\.pt.*(?s:.*)has it trained again"):
         finished.weights("best.pt")
     weights.unlink()
     assert play.train(store.root, tiny_spec, flavour="yet others")
@@ -407,15 +423,20 @@ def test_a_damaged_result_is_read_from_its_copy_where_it_cannot_be_repaired(
 CHANGES: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
     "other": lambda path: path.write_bytes(path.read_bytes()[:-3] + b"!!!"),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "a link": lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "missing": lambda path: None,
+    "a folder": Path.mkdir,
+    "a link": lambda path: path.symlink_to("/etc/passwd"),
+    "a pipe": os.mkfifo,
 }
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("metrics.jsonl", "missing"), *itertools.product(("metrics.jsonl", "result.json"), CHANGES)],
+    [
+        pair
+        for pair in itertools.product(("metrics.jsonl", "result.json"), CHANGES)
+        if pair != ("result.json", "missing")
+    ],
 )
 def test_records_that_are_not_what_was_published_are_repaired_or_damage(
     finished: RunFolder, name: str, change: str
@@ -424,11 +445,16 @@ def test_records_that_are_not_what_was_published_are_repaired_or_damage(
     path = finished.path / name
     copy = attempts / "0001" / name if name == "metrics.jsonl" else attempts / "winner.json"
     sound = path.read_bytes()
-    alter = CHANGES.get(change, Path.unlink)
-    alter(path)
+
+    def alter() -> None:
+        if change not in ("truncated", "other"):
+            path.unlink()
+        CHANGES[change](path)
+
+    alter()
     assert finished.state().status == "done"
     assert path.read_bytes() == sound
-    alter(path)
+    alter()
     copy.unlink()
     assert finished.state().status == "damaged"
     with pytest.raises(DamagedFile, match=re.escape(str(path))) as damage:

@@ -50,6 +50,10 @@ def check_out(out: Path, *, store: Path, force: bool = False) -> None:
         raise RequestError(
             f"--out {out} lies among the records of {store}.", expected="a place of its own.", hint=hint
         )
+    if not place.is_dir():
+        raise RequestError(
+            f"--out {out} lies in a folder that is not there.", expected="a folder.", hint=hint
+        )
     if not os.path.lexists(out):
         return
     if out.is_symlink() or not out.is_file():
