@@ -94,7 +94,7 @@ def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Che
     try:
         said = sbatch.judge(options, profile=profile, here=here)
     except (RequestError, sbatch.RefusedError) as error:
-        return Check(label, "bad", error.what, error.expected)
+        return Check(label, "bad", error.what, error.expected or error.hint)
     filled = site.fill_in(options, here)
     start = re.search(r"to start at (\S+)", said)
     shown = ", ".join(f"{option}={value}" for option, value in filled.items()) or "the defaults"

@@ -179,7 +179,7 @@ def dry_run(
             except sbatch.RefusedError as error:
                 if error.lines:
                     raise
-                on_event(f"{error.what}: {error.expected}")
+                on_event(f"{error.what}: {error.hint}")
         with sbatch.recording(Path(folder) / "recorded") as calls:
             sender.send(runs)
         about = {array.job_folder: _described(array) for array in sender.arrays}
