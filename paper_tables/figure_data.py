@@ -190,7 +190,7 @@ def table_gains(comparison: Comparison) -> Iterator[GainRow]:
         if cell.best and cell.best.gain:
             labels = (*table.rows[cell.cell.row].labels, columns.get(cell.cell.column, ""))
             yield GainRow(
-                labels=tuple(filter(None, labels)),
+                labels=tuple(each for each in labels if each not in ("", "–")),
                 gain=cell.best.gain.mean,
                 interval=cell.best.gain.interval,
                 published=cell.cell.published.gain,

@@ -1,7 +1,7 @@
 """Everything the paper says, read strictly from the TOML beside this module.
 
-`load(names)` gives a Paper; a table is read when it is first asked for. Names of networks, data sets and
-methods are handed in, since this package knows nothing of the code that runs them.
+A table is read when it is first asked for. Names of networks, data sets and
+methods are passed in, since this package knows nothing of the code that runs them.
 """
 
 from __future__ import annotations
@@ -130,11 +130,6 @@ class Paper:
                 hint=near(wanted, everything),
             )
         return known[wanted]
-
-
-def load(names: Names, folder: Path = FOLDER) -> Paper:
-    """The paper as data; nothing is read before it is asked for."""
-    return Paper(names, folder)
 
 
 def _errata(table: Table) -> Iterator[Erratum]:

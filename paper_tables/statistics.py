@@ -17,7 +17,7 @@ Group = Mapping[int, float]
 """The accuracies (percent) of one setting, by seed."""
 
 POWER = 0.8
-MOST_SEEDS = 1000  # a search for seeds ends here: nobody trains more
+MOST_SEEDS = 1000  # the search for a number of seeds ends here
 
 
 class Interval(NamedTuple):
@@ -90,7 +90,7 @@ def equal_scatter(groups: Iterable[Sequence[float]]) -> float | None:
     return None if math.isnan(p) else p
 
 
-@cache  # the search for seeds asks for the same few thousand again and again
+@cache  # the search for a number of seeds needs the same few thousand values each time
 def quantile(probability: float, df: float) -> float:
     """Student's t: the value that is exceeded with 1 - probability."""
     from scipy.special import stdtrit

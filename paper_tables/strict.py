@@ -50,7 +50,7 @@ class Names:
                 self._known[kind, name] = getattr(self, kind)(name)
             except Exception as error:
                 if not hasattr(error, "what") and not isinstance(error, LookupError | ValueError):
-                    raise  # a fault of ours, not of the file
+                    raise  # an error in the program, not in the file
                 expected, hint = getattr(error, "expected", ""), getattr(error, "hint", "")
                 what = getattr(error, "what", f'unknown {kind} "{name}".')
                 raise PaperTablesError(f"{where}: {what}", expected=expected, hint=hint) from error

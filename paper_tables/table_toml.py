@@ -236,10 +236,10 @@ def _cell(index: int, cell: str | CellKeys, column: ColumnKeys, place: _Place) -
             recipe=_merged(found.recipe, place.recipes.get(found.student)),
             teacher_recipe=_merged(found.recipe, place.recipes.get(taught_by)) if taught_by else (),
         )
-    taught_badly = place.row.teacher_accuracy if found.teacher_epoch is not None else None
-    published = Published(teacher_accuracy=taught_badly)
+    accuracy = place.row.teacher_accuracy if found.teacher_epoch is not None else None
+    published = Published(teacher_accuracy=accuracy)
     if keys.printed:
-        published = printed.parse(keys.printed, where=where, teacher_accuracy=taught_badly)
+        published = printed.parse(keys.printed, where=where, teacher_accuracy=accuracy)
     if keys.note and keys.erratum:
         raise PaperTablesError(
             f'{where}, key "note": stands beside an erratum.', expected="Expected one of the two."

@@ -54,7 +54,7 @@ NOTES: Mapping[str, str] = {
     "is expected to differ. Holm's correction runs over the claims.",
     "best epoch": "The best epoch is chosen on the test set, as the paper seems to have done; the last "
     "epoch is free of that choice, so each verdict is repeated on it.",
-    "fixed cells": "A claim speaks of its own cells: the interval holds the networks and data sets fixed.",
+    "fixed cells": "A claim is about its own cells: its interval is for these networks and data sets.",
 }
 
 

@@ -112,12 +112,12 @@ class CostModel:
         return Estimate(
             seconds=seconds + start,
             source=source,
-            disk_bytes=disk_bytes(spec, facts),
+            disk_bytes=disk_bytes(spec),
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
             start_seconds=start,
             processes=processes,
-            teacher_bytes=weights_bytes(spec.teacher.network, facts) if spec.teacher else 0,
+            teacher_bytes=weights_bytes(spec.teacher.network) if spec.teacher else 0,
         )
 
     def _modelled(self, spec: RunSpec, facts: DataSet) -> float:
@@ -155,7 +155,11 @@ class CostModel:
         slowness = MEMORY_BOUND.get(network, 1.0)
         if self.device == "cpu":
             slowness *= torchvision_costs.slowness(network)
-        return forward_multiply_adds(network, facts) * slowness
+        # Those of ResNet18 where nothing is known of the network.
+        known = models.multiply_adds(network, size=facts.size) or models.multiply_adds(
+            "resnet18", size=facts.size
+        )
+        return (known or 0) * slowness
 
 
 def _teacher_size(spec: RunSpec) -> int | None:
@@ -238,21 +242,15 @@ def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
     return known.get(name) or data.DATASETS.get(base) or data.DATASETS["cifar100"]
 
 
-def forward_multiply_adds(network: str, facts: DataSet) -> int:
-    """Multiply-adds of one image's forward pass; those of ResNet18 where nothing is known of the network."""
-    shape = {"size": facts.size, "classes": facts.classes, "channels": facts.channels}
-    return models.multiply_adds(network, **shape) or models.multiply_adds("resnet18", **shape) or 0
-
-
-def disk_bytes(spec: RunSpec, facts: DataSet) -> int:
+def disk_bytes(spec: RunSpec) -> int:
     """What a finished run takes on disk: its weights and snapshots in fp32."""
-    weights = weights_bytes(spec.student, facts) * (WEIGHT_FILES + len(spec.snapshots))
+    weights = weights_bytes(spec.student) * (WEIGHT_FILES + len(spec.snapshots))
     return weights + RECORDS + 2 * EPOCH_LINE * spec.recipe.epochs
 
 
-def weights_bytes(network: str, facts: DataSet) -> int:
+def weights_bytes(network: str) -> int:
     """The weights of a network in fp32; 40 MB where nothing is known of it."""
-    return 4 * (models.parameters(network, classes=facts.classes, channels=facts.channels) or 10_000_000)
+    return 4 * (models.parameters(network) or 10_000_000)
 
 
 def logits_bytes(spec: RunSpec, facts: DataSet) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkd_cli import schema
-from tfkd_cli.schema import Count, NotNegative, Positive
+from tfkd_cli.schema import Count, Device, NotNegative, Positive
 
 GPUS_OF_A_RUN: Mapping[str, int] = {"imagenet": 4}
 """Data set → the GPUs that train one run on a cluster, where neither --gpus nor the profile says."""
@@ -24,7 +24,7 @@ class Execution:
 
     cache: str  # decoded data sets, shared by all runs on a machine
     data_dir: str | None = None  # a read-only folder with official files
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    device: Device = "auto"
     threads: Positive | None = None  # per process of a run; None: cores ÷ processes at once
     processes: Positive | None = None  # per run, one per GPU; None: one, on a cluster what the profile says
     sync_batch_norm: bool = False  # of these processes

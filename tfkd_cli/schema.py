@@ -24,13 +24,15 @@ Positive = Annotated[int, Meta(ge=1, lt=1 << 53)]
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]  # 1e999 is read as infinity
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST)]
 _TEXTS = {
+    r"\A(auto|cpu|mps|cuda(:\d{1,4})?)\Z": "auto, cpu, cuda, cuda:1 or mps",
     r"\A[^\0]{1,500}\Z": "a name of 1 to 500 characters",
     r"\A[0-9a-f]{64}\Z": "a sha256 of 64 hex digits",
     r"\A[0-9a-f]{8}([0-9a-f]{56})?\Z": "a sha256 of 64 hex digits, or the first 8 of one",
     r"\A[A-Za-z0-9][A-Za-z0-9.@_+-]{0,239}\Z": "a plain file name",  # no separators, no `..`, not hidden
 }
-NAME, DIGEST, WEIGHTS_DIGEST, FILE_NAME = _TEXTS
+DEVICE, NAME, DIGEST, WEIGHTS_DIGEST, FILE_NAME = _TEXTS
 PUBLISHED_DIGITS = 8  # of a sha256 in the names of torchvision's weights: resnet18-f37072fd.pth
+Device = Annotated[str, Meta(pattern=DEVICE)]
 Name = Annotated[str, Meta(pattern=NAME)]
 Digest = Annotated[str, Meta(pattern=DIGEST)]
 WeightsDigest = Annotated[str, Meta(pattern=WEIGHTS_DIGEST)]

@@ -68,9 +68,8 @@ class Recipe:
     optimizer: Optimizer = "sgd"
     milestones: tuple[Epochs, ...] = (60, 120, 160)  # epochs done before each drop, ascending
     lr_factor: Annotated[float, Meta(gt=0, le=1)] = 0.2
-    warmup_epochs: NotNegative = (
-        1.0  # linear per step, from lr/N to lr (*released main.py*; not in the paper)
-    )
+    # Linear per step, from lr/N to lr (*released main.py*; not in the paper).
+    warmup_epochs: NotNegative = 1.0
     augment: str = "crop-flip-rotate15"
     augment_stream: AugmentStream = "seed"
     precision: Precision = "fp32"
@@ -94,11 +93,10 @@ class Recipe:
             )
         ascending = tuple(sorted(set(self.milestones)))
         if self.milestones != ascending:
-            shown = ",".join(map(str, ascending))
             raise RequestError(
                 f"recipe.milestones is {','.join(map(str, self.milestones))}.",
                 expected="epochs in ascending order, each once.",
-                hint=f"--set recipe.milestones={shown}",
+                hint=f"--set recipe.milestones={','.join(map(str, ascending))}",
             )
 
     def with_epochs(self, epochs: int) -> Recipe:
@@ -221,16 +219,8 @@ class RunSpec:
 
     def _canonical(self) -> str:
         """`canonical_json(self.to_json())`, put together from parts that many runs share."""
-        parts = {
-            "dataset": self.dataset,
-            "loss": self.loss,
-            "recipe": self.recipe,
-            "schema": self.SCHEMA,
-            "student": self.student,
-            "teacher": self.teacher,
-            "trainer": self.trainer,
-        }
-        texts = {name: _text_of(value) for name, value in parts.items()} | {"seed": str(self.seed)}
+        names = ("dataset", "loss", "recipe", "seed", "student", "teacher", "trainer")
+        texts = {name: _text_of(getattr(self, name)) for name in names} | {"schema": str(self.SCHEMA)}
         return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
     @property

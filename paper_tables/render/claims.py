@@ -130,9 +130,9 @@ def _needs(seeds: int | None) -> str:
     return "" if seeds is None else f", which needs {seeds} seeds"
 
 
-def claims_record(verdicts: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
-    """JSON types only; None where nothing is known."""
-    return [_record(verdict) for verdict in verdicts]
+def claims_record(*by_epoch: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
+    """One record per claim and epoch, JSON types only; None where nothing is known."""
+    return [_record(verdict) for verdicts in by_epoch for verdict in verdicts]
 
 
 def _record(verdict: ClaimVerdict) -> dict[str, Any]:

@@ -95,11 +95,11 @@ def seen(count: int) -> Overview:
 def test_the_runs_of_a_long_queue_are_counted_by_reason_and_can_be_listed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    commands._print_overview(seen(30), every=False)
+    commands._print_overview(seen(30), Path("results"), every=False)
     said = " ".join(capfd.readouterr().out.split())
     assert "Queued: 20 Priority, 10 Dependency. `tfkd status --all` lists them." in said
     assert "run-7" not in said
-    commands._print_overview(seen(30), every=True)
+    commands._print_overview(seen(30), Path("results"), every=True)
     said = capfd.readouterr().out
     assert "run-7 " in said
     assert "--all" not in said

@@ -91,4 +91,4 @@ def test_a_value_of_another_type_is_refused_as_if_it_was_typed(
     path = tmp_path / "grid.toml"
     path.write_text('student = "resnet8"\nmethod = "lsr"\nepochs = "many"')
     assert main(["run", "--from", str(path)]) == 2
-    assert "Invalid value for '--epochs'" in capfd.readouterr().err
+    assert "--epochs is 'many'" in capfd.readouterr().err

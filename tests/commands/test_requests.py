@@ -68,8 +68,8 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         (["reproduce", "table12"], "table1"),
         (["show", "tabel1"], "table1"),
         (["show", "no-such-run-8d4c1185ab12"], "neither a table"),
-        (["show", "run"], "no `tfkd run`"),
-        (["show", "run", "--epochs", "2"], "settings change nothing"),
+        (["show", "run"], "there is no run in"),
+        (["show", "run", "--epochs", "2"], "does not change them"),
         (["logs", "8d4c1185ab12"], "no run"),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_value_of_the_command_line_is_not_called_assumed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = planned([*RUN, "--epochs", "3", "--lr", "0.2"], tmp_path, capfd)
-    assert "3 epochs, batch 128, learning rate 0.2, shift (assumed: batch 128, shift);" in said
+    assert "learning rate 0.2, augmentation shift (assumed: batch 128, augmentation shift);" in said
 
 
 def test_a_plan_says_how_many_cells_rest_on_an_assumption(

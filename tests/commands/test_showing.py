@@ -111,13 +111,16 @@ def test_a_named_grid_is_shown_again_by_its_name_and_the_name_means_no_other(
     assert main([*RUN, "--lr", "0.3", "--name", "first", *where]) == 2
     assert "name of another grid" in capfd.readouterr().err
     assert main(["show", "first", "--lr", "0.3", *where]) == 2
-    assert "settings change nothing" in capfd.readouterr().err
+    assert "does not change them" in capfd.readouterr().err
     run = next((tmp_path / "results/runs").iterdir()).name
     assert main(["show", run, "--plot", *where]) == 0
     shown = capfd.readouterr().out
     assert "* test accuracy (%) by epoch" in shown
+    for command in ("show", "status", "report", "cancel"):
+        assert main([command, "frist", *where]) == 2
+        assert 'did you mean "first"?' in capfd.readouterr().err
     assert main(["show", "first", "--plot", *where]) == 2
-    assert "learning curve of a run" in capfd.readouterr().err
+    assert "no learning curve of its own" in capfd.readouterr().err
 
 
 def test_an_unknown_format_is_refused_whatever_the_item(

@@ -65,6 +65,22 @@ def test_the_name_is_the_content_wherever_it_lies(
     assert data.resolve(f"folder:{tmp_path / 'copy'}", execution=execution).name == first.name
 
 
+def test_what_is_said_of_a_folder_is_not_what_was_said_of_a_copy_that_was_decoded_before(
+    make_folder: MakeFolder, execution: Execution, tmp_path: Path
+) -> None:
+    path = make_folder({**SPLIT, "unlabelled": 2})
+    shutil.copy(path / "train" / "dog" / "1.png", path / "test" / "dog" / "again.png")
+    shutil.copytree(path, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "unlabelled")
+    first, copy = (
+        data.prepare(f"folder:{each}", execution=execution).facts for each in (path, tmp_path / "copy")
+    )
+    assert (first.name, copy.called) == (copy.name, "copy")
+    assert "left aside, folders beside the parts: 'unlabelled'" in first.notes
+    assert copy.notes == tuple(note for note in first.notes if "unlabelled" not in note)
+    assert any("near-identical" in note for note in copy.notes)
+
+
 @pytest.mark.parametrize("change", ["bytes", "name", "another", "class"])
 def test_any_change_of_content_changes_the_name(
     make_folder: MakeFolder, execution: Execution, image_file: ImageFile, change: str
@@ -237,9 +253,11 @@ def test_an_image_that_is_in_both_parts_is_said(
     path = make_folder({**SPLIT, "train/cow": 3})
     image = Image.open(path / "train" / "dog" / "1.png")
     image.save(path / "test" / "cat" / "again.jpg", quality=85)
+    mirrored = Image.open(path / "train" / "dog" / "2.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(path / "test" / "dog" / "mirrored.png")
     facts = prepared(path, execution).facts
     (note,) = [note for note in facts.notes if "near-identical" in note]
-    assert "1 of 4 test images" in note
+    assert "2 of 5 test images" in note
     assert "test/cat/again.jpg" in note
     assert "train/dog/1.png" in note
 

@@ -117,6 +117,20 @@ def test_a_copy_on_this_node_is_used_and_a_lost_original_is_reported(
         assert files(data.load(name, execution=given), "test").place == moved
 
 
+@pytest.mark.parametrize("to", ["moved", "archives"])
+def test_images_that_have_moved_are_found_once_their_new_place_is_given(
+    tree: Path, archives: Path, execution: Execution, tmp_path: Path, to: str
+) -> None:
+    before = prepared(tree, execution)
+    pixels = files(before, "test")[:]
+    moved = tree.rename(tmp_path / "moved")
+    with pytest.raises(RequestError, match="are not at"):  # before a run starts
+        data.prepare("imagenet", execution=execution)
+    name = data.prepare("imagenet", execution=execution, source=moved if to == "moved" else archives).name
+    assert name == before.facts.name
+    assert np.array_equal(files(data.load(name, execution=execution), "test")[:], pixels)
+
+
 def test_a_damaged_index_is_made_anew(tree: Path, execution: Execution) -> None:
     name = prepared(tree, execution).facts.name
     index = execution.cache_path / "data" / name / "train_files.npy"

@@ -29,4 +29,4 @@ def test_a_network_is_one_file_and_one_entry(tmp_path: Path, monkeypatch: pytest
     assert models.resolve("Pooled_Pixels") == "pooled-pixels"
     network = models.build("pooled-pixels", classes=5, channels=3, size=32)
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
-    assert models.parameters("pooled-pixels", classes=5) is None  # unless the entry has Counts
+    assert models.parameters("pooled-pixels") is None  # unless the entry says so

@@ -8,7 +8,7 @@ import pytest
 
 from paper_tables.compare import Comparison, compare
 from paper_tables.measured import Measured, SeedValue
-from paper_tables.reader import Paper, load
+from paper_tables.reader import Paper
 from paper_tables.spec import Cell, Column, Published, Row, Setting, Table
 from paper_tables.strict import Names
 from tfkd_cli.errors import canonical
@@ -116,4 +116,4 @@ def names() -> Names:
 @pytest.fixture(scope="session")
 def paper(names: Names) -> Paper:
     """The shipped tables, figures and claims."""
-    return load(names)
+    return Paper(names)

@@ -19,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from paper_tables import render
 from paper_tables.compare import Comparison, Measured, SeedValue, compare
 from paper_tables.measured import EPOCHS
-from paper_tables.render import sheet_latex, sheet_markdown
+from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
+from paper_tables.render.as_data import comparison_csv, comparison_record
+from paper_tables.render.cells import comparison_sheet
+from paper_tables.render.claims import claims_record, claims_sheet, sentence
 from paper_tables.spec import Cell, Claim, Column, Contrast, Published, Row, Setting, Table
 from paper_tables.verdicts import judge_claims
 
@@ -36,6 +38,18 @@ def shown(renderable: object, width: int = 100) -> str:
     out = io.StringIO()
     Console(file=out, width=width, no_color=True).print(renderable)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def text_of(comparison: Comparison, width: int) -> object:
+    return sheet_terminal.text(comparison_sheet(comparison), width)
+
+
+def markdown_of(comparison: Comparison) -> str:
+    return sheet_markdown.markdown(comparison_sheet(comparison))
+
+
+def latex_of(comparison: Comparison) -> str:
+    return sheet_latex.latex(comparison_sheet(comparison))
 
 
 def matches(text: str, name: str) -> bool:
@@ -99,33 +113,33 @@ def demo(runs: dict[Setting, Measured], make_setting: Name) -> Comparison:
 
 
 def test_the_terminal_shows_published_beside_measured(everything: Comparison) -> None:
-    assert matches(shown(render.text(everything, 100)), "table0.txt")
+    assert matches(shown(text_of(everything, 100)), "table0.txt")
 
 
 def test_the_demo_shows_a_line_per_method(demo: Comparison) -> None:
-    assert matches(shown(render.text(demo, 100)), "demo.txt")
+    assert matches(shown(text_of(demo, 100)), "demo.txt")
 
 
 def test_markdown(everything: Comparison) -> None:
-    assert matches(render.markdown(everything), "table0.md")
+    assert matches(markdown_of(everything), "table0.md")
 
 
 def test_latex(everything: Comparison) -> None:
-    assert matches(render.latex(everything), "table0.tex")
+    assert matches(latex_of(everything), "table0.tex")
 
 
 def test_csv(everything: Comparison) -> None:
-    assert matches(render.csv(everything), "table0.csv")
+    assert matches(comparison_csv(everything), "table0.csv")
 
 
 def test_json(everything: Comparison) -> None:
-    text = json.dumps(render.json(everything), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(comparison_record(everything), indent=1, ensure_ascii=False, allow_nan=False)
     assert matches(re.sub(r"(\d+\.\d{6})\d+", r"\1", text) + "\n", "table0.json")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 200])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(everything: Comparison, width: int) -> None:
-    text = shown(render.text(everything, width), width)
+    text = shown(text_of(everything, width), width)
     assert all(len(line) <= width for line in text.splitlines())
     for number in ("73.00±0.20", "(+2.50)", "74.00±1.00", "[+0.52,", "n=2/3"):
         assert number in text
@@ -136,22 +150,22 @@ def test_no_colour_is_asked_for_under_no_color(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    Console(file=out, width=100, force_terminal=True).print(render.text(everything, 100))
+    Console(file=out, width=100, force_terminal=True).print(text_of(everything, 100))
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", out.getvalue())
 
 
 def test_text_in_brackets_is_shown_and_not_taken_for_markup(everything: Comparison) -> None:
     strange = replace(everything, table=replace(everything.table, title="[bold]x[/bold]"))
-    assert "[bold]x[/bold]" in shown(render.text(strange, 100))
+    assert "[bold]x[/bold]" in shown(text_of(strange, 100))
 
 
 def test_a_table_says_whether_one_teacher_or_one_per_seed_taught(
     table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
-    one = shown(render.text(compare(table, runs), 200), 200)
+    one = shown(text_of(compare(table, runs), 200), 200)
     assert "One teacher per architecture (seed 0) teaches all student seeds" in one
     runs[make_setting("kd")] = make_measured(74.0, 73.0, 75.0, name="kd", teacher="resnet18-s{seed}")
-    several = shown(render.text(compare(table, runs), 200), 200)
+    several = shown(text_of(compare(table, runs), 200), 200)
     assert "Each student seed has a teacher of its own" in several
     assert "One teacher per architecture" not in several
 
@@ -159,9 +173,9 @@ def test_a_table_says_whether_one_teacher_or_one_per_seed_taught(
 def test_a_gain_of_common_seeds_says_on_how_many_pairs_it_rests(
     table: Table, runs: dict[Setting, Measured], make_setting: Name, make_measured: Make
 ) -> None:
-    assert "pairs)" not in shown(render.text(compare(table, runs), 200), 200).partition("paper:")[0]
+    assert "pairs)" not in shown(text_of(compare(table, runs), 200), 200).partition("paper:")[0]
     runs[make_setting("baseline")] = make_measured(70.0, 71.0, 72.0, 99.0, name="baseline")
-    assert "+3.00 [+0.52, +5.48] (3 pairs)" in shown(render.text(compare(table, runs), 200), 200)
+    assert "+3.00 [+0.52, +5.48] (3 pairs)" in shown(text_of(compare(table, runs), 200), 200)
 
 
 def test_settings_that_do_not_scatter_alike_are_noted_below_a_table_and_a_claim(
@@ -169,19 +183,19 @@ def test_settings_that_do_not_scatter_alike_are_noted_below_a_table_and_a_claim(
 ) -> None:
     runs[make_setting("baseline")] = make_measured(70.0, 70.1, 70.2, 70.1, 70.3, name="baseline")
     runs[make_setting("kd")] = make_measured(50.0, 70.0, 90.0, 80.0, 58.0, name="kd")
-    assert "do not scatter alike on cifar100" in shown(render.text(compare(table, runs), 200), 200)
+    assert "do not scatter alike on cifar100" in shown(text_of(compare(table, runs), 200), 200)
     assert "do not scatter alike on cifar100" in judge_claims(claims, runs)[0].notes[-1]
 
 
 def test_a_table_without_runs_shows_what_is_published_and_n_of_n(table: Table, make_setting: Name) -> None:
-    text = shown(render.text(compare(table, {make_setting("kd"): Measured(wanted=3)}), 100))
+    text = shown(text_of(compare(table, {make_setting("kd"): Measured(wanted=3)}), 100))
     assert "73.00±0.20 (+2.50)" in text
     assert "0/3" in text
     assert "agrees" not in text
 
 
 def test_the_documented_shape_of_json(everything: Comparison) -> None:
-    cell: dict[str, Any] = render.json(everything)["cells"][1]
+    cell: dict[str, Any] = comparison_record(everything)["cells"][1]
     assert {"row", "column", "setting", "published", "note", "assumed", "measured"} <= cell.keys()
     assert {"mean", "std", "gain"} <= cell["published"].keys()
     measured = cell["measured"]
@@ -195,12 +209,12 @@ def test_a_setting_in_json_has_its_overrides_by_name(table: Table) -> None:
     assert cell is not None
     tuned = replace(cell, setting=replace(cell.setting, loss=(("alpha", 0.5),)))
     only = replace(table, rows=(Row(labels=("x",), cells=(tuned,)),))
-    assert render.json(compare(only, {}))["cells"][0]["setting"]["loss"] == {"alpha": 0.5}
+    assert comparison_record(compare(only, {}))["cells"][0]["setting"]["loss"] == {"alpha": 0.5}
 
 
 def test_csv_says_the_same_as_json(everything: Comparison) -> None:
-    lines = list(csv.DictReader(io.StringIO(render.csv(everything))))
-    cells = render.json(everything)["cells"]
+    lines = list(csv.DictReader(io.StringIO(comparison_csv(everything))))
+    cells = comparison_record(everything)["cells"]
     assert [line["column"] for line in lines] == [cell["column"] for cell in cells]
     for line, cell in zip(lines, cells, strict=True):
         best = cell["measured"]["best"] or {}
@@ -214,7 +228,7 @@ EVIL = "<script>alert('x')</script> & \"q\" | $x$ \\end{table} # % _ ^ ~ `c` é 
 def test_a_markdown_row_keeps_its_columns_whatever_a_text_holds(everything: Comparison) -> None:
     row = replace(everything.table.rows[0], labels=("a | b\nc",))
     strange = replace(everything, table=replace(everything.table, rows=(row, everything.table.rows[1])))
-    lines = [line for line in render.markdown(strange).splitlines() if line.startswith("|")]
+    lines = [line for line in markdown_of(strange).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
 
 
@@ -243,7 +257,7 @@ def tall(comparison: Comparison, times: int) -> Comparison:
 
 @pytest.mark.parametrize("times", [1, 4, 40])
 def test_a_table_too_tall_for_a_page_goes_on_in_another_float(everything: Comparison, times: int) -> None:
-    text = render.latex(tall(everything, times))
+    text = latex_of(tall(everything, times))
     floats = text.count(r"\begin{table}")
     assert text.count(r"\begin{tabular}") <= floats
     assert (floats > 1) == (times > 1)
@@ -259,8 +273,8 @@ def test_latex_compiles(
 ) -> None:
     measured = {each.cell.setting: each.measured for each in everything.cells()}
     strange = replace(everything, table=replace(everything.table, title=EVIL, note=EVIL))
-    tables = [render.latex(each) for each in (everything, demo, strange, tall(everything, 9), tall(demo, 30))]
-    body = "\n".join([*tables, render.claims_latex(judge_claims(claims, measured))])
+    tables = [latex_of(each) for each in (everything, demo, strange, tall(everything, 9), tall(demo, 30))]
+    body = "\n".join([*tables, sheet_latex.latex(claims_sheet(judge_claims(claims, measured)))])
     (tmp_path / "all.tex").write_text(sheet_latex.DOCUMENT.format(body=body), encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
@@ -300,14 +314,14 @@ def claims(make_setting: Name) -> list[Claim]:
 
 def test_claims_are_shown_with_their_verdicts_at_both_epochs(claims: list[Claim], runs: Runs) -> None:
     both = [judge_claims(claims, runs, epoch=epoch) for epoch in EPOCHS]
-    assert matches(render.claims_markdown(*both), "claims.md")
-    text = shown(render.claims_text(*both, width=140), width=140)
+    assert matches(sheet_markdown.markdown(claims_sheet(*both)), "claims.md")
+    text = shown(sheet_terminal.text(claims_sheet(*both), 140), width=140)
     assert all(claim.statement in text for claim in claims)
-    json.dumps(render.claims_json(*both), allow_nan=False)
+    json.dumps(claims_record(*both), allow_nan=False)
 
 
 def test_a_verdict_says_in_words_what_the_seeds_could_have_shown(claims: list[Claim], runs: Runs) -> None:
-    kd, lsr, reg = map(render.sentence, judge_claims(claims, runs))
+    kd, lsr, reg = map(sentence, judge_claims(claims, runs))
     assert kd == (
         "Not shown: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 1 cells, 6 of 6 runs; "
         "p 0.11 after Holm over 3 claims. These seeds could have shown a gain of 3.10 (80 % power). "
@@ -315,5 +329,5 @@ def test_a_verdict_says_in_words_what_the_seeds_could_have_shown(claims: list[Cl
     )
     assert "The paper prints no such gain. They could have confirmed equality within ±" in lsr
     assert reg.startswith("Partly measured: mean gain +3.00 [+0.52, +5.48] 95 % over 1 of 2 cells")
-    nothing = render.sentence(judge_claims(claims, {})[0])
+    nothing = sentence(judge_claims(claims, {})[0])
     assert nothing == "Not measured: 0 of 1 cells, 0 of 0 runs."

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paper_tables import hyperparameters
-from paper_tables.reader import FOLDER, Paper, load
+from paper_tables.reader import FOLDER, Paper
 from paper_tables.spec import PaperTablesError, Table
 from paper_tables.strict import Names
 from paper_tables.table_toml import table
@@ -175,7 +175,7 @@ def test_every_kind_of_file_is_read_strictly(
     assert old in text
     (copied / file).write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(PaperTablesError) as caught:
-        load(names, copied).check()
+        Paper(names, copied).check()
     assert place in caught.value.what
     assert key in caught.value.what
 

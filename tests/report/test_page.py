@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from paper_tables import render
+from paper_tables.render.as_data import comparison_record
 from tfkd_cli import report
 from tfkd_cli.report import page as pages
 
@@ -187,7 +187,7 @@ def test_how_many_claims_hold_is_said_of_those_that_were_judged(stores: ModuleTy
 
 def test_report_json_holds_every_table_as_show_prints_it(demo: Made, stores: ModuleType) -> None:
     campaign = stores.campaign(demo.out, ["demo"])
-    made = render.json(campaign.comparison(campaign.request.tables[0], campaign.runs()))
+    made = comparison_record(campaign.comparison(campaign.request.tables[0], campaign.runs()))
     expected = json.loads(json.dumps(made))
     [table] = demo.record["tables"]
     assert {name: table[name] for name in expected} == expected

@@ -115,9 +115,15 @@ def otherwise_normalised(tmp_path: Path) -> list[str]:
 
 
 def test_the_usual_normalisations_are_tried_and_the_best_becomes_part_of_the_runs(
-    otherwise_normalised: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    otherwise_normalised: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    read, reads = checkpoints.read_weights, list[Path]()
+    monkeypatch.setattr(checkpoints, "read_weights", lambda path: reads.append(path) or read(path))
     assert main(otherwise_normalised) == 0
+    assert len(reads) == 2  # once to try all of them, once to judge the teacher; runs read it elsewhere
     said = " ".join(capfd.readouterr().err.split())
     assert "none (pixels from 0 to 1) 100.0 %. Taken: none (pixels from 0 to 1)" in said
     assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said

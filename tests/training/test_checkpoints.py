@@ -105,7 +105,9 @@ def test_tensors_beside_the_network_such_as_a_losss_are_ignored_and_counted(tmp_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda weight: weight.to_sparse(), "is a sparse or quantised tensor"),
+        (lambda weight: weight.to_sparse(), "is sparse, quantised or empty"),
+        (lambda weight: weight.to("meta"), "is sparse, quantised or empty"),
+        (lambda weight: (100 * weight).to(torch.int8), "has values of type torch.int8"),
         (lambda weight: weight / 0, "holds values that are no finite numbers"),
         (lambda weight: weight * torch.nan, "holds values that are no finite numbers"),
     ],
@@ -129,7 +131,7 @@ def test_of_two_networks_that_fit_the_usual_one_is_taken_and_the_other_named(
 
 def test_of_two_networks_that_fit_and_have_other_names_none_is_chosen(tmp_path: Path) -> None:
     weights = network().state_dict()
-    with pytest.raises(RunError, match=r"holds 2 sets of weights that fit: student\., teacher\."):
+    with pytest.raises(RunError, match=r"2 sets of weights that fit: student, teacher\."):
         filled(saved(tmp_path, {"teacher": weights, "student": weights}))
 
 
@@ -151,13 +153,20 @@ def test_the_only_state_dict_under_a_name_of_its_own_is_found_beside_an_optimize
 @pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(2)}])
 def test_safetensors_are_read(tmp_path: Path, beside: dict[str, torch.Tensor]) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
-    path = tmp_path / "model.safetensors"
+    path = tmp_path / "model.pt"  # whatever it is called
     weights = {f"model.{name}": value for name, value in network().state_dict().items()}
     safetensors.save_file({**weights, **beside}, path)
     checkpoints.fill(network(), checkpoints.read_weights(path), path=path, name="resnet18")
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 30])
+def test_an_index_of_several_files_is_no_file_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {}}')
+    with pytest.raises(RunError, match="it is an index of the files"):
+        checkpoints.read_weights(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 30, (2).to_bytes(8, "little") + b"{x"])
 def test_damaged_safetensors_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
@@ -170,7 +179,7 @@ def test_without_the_package_safetensors_the_way_to_it_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"")
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
     with pytest.raises(RunError, match="needs the package safetensors") as caught:
         checkpoints.read_weights(path)
     assert "tfkd[safetensors]" in caught.value.hint

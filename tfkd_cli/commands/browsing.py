@@ -13,6 +13,7 @@ from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
 from tfkd_cli.reproduction import overview
 from tfkd_cli.spec import TRAINER_VERSION
+from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,12 @@ def list_runs(
     frame = frame.sort_values([column, "run"], ascending=not sort.startswith("-"), na_position="last")
     if output.json:
         console.print_json(_records(frame))
-        return 0
+    else:
+        _print_list(opened, found, frame)
+    return 0
+
+
+def _print_list(opened: Store, found: Mapping[str, results.Run], frame: pd.DataFrame) -> None:
     specs = [run.spec for run in found.values() if run.spec is not None]
     names = progress.short_names(specs, session.called(opened))
     rows = [_line(row, names.get(row["run"], row["run"])) for row in _records(frame)]
@@ -73,7 +79,6 @@ def list_runs(
         console.say(f"There are no runs in {opened.source} yet. Start with: tfkd reproduce demo")
     for note in overview.outdated(opened, [run.state for run in found.values()]):
         console.say(f"Note: {note}")
-    return 0
 
 
 def _matches(frame: pd.DataFrame, condition: str) -> pd.Series[bool]:

@@ -9,7 +9,7 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.commands import session
-from tfkd_cli.commands.launching import Place
+from tfkd_cli.commands.planning import Place
 from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -159,8 +159,9 @@ def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     made, _ = session.campaigns(opened, execution)
     try:
         names = {*session.names_of([item], made)}
-    except UnknownNameError:
-        return [find_run(opened, execution, item)]
+    except UnknownNameError as unknown:
+        with session.naming_all_there_is(item, unknown):
+            return [find_run(opened, execution, item)]
     chosen = [each for each in made if names & set(each.request.names)]
     if item == UNNAMED:
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own

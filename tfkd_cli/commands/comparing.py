@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfkd_cli import console
-from tfkd_cli.commands import launching, printing, session
+from tfkd_cli.commands import launching, planning, printing, session
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
@@ -78,7 +78,7 @@ def compare(
 ) -> int:
     """Compare label smoothing and Tf-KD on your own images: equal trials, several seeds, one answer.
 
-    Example: tfkd compare --dataset folder:photos --student resnet8 --epochs 20
+    Example: tfkd compare --dataset folder:photos --student resnet8
     """
     axes = requests.axes_of(
         dataset=dataset,
@@ -91,19 +91,16 @@ def compare(
     given, sources = session.foreign_teacher(teacher_file, axes)
     execution = session.execution(store, where, folder, sources=sources)
     session.check_writable(store.results)
-    profile, opened = launching.profile_of(where), session.open_store(store, write=False)
+    profile, opened = planning.profile_of(where), session.open_store(store, write=False)
 
-    def grid() -> Campaign:
-        """The methods with the data as it is here and now."""
+    def grid() -> Campaign:  # the methods with the data as it is here and now
         request = requests.for_axes(axes, bare, execution=execution, foreign=given)
         return Campaign(request, opened, execution)
 
     if not where.dry_run:
         _make_ready(grid(), where, trials=trials)
-    request = launching.with_teacher_inputs(grid(), where)
-    return _Work(
-        Comparison(comparison_request(request, trials=trials)), opened, execution, where, profile
-    ).do(output)
+    request = comparison_request(launching.with_teacher_inputs(grid(), where), trials=trials)
+    return _Work(Comparison(request), opened, execution, where, profile).do(output)
 
 
 def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
@@ -128,11 +125,11 @@ class _Work:
         profile: Profile | None,
     ) -> None:
         self.comparison, self.store, self.where = comparison, store, where
-        self.device = launching.cost_device(where)
+        self.device = planning.cost_device(where)
         self.execution = execution
         # The same runs at once, and the same threads for each, through all stages.
         specs = [spec for stage in self._stages() for spec in stage.runs]
-        self.place = launching.place_of(where, profile, specs, execution)
+        self.place = planning.place_of(where, profile, specs, execution)
         self.plan = self._whole_plan()
 
     def do(self, output: JsonOption) -> int:
@@ -140,7 +137,7 @@ class _Work:
         plan, campaign = self.plan, self._campaign(self._stages()[-1].request)
         if self.where.dry_run and output.json:
             launching.check_what_runs_need(campaign, plan.unfinished, self.where)
-            console.print_json(launching.plan_json(campaign, plan, self.place))
+            console.print_json(planning.plan_json(campaign, plan, self.place))
             return 0
         self._show(plan)
         if self.where.dry_run:
@@ -188,7 +185,7 @@ class _Work:
         return self.comparison.stages(self.store.scan())
 
     def _campaign(self, request: Request) -> Campaign:
-        return launching.campaign_of(request, self.store, self.execution, self.place)
+        return planning.campaign_of(request, self.store, self.execution, self.place)
 
     def _whole_plan(self) -> Plan:
         """All stages as one plan. While a choice is open its default stands in: as many runs."""
@@ -205,7 +202,7 @@ class _Work:
 
     def _show(self, plan: Plan) -> None:
         campaign = self._campaign(self._stages()[-1].request)
-        launching.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
+        planning.show_plan(campaign, plan, self.place, to_stdout=self.where.dry_run)
         target = console.out() if self.where.dry_run else console.talk()
         tries = "; ".join(f"{each} its {tried(each)}" for each in self.comparison.methods)
         count = self.comparison.compared.trials

@@ -4,249 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from paper_tables.spec import Table
-from tfkd_cli import console, models
-from tfkd_cli.backends.slots import Slots, slots
+from tfkd_cli import console
+from tfkd_cli import data as data_sets
 from tfkd_cli.commands import session
+from tfkd_cli.commands.planning import Place
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
-from tfkd_cli.execution import Execution
 from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan, PlannedRun
 from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
-from tfkd_cli.store import Store
-
-if TYPE_CHECKING:
-    from tfkd_cli.backends.slurm.profile import Profile
 
 LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
-NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will not do
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the runs of a command execute, found out once: the slots of this machine, or a cluster."""
-
-    where: LaunchOptions
-    slots: Slots | None = None
-    profile: Profile | None = None  # of the cluster
-
-    @property
-    def threads(self) -> int:
-        """The threads of a run here; 1 on a cluster."""
-        return self.slots.threads if self.slots else 1
-
-    def processes_of(self, spec: RunSpec) -> int:
-        """How many processes train one run, each on a GPU of its own where there are GPUs."""
-        return self.profile.processes_of(spec) if self.profile else self.where.gpus or 1
-
-    def runs_at_once(self, plan: Plan) -> int:
-        """How many runs of a plan will go at once: as many as there are slots, or `--jobs` on a cluster."""
-        if self.slots:
-            return len(self.slots.environments)
-        return self.where.jobs or max(1, len(plan.todo))
-
-
-def profile_of(where: LaunchOptions) -> Profile | None:
-    """The profile of `--cluster`, None for this machine; RequestError when there is none of this name."""
-    if where.cluster == "local":
-        return None
-    from tfkd_cli.backends.slurm import profile
-
-    return replace(profile.find(where.cluster), processes=where.gpus)
-
-
-def place_of(
-    where: LaunchOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
-) -> Place:
-    """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
-    if profile is not None:
-        return Place(where=where, profile=profile)
-    return Place(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
-
-
-def cost_device(where: LaunchOptions) -> str:
-    """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
-    if where.cluster != "local" and where.device == "auto":
-        return "cuda"
-    return ready.device_kind(where.device)
-
-
-def campaign_of(
-    request: Request,
-    store: Store,
-    execution: Execution,
-    place: Place,
-    *,
-    calibrate: bool = False,
-    repeating: str = "",
-) -> Campaign:
-    """The campaign of a command; `calibrate` times first what the request needs."""
-    from tfkd_cli.reproduction import calibration
-
-    device = cost_device(place.where)
-    if calibrate:
-        calibration.calibrate(request, execution=execution, device=device, say=console.say)
-    return Campaign(
-        request,
-        store,
-        execution,
-        device=device,
-        threads=place.threads,
-        processes_of=place.processes_of,
-        calibrated=calibration.rates(execution, device=device),
-        repeating=repeating,
-    )
-
-
-def plan_json(campaign: Campaign, plan: Plan, place: Place) -> dict[str, Any]:
-    """The documented shape of a plan with `--json`; `device` is what its `gpu_hours` are of."""
-    at_once = place.runs_at_once(plan)
-    return {
-        "seeds": list(campaign.request.seeds),
-        "device": campaign.device,
-        "runs_at_once": at_once,
-        "wall_hours": round(plan.wall_seconds(at_once) / 3600, 4),
-        **plan.to_json(),
-    }
-
-
-def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) -> None:
-    """The plan with its costs, where they come from, and what rests on an assumption."""
-    request, counts = campaign.request, plan.counts()
-    target = console.out() if to_stdout else console.talk()
-    seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
-    target.print(
-        f"Plan ({described(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
-        markup=False,
-    )
-    target.print(
-        console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
-    )
-    if counts.todo:
-        shared = "Shared runs are trained once. " if counts.shared else ""
-        target.print(
-            f"{shared}The longest chain, a teacher and then its students, is the least that any number of "
-            "devices would take.",
-            markup=False,
-        )
-        at_once = place.runs_at_once(plan)
-        wall = console.duration(plan.wall_seconds(at_once))
-        target.print(
-            f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
-            markup=False,
-        )
-        if campaign.device == "cpu" and plan.wall_seconds(at_once) > NOT_PRACTICAL:
-            target.print(
-                "On this CPU: not practical. Use --cluster NAME, a GPU, or --scale quick.", markup=False
-            )
-    for line in console.parallel_lines(plan):
-        target.print(line, markup=False)
-    for line in console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
-        target.print(line, markup=False)
-    for line in assumption_lines(request):
-        target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.unfinished), *data_lines(campaign, plan.unfinished)):
-        target.print(line, markup=False)
-
-
-def described(request: Request) -> str:
-    """How the runs of a request are made: its scale, or a table's own recipe; what was changed; the form."""
-    own = [table for table in request.tables if table.has_own_recipe]
-    fast = request.fast or request.scale == "quick"
-    parts = [f"{table.name}: its own recipe{', fast' * (fast or table.fast)}" for table in own]
-    if len(own) < len(request.items):
-        parts = [f"{request.scale} scale{', fast' * fast}", *parts]
-    changes = ", ".join(f"{name}={value}" for name, value in request.overrides.to_json().items())
-    return "; ".join([*parts, *([f"changed: {changes}"] if changes else []), f"{request.form} form"])
-
-
-def assumption_lines(request: Request) -> list[str]:
-    """How many cells rest on a value that nobody published, per table; the recipes of a grid."""
-    lines = []
-    for table in request.tables:
-        if table.kind == "grid":
-            lines += grid_recipes(request, table)
-            if request.axes and "baseline" not in request.axes.methods:
-                lines.append("The baseline of each student is trained, too: the gains refer to it.")
-        if table.kind not in ("paper", "control"):
-            continue
-        cells = [cell for cell in table.cells() if not cell.is_baseline]
-        resting = sum(bool(assumed(request, cell.setting)) for cell in cells)
-        if resting:
-            lines.append(
-                f"{table.name}: {resting} of {len(cells)} cells rest on an assumed setting; "
-                "a difference there may be our guess, not the paper's."
-            )
-    return lines
-
-
-def grid_recipes(request: Request, table: Table) -> list[str]:
-    """How each network of a grid is trained, in one line, and which of it is our assumption."""
-    lines = {}
-    for cell in table.cells():
-        setting = cell.setting.baseline()
-        recipe = request.spec(setting, own_epochs=True).recipe
-        shown = {
-            "epochs": f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}",
-            "batch_size": f"batch {recipe.batch_size}",
-            "lr": f"learning rate {recipe.peak_lr:g}",
-            "augment": f"augmentation {recipe.augment}",
-        }
-        guessed = [name for name in shown if f"recipe.{name}" in assumed(request, setting)]
-        note = f" (assumed: {', '.join(shown[name] for name in guessed)})" if guessed else ""
-        lines[setting.student] = (
-            f"{setting.student}: {', '.join(shown.values())}{note}; --epochs, --lr, --set recipe.… change it."
-        )
-    return list(lines.values())
-
-
-def pretrained_lines(runs: Sequence[RunSpec]) -> list[str]:
-    """Which teachers of these runs are torchvision's pretrained networks, if there are any."""
-    teachers = dict.fromkeys(spec.teacher for spec in runs if isinstance(spec.teacher, ForeignTeacher))
-    named = [f"{each.network} (sha256 {each.digest}…)" for each in teachers if each.published]
-    return [
-        f"Teachers with torchvision's {models.PUBLISHED} weights, as in the released script: "
-        f"{', '.join(named)}; --set teacher.weights=trained trains them here."
-    ] * bool(named)
-
-
-def data_lines(campaign: Campaign, runs: Sequence[RunSpec]) -> list[str]:
-    """What must be decoded or fetched first."""
-    request, folder = campaign.request, campaign.execution.data_dir
-    lines = [
-        f"{each.name}: not {f'in {folder}' if folder else 'here yet'}; "
-        + (
-            f"would fetch {each.download}."
-            if each.download
-            else f"`tfkd data {each.name} --from PATH` adds it."
-        )
-        for each in ready.unready(request, runs)
-        if not each.available
-    ]
-    notes = [f"{each.facts.called}: {note}" for each in request.data.values() for note in each.facts.notes]
-    validated = [
-        f"{each.facts.called}: the best epoch is chosen on its validation part "
-        f"({each.facts.val_images:,} images), not on its test part."
-        for each in request.data.values()
-        if each.facts.val_images
-    ]
-    batches = {spec.dataset: spec.recipe.batch_size for spec in runs}
-    one_step = [
-        f"{each.facts.called}: a batch is {batches[each.name]:,} images, more than the "
-        f"{each.facts.train_images:,} of its training part, so each epoch is one step with all of these."
-        for each in request.data.values()
-        if batches.get(each.name, 0) > each.facts.train_images
-    ]
-    return lines + notes + validated + one_step
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
@@ -344,7 +118,10 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
         cache = campaign.execution.cache_path
         session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
     for each in campaign.request.data.values():
-        ready.check_corrupt(each.facts, [spec for spec in runs if spec.dataset == each.name])
+        used = [spec for spec in runs if spec.dataset == each.name]
+        ready.check_corrupt(each.facts, used)
+        if used and each.ready:
+            data_sets.check_files(each.name, execution=campaign.execution)
     ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
     decoded = {each.name for each in campaign.request.data.values() if each.ready}
     show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])

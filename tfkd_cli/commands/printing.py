@@ -7,8 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paper_tables import render
 from paper_tables.compare import Comparison
+from paper_tables.render.as_data import comparison_csv, comparison_record
+from paper_tables.render.cells import comparison_sheet
+from paper_tables.render.sheet import Sheet
 from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, plain
@@ -37,7 +39,7 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
     runs = campaign.runs()
     comparisons = [campaign.comparison(table, runs) for table in campaign.request.tables]
     if as_json:
-        console.print_json([render.json(each) for each in comparisons])
+        console.print_json([comparison_record(each) for each in comparisons])
         return
     for each in comparisons:
         print_table(each, form="text")
@@ -55,12 +57,23 @@ def print_results(campaign: Campaign, *, as_json: bool) -> None:
 
 def print_table(comparison: Comparison, *, form: str) -> None:
     """One table beside what was measured, to stdout: `form` is one of FORMATS but JSON."""
+    if form == "csv":
+        print(plain(comparison_csv(comparison)), end="")
+    else:
+        print_sheets(comparison_sheet(comparison), form=form)
+
+
+def print_sheets(*sheets: Sheet, form: str) -> None:
+    """Sheets to stdout: `form` is text, md or tex."""
+    from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
+
     if form == "text":
         target = console.out()
-        target.print(render.text(comparison, width=target.width))
+        for sheet in sheets:
+            target.print(sheet_terminal.text(sheet, width=target.width))
     else:
-        drawn = {"md": render.markdown, "csv": render.csv, "tex": render.latex}[form](comparison)
-        print(plain(drawn), end="")
+        draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
+        print(plain("\n".join(map(draw, sheets))), end="")
 
 
 def answer_of(campaign: Campaign) -> Answer:
@@ -75,19 +88,15 @@ def answer_of(campaign: Campaign) -> Answer:
 
 def print_answer(found: Answer, *, form: str) -> None:
     """The tables and the sentence of a comparison, to stdout; `form` as in `print_table`."""
-    from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
     from tfkd_cli.compare.sheets import csv_text, document, sheets
 
     if form == "csv":
         print(csv_text(found), end="")
     elif form == "text":
-        target = console.out()
-        for sheet in sheets(found)[:2]:
-            if sheet.rows:
-                target.print(sheet_terminal.text(sheet, width=target.width))
+        print_sheets(*(sheet for sheet in sheets(found)[:2] if sheet.rows), form=form)
         console.show(found.sentence)
     else:
-        print(document(found, {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]), end="")
+        print_sheets(*document(found), form=form)
 
 
 def write_report(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tfkd_cli import console, grid
-from tfkd_cli.commands import grid_file, launching, session
+from tfkd_cli.commands import grid_file, launching, planning, session
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import (
     WHAT,
@@ -168,29 +168,29 @@ def _go(
     calibrate: bool = False,
     repeating: str = "",
 ) -> int:
-    profile = launching.profile_of(where)  # a wrong one is refused before anything is shown or written
+    profile = planning.profile_of(where)  # a wrong one is refused before anything is shown or written
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
     specs = [spec for specs in request.wanted.values() for spec in specs]
-    place = launching.place_of(where, profile, specs, execution)
+    place = planning.place_of(where, profile, specs, execution)
     opened = session.open_store(store, write=False)
-    campaign = launching.campaign_of(
+    campaign = planning.campaign_of(
         request, opened, execution, place, calibrate=calibrate, repeating=repeating
     )
     made = campaign.plan()
     if not where.dry_run:
-        launching.show_plan(campaign, made, place, to_stdout=False)
+        planning.show_plan(campaign, made, place, to_stdout=False)
         return launching.launch(campaign, made, place, as_json=output.json)
     return _dry_run(campaign, made, place, output)
 
 
-def _dry_run(campaign: Campaign, made: Plan, place: launching.Place, output: JsonOption) -> int:
+def _dry_run(campaign: Campaign, made: Plan, place: planning.Place, output: JsonOption) -> int:
     """The plan, what stands against it, and what SLURM would be sent."""
     if not output.json:
-        launching.show_plan(campaign, made, place, to_stdout=True)
+        planning.show_plan(campaign, made, place, to_stdout=True)
     launching.check_what_runs_need(campaign, made.unfinished, place.where)
     if output.json:
-        console.print_json(launching.plan_json(campaign, made, place))
+        console.print_json(planning.plan_json(campaign, made, place))
     elif place.profile is not None:
         from tfkd_cli.commands import cluster
 

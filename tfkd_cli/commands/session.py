@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib.util
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from paper_tables.spec import UnknownNameError
-from tfkd_cli import grid
+from tfkd_cli import grid, schema
 from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -27,7 +28,6 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
-DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 TAKEN_OVER = ("device", "threads", "sync_batch_norm", "data_workers", "teacher_cache_gb", "tensorboard")
 """Options that an Execution has under the same names."""
 STORED = (grid.UNNAMED, "compare")
@@ -65,9 +65,38 @@ def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:
     for word in words:
         named = [name for name in stored if word == name or (word[:7] == "compare" and name.startswith(word))]
         if not named:
-            named = [word] if word in STORED else [each.name for each in paper().expand([word])]
+            named = [word] if word in STORED else _of_paper(word, stored)
         found.update(dict.fromkeys(named))
     return list(found)
+
+
+@contextlib.contextmanager
+def naming_all_there_is(text: str, unknown: UnknownNameError) -> Iterator[None]:
+    """While a run is looked for under a name that is no table's: RequestError for what is neither."""
+    try:
+        yield
+    except RequestError as error:
+        if error.expected:  # it means several runs
+            raise
+        raise RequestError(
+            f'"{text}" is neither a table, a figure, a grid, a comparison nor a run here.',
+            expected=f"{unknown.expected} Or a run's key or folder.",
+            hint=unknown.hint or error.hint,
+        ) from error
+
+
+def _of_paper(word: str, stored: list[str]) -> list[str]:
+    """The tables and figures of the paper that a word means; the error also knows the names in the store."""
+    try:
+        return [each.name for each in paper().expand([word])]
+    except UnknownNameError as error:
+        near = difflib.get_close_matches(word, stored, n=1)
+        here = "".join(f"{name}, " for name in stored if f" {name}," not in error.expected)
+        raise UnknownNameError(
+            error.what,
+            expected=error.expected.replace("Known: ", f"Known: {here}", 1),
+            hint=f'did you mean "{near[0]}"?' if near else error.hint,
+        ) from error
 
 
 def check_name(campaign: Campaign) -> None:
@@ -92,7 +121,7 @@ def check_name(campaign: Campaign) -> None:
         ):
             raise RequestError(
                 f'"{name}" is the name of another grid in {campaign.store.root}.',
-                expected="the same command as before (more seeds may be asked for), or a new name.",
+                expected="the same command as before (with more seeds, if you like), or a new name.",
                 hint=f"`tfkd show {name}` shows the other one.",
             )
 
@@ -119,7 +148,7 @@ def execution(
 ) -> Execution:
     """How runs execute, from the options and the environment; `sources`: of a teacher from a file."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
-    if not re.fullmatch(DEVICES, run.device):
+    if not re.match(schema.DEVICE, run.device):
         raise RequestError(
             f'unknown device "{run.device}".',
             expected="auto, cpu, cuda, cuda:1 or mps.",
@@ -128,7 +157,7 @@ def execution(
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RequestError(
             "--tensorboard needs the package tensorboard, which is not installed.",
-            expected="tensorboard is an optional extra of tfkd.",
+            expected="the package tensorboard, an optional extra of tfkd.",
             hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
         )
     _refuse_infinite("--teacher-cache-gb", run.teacher_cache_gb)

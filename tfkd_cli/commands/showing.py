@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_tables.spec import Figure, PaperTablesError, Table
+from paper_tables.render.sheet import plain_sheet
+from paper_tables.spec import Figure, Table, UnknownNameError
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, RunError, plain
+from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
-from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import RunFolder, RunState, Store
+from tfkd_cli.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from paper_tables.figure_data import FigureData
@@ -28,7 +28,7 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
     """The paper's errata, or its claims with their verdicts."""
     if what == "errata":
         return _show_errata(form)
-    from paper_tables import render
+    from paper_tables.render.claims import claims_record, claims_sheet
 
     if form == "csv":
         raise RequestError(
@@ -38,12 +38,9 @@ def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> i
     judged = judging.judge(campaigns, results.runs_frame(results.read(store).values()))[0]
     verdicts = (judged.best, judged.last)
     if form == "json":
-        console.print_json(render.claims_json(*verdicts))
-    elif form in ("md", "tex"):
-        print({"md": render.claims_markdown, "tex": render.claims_latex}[form](*verdicts), end="")
+        console.print_json(claims_record(*verdicts))
     else:
-        target = console.out()
-        target.print(render.claims_text(*verdicts, width=target.width))
+        printing.print_sheets(claims_sheet(*verdicts), form=form)
     return 0
 
 
@@ -72,12 +69,12 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
     """The tables, figures and comparisons of these campaigns; as JSON one object, or a list of several."""
     items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
     if form == "json":
-        from paper_tables import render
+        from paper_tables.render.as_data import comparison_record
 
         records = [
             printing.answer_of(campaign).to_json()
             if campaign.request.compared
-            else render.json(campaign.comparison(each, campaign.runs()))
+            else comparison_record(campaign.comparison(each, campaign.runs()))
             if isinstance(each, Table)
             else asdict(_figure_data(campaign, each))
             for campaign, each in items
@@ -137,24 +134,18 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
     return path
 
 
-def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTablesError) -> int:
+def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: UnknownNameError) -> int:
     """What one run is, how far it is, and its result; `plot`: also its learning curve."""
-    try:
+    with session.naming_all_there_is(text, unknown):
         folder = store.find(text)
-    except RequestError as error:
-        known = f"{unknown.expected} Or a run's key or folder."
-        raise RequestError(
-            f'"{text}" is neither a table, a figure, a grid, a comparison nor a run here.',
-            expected=known,
-            hint=unknown.hint or error.hint,
-        ) from error
-    spec, state = folder.spec(), folder.state()
+    run = results.read_run(store, folder)
+    spec, state = run.spec, run.state
     shown: dict[str, Any] = {
         "run": folder.name,
         "status": state.status,
         "epoch": state.epoch,
         "attempts": state.attempts,
-        "spec": spec.to_json(),
+        "spec": spec.to_json() if spec else None,
         "numerics": folder.numerics(),
         "failure": state.failure,
         "result": state.result,
@@ -164,33 +155,34 @@ def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: PaperTa
     if form == "json":
         console.print_json(shown)
         return 0
-    _print_rows(("field", "value"), list(_run_rows(folder, spec, state)), form=form, title=folder.name)
+    _print_rows(("field", "value"), list(_run_rows(folder, run)), form=form, title=folder.name)
     if plot:
-        _print_curve(store, folder)
+        _print_curve(run)
     return 0
 
 
-def _print_curve(store: Store, folder: RunFolder) -> None:
+def _print_curve(run: results.Run) -> None:
     """Accuracy by epoch on the test part, and on the validation part where there is one."""
-    lines = results.read_run(store, folder).lines
     parts = {"test": "test_accuracy", "validation": "val_accuracy"}
     curves = {
-        part: [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
+        part: [(line["epoch"], line[name]) for line in run.lines if line.get(name) is not None]
         for part, name in parts.items()
     }
     curves = {f"{part} accuracy (%) by epoch": points for part, points in curves.items() if points}
     if curves:
         print(console.chart(curves, width=console.out().width))
     else:
-        console.say(f"{folder.name} has no whole epoch yet, so there is no curve.")
+        console.say(f"{run.name} has no whole epoch yet, so there is no curve.")
 
 
-def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tuple[str, str]]:
-    """A run's state and result, then what it is."""
+def _run_rows(folder: RunFolder, run: results.Run) -> Iterator[tuple[str, str]]:
+    """A run's state and result, then what it is, as far as its description can be read."""
+    spec, state = run.spec, run.state
+    epochs = spec.recipe.epochs if spec else state.epochs or "?"
     yield "run", folder.name
-    if spec.outdated:
+    if spec and spec.outdated:
         yield "note", spec.outdated
-    yield "status", f"{state.status}, epoch {state.epoch or 0} of {spec.recipe.epochs}"
+    yield "status", f"{state.status}, epoch {state.epoch or 0} of {epochs}"
     if state.result:
         best, last = state.result["best"], state.result["last"]
         yield "best", f"{best['accuracy']:.2f} % (epoch {best['epoch']})"
@@ -198,7 +190,8 @@ def _run_rows(folder: RunFolder, spec: RunSpec, state: RunState) -> Iterator[tup
     if state.failure:
         yield "failed", str(state.failure.get("message"))
     yield "folder", str(folder.path)
-    yield from ((name, _short(value)) for name, value in spec.to_json().items() if name != "schema")
+    if spec:
+        yield from ((name, _short(value)) for name, value in spec.to_json().items() if name != "schema")
 
 
 def _print_rows(
@@ -210,12 +203,8 @@ def _print_rows(
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:
-        from paper_tables.render import sheet_latex, sheet_markdown
-        from paper_tables.render.sheet import plain_sheet
-
-        draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
         texts = ([str(each) for each in row] for row in rows)
-        print(plain(draw(plain_sheet(title, heads, texts))), end="")
+        printing.print_sheets(plain_sheet(title, heads, texts), form=form)
 
 
 def _short(value: Any) -> str:

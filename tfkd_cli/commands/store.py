@@ -93,8 +93,9 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
     try:
         names = session.names_of([] if item is None else [item], made)
-    except UnknownNameError:
-        return _look_at_run(store, options, item or "")
+    except UnknownNameError as unknown:
+        with session.naming_all_there_is(item or "", unknown):
+            return _look_at_run(store, options, item or "")
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise printing.nothing_of(item or "", options.results, names)
@@ -317,7 +318,10 @@ def logs(
     from tfkd_cli.commands import cluster
 
     opened = session.open_store(store, write=False)
-    folder = opened.run(cluster.find_run(opened, session.execution(store), run))
+    try:
+        folder = opened.find(run)
+    except RequestError:  # one that was asked for and has not started
+        folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     if follow:
         return _follow(opened, folder)
     path, of_slurm = folder.log_path(), submissions.log_of(opened, folder.name)

@@ -76,8 +76,8 @@ def _models() -> Rows:
         (
             each.name,
             each.label,
-            models.parameters(each.name, classes=100) or 0,
-            models.multiply_adds(each.name, size=32, classes=100) or 0,
+            each.parameters or 0,
+            each.multiply_adds or 0,
             each.note or each.source,
         )
         for each in models.NETWORKS.values()

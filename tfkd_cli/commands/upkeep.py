@@ -49,7 +49,7 @@ def clean(
         console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
     begun = list(_unfinished(opened, states))
-    wanted = [spec for each in made for runs in each.wanted.values() for spec in runs]
+    wanted = [spec for each in made for runs in each.request.wanted.values() for spec in runs]
     missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
@@ -60,7 +60,7 @@ def clean(
         console.print_json({"bytes": sum(each.bytes for each in found), "deleted": yes, "items": rows})
     else:
         for each in found:
-            console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}  ({each.why})")
+            console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}: {each.why}")
     freed = cleaning.free(found, opened.root) if yes else sum(each.bytes for each in found)
     if not output.json and not found:
         print("There is nothing to delete.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from paper_tables.figure_data import GainRow
@@ -64,11 +64,10 @@ def trials_sheet(found: Answer) -> Sheet:
     return plain_sheet("Trials", heads, rows, name=found.name)
 
 
-def document(found: Answer, draw: Callable[[Sheet], str]) -> str:
-    """All sheets as `draw` writes them, the sentence first among the notes of the first."""
+def document(found: Answer) -> list[Sheet]:
+    """All sheets for a file, the sentence first among the notes of the first."""
     first, *rest = sheets(found)
-    shown = [replace(first, notes=(found.sentence, *first.notes)), *(each for each in rest if each.rows)]
-    return "\n".join(map(draw, shown))
+    return [replace(first, notes=(found.sentence, *first.notes)), *(each for each in rest if each.rows)]
 
 
 def difference_rows(found: Answer) -> Iterator[GainRow]:

@@ -136,12 +136,13 @@ def prepare(
     if not resolved.available:
         _fetch(resolved, execution, damaged, allow_download=allow_download, progress=report)
         resolved = find()
-    if not resolved.ready:
-        _decode(resolved, execution, progress=report)
+    moved = resolved.ready and source is not None and _indexed_elsewhere(resolved, execution)
+    if moved or not resolved.ready:
+        _decode(resolved, execution, progress=report, anew=moved)
+    check_files(resolved.name, execution=execution)
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
-    ready = caches.ready(execution.cache_path, resolved.name)
-    return replace(resolved, facts=ready or resolved.facts, ready=True, available=True)
+    return _resolved(resolved.facts, execution, path=Path(resolved.source) if resolved.source else None)
 
 
 def load(
@@ -153,9 +154,7 @@ def load(
     node), where this execution has them, or where they were indexed.
     """
     prepare(name, execution=execution, progress=progress)
-    staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
-    places = [each for each in (staged, _source(name, execution)) if each is not None]
-    arrays = caches.load(execution.cache_path, name, places=places, reading=reading)
+    arrays = _arrays(name, execution, reading)
     if arrays is None:
         raise RunError(
             f"data set {name!r} is not in the cache {execution.cache}.",
@@ -163,6 +162,17 @@ def load(
             hint=f"`tfkd data {name.split('@')[0]}` puts it there.",
         )
     return arrays
+
+
+def check_files(name: str, *, execution: Execution) -> None:
+    """RequestError where the cache has an index of image files, and they are not where `load` looks."""
+    _arrays(name, execution, caches.READING)
+
+
+def _arrays(name: str, execution: Execution, reading: Reading) -> Arrays | None:
+    staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
+    places = [each for each in (staged, _source(name, execution)) if each is not None]
+    return caches.load(execution.cache_path, name, places=places, reading=reading)
 
 
 def at_size(name: str, pixels: int) -> str:
@@ -282,8 +292,11 @@ def _resolved(facts: DataSet, execution: Execution, *, path: Path | None) -> Res
     meta = caches.read_meta(execution.cache_path, facts.name)
     if meta is None:
         return ResolvedData(facts=facts, source=_text(path), available=True)
-    source = _text(path) or meta.get("origin") or None
-    return ResolvedData(facts=DataSet.from_json(meta["facts"]), source=source, ready=True, available=True)
+    source, known = _text(path) or meta.get("origin") or None, DataSet.from_json(meta["facts"])
+    if facts.source == source and "found" in meta:  # looked at now; decoded from another place, perhaps
+        notes = tuple(dict.fromkeys((*facts.notes, *meta["found"])))
+        known = replace(known, label=facts.label, source=facts.source, notes=notes)
+    return ResolvedData(facts=known, source=source, ready=True, available=True)
 
 
 def _text(path: Path | None) -> str | None:
@@ -364,13 +377,21 @@ def _fetch(
         ) from error
 
 
-def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress) -> None:
+def _indexed_elsewhere(resolved: ResolvedData, execution: Execution) -> bool:
+    """Whether the cache has an index of the same files in another place."""
+    meta = caches.described(execution.cache_path, resolved.name) or {}
+    return bool(meta.get("archives")) and meta.get("origin") != resolved.source
+
+
+def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress, anew: bool) -> None:
     facts, reader = resolved.facts, _reader(resolved.facts)
     path = Path(resolved.source) if resolved.source else EMBEDDED
 
     def fill(draft: caches.Draft) -> DataSet:
         draft.origin = resolved.source or ""
         draft.memory = caches.memory() / 4 if execution.memory_gb is None else execution.memory_gb * 1e9
-        return reader.decode(path, facts, draft, progress=progress)
+        decoded = reader.decode(path, facts, draft, progress=progress)
+        draft.found = tuple(each for each in decoded.notes if each not in facts.notes)
+        return decoded
 
-    caches.build(execution.cache_path, facts.name, fill, progress=progress)
+    caches.build(execution.cache_path, facts.name, fill, progress=progress, anew=anew)

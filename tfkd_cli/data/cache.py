@@ -58,6 +58,7 @@ class Draft:
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
         self.report: dict[str, Any] = {}
+        self.found: tuple[str, ...] = ()
         self.parts: list[str] = []
         self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
         self.memory = math.inf  # bytes that decoded images may take; above, an index of the files is written
@@ -122,6 +123,7 @@ class Draft:
             "schema": SCHEMA,
             "facts": facts.to_json(),
             "notes": list(facts.notes),  # for the reader of its numbers
+            "found": list(self.found),  # of these, what only decoding found
             "class_names": list(self.class_names),
             "origin": self.origin,
             "archives": self.archives,
@@ -253,13 +255,18 @@ def _found(files: ImageFiles, places: Sequence[Path]) -> ImageFiles:
     )
 
 
-def build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress) -> None:
-    """Have the data set `name` in the cache: decoded by `fill`, unless somebody has done it already."""
+def build(
+    cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress, anew: bool = False
+) -> None:
+    """Have the data set `name` in the cache: decoded by `fill`, unless somebody has done it already.
+
+    `anew`: what is there is replaced.
+    """
     folder = place(cache, name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{folder.name}", progress=progress) as alone:
-            if damaged(cache, name) is not None or ready(cache, name) is None:
+            if anew or damaged(cache, name) is not None or ready(cache, name) is None:
                 _build(folder, fill, sweep=alone)
     except OSError as error:
         raise RunError(

@@ -31,7 +31,8 @@ def inspect(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) ->
     near = {}
     # a part of fewer images is looked up in the larger one: test in train, val in train, test in val
     for known, asked in combinations(sorted(parts, key=("train", "val", "test").index), 2):
-        found = near_identical(draft.images(asked), draft.images(known))
+        images, others = draft.images(asked), draft.images(known)
+        found = near_identical(images[..., ::-1], others) | near_identical(images, others)  # mirrored, too
         if found:
             near[f"{asked} in {known}"] = {
                 "count": len(found),
@@ -94,7 +95,7 @@ def notes_of(report: Mapping[str, Any]) -> tuple[str, ...]:
         first, other = near["images"][0]
         notes.append(
             f"WARNING: {near['count']:,} of {near['of']:,} {asked} images are near-identical to images of "
-            f"{known} (the first: {first!r}, {other!r})"
+            f"{known}, or to their mirror images (the first: {first!r}, {other!r})"
         )
     for name, blank in sorted(report["blank"].items()):
         examples = ", ".join(map(repr, blank["images"][:3]))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Loss):
-    """`scale`·H(q, p): the baseline, and with `scale` < 1 the control nobody ran (paper.md c.2, 4)."""
+    """`scale`·H(q, p): the baseline, and with `scale` < 1 a control for the smaller loss of distillation."""
 
     kind = "cross-entropy"
     name = "baseline"

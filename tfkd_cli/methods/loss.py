@@ -48,14 +48,14 @@ def parameter(meaning: str, *, default: Any, unit: str = "", sign: str = "", for
 class Loss:
     """The base class of all losses.
 
-    A subclass is a frozen dataclass whose fields decide its value. It sets `name`, `label` and `does` (inside
-    tfkd also `kind`), and defines `__call__`, `equation` and `weights`; the rest has defaults. A class
+    A subclass is a frozen dataclass whose fields decide its value. It sets `name`, `label` and `does`,
+    and defines `__call__`, `equation` and `weights`; the rest has defaults. A class
     outside tfkd is used as `--method python:module:Class`, or by its name where its package registers it
     under the entry point group `tfkd.methods`. Its place in Python is then its identity in keys of runs.
     """
 
     kind: ClassVar[str]
-    """What the loss is called in spec.json and in keys; of a class outside tfkd `python:module:Class`."""
+    """What spec.json and keys call the loss: its name, or `python:module:Class` outside tfkd."""
     name: ClassVar[str]
     """What its runs are called: in folder names, and in the column `method`."""
     label: ClassVar[str]
@@ -75,6 +75,8 @@ class Loss:
         super().__init_subclass__(**arguments)
         if not cls.__module__.startswith("tfkd_cli."):
             cls.kind = f"python:{cls.__module__}:{cls.__qualname__}"
+        elif "name" in vars(cls):
+            cls.kind = vars(cls).get("kind", cls.name)
 
     def __call__(
         self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
@@ -152,7 +154,7 @@ def check_weight(alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise InvalidValueError(
             f"alpha is {alpha}.",
-            expected="alpha is a weight: 0 ≤ alpha ≤ 1.",
+            expected="a weight: 0 ≤ alpha ≤ 1.",
             hint="--alpha 0.1 trusts the labels, --alpha 0.95 the teacher.",
         )
 

@@ -24,7 +24,6 @@ class TfReg(WeightedKL):
     student not softened, no τ², averaged over batch and classes.
     """
 
-    kind = "tf-reg"
     name = "tf-reg"
     label = "Tf-KD_reg"
     does = "a hand-made virtual teacher"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.models import own, torchvision_costs
-from tfkd_cli.models.network import Counts, Network
+from tfkd_cli.models.network import COUNTED_AT, Network
 from tfkd_cli.models.own import PUBLISHED, PUBLISHED_NETWORKS, published_digest
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = [
     "NETWORKS",
     "PUBLISHED",
     "PUBLISHED_NETWORKS",
-    "Counts",
     "Network",
     "build",
     "multiply_adds",
@@ -50,8 +49,8 @@ _ALL = (
         module=f"{_HERE}.plain_cnn",
         factory="plain_cnn",
         source="released model/net.py",
-        counts=Counts(weights=356_224, features=128, stem=288, maps=(864, 18_432, 73_728), hidden=262_144,
-                      halving="down"),
+        parameters=369_124,
+        multiply_adds=10_596_864,
     ),
     Network(
         name="mobilenetv2",
@@ -59,8 +58,8 @@ _ALL = (
         module=f"{_HERE}.mobilenetv2",
         factory="mobilenetv2",
         source="released model/mobilenetv2.py",
-        counts=Counts(weights=2_241_280, features=1280, stem=32, maps=(3_456, 14_832, 40_080, 2_131_648),
-                      border=2),
+        parameters=2_369_380,
+        multiply_adds=64_947_264,
     ),
     Network(
         name="shufflenetv2",
@@ -68,7 +67,8 @@ _ALL = (
         module=f"{_HERE}.shufflenetv2",
         factory="shufflenetv2",
         source="released model/shufflenetv2.py",
-        counts=Counts(weights=1_258_396, features=1024, stem=216, maps=(1_224, 38_422, 278_516, 916_168)),
+        parameters=1_360_896,
+        multiply_adds=43_675_520,
     ),
     Network(
         name="resnet18",
@@ -76,8 +76,8 @@ _ALL = (
         module=f"{_HERE}.resnet",
         factory="resnet18",
         source="released model/resnet.py",
-        counts=Counts(weights=11_168_832, features=512, stem=576,
-                      maps=(149_184, 524_288, 2_097_152, 8_388_608)),
+        parameters=11_220_132,
+        multiply_adds=555_468_800,
     ),
     Network(
         name="resnet50",
@@ -85,8 +85,8 @@ _ALL = (
         module=f"{_HERE}.resnet",
         factory="resnet50",
         source="released model/resnet.py",
-        counts=Counts(weights=23_500_352, features=2048, stem=576,
-                      maps=(247_488, 1_310_720, 7_471_104, 14_417_920)),
+        parameters=23_705_252,
+        multiply_adds=1_298_014_208,
     ),
     Network(
         name="googlenet",
@@ -94,7 +94,8 @@ _ALL = (
         module=f"{_HERE}.googlenet",
         factory="googlenet",
         source="released model/googlenet.py",
-        counts=Counts(weights=6_156_000, features=1024, stem=1728, maps=(591_424, 2_924_544, 2_616_320)),
+        parameters=6_258_500,
+        multiply_adds=1_521_848_320,
     ),
     Network(
         name="densenet121",
@@ -102,8 +103,8 @@ _ALL = (
         module=f"{_HERE}.densenet",
         factory="densenet121",
         source="released model/densenet.py",
-        counts=Counts(weights=6_946_048, features=1024, stem=576,
-                      maps=(366_272, 1_040_384, 3_325_952, 2_129_920), halving="down"),
+        parameters=7_048_548,
+        multiply_adds=888_442_880,
     ),
     Network(
         name="resnext29",
@@ -112,7 +113,8 @@ _ALL = (
         factory="resnext29",
         source="released model/resnext.py",
         note="8×64d",
-        counts=Counts(weights=34_416_448, features=1024, stem=576, maps=(1_853_120, 7_340_032, 25_165_824)),
+        parameters=34_518_948,
+        multiply_adds=5_387_358_208,
     ),
     Network(
         name="resnext101",
@@ -122,8 +124,8 @@ _ALL = (
         source="Table 5 (the name only)",
         note="8×64d, the released ResNeXt29 at depth 101; its definition was never released",
         assumed=True,
-        counts=Counts(weights=128_145_216, features=1024, stem=576,
-                      maps=(6_309_568, 25_165_824, 96_468_992)),
+        parameters=128_247_716,
+        multiply_adds=19_077_566_464,
     ),
     Network(
         name="resnet8",
@@ -132,7 +134,8 @@ _ALL = (
         factory="resnet8",
         source=_HE,
         note="thin (16-32-64 channels); not in the paper",
-        counts=Counts(weights=74_640, features=64, stem=144, maps=(5_040, 13_824, 55_296)),
+        parameters=81_140,
+        multiply_adds=12_245_248,
     ),
     Network(
         name="resnet14",
@@ -141,7 +144,8 @@ _ALL = (
         factory="resnet14",
         source=_HE,
         note="thin (16-32-64 channels); not in the paper",
-        counts=Counts(weights=171_856, features=64, stem=144, maps=(9_648, 32_256, 129_024)),
+        parameters=178_356,
+        multiply_adds=26_401_024,
     ),
     Network(
         name="resnet20",
@@ -150,9 +154,10 @@ _ALL = (
         factory="resnet20",
         source=_HE,
         note="thin (16-32-64 channels); not in the paper",
-        counts=Counts(weights=269_072, features=64, stem=144, maps=(14_256, 50_688, 202_752)),
+        parameters=275_572,
+        multiply_adds=40_556_800,
     ),
-)  # fmt: skip
+)
 
 NETWORKS: Mapping[str, Network] = {each.name: each for each in _ALL}
 
@@ -179,20 +184,17 @@ def short(name: str) -> str:
     return (network + f" ({flag})" * bool(flag)) if colon else name
 
 
-def parameters(name: str, *, classes: int, channels: int = 3) -> int | None:
-    """The number of weights and biases, of torchvision's about; None when only building it would tell."""
-    counts = network(name).counts
-    if counts is None:
-        return torchvision_costs.parameters(name)
-    return counts.parameters(classes=classes, channels=channels)
+def parameters(name: str) -> int | None:
+    """About how many weights and biases a network has, whatever its classes; None where it is unknown."""
+    return network(name).parameters or torchvision_costs.parameters(name)
 
 
-def multiply_adds(name: str, *, size: int, classes: int, channels: int = 3) -> int | None:
-    """Multiply-adds of a forward pass of one image, of torchvision's about; None where it is unknown."""
-    counts = network(name).counts
-    if counts is None:
-        return torchvision_costs.multiply_adds(name, size=size)
-    return counts.multiply_adds(size=size, classes=classes, channels=channels)
+def multiply_adds(name: str, *, size: int) -> int | None:
+    """About how many multiply-adds one image of `size` × `size` pixels takes; None where it is unknown."""
+    ours = network(name).multiply_adds
+    return (
+        round(ours * (size / COUNTED_AT) ** 2) if ours else torchvision_costs.multiply_adds(name, size=size)
+    )
 
 
 def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
@@ -223,7 +225,7 @@ def weights_to_fetch(name: str) -> str | None:
 def published_to_fetch(name: str) -> str | None:
     """A description of the PUBLISHED weights that would be downloaded, or None; imports no torch."""
     file = own.published_file(name)
-    size = 4e-6 * (parameters(name, classes=1000) or 0)
+    size = 4e-6 * (parameters(name) or 0)
     return None if file.exists() else f"{own.WEIGHTS_URL}/{file.name} ({size:.0f} MB) to {file}"
 
 

@@ -125,7 +125,7 @@ def require_timm(parsed: OwnName) -> None:
     if importlib.util.find_spec("timm") is None:
         raise RequestError(
             f'"{parsed}" needs timm, which is not installed.',
-            expected="timm is an optional extra of tfkd.",
+            expected="the package timm, an optional extra of tfkd.",
             hint="pip install 'tfkd[timm]'",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paper_tables.compare import Comparison
 from paper_tables.figure_data import MEAN_GAIN, FigureData, claim_gains, forest_plot, table_gains
@@ -102,6 +102,19 @@ class Contents:
         return any(run.spec.dataset == "digits" for run in self.runs.values())
 
     @property
+    def hours(self) -> list[dict[str, Any]]:
+        """Device, runs that took any time there, hours used and hours wasted; the most used first."""
+        used = self.frame[self.frame["spent_seconds"] > 0]
+        rows = used.assign(
+            hardware=used["hardware"].fillna("unknown"),
+            hours=used["spent_seconds"] / 3600,
+            wasted_hours=used["wasted_seconds"] / 3600,
+        ).groupby("hardware", as_index=False)
+        summed = rows.agg(runs=("run", "size"), hours=("hours", "sum"), wasted_hours=("wasted_hours", "sum"))
+        ordered = summed.sort_values("hours", ascending=False)
+        return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
+
+    @property
     def statuses(self) -> Counter[str]:
         """How many runs have each status."""
         return Counter(run.status for run in self.runs.values())
@@ -188,7 +201,7 @@ def _answers(
 
 
 def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:
-    """The items that are tables, or figures: slug, what it is, the campaign that asks for it."""
+    """The items that are tables, or figures: slug, what it is, the campaign that requests it."""
     return [
         (item.slug, item.what, item.campaign)
         for item in items
@@ -197,7 +210,7 @@ def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, C
 
 
 def _damaged(runs: Iterable[RequestedRun], store: Store) -> Iterator[str]:
-    """What is left out because its records cannot be believed."""
+    """Requests and runs that are left out because their records are damaged."""
     yield from store.unreadable_requests()
     yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
 

@@ -23,7 +23,7 @@ KINDS = ("paper", "control", "audit", "demo", "grid")
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One table or figure, as one request wants it."""
+    """One table or figure of one request."""
 
     slug: str  # names its files and its place on the page; the same in every report
     what: Table | Figure
@@ -44,7 +44,7 @@ class Item:
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether it is the paper's, or a control for the paper: where nobody's values are assumptions."""
+        """Whether it is the paper's or a control for it, where unpublished values are marked as assumed."""
         return isinstance(self.what, Figure) or self.what.kind in ("paper", "control")
 
     @property

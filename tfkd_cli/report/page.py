@@ -21,7 +21,6 @@ from tfkd_cli import console
 from tfkd_cli.errors import UNSEEN, plain
 from tfkd_cli.report import view
 from tfkd_cli.report.figures import gains_name
-from tfkd_cli.report.spending import by_hardware
 from tfkd_cli.spec import TRAINER_VERSION
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             tables=view.table_views(contents),
             figures=_figures(contents),
             picture=partial(_picture, staging),
-            hours=by_hardware(contents.frame),
             files=[name for name in staging.names if not name.startswith(".")],
             legend=LEGEND.values(),
             trainer=TRAINER_VERSION,
@@ -107,7 +105,7 @@ def _figures(contents: Contents) -> list[tuple[Item, FigureData]]:
 def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
     """A figure as an image of its own, whose names cannot collide with the page's.
 
-    Its size stands in the page: nothing moves, and links to what lies below it lead there.
+    Its size is given, so that the page below it does not move while it loads.
     """
     drawn = staging.read(f"figures/{name}.svg")
     width, height = re.findall(rb"<svg[^>]*? width=.([\d.]+)pt. height=.([\d.]+)pt.", drawn)[0]

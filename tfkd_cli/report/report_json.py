@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from paper_tables import render
+from paper_tables.render.as_data import comparison_record
+from paper_tables.render.claims import claims_record
 from paper_tables.verdicts import NOTES
 from tfkd_cli.report.details import place_of, why
 from tfkd_cli.report.runs import RequestedRun
-from tfkd_cli.report.spending import by_hardware
 
 if TYPE_CHECKING:
     from tfkd_cli.report.contents import Contents, Missing
@@ -25,7 +25,7 @@ def record(contents: Contents) -> dict[str, Any]:
         "tfkd": contents.version,
         "toy": contents.toy,
         "claims": [
-            {"departures": list(each.departures), "verdicts": render.claims_json(each.best, each.last)}
+            {"departures": list(each.departures), "verdicts": claims_record(each.best, each.last)}
             for each in contents.claims
         ],
         "tables": [
@@ -34,7 +34,7 @@ def record(contents: Contents) -> dict[str, Any]:
                 "departures": list(item.departures),
                 "scale": item.scale,
                 "seeds": list(item.campaign.request.seeds),
-                **render.json(contents.comparisons[item.slug]),
+                **comparison_record(contents.comparisons[item.slug]),
             }
             for item in contents.tables
         ],
@@ -42,7 +42,7 @@ def record(contents: Contents) -> dict[str, Any]:
         "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
         "runs": [_run(run) for run in contents.runs.values()],
         "older": _older(contents),
-        "hours": by_hardware(contents.frame),
+        "hours": contents.hours,
         "missing": [_missing(each) for each in contents.missing],
         "errata": [asdict(each) for each in contents.errata],
         "left_out": list(contents.left_out),

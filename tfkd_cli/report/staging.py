@@ -19,12 +19,12 @@ from tfkd_cli.store import Cleanable
 FOLDER, INDEX = "report", "index.html"
 FILES = ".files.json"
 """What reports wrote here: `files` and `items` (slugs) of the last one, `older` files of earlier ones."""
-TITLE, HEAD = b"<title>Tf-KD", 4096  # how a page of ours begins, within so many bytes
+TITLE, HEAD = b"<title>Tf-KD", 4096  # how a page of `tfkd report` begins, within so many bytes
 OLD_SECONDS = 3600.0  # no report takes longer: what is older was left by a crash
 
 
 class Staging:
-    """A folder for new files; `publish` moves them to `out/report/` and `out/index.html`, nowhere else."""
+    """A folder for new files; `publish` moves them to `out/report/` and `out/index.html`."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

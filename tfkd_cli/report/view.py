@@ -99,7 +99,7 @@ class ClaimView:
 
 
 def claim_views(judged: Judged, number: int) -> list[ClaimView]:
-    """All claims of one manner."""
+    """All claims, for one way of training the runs."""
     return [_claim_view(best, last, number) for best, last in zip(judged.best, judged.last, strict=True)]
 
 

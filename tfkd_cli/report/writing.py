@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paper_tables import render
 from paper_tables.render import sheet_latex, sheet_markdown
+from paper_tables.render.as_data import comparison_csv
+from paper_tables.render.cells import comparison_sheet
+from paper_tables.render.claims import claims_sheet
+from paper_tables.render.sheet import Sheet
 from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, gather
@@ -48,7 +51,7 @@ no others. Join with runs.csv on `run`.
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was made. `left_out`: what could not be believed, and why; `notes`: what a reader should know."""
+    """What was made. `left_out`: damaged records, and why; `notes`: what a reader should know."""
 
     index: Path
     left_out: tuple[str, ...] = ()
@@ -105,20 +108,24 @@ def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
         "report.json": lambda: json.dumps(record(contents)) + "\n",
     }
     for slug, comparison in contents.comparisons.items():
-        found[f"{slug}.md"] = partial(render.markdown, comparison)
-        found[f"{slug}.csv"] = partial(render.csv, comparison)
-        found[f"{slug}.tex"] = partial(render.latex, comparison)
+        found |= _sheets_texts(slug, [comparison_sheet(comparison)])
+        found[f"{slug}.csv"] = partial(comparison_csv, comparison)
     for slug, answer in contents.answers.items():
-        found[f"{slug}.md"] = partial(sheets.document, answer, sheet_markdown.markdown)
+        found |= _sheets_texts(slug, sheets.document(answer))
         found[f"{slug}.csv"] = partial(sheets.csv_text, answer)
-        found[f"{slug}.tex"] = partial(sheets.document, answer, sheet_latex.latex)
     judged = contents.claims[0]  # the paper's own scale
-    found["claims.md"] = partial(render.claims_markdown, judged.best, judged.last)
-    found["claims.tex"] = partial(render.claims_latex, judged.best, judged.last)
+    found |= _sheets_texts("claims", [claims_sheet(judged.best, judged.last)])
     for run in contents.runs.values():
         if rows := (run.result.get("best") or {}).get("confusion"):
             found[f"confusion/{run.name}.csv"] = partial(_confusion, rows, run.result.get("class_names"))
     return found
+
+
+def _sheets_texts(name: str, shown: Sequence[Sheet]) -> dict[str, Callable[[], str]]:
+    return {
+        f"{name}.md": lambda: "\n".join(map(sheet_markdown.markdown, shown)),
+        f"{name}.tex": lambda: "\n".join(map(sheet_latex.latex, shown)),
+    }
 
 
 def _confusion(rows: Sequence[str], class_names: Sequence[str] | None) -> str:

@@ -15,7 +15,7 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
 from tfkd_cli.reproduction import requests
-from tfkd_cli.reproduction.measure import Measurements, assumed, measure
+from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
@@ -41,7 +41,7 @@ class Campaign:
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
-    repeating: str = ""  # the text of a file for `tfkd run --from` that asks for the same
+    repeating: str = ""  # the text of a file that `tfkd run --from` repeats this from
 
     def __post_init__(self) -> None:
         sources = {each.name: each.source for each in self.request.data.values() if each.source}
@@ -65,22 +65,13 @@ class Campaign:
         )
         return replace(self, request=request)
 
-    @property
-    def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
-        """Table or figure → its runs, teachers not counted."""
-        return self.request.wanted
-
-    def states(self) -> dict[str, RunState]:
-        """What the store says of every run in it, looked up now."""
-        return self.store.scan()
-
     def plan(self, states: Mapping[str, RunState] | None = None) -> Plan:
         """What is missing, in order, and what it costs."""
-        states = self.states() if states is None else states
+        states = self.store.scan() if states is None else states
         progress = {key: progress_of(state) for key, state in states.items()}
         on_disk = self.cached_epochs(states)
         return make_plan(
-            self.wanted,
+            self.request.wanted,
             progress=progress,
             cost=self.cost_model(states),
             on_disk=on_disk,
@@ -126,13 +117,18 @@ class Campaign:
         return {each.name: each.facts for each in self.request.data.values()}
 
     def record(self, command: str) -> str:
-        """Keep what was asked; an equal request keeps its id, which is returned."""
+        """Keep what was asked; an equal request keeps its id, which is returned.
+
+        Descriptions of its runs that are damaged are written again, those of finished runs, too.
+        """
+        for spec in {spec.key: spec for spec in self.lineages}.values():
+            self.store.run(spec).mend(spec)
         name = self.store.add_request(
             {
                 "schema": 1,
                 "command": command,
                 **requests.to_json(self.request),
-                "keys": {name: [spec.key for spec in specs] for name, specs in self.wanted.items()},
+                "keys": {name: [spec.key for spec in specs] for name, specs in self.request.wanted.items()},
             }
         )
         if self.repeating:
@@ -142,21 +138,17 @@ class Campaign:
     @property
     def lineages(self) -> list[RunSpec]:
         """Its runs, each after its teachers."""
-        return [spec for runs in self.wanted.values() for run in runs for spec in run.lineage]
+        return [spec for runs in self.request.wanted.values() for run in runs for spec in run.lineage]
 
     def runs(self) -> pd.DataFrame:
         """The runs of this campaign, their records checked, as a frame (see `tfkd_cli.results`)."""
         return results.runs_frame(results.read(self.store, self.lineages).values())
 
-    def measurements(self, table: Table, runs: pd.DataFrame) -> Measurements:
-        """The finished runs behind one table."""
-        return measure(self.request, table, runs)
-
     def comparison(self, table: Table, runs: pd.DataFrame) -> Comparison:
         """One table, published beside measured, from a frame that holds its runs."""
         from paper_tables.compare import compare  # the statistics; a plan needs none
 
-        values = self.measurements(table, runs).by_setting
+        values = measure(self.request, table, runs).by_setting
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 

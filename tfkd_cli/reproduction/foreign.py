@@ -105,11 +105,15 @@ def with_usual_inputs(
     path, known = Path(sources[teacher.digest]), _normalisations(facts)
 
     def tried() -> dict[str, list[float]]:
+        from tfkd_cli.training.teacher_logits import OwnInputs
+
         arrays = data.load(facts.name, execution=execution)
         part = _part_to_judge(arrays, most=TRIED_IMAGES)
+        network: Any = loaded(replace(teacher, mean=facts.mean, std=facts.std), path, facts)[0].network
         found = {}
         for name, (mean, std) in known.items():
-            scores = _scored(replace(teacher, mean=mean, std=std), arrays, path, execution, part)[0]
+            seen = OwnInputs(network, replace(teacher, mean=mean, std=std), facts)
+            scores = _scored(seen, arrays, execution, part)
             found[name] = [scores.accuracy, _reordered_accuracy(scores), -scores.loss]
         return found
 
@@ -159,11 +163,12 @@ def judge(
     path = Path(sources[teacher.digest])
     part = _part_to_judge(arrays)
     labels = part.labels[:: part.every]
-    scores, note = _scored(teacher, arrays, path, execution, part)
+    network, note = loaded(teacher, path, arrays.facts)
+    scores = _scored(network, arrays, execution, part)
     confusions = [scores.confusion]
     if part.name == VALIDATION and len(labels) < ORDER_IMAGES:
         more = _some_training_images(arrays, most=ORDER_IMAGES)
-        confusions.append(_scored(teacher, arrays, path, execution, more)[0].confusion)
+        confusions.append(_scored(network, arrays, execution, more).confusion)
     _check_order(confusions, arrays.class_names, path=str(path))
     chance = 100 / arrays.facts.classes
     threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
@@ -201,22 +206,19 @@ def _some_training_images(arrays: Arrays, *, most: int) -> PartToJudge:
     return PartToJudge("training", arrays.train_images_NCHW, arrays.train_labels_N, every)
 
 
-def _scored(
-    teacher: ForeignTeacher, arrays: Arrays, path: Path, execution: Execution, part: PartToJudge
-) -> tuple[Scores, str]:
-    """The teacher's scores on a part, and what was changed to make its file fit."""
+def _scored(network: nn.Module, arrays: Arrays, execution: Execution, part: PartToJudge) -> Scores:
+    """The network's scores on a part."""
     from tfkd_cli.training import evaluation, parts, provenance
 
-    network, note = loaded(teacher, path, arrays.facts)
     device: torch.device = provenance.choose_device(execution.device)
-    scores = evaluation.evaluate(
+    scores: Scores = evaluation.evaluate(
         network.to(device),
         parts.part_of(part.images, part.labels, device),
         arrays.facts,
         most_classes=MOST_CLASSES,
         share=lambda indices_N: indices_N[:: part.every],
     )
-    return scores, note
+    return scores
 
 
 def _at_chance(scores: Scores, arrays: Arrays, *, part: str, threshold: float, path: str) -> RequestError:

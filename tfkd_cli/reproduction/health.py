@@ -34,7 +34,7 @@ def examine(
 ) -> Iterator[Check]:
     """Look at everything, one by one; each check is given as soon as it is known.
 
-    `say` is told what takes a second or more before it begins.
+    `say` is called before each check that takes a second or more.
     """
     yield _python()
     yield from _packages()

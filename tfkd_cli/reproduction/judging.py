@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from paper_tables.measured import EPOCHS, Measured
 from paper_tables.spec import Claim, Setting, Table
 from paper_tables.verdicts import ClaimVerdict, judge_claims
+from tfkd_cli.errors import RequestError
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.paper import paper
@@ -85,7 +87,8 @@ def _judge(words: tuple[str, ...], request: Request, seeds: Seeds, runs: pd.Data
     measured: dict[Setting, Measured] = {}
     for table in _tables(claims):
         own = tuple(sorted(seeds.get(table.kind == "audit", ()))) or tuple(range(table.seeds or SEEDS))
-        measured.update(measure(replace(request, tables=(table,), seeds=own), table, runs).by_setting)
+        with contextlib.suppress(RequestError):  # so few epochs that a teacher's epoch is none of them
+            measured.update(measure(replace(request, tables=(table,), seeds=own), table, runs).by_setting)
     families = [
         [each for each in claims if each.family == name] for name in dict.fromkeys(c.family for c in claims)
     ]

@@ -13,7 +13,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import RunState, Store
+from tfkd_cli.store import DamagedFile, RunState, Store
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
@@ -79,7 +79,7 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
             _ = request.wanted  # what it asks for exists
         except TfkdError as error:
             path = store.root / "requests" / f"{record['id']}.json"
-            notes.append(f"{path}: {error.what} Hint: move it away (mv '{path}' '{path}.bad').")
+            notes.append(str(DamagedFile(path, error.what, expected=error.expected)))
             continue
         campaign = Campaign(request, store, execution, device=device)
         same = requests.identity(request)

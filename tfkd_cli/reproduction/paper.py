@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from paper_tables import hyperparameters
-from paper_tables.reader import Paper, load
+from paper_tables.reader import Paper
 from paper_tables.strict import Names
 from tfkd_cli import data, models
 from tfkd_cli.methods import method
@@ -26,4 +26,4 @@ def paper() -> Paper:
         recipe_fields=RECIPE_FIELDS,
     )
     hyperparameters.check(names)
-    return load(names)
+    return Paper(names)

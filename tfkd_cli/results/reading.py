@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, attempts
 from tfkd_cli.store.run_state import METRICS
+
+log = logging.getLogger("tfkd")
 
 SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
 
@@ -80,6 +83,7 @@ def _run(store: Store, spec: RunSpec | None, state: RunState) -> Run:
     try:
         spec = spec or folder.spec()
     except RunError as error:  # the key in its result and in its name still says which run it is
+        log.warning("%s Hint: %s", error.what, error.hint)
         note = str(error)
     run = Run(name=state.name, spec=spec, state=state, note=note)
     if state.status == "damaged":

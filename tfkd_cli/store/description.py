@@ -31,7 +31,7 @@ def write(run: Path, spec: RunSpec) -> None:
         found = read(run)
     except DamagedFile as damage:
         log.warning("%s It is written again.", damage.what)
-        files.write_atomic(run / SPEC, encode(spec))
+        files.put_back(run / SPEC, encode(spec))
         return
     if found.key != spec.key:
         raise RunError(
@@ -55,7 +55,7 @@ def read(run: Path) -> RunSpec:
                 spec = _parse(run, copy)
                 log.warning("%s The copy in %s is sound and is used.", damage.what, copy)
                 with contextlib.suppress(RunError):  # a folder that may only be read
-                    files.write_atomic(run / SPEC, encode(spec))
+                    files.put_back(run / SPEC, encode(spec))
                 return spec
         raise
 
@@ -71,7 +71,7 @@ def _parse(run: Path, path: Path) -> RunSpec:
     try:
         spec = RunSpec.from_json(reading.read_json(path))
     except (RequestError, DamagedFile) as error:
-        what = error.what.removeprefix(f"{path}: ")
+        what = error.problem if isinstance(error, DamagedFile) else error.what
         raise DamagedFile(path, what, expected=error.expected, hint=hint) from error
     if not spec.key.startswith(run.name[-12:]):
         raise DamagedFile(

@@ -32,6 +32,7 @@ __all__ = [
     "encode_json",
     "make_filled_folder",
     "make_folder",
+    "put_back",
     "read_bytes",
     "read_json",
     "remove",
@@ -89,6 +90,13 @@ def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
         _replace(temporary, path)
         at_write_point(f"replaced {path.name}")
         sync_folder(path.parent)
+
+
+def put_back(path: Path, data: bytes) -> None:
+    """Like `write_atomic`, for what is damaged; a folder that stands there moves to `NAME.bad`."""
+    if path.is_dir() and not path.is_symlink():
+        move(path, path.with_name(f"{path.name}.bad"))
+    write_atomic(path, data)
 
 
 def write_hint(path: Path, data: bytes) -> None:
@@ -341,6 +349,6 @@ def _reported(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}.",
-            expected="nothing finished is lost.",
+            expected="a folder that can be written, with room; what is finished stays.",
             hint=_CURES.get(error.errno or 0, "mend the cause, then give the same command again."),
         ) from error

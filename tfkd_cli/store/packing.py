@@ -122,8 +122,9 @@ def unpack(source: Path, folder: Path) -> None:
             for name, data in _records(tar):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as stream:  # a name that comes twice is refused
-                    stream.write(data)
+                if path.exists():
+                    raise tarfile.ReadError(f"it holds {name[:80]!r} twice")
+                path.write_bytes(data)
             if not any(folder.iterdir()):
                 raise tarfile.ReadError("it holds no record")
             if packed.read(1 << 20).strip(b"\0"):  # tarfile takes a broken header for the end

@@ -126,7 +126,7 @@ def read_result(run: Path) -> dict[str, Any] | None:
             result = parse_result(data, path=copy, key=key)
         except RunError:
             if not isinstance(damage, NewerFile):
-                damage.hint = _bring_back(run)
+                damage.advise(_bring_back(run))
             raise damage from None
         _repair(path, data, source=copy)
     read_metrics(run, result)
@@ -137,9 +137,7 @@ def _repair(path: Path, data: bytes, *, source: Path) -> None:
     """Put back what was damaged, where the folder may be written; the sound bytes are used in any case."""
     log.warning("%s was damaged; the copy in %s is sound and is used.", path, source)
     with contextlib.suppress(RunError):
-        if path.is_dir() and not path.is_symlink():
-            files.move(path, path.with_name(f"{path.name}.bad"))
-        files.write_atomic(path, data)
+        files.put_back(path, data)
 
 
 def finish(run: Path) -> None:

@@ -14,23 +14,30 @@ from typing import Any, NoReturn
 
 from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.regular_files import open_regular
+from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 
 JSON_LIMIT = 4 << 20  # bytes; the largest file of ours, a spec with its diff, is a few hundred kB
 LINES_LIMIT = 64 << 20  # bytes of a metrics file: 200 epochs are 60 kB
 DEPTH_LIMIT = 64  # a spec nests teacher in student: four levels each
 
 
+packs: dict[Path, Path] = {}
+"""Temporary folder → the pack that was unpacked into it, which is named in its place."""
+
+
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
     """A file of the store that cannot be believed; `path` says which."""
 
-    def __init__(self, path: Path, what: str, *, expected: str = "", hint: str = "") -> None:
-        super().__init__(
-            f"{path}: {what}",
-            expected=expected,
-            hint=hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.",
-        )
-        self.path = path
+    def __init__(self, path: Path, problem: str, *, expected: str = "", hint: str = "") -> None:
+        folder = next((each for each in path.parents if each in packs), None)
+        shown = f"{packs[folder]} ({path.relative_to(folder)})" if folder else str(path)
+        super().__init__(f"{shown}: {problem}", expected=expected)
+        self.path, self.problem, self._is_packed = path, problem, folder is not None
+        self.advise(hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.")
+
+    def advise(self, hint: str) -> None:
+        """Give this hint, unless the file was unpacked from a pack: that stays as it is."""
+        self.hint = "copy the pack again, or make it again with `tfkd pack`." if self._is_packed else hint
 
 
 def is_safe_name(name: object) -> bool:
@@ -124,11 +131,19 @@ def _brackets(data: bytes) -> int:
     return data.count(b"[") + data.count(b"{")
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(each for each in names if names.count(each) > 1)[:60]!r} stands there twice")
+    return found
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
 def _depth_exceeds(value: Any) -> bool:
@@ -195,11 +210,14 @@ def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, in hex; FileNotFoundError where there is none, DamagedFile for a pipe."""
+    """The sha256 of a file, in hex; FileNotFoundError where there is none.
+
+    DamagedFile for a pipe, or a file larger than any of weights.
+    """
     try:
-        with open_regular(path) as stream:
+        with open_regular(path, limit=WEIGHTS_LIMIT) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EINVAL):
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
             refuse(path, error)
         raise

@@ -18,6 +18,7 @@ from tfkd_cli.store.reading import DamagedFile, Lines
 from tfkd_cli.store.run_state import METRICS, RunState
 
 NUMERICS = "numerics.json"
+STUDENT = "student.pt"
 log = logging.getLogger("tfkd")
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9.@_-]{0,199}-[0-9a-f]{12}")
 
@@ -46,6 +47,11 @@ class RunFolder:
         files.make_folder(self.path)
         description.write(self.path, spec)
         publishing.finish(self.path)
+
+    def mend(self, spec: RunSpec) -> None:
+        """Write a damaged or missing spec.json again; nothing where the run has no folder."""
+        if self.path.is_dir():
+            description.write(self.path, spec)
 
     def spec(self) -> RunSpec:
         """The run this folder is for; DamagedFile when spec.json and its copies are missing or damaged."""
@@ -94,13 +100,15 @@ class RunFolder:
         path = self.path / publishing.WEIGHTS / name
         if path.is_symlink() or path.parent.is_symlink():
             raise DamagedFile(path, "is a link.", expected="a file of the store.")
+        teaches = name != STUDENT  # which no command trains again for the sake of it
+        again = f"move the run away (mv '{self.path}' ELSEWHERE) and give the command that trains it again."
         if not path.is_file():
             raise RunError(
-                f"{self.name} is finished, but its weights {name} are gone: it cannot teach.",
-                hint="tfkd plan shows what must be trained again; the command that needs it does so.",
+                f"{self.name} is finished, but its weights {name} are gone.",
+                hint="the command that needs them trains them again." if teaches else again,
             )
         if files.digest(path) != expected:
-            hint = f"remove it (rm '{path}') to have it trained again; the result stays."
+            hint = f"rm '{path}' has it trained again; the result stays." if teaches else again
             raise DamagedFile(path, "does not hold the weights its result vouches for.", hint=hint)
         return path
 
@@ -134,7 +142,7 @@ class RunFolder:
         found = self._numerics_elsewhere()
         if found is not None:
             with contextlib.suppress(RunError):
-                files.write_atomic(path, self._encoded(found))
+                files.put_back(path, self._encoded(found))
         return found
 
     def _numerics_elsewhere(self) -> dict[str, Any] | None:

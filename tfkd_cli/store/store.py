@@ -73,7 +73,7 @@ class Store:
             )
         folder = Path(tempfile.mkdtemp(prefix="tfkd-records-"))
         store = cls(folder)
-        store.source = root
+        store.source = reading.packs[folder] = root
         weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
         packing.unpack(root, folder)
         return store

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import torch  # noqa: TID253 - reached only from the runner
 
 from tfkd_cli.data.streaming import worker_died
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import RunError, TfkdError
 from tfkd_cli.training import provenance, worker
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def logged(path: Path, *, verbose: bool) -> Iterator[None]:
 
 def recorded(error: BaseException, attempt: Attempt) -> RunError:
     """The error as the user will see it, written into the attempt with its traceback."""
-    shown = error if isinstance(error, RunError) else _explained(error)
+    shown = explained(error)
     trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):
         log.error("%s", trace)
@@ -69,9 +69,14 @@ def end_process(error: RunError) -> NoReturn:
     os._exit(worker.CRASHED if worker.rank() == 0 else worker.TRY_AGAIN)
 
 
-def _explained(error: BaseException) -> RunError:
+def explained(error: BaseException) -> RunError:
+    """The error in three parts, as the user will see it."""
+    if isinstance(error, TfkdError):
+        return RunError(error.what, expected=error.expected, hint=error.hint)
     if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
         return died
+    if isinstance(error, TfkdError):
+        return RunError(error.what, expected=error.expected, hint=error.hint)
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
     if isinstance(error, MemoryError) or any(words in text for words in of_memory):

@@ -82,11 +82,13 @@ def read_state(path: Path) -> dict[str, Any]:
 def read_weights(path: Path) -> Weights:
     """All tensors in `path`, named by the keys that lead to them (`state_dict.fc.bias`); RunError for none.
 
-    Of what is beside them nothing is imported or run. A `.safetensors` file needs the package safetensors
-    (`pip install 'tfkd[safetensors]'`).
+    Of what is beside them nothing is imported or run. A file in the format safetensors needs the package of
+    that name (`pip install 'tfkd[safetensors]'`).
     """
     _refuse_enormous(path)
-    if path.suffix == ".safetensors":
+    if path.suffix == ".json":
+        raise _refusal(path, "it is an index of the files that hold them; all must be in one file")
+    if _is_safetensors(path):
         return _read_safetensors(path)
     saved = _read(path, _named_objects(path))
     weights = _tensors(saved)
@@ -120,7 +122,7 @@ def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
             expected=f"the {len(own)} tensors of {name}.",
             hint="check the network's name and the number of classes.",
         )
-    _check_values(fitting, path=path)
+    _check_values(fitting, own, path=path)
     network.load_state_dict(fitting)
     return _said(prefix, passed_over, left_out, others=len(weights) - len(named))
 
@@ -138,19 +140,19 @@ def _without(parts: Collection[str], name: str) -> str:
     return name
 
 
-def _check_values(weights: Weights, *, path: Path) -> None:
-    """RunError for tensors that are not dense, or hold what is no number."""
+def _check_values(weights: Weights, own: Weights, *, path: Path) -> None:
+    """RunError for tensors that are not dense and of finite numbers, as those of the network are."""
     for key, each in weights.items():
-        packed = each.layout != torch.strided or each.is_quantized
-        if packed or not each.isfinite().all():
-            what = "is a sparse or quantised tensor" if packed else "holds values that are no finite numbers"
-            raise RunError(
-                f'{path}: "{key[:80]}" {what}.',
-                expected="weights as dense tensors of finite floating-point numbers.",
-                hint="save them so: each.to_dense(), or each.dequantize()."
-                if packed
-                else "take a checkpoint from before the training diverged.",
-            )
+        if each.layout != torch.strided or each.is_quantized or each.is_meta:
+            what, hint = "is sparse, quantised or empty", "save each.to_dense() or each.dequantize()."
+        elif own[key].is_floating_point() and not each.is_floating_point():
+            what, hint = f"has values of type {each.dtype}", "save them as floating-point numbers."
+        elif not each.float().isfinite().all():
+            what, hint = "holds values that are no finite numbers", "take a checkpoint from before they were."
+        else:
+            continue
+        expected = "weights as dense tensors of finite floating-point numbers."
+        raise RunError(f'{path}: "{key[:80]}" {what}.', expected=expected, hint=hint)
 
 
 def _prefix(weights: Weights, needed: AbstractSet[str], *, path: Path) -> tuple[str, list[str]]:
@@ -167,7 +169,8 @@ def _prefix(weights: Weights, needed: AbstractSet[str], *, path: Path) -> tuple[
     ]
     if ranks.count(min(ranks)) > 1:
         raise RunError(
-            f"{path} holds {len(fitting)} sets of weights that fit: {', '.join(fitting[:4])}.",
+            f"{path} holds {len(fitting)} sets of weights that fit: "
+            f"{', '.join(each.removesuffix('.') for each in fitting[:4])}.",
             expected="one network in the file.",
             hint="save the state dict of one alone: torch.save(network.state_dict(), PATH).",
         )
@@ -222,13 +225,20 @@ def _read(path: Path, placeholders: Mapping[str, type[_Placeholder]]) -> Any:
         raise _refusal(path, _first_line(error)) from error
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether it begins with the length of a JSON object and that object."""
+    with open_regular(path) as stream:
+        length, brace = int.from_bytes(stream.read(8), "little"), stream.read(1)
+        return brace == b"{" and length < os.fstat(stream.fileno()).st_size
+
+
 def _read_safetensors(path: Path) -> Weights:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
         raise RunError(
             f"{path} needs the package safetensors, which is not installed.",
-            expected="safetensors is an optional extra of tfkd.",
+            expected="the package safetensors, an optional extra of tfkd.",
             hint="pip install 'tfkd[safetensors]', or save the state dict with torch.save.",
         ) from error
     try:
@@ -334,8 +344,8 @@ def _refuse_enormous(path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    reason = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {reason[0][:160]}"
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {reason[:160]}".removesuffix(".").removesuffix(": ")
 
 
 def _refusal(path: Path, reason: str) -> RunError:

@@ -64,6 +64,6 @@ class Liveness:
 
 
 def reported(store: Any, ranks: Collection[int]) -> dict[int, str]:
-    """Of those ranks that have failed, the traceback, or "" where that followed from the loss of another."""
+    """Of those ranks that have failed what they tell, or "" where that followed from the loss of another."""
     keys = {rank: f"failed/{rank}" for rank in ranks}
     return {rank: store.get(key).decode() for rank, key in keys.items() if store.check([key])}

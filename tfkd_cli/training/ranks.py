@@ -11,6 +11,7 @@ A rank that is killed or stopped ends the others (`liveness`): none of them wait
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -226,7 +227,7 @@ class Ranks:
             dist.all_gather_object(values, value, group=self._hosts)
         return values
 
-    def report(self, error: BaseException, trace: str) -> str:
+    def report(self, error: BaseException, shown: RunError, trace: str) -> str:
         """Tell rank 0 that this one fails, and why; what is lost, where that follows from another's end.
 
         Rank 0 ends first: it writes down which rank it was.
@@ -234,7 +235,8 @@ class Ranks:
         lost = _follows_from_another(error)
         if self._store is not None:
             with contextlib.suppress(RuntimeError):  # rank 0 may be the one that was killed
-                self._store.set(f"failed/{self.rank}", "" if lost else trace)
+                told = json.dumps([shown.what, shown.expected, shown.hint, trace])
+                self._store.set(f"failed/{self.rank}", "" if lost else told)
                 self.leave(failed=True)
             self.await_end(timedelta(seconds=2 * BEAT * SILENT))
         return _first_line(error) if lost else ""
@@ -254,10 +256,12 @@ class Ranks:
 
     def _loss(self, silent: Collection[int], failed: Mapping[int, str]) -> RunError:
         """Which rank has ended the run: one that failed, whose traceback is logged, or one that is silent."""
-        for rank, trace in failed.items():
-            if trace:
+        for rank, told in failed.items():
+            if told:
+                what, expected, hint, trace = json.loads(told)
                 log.error("rank %d:\n%s", rank, trace)
-                return RunError(f"rank {rank} of {self.size} failed: {trace.strip().splitlines()[-1]}")
+                what = f"rank {rank} of {self.size} failed: {what}"
+                return RunError(what, expected=expected, hint=hint)
         lost = self._named(silent, " and ") or "a rank"
         return RunError(
             f"{lost} was killed, or did not answer for {BEAT * SILENT:.0f} s.",

@@ -123,7 +123,7 @@ def _assist(
         raise
     except BaseException as error:
         trace = "".join(traceback.format_exception(error))
-        if lost := ranks.report(error, trace):
+        if lost := ranks.report(error, attempt_log.explained(error), trace):
             raise Blocked(f"rank {ranks.rank} has lost another rank: {lost}") from error
         raise RunError(f"rank {ranks.rank} failed:\n{trace}") from error
 

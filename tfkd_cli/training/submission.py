@@ -9,10 +9,11 @@ to the disk, would take 15 s.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -49,6 +50,9 @@ class _JobRun(Record):
         return JobRun(
             spec=RunSpec.from_json(self.spec), weights=self.weights, caches_logits=self.caches_logits
         )
+
+
+_Pack = Annotated[list[_JobRun], schema.Meta(min_length=1)]
 
 
 class _Submission(msgspec.Struct):
@@ -113,8 +117,10 @@ def read_job(store: str, submission: str, index: str) -> Job:
     folder, data = opened.submission_path(submission), opened.submission(submission)
     place, _, member = index.partition(".")
     try:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", index):
+            raise ValueError
         path = _jobs_path(folder, int(place))
-        packs = reading.read_as(path, list[list[_JobRun]], limit=reading.LINES_LIMIT) or []
+        packs = reading.read_as(path, list[_Pack], limit=reading.LINES_LIMIT) or []
         pack = packs[int(place) % JOBS_PER_FILE]
         chosen = [pack[int(member)]] if member else pack
     except (IndexError, ValueError) as error:
@@ -124,7 +130,11 @@ def read_job(store: str, submission: str, index: str) -> Job:
     with reading.found_in(path):
         runs = tuple(each.job_run() for each in chosen)
     with reading.found_in(folder / "submission.json"):
-        execution = Execution.from_json(schema.convert(data, _Submission).execution)
+        execution = Execution.from_json(
+            schema.convert(
+                data, _Submission, hint="give the command again: it writes a new submission."
+            ).execution
+        )
     threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
     return Job(
         store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
