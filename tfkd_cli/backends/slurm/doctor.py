@@ -57,13 +57,6 @@ def _checks(profile: Profile) -> Iterator[Check]:
 def _config(here: Site) -> Iterator[Check]:
     many = here.max_array_size
     yield Check("arrays", "ok" if many > 1 else "note", f"up to {many} jobs each (MaxArraySize)")
-    if here.config.get("JobRequeue") == "0":
-        yield Check(
-            "requeue",
-            "note",
-            "JobRequeue=0: a run at its time limit may not come back by itself.",
-            "if it does not, the same `tfkd reproduce` goes on from its last state.",
-        )
     preemption = here.config.get("PreemptMode", "OFF")
     if "CANCEL" in preemption:
         detail = f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`."

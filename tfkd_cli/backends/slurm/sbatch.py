@@ -53,9 +53,7 @@ class RefusedError(RunError):
         super().__init__(
             f"sbatch refused: {sentence}",
             expected=self.lines,
-            hint=f"`tfkd doctor --cluster {profile.name}` checks a profile."
-            if self.lines
-            else "`sinfo -R` shows nodes that are down or drained.",
+            hint=f"`tfkd doctor --cluster {profile.name}` checks it; `sinfo -R` lists nodes that are down.",
         )
 
 
