@@ -58,6 +58,13 @@ class Cluster:
         """stop, kill or start one daemon."""
         self._dev(action, str(self.folder), name)
 
+    def forget_all_jobs(self) -> None:
+        """What slurmctld does with finished jobs in the end, at once; the next job has the id 1 again."""
+        self.daemon("stop", "slurmctld")
+        for path in (self.folder / "ctld").glob("job_state*"):
+            path.unlink()
+        self.daemon("start", "slurmctld")
+
     def ask(self, *command: str) -> str:
         """What a SLURM command prints."""
         done = subprocess.run(
@@ -247,12 +254,11 @@ def lossy_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def forgetful_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
-    """A cluster without accounting that kills for memory and forgets jobs quickly."""
+def memory_drill(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drill]:
+    """A cluster without accounting that kills for memory."""
     _require_slurm()
     gather = ("Type=jobacct_gather/linux", "Frequency=task=1", "Params=OverMemoryKill")
-    settings = ["MinJobAge=2", *(f"JobAcctGather{each}" for each in gather)]
-    cluster = Cluster(*(word for each in settings for word in ("--set", each)))
+    cluster = Cluster(*(word for each in gather for word in ("--set", f"JobAcctGather{each}")))
     yield from _drill(cluster, tmp_path, cache, monkeypatch)
     cluster.down()
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from tests.planning import plan_of
-from tfkd_cli.backends.slurm import cancel, queue
+from tfkd_cli.backends.slurm import cancel
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.submit import retry
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
-from tfkd_cli.training import provenance, runner
+from tfkd_cli.training import runner
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
@@ -245,19 +245,6 @@ def test_runs_packed_into_one_job_are_all_done(
     drill.wait_done(*teachers, student)
 
 
-def test_a_campaign_runs_the_code_that_was_submitted(
-    drill: Any, run_of: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = run_of()
-    submitted = provenance.Code(commit="what was submitted", diff="and its changes")
-    with monkeypatch.context() as patched:
-        patched.setattr(provenance, "code", lambda: submitted)
-        drill.submit([spec])
-    drill.wait_done(spec)
-    result = drill.store.run(spec).result()
-    assert (result["commit"], result["diff"]) == (submitted.commit, submitted.diff)
-
-
 def test_with_slurmctld_down_messages_are_clear_and_nothing_is_lost(drill: Any, run_of: Make) -> None:
     first, second = run_of("slow", epochs=3), run_of(seed=1)
     drill.submit([first])
@@ -275,30 +262,6 @@ def test_with_slurmctld_down_messages_are_clear_and_nothing_is_lost(drill: Any, 
     sent = drill.submit([first, second])
     assert sent.runs + sent.already <= 2
     drill.wait_done(first, second)
-
-
-def test_accounting_tells_how_a_forgotten_job_ended(accounting_drill: Any, run_of: Make) -> None:
-    drill = accounting_drill
-    spec = run_of("slow", epochs=50)
-    sent = drill.submit([spec])
-    drill.wait_epoch(spec)
-    cancel.cancel(drill.store, [spec.key])
-    drill.wait(lambda: sent.arrays[0][0] not in drill.cluster.states(), seconds=120)
-    drill.wait(lambda: drill.queue()[spec.folder].state != queue.VANISHED, seconds=10)
-    assert drill.queue()[spec.folder].state == "CANCELLED"
-    assert drill.submit([spec]).runs == 1
-
-
-def test_a_job_killed_for_its_memory_says_so_and_is_sent_again_on_request(
-    accounting_drill: Any, run_of: Make, small: str
-) -> None:
-    drill = accounting_drill
-    spec = run_of()
-    drill.submit([spec], profile=small.replace("1800MB", "100MB"))
-    drill.wait(lambda: not drill.queue()[spec.folder].active)
-    assert "out of memory" in drill.queue()[spec.folder].reason
-    assert drill.submit([spec]).runs == 1
-    drill.wait_done(spec)
 
 
 def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, run_of: Make) -> None:

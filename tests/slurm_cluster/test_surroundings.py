@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.spec import RunSpec
+from tfkd_cli.training import provenance
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
@@ -59,38 +60,44 @@ def test_a_submission_from_inside_an_allocation_inherits_nothing_of_it(drill: An
     drill.wait(lambda: list(drill.store.root.glob("runs/*/result.json")))
 
 
-def test_jobs_run_where_nothing_of_the_environment_is_exported(
-    drill: Any, run_of: Make, student_of: Make, small: str
+def test_a_job_without_the_users_environment_runs_the_code_that_was_submitted(
+    drill: Any, run_of: Make, small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = f'setup = ["export PYTHONPATH={Path(__file__).parent}"]\n'
-    teacher = run_of()
-    specs = [teacher, student_of(teacher)]
     profile = networks + small + 'slurm_additional_parameters = { export = "NONE" }\n'
-    drill.submit(specs, profile=profile)
-    drill.wait_done(*specs)
+    spec = run_of()
+    submitted = provenance.Code(commit="what was submitted", diff="and its changes")
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "code", lambda: submitted)
+        drill.submit([spec], profile=profile)
+    drill.wait_done(spec)
+    result = drill.store.run(spec).result()
+    assert (result["commit"], result["diff"]) == (submitted.commit, submitted.diff)
 
 
-def test_a_held_job_says_how_to_release_it(drill: Any, run_of: Make, whole: str) -> None:
-    first, held = run_of("slow", epochs=100, seed=1), run_of(seed=2)
-    drill.submit([first], profile=whole)
-    drill.wait_epoch(first)
-    sent = drill.submit([held], profile=whole)
-    job = sent.arrays[0][0]
-    drill.cluster.ask("scontrol", "uhold", job)
-    seen = drill.queue()[held.folder]
-    assert (seen.state, seen.reason) == ("PENDING", "JobHeldUser")
-    assert f"scontrol release {job}" in seen.way_out
-    drill.cluster.ask("scancel", drill.queue()[first.folder].job_id)
+def test_a_held_job_says_how_to_release_it(drill: Any, run_of: Make) -> None:
+    held = run_of(seed=2)
+    drill.cluster.ask("scontrol", "update", "nodename=localhost", "state=drain", "reason=drill")
+    try:
+        sent = drill.submit([held])
+        job = sent.arrays[0][0]
+        drill.cluster.ask("scontrol", "uhold", job)
+        seen = drill.queue()[held.folder]
+        assert (seen.state, seen.reason) == ("PENDING", "JobHeldUser")
+        assert f"scontrol release {job}" in seen.way_out
+    finally:
+        drill.cluster.ask("scontrol", "update", "nodename=localhost", "state=resume")
     drill.cluster.ask("scontrol", "release", job)
     drill.wait_done(held)
 
 
 def test_a_memory_kill_is_known_without_accounting_when_slurm_has_forgotten_the_job(
-    forgetful_drill: Any, run_of: Make, small: str
+    memory_drill: Any, run_of: Make, small: str
 ) -> None:
-    drill, spec = forgetful_drill, run_of()
+    drill, spec = memory_drill, run_of()
     sent = drill.submit([spec], profile=small.replace("1800MB", "100MB"))
-    drill.wait(lambda: sent.arrays[0][0] not in drill.cluster.states(), seconds=150)
+    drill.wait(lambda: drill.cluster.states()[sent.arrays[0][0]] == "FAILED")
+    drill.cluster.forget_all_jobs()
     seen = drill.queue()[spec.folder]
     assert (seen.state, "out of memory" in seen.reason) == ("FAILED", True)
     assert drill.submit([spec]).runs == 1

@@ -129,8 +129,7 @@ def _queue(options: StoreOptions) -> tuple[Mapping[str, QueueState], list[str]]:
     from tfkd_cli.backends.slurm.queue import queue_states
 
     states = queue_states(opened)
-    note = f"{states.error} What SLURM said {states.age_seconds:.0f} s ago is shown."
-    return states, [note] if states.error else []
+    return states, [states.error] if states.error else []
 
 
 def _has_submissions(opened: Store) -> bool:

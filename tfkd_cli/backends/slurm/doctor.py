@@ -57,13 +57,6 @@ def _checks(profile: Profile) -> Iterator[Check]:
 def _config(here: Site) -> Iterator[Check]:
     many = here.max_array_size
     yield Check("arrays", "ok" if many > 1 else "note", f"up to {many} jobs each (MaxArraySize)")
-    if here.config.get("JobRequeue") == "0":
-        yield Check(
-            "requeue",
-            "note",
-            "JobRequeue=0: a run at its time limit may not come back by itself.",
-            "if it does not, the same `tfkd reproduce` goes on from its last state.",
-        )
     preemption = here.config.get("PreemptMode", "OFF")
     if "CANCEL" in preemption:
         detail = f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`."
@@ -94,7 +87,7 @@ def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Che
     try:
         said = sbatch.judge(options, profile=profile, here=here)
     except (RequestError, sbatch.RefusedError) as error:
-        return Check(label, "bad", error.what, error.expected)
+        return Check(label, "bad", error.what, error.expected or error.hint)
     filled = site.fill_in(options, here)
     start = re.search(r"to start at (\S+)", said)
     shown = ", ".join(f"{option}={value}" for option, value in filled.items()) or "the defaults"

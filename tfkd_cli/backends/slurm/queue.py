@@ -44,7 +44,7 @@ HELD = (
     (NEVER, "the run it waits for has failed: `tfkd retry` that one"),
     ("JobHeldAdmin", "an administrator holds it: ask the site"),
     ("JobHoldMaxRequeue", f"it was requeued too often: see `tfkd logs`, then {_RELEASE}"),
-    (".*requeued held", f"a node could not start it (`sinfo -R`): {_RELEASE}"),
+    (".*requeued.*held.*", f"it was requeued (`tfkd logs` and `sinfo -R` may say why): {_RELEASE}"),
     ("JobHeldUser|REQUEUE_HOLD|SPECIAL_EXIT", _RELEASE),
     ("RESV_DEL_HOLD|ReservationDeleted", _CHANGE % "the reservation"),
     ("PartitionTimeLimit|.*Max(Wall|.*Minutes).*PerJob.*", _CHANGE % "timeout_min"),
@@ -114,29 +114,27 @@ class QueueState:
 
 
 class Queue(dict[str, QueueState]):
-    """Folder of a run → its newest job; `age_seconds` old, and `error` when SLURM did not answer just now."""
+    """Folder of a run → its newest job; `error` when SLURM did not answer just now."""
 
-    age_seconds = 0.0
     error = ""
 
 
 def queue_states(store: Store, *, fresh: bool = False) -> Queue:
     """The jobs of all runs of this store.
 
-    Never raises because SLURM is silent: the last known states come back, with their age and the error.
+    Never raises because SLURM is silent: the last known states come back; the error says how old they are.
     """
     arrays = [each for each in submissions.known_arrays(store) if each.ids]
     if not arrays:
         return Queue()
     kept, age = _read_kept(store)
-    error = ""
+    found = _by_run(arrays, kept)
     if not kept or fresh or not 0 <= age < CACHE_SECONDS:
         try:
             return look(store, arrays, ask_jobs())
         except RunError as silent:
-            error = silent.what
-    found = _by_run(arrays, kept)
-    found.age_seconds, found.error = age, error
+            known = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
+            found.error = f"{silent.what} {known}"
     return found
 
 
@@ -187,11 +185,11 @@ def _by_run(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
     """The newest job of a run speaks for it, unless an older one is still at work."""
     found = Queue()
     for array in arrays:  # oldest first
-        for index, job_id, pack, _ in array.jobs():
-            state = states.get(f"{array.name}_{index}", QueueState(VANISHED, "", job_id))
-            found.update(
-                {run: state for run in pack if state.active or run not in found or not found[run].active}
-            )
+        for index, _, pack, _ in array.jobs():
+            state = states.get(f"{array.name}_{index}")
+            for run in pack:
+                if state and (state.active or run not in found or not found[run].active):
+                    found[run] = state
     return found
 
 

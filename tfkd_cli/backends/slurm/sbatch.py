@@ -52,9 +52,8 @@ class RefusedError(RunError):
         self.sentence, self.lines = sentence, "; ".join(lines)
         super().__init__(
             f"sbatch refused: {sentence}",
-            expected=self.lines
-            or "no line of the profile is the cause; `sinfo -R` shows nodes that are down or drained.",
-            hint=f"`tfkd doctor --cluster {profile.name}` checks a profile.",
+            expected=self.lines,
+            hint=f"`tfkd doctor --cluster {profile.name}` checks it; `sinfo -R` lists nodes that are down.",
         )
 
 
@@ -81,7 +80,7 @@ def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
     """What `sbatch --test-only` says of a job with these options.
 
     RequestError as from `check_limits`; RefusedError where SLURM refuses it, with the lines of those options
-    without any one of which it would be taken; of all options where there is no such one.
+    without any one of which it would be taken, or refused in other words; of all where there is no such one.
     """
     check_limits(options, profile=profile, here=here)
 
@@ -91,18 +90,21 @@ def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
         given = parameters(filled, setup=[], name="tfkd-doctor", minutes=minutes, at_once=1)
         return client.run(["sbatch", "--test-only"], text=script(given)).stderr
 
-    def passes(options: Mapping[str, Any]) -> bool:
+    def changes(sentence: str, options: Mapping[str, Any]) -> bool:
         try:
-            return bool(test(options))
-        except SlurmError:
-            return False
+            test(options)
+        except SlurmError as error:
+            return error.sentence != sentence
+        return True
 
     try:
         return test(options)
     except SlurmError as error:
-        wrong = [each for each in options if passes({key: options[key] for key in options if key != each})]
-        wrong = wrong or [each for each in options if passes({})]
-        raise RefusedError(error.sentence, profile, [profile.line_of(each) for each in wrong]) from error
+        said = error.sentence
+        without = {each: {key: options[key] for key in options if key != each} for each in options}
+        wrong = [each for each in options if changes(said, without[each])]
+        wrong = wrong or [each for each in options if changes(said, {})]
+        raise RefusedError(said, profile, [profile.line_of(each) for each in wrong]) from error
 
 
 def parameters(

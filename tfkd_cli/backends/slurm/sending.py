@@ -80,6 +80,17 @@ class Sender:
                 every = range(len(array.packs))
                 arrays.release(array, every, elements=self.elements, done=frozenset())
 
+    def judge(self, runs: Sequence[PlannedRun]) -> None:
+        """RequestError for what SLURM would refuse; a note where no line of the profile is the cause."""
+        shapes = {repr(each): each for each in (self.profile.submit_for(run.spec) for run in runs)}
+        for options in shapes.values() if self.site.partitions else ():
+            try:
+                sbatch.judge(options, profile=self.profile, here=self.site)
+            except sbatch.RefusedError as error:
+                if error.lines:
+                    raise
+                self.tell(f"{error.what}. {error.hint}")
+
     def _options(self, jobs: Sequence[Pack]) -> dict[str, Any]:
         """What the profile requests for these jobs, all of which request the same."""
         return self.profile.submit_for(jobs[0][0].spec)
@@ -164,22 +175,14 @@ def dry_run(
     """
     with tempfile.TemporaryDirectory(prefix="tfkd-dry-") as folder:
         # Below the folder stands the whole path of the store, so that scripts are quoted as they will be.
-        copy = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True)
-        here = Site()
+        copy, here = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True), Site()
         with contextlib.suppress(SlurmError):
             here = site.read_site()
         sender = Sender(
             store=copy, profile=profile.in_this_environment(on_event), site=here,
             execution=execution, jobs=jobs, tell=on_event,
         )  # fmt: skip
-        shapes = {repr(each): each for each in (sender.profile.submit_for(run.spec) for run in runs)}
-        for options in shapes.values() if here.partitions else ():
-            try:
-                sbatch.judge(options, profile=sender.profile, here=here)
-            except sbatch.RefusedError as error:
-                if error.lines:
-                    raise
-                on_event(f"{error.what}: {error.expected}")
+        sender.judge(runs)
         with sbatch.recording(Path(folder) / "recorded") as calls:
             sender.send(runs)
         about = {array.job_folder: _described(array) for array in sender.arrays}

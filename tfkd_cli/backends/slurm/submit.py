@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.backends.slurm import arrays, client, queue, sbatch, site, submissions
 from tfkd_cli.backends.slurm.arrays import Element
 from tfkd_cli.backends.slurm.sending import Sender, Tell
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RequestError
 from tfkd_cli.locks import held
 from tfkd_cli.store import files
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from tfkd_cli.plan import Plan, PlannedRun
     from tfkd_cli.spec import RunSpec
     from tfkd_cli.store import Store
-
-PATIENCE_SECONDS = 900.0  # a submission takes seconds; with a slurmctld that is down, minutes
 
 
 @dataclass(frozen=True)
@@ -140,17 +137,12 @@ def _check_path(root: Path) -> None:
 def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
     """Of two terminals that ask for the same, the second sees what the first has submitted."""
     files.make_folder(submissions)
-    deadline, told = time.monotonic() + PATIENCE_SECONDS, False
+    told = False
 
     def while_waiting() -> None:
         nonlocal told
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"another tfkd has been submitting for {PATIENCE_SECONDS / 60:.0f} minutes.",
-                hint="end it, then give the same command again; nothing is submitted twice.",
-            )
         if not told:
-            tell("another tfkd is submitting; waiting for it.")
+            tell("another tfkd is submitting; waiting for it (Ctrl-C ends this; nothing is submitted twice).")
             told = True
 
     with held(submissions / "lock", while_waiting=while_waiting) as locked:
