@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -120,10 +121,10 @@ def test_the_usual_normalisations_are_tried_and_the_best_becomes_part_of_the_run
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, reads = checkpoints.read_weights, list[Path]()
-    monkeypatch.setattr(checkpoints, "read_weights", lambda path: reads.append(path) or read(path))
+    read = Mock(side_effect=checkpoints.read_weights)
+    monkeypatch.setattr(checkpoints, "read_weights", read)
     assert main(otherwise_normalised) == 0
-    assert len(reads) == 2  # once to try all of them, once to judge the teacher; runs read it elsewhere
+    assert read.call_count == 2  # once to try all of them, once to judge the teacher; runs read it elsewhere
     said = " ".join(capfd.readouterr().err.split())
     assert "none (pixels from 0 to 1) 100.0 %" in said
     assert "Taken: none (pixels from 0 to 1)" in said
