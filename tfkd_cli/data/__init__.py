@@ -370,8 +370,9 @@ def _fetch(
     try:
         _reader(facts).fetch(facts, execution.cache_path / "downloads")
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong md5 a RuntimeError
+        reason = str(getattr(error, "reason", error)).rstrip(".")  # not "<urlopen error …>"
         raise RequestError(
-            f"{facts.label} could not be downloaded: {error}.",
+            f"{facts.label} could not be downloaded: {reason}.",
             expected=f"a network, or {facts.source}.",
             hint=hint,
         ) from error

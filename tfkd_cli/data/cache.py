@@ -329,7 +329,9 @@ def _alive(pid: int) -> bool:
 
 def locked(path: Path, *, progress: Progress) -> contextlib.AbstractContextManager[bool]:
     """Hold the lock file, which the kernel frees on any death; yields False where there are no locks."""
-    return locks.held(path, while_waiting=lambda: progress("another process is at it, waiting", 0.0))
+    return locks.held(
+        path, while_waiting=lambda: progress("waiting for a process that prepares it, too", 0.0)
+    )
 
 
 def remembered(cache: Path, path: Path, stamp: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def dry_run(
             sender.send(runs)
         about = {array.job_folder: _described(array) for array in sender.arrays}
         if not here.partitions:
-            on_event("No SLURM answers here: what the profile leaves open is asked for where it does.")
+            on_event("No SLURM answers here: what the profile leaves open is read from the cluster itself.")
             about = {folder: "\n# ".join([words, *WOULD_FILL_IN]) for folder, words in about.items()}
         texts = []
         for call in calls.read_text().splitlines():
