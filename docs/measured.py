@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import pandas as pd  # noqa: TID253 - it reads results, and is no command
 
 from paper_tables import plot
-from paper_tables.plot import FigureData, Line
+from paper_tables.figure_data import FigureData, Line
 from tfkd_cli import results
+from tfkd_cli.results import columns
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 SUBJECT = ["dataset", "student"]
@@ -46,9 +47,11 @@ def _pack(pack: Path, pictures: Path) -> Iterator[str]:
         yield _state(record, runs)
         if any(table["kind"] == "audit" for table in record["tables"]):
             yield _verdicts(record)
-        for table in record["tables"]:
+        for table in (each for each in record["tables"] if each["kind"] != "grid"):
             yield (report / f"{table['slug']}.md").read_text(encoding="utf-8").strip()
             yield from _figure(report / "figures" / f"{table['slug']}-gains.svg", pictures, table["title"])
+        if any(table["kind"] == "grid" for table in record["tables"]):
+            yield _settings(runs)
     yield from _checkpoints(runs, epochs, pictures)
     yield from _best_minus_last(runs)
 
@@ -105,6 +108,24 @@ def _checkpoints(runs: pd.DataFrame, epochs: pd.DataFrame, pictures: Path) -> It
         yield f"### {title}"
         yield markdown(["student", "teacher", "teacher's epoch", "teacher %", "student, best epoch %"], rows)
         yield f"![{title}; bands are mean ± standard deviation](images/{name}.svg)"
+
+
+def _settings(runs: pd.DataFrame) -> str:
+    """The runs of `tfkd run`: a line for each setting, with the columns in which they differ."""
+    names = [name for name in (*columns.RECIPE, *columns.LOSS) if runs[name].nunique(dropna=False) > 1]
+    by = ["dataset", "student", "method", *names]
+    rows = [
+        [
+            *map(str, name if isinstance(name, tuple) else (name,)),
+            f"{(own['status'] == 'done').sum()} of {len(own)}",
+            *(
+                mean_and_std(own[each].dropna())
+                for each in ("val_accuracy", "best_accuracy", "last_accuracy")
+            ),
+        ]
+        for name, own in runs.groupby(by, dropna=False)
+    ]
+    return markdown([*by, "finished", "validation %", "best epoch %", "last epoch %"], rows)
 
 
 class _Point(NamedTuple):

@@ -219,7 +219,7 @@ def test_each_network_of_the_audit_has_its_own_learning_rate_as_student_and_as_t
         for spec in made.runs(item)
         for each in spec.lineage
     }
-    assert rates == {("plain-cnn", "adam", 0.001), ("resnet8", "sgd", 0.1), ("resnet20", "sgd", 0.1)}
+    assert rates == {("plain-cnn", "adam", 0.008), ("resnet8", "sgd", 0.1), ("resnet20", "sgd", 0.1)}
 
 
 def test_tables_with_other_numbers_of_seeds_need_one_to_be_asked_for() -> None:
