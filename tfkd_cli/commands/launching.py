@@ -170,10 +170,12 @@ def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
         return
     seconds = plan.wall_seconds(place.runs_at_once(plan))
     if seconds > LONG_ON_A_CPU:
-        console.say(
-            f"This will take about {console.duration(seconds)} on this CPU. `--scale quick` (10 epochs) "
-            "shows the same grid sooner; `--dataset digits` takes minutes."
+        sooner = (
+            " Ctrl-C stops it, and the same command goes on."
+            if any(table.has_own_recipe for table in campaign.request.tables)
+            else " `--scale quick` (10 epochs) shows the same grid sooner; `--dataset digits` takes minutes."
         )
+        console.say(f"This will take about {console.duration(seconds)} on this CPU.{sooner}")
 
 
 def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
