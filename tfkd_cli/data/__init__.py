@@ -166,7 +166,8 @@ def load(
 
 def check_files(name: str, *, execution: Execution) -> None:
     """RequestError where the cache has an index of image files, and they are not where `load` looks."""
-    _arrays(name, execution, caches.READING)
+    if (caches.described(execution.cache_path, name) or {}).get("archives"):  # else all is in the cache
+        _arrays(name, execution, caches.READING)
 
 
 def _arrays(name: str, execution: Execution, reading: Reading) -> Arrays | None:
