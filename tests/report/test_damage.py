@@ -207,6 +207,16 @@ def test_a_failed_run_is_listed_with_its_reason(stores: ModuleType, tmp_path: Pa
     assert "the log's last words".replace("'", "\\u0027") in page
 
 
+def test_a_failed_run_whose_note_has_no_message_is_listed_as_such(stores: ModuleType, tmp_path: Path) -> None:
+    campaign = stores.grid(tmp_path, seeds=(0,), **AXES)
+    spec = stores.wanted(campaign)[0]
+    folder = campaign.store.run(spec)
+    folder.declare(spec)
+    folder.start_attempt(owner={}).fail({"kind": "RunError"})
+    written = report.write([campaign], store=campaign.store, out=tmp_path)
+    assert "it left no reason" in written.index.read_text()
+
+
 def test_runs_nobody_asked_for_are_mentioned(grid: Grid, stores: ModuleType) -> None:
     other = stores.grid(grid.root, seeds=(9,), **AXES)
     stores.finish_all(other)

@@ -180,7 +180,7 @@ def _shown(
     if queued and queued.status in ("queued", "blocked"):
         return "queued" if queued.status == "queued" else "blocked", queued.told
     if known in ("failed", "damaged") and state is not None:
-        return "failed", state.damage or str((state.failure or {}).get("message") or "failed")
+        return "failed", state.damage or str((state.failure or {}).get("message", "failed"))
     told = queued.told if queued else ""
     if known == "resumable":
         return "todo", f"resumable; {told}" if told else "resumable"

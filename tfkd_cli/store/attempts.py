@@ -150,14 +150,16 @@ def newest_failure(run: Path) -> dict[str, Any] | None:
 
 
 def read_failure(run: Path, number: int) -> dict[str, Any] | None:
-    """The failure of one attempt, None where there is none."""
+    """The failure of one attempt, which always has a message; None where there is none."""
     path = attempt_path(run, number) / FAILURE
     try:
         failure = reading.read_object(path)
         reading.as_kind(failure or {}, Failure, path=path)
     except RunError as error:
         return {"kind": "DamagedFile", "message": error.what, "attempt": number}
-    return None if failure is None else {"attempt": number, **failure}
+    if failure is None:
+        return None
+    return {"attempt": number, **failure, "message": failure.get("message") or "it left no reason"}
 
 
 def environment(run: Path, number: int) -> dict[str, Any]:
