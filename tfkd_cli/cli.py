@@ -20,7 +20,7 @@ from tfkd_cli.options import OUTPUT, PANELS
 DOCS = Path(__file__).parents[1] / "docs"
 ABORT = typer.Abort
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-"""Click's UsageError, of which Typer has a copy in some versions."""
+"""Typer's copy of Click's UsageError, which it does not export."""
 
 
 class Entry(NamedTuple):
@@ -67,7 +67,9 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """ITEM and [ITEM], where Typer writes {ITEM} for an argument that must be given."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        names = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
+        return ["[OPTIONS]", *map(str, names)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Each panel of `options.PANELS` that has an option."""
@@ -77,7 +79,8 @@ class Command(TyperCommand):
             own = OUTPUT if each.name == "help" else own
             record = each.get_help_record(ctx)
             if record is not None:
-                panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append(record)
+                name = str(each.metavar) if each.param_type_name == "argument" else record[0]  # without <str>
+                panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append((name, record[1]))
         for panel in sorted(panels, key=PANELS.index):
             with formatter.section(panel):
                 formatter.write_dl(panels[panel])
@@ -182,10 +185,10 @@ def refusal(error: Any) -> RequestError:
     name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar
     if hasattr(error, "param_type"):  # it was not given
         return RequestError(f"{name} is missing.", expected=param.help, hint=hint)
-    number = "a whole number" if "int" in param.type.name else "a number"
-    least = getattr(param.type, "min", None)
+    number = "a whole number" if param.type_descriptor.annotation is int else "a number"
+    least = param.min
     return RequestError(
-        f"{name} is {error.message.partition(' is not')[0]}.",
+        f"{name} is {error.__cause__.errors()[0]['input']!r}.",  # pydantic's, which checks values for Typer
         expected=number + ("." if least is None else f", {least:g} or more."),
         hint=more,
     )

@@ -118,7 +118,12 @@ def test_every_option_has_a_help_text() -> None:
             "tfkd help run",
         ),
         ("run --student a --method b --lr x", "--lr is 'x'", "a number.", "tfkd help run"),
-        ("run --student a --method b --jobs 0", "--jobs is 0", "a whole number, 1 or more.", "tfkd help run"),
+        (
+            "run --student a --method b --jobs 0",
+            "--jobs is '0'",
+            "a whole number, 1 or more.",
+            "tfkd help run",
+        ),
         ("show table1 table2", "tfkd show cannot use: table2", "", "tfkd show table1"),
         ("run --epochs", "'--epochs' requires an argument", "", "tfkd help"),
     ],
