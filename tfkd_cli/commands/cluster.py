@@ -41,11 +41,9 @@ def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
         on_event=console.say,
     )
     arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.arrays)
-    console.say(
-        f"Submitted {sent.runs} runs in {sent.calls} sbatch calls" + (f": {arrays}." if arrays else ".")
-    )
-    if sent.already:
-        console.say(f"{sent.already} runs were in the queue already.")
+    console.say(f"Submitted {sent.runs} runs" + (f", as jobs {arrays}." if arrays else "."))
+    if sent.queued:
+        console.say(f"{len(sent.queued)} runs were in the queue already.")
     if sent.left_in_plan:
         text = "runs stay in the plan: SLURM takes no more now; the same command sends them later."
         console.say(f"{len(sent.left_in_plan)} {text}")
@@ -85,7 +83,7 @@ def cancel(
 
     Example: tfkd cancel table3
     """
-    from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
+    from tfkd_cli.backends.slurm.submit import cancel as cancel_jobs
 
     opened = session.open_store(store, write=True)
     specs = _specs(opened, session.execution(store), item)

@@ -62,7 +62,7 @@ def test_an_array_on_hold_whose_sender_died_is_released_by_the_next_command(
         with pytest.raises(DiesError):
             send(graph(1, 2))
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "JobHeldUser"
-    assert send(graph(1, 2)).already == 3
+    assert len(send(graph(1, 2)).queued) == 3
     assert fake_slurm.dependencies("1") == ["", "afterok:1_0", "afterok:1_0"]
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "None"
 

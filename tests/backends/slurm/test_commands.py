@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tfkd_cli.__main__ import main
+from tfkd_cli.backends.slurm import arrays, queue
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, submissions
 from tfkd_cli.backends.slurm.submit import Submitted
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
@@ -77,7 +77,7 @@ def test_a_cancelled_job_is_work_to_do_and_no_failure(
 def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
 ) -> None:
-    [array] = submissions.known_arrays(store)
+    [array] = arrays.known_arrays(store)
     Path(array.log_of("1_0")).write_text("module: command not found\n")
     assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
 

@@ -53,7 +53,7 @@ def test_variables_that_would_win_over_the_script_are_ignored_by_name(
     assert all(key in told[0] for key in own)
     assert fake_slurm.options("1")["job-name"].startswith("tfkd-")
     assert fake_slurm.options("1")["time"] != "1"
-    assert send(graph(1, 0)).already == 1
+    assert len(send(graph(1, 0)).queued) == 1
 
 
 def test_inside_an_allocation_only_the_users_own_variables_are_named(

@@ -101,7 +101,7 @@ def test_a_scontrol_that_the_jobs_own_signal_kills_is_asked_again(
     killed.write_text(f'#!/bin/sh\n[ -e {first} ] || {{ touch {first}; kill $$; }}\nexec {real} "$@"\n')
     killed.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0,))
+    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0, 0.0))
     assert start(stopped_by("TERM")) == 75
     assert first.exists()
 

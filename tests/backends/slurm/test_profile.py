@@ -100,7 +100,6 @@ def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch
                 ('part = "gpu"', "'part' is no long name", "mail-type"),  # sbatch takes it
                 ("c = 2", "'c' is no long name", "mail-type"),
                 ('"mem=4G" = true', "'mem=4G' is no long name", "mail-type"),
-                ('gres = ["gpu:1"]', "gres is ['gpu:1']", "one text"),
             )
         ),
         ("[[resources]]\n", "names no run", "dataset"),

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.planning import planned
+from tfkd_cli.backends.slurm import arrays, queue, sbatch
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
 from tfkd_cli.backends.slurm.sending import dry_run
@@ -36,7 +36,7 @@ def test_teachers_and_students_are_one_array_whose_jobs_wait_each_for_its_own_te
 ) -> None:
     sent = send(graph(2, 3))
     assert sent.arrays == (("1", 8),)
-    assert sent.calls == len(fake_slurm.calls("sbatch")) == 1
+    assert len(fake_slurm.calls("sbatch")) == 1
     assert fake_slurm.dependencies("1") == ["", "", *["afterok:1_0"] * 3, *["afterok:1_1"] * 3]
     assert {each["reason"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"None", "Dependency"}
     assert [call[1] for call in fake_slurm.calls("scontrol") if call[0] == "update"] == [
@@ -64,7 +64,7 @@ def test_a_thousand_students_on_twenty_teachers_take_two_sbatch_calls_and_one_up
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(20, 50))
-    assert (sent.runs, sent.calls) == (1020, 2)
+    assert (sent.runs, len(sent.arrays)) == (1020, 2)
     assert len([call for call in fake_slurm.calls("scontrol") if call[0] == "update"]) <= 21
     assert len(fake_slurm.calls("squeue")) == 0
 
@@ -93,7 +93,7 @@ def test_a_job_gets_three_strings_by_reference_and_the_rest_is_json(
 def test_the_same_command_again_submits_nothing(fake_slurm: Any, send: Send, graph: Graph) -> None:
     send(graph(1, 2))
     again = send(graph(1, 2))
-    assert (again.calls, again.already) == (0, 3)
+    assert (again.runs, len(again.queued)) == (0, 3)
     assert len(fake_slurm.calls("sbatch")) == 1
     assert len(fake_slurm.calls("squeue")) == 1
 
@@ -133,7 +133,7 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
     with fake_slurm.edit() as state:
         state["max_submit"] = None
     later = send(graph(1, 10))
-    assert (later.runs, later.already) == (4, 7)
+    assert (later.runs, len(later.queued)) == (4, 7)
 
 
 def test_an_sbatch_that_has_waited_for_a_full_slurmctld_is_not_tried_again_with_less(
@@ -199,7 +199,7 @@ def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
 ) -> None:
     real = sbatch.submit
 
-    def lost_answer(*args: Any, **more: Any) -> tuple[str, ...]:
+    def lost_answer(*args: Any, **more: Any) -> str:
         real(*args, **more)
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
@@ -233,11 +233,11 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
 ) -> None:
     real = sbatch.submit
 
-    def dying(array: Any, *args: Any, **more: Any) -> tuple[str, ...]:
+    def dying(array: Any, *args: Any, **more: Any) -> str:
         if where == "before sbatch":
             raise DiesError
-        ids = real(array, *args, **more)
-        for path in array.job_folder.glob(f"{ids[0].split('_')[0]}*_submitted.pkl"):
+        job = real(array, *args, **more)
+        for path in array.job_folder.glob(f"{job}*_submitted.pkl"):
             path.unlink()  # the renaming of the pickles was not reached either
         raise DiesError
 
@@ -249,7 +249,7 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
     sent = send(graph(1, 3))
     assert before == (0 if where == "before sbatch" else 1)
     assert len(fake_slurm.state["jobs"]) == 1
-    assert (sent.runs, sent.already) == ((4, 0) if where == "before sbatch" else (0, 4))
+    assert (sent.runs, len(sent.queued)) == ((4, 0) if where == "before sbatch" else (0, 4))
     pickles = sorted(path.name for path in store.root.glob("submissions/*/array-*/1_*_submitted.pkl"))
     assert pickles == [f"1_{index}_submitted.pkl" for index in range(4)]
     assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 3]
@@ -289,7 +289,7 @@ def test_a_failed_teacher_sent_again_gets_its_waiting_students_back(
     send(graph(1, 3))
     fail_teacher(fake_slurm, students=3)
     again = send(graph(1, 3))
-    assert (again.runs, again.already, again.repointed) == (1, 3, 3)
+    assert (again.runs, len(again.queued), again.repointed) == (1, 3, 3)
     assert fake_slurm.dependencies("1")[1:] == ["afterok:5"] * 3
 
 
@@ -303,14 +303,14 @@ def test_a_student_stuck_on_a_teacher_that_is_done_after_all_is_let_go(
     assert fake_slurm.dependencies("1")[1:] == ["", ""]
 
 
-def test_packed_students_wait_by_afterany_for_packed_teachers(
+def test_packed_students_wait_for_the_job_of_packed_teachers(
     fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
 ) -> None:
     path = tmp_path / "packed.toml"
     path.write_text("runs_per_job = 2\n[submit]\n")
     sent = send(graph(2, 4), profile=profiles.read(path))
     assert sent.arrays == (("1", 10),)
-    assert fake_slurm.dependencies("1") == ["", *["afterany:1_0"] * 4]
+    assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 4]
 
 
 def _race(root: str, toml: str, cache: str, specs: list[RunSpec], out: Any) -> None:
@@ -346,7 +346,7 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     sent = send(graph(1, 0))
     data = store.submission(sent.submission)
     staged = store.code_path / data["code"]
-    assert data["execution"]["threads"] == 1  # a GPU is asked for: one thread feeds it
+    assert data["execution"]["threads"] is None  # the cores that the job is given
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
     assert json.loads((staged / "tfkd_cli" / "staged.json").read_text())["commit"]
     assert f"export PYTHONPATH={staged.absolute()}" in fake_slurm.state["jobs"]["1"]["script"]
@@ -361,7 +361,7 @@ def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
     sent = send(specs)
     assert sent.runs == 2
     assert sent.elsewhere == (specs[0], specs[2])
-    assert sent.already == 0
+    assert not sent.queued
 
 
 def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
@@ -397,15 +397,15 @@ def test_an_sbatch_in_flight_when_its_tfkd_is_killed_is_waited_for_and_adopted(
     process.kill()
     process.join()
     told: list[str] = []
-    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert len(send(graph(1, 0), on_event=told.append).queued) == 1
     assert "as job 1" in told[0]
     assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled(
-    fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dying(*args: Any, **more: Any) -> tuple[str, ...]:
+    def dying(*args: Any, **more: Any) -> str:
         raise DiesError
 
     with monkeypatch.context() as patched:
@@ -413,21 +413,17 @@ def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled
         with pytest.raises(DiesError):
             send(graph(1, 0))
     assert send(graph(1, 0)).runs == 1
+    names = [array.name for array in arrays.known_arrays(store)]
     with fake_slurm.edit() as state:
-        [intent] = [name for name in _names(fake_slurm) if name != state["jobs"]["1"]["name"]]
+        [intent] = [name for name in names if name != state["jobs"]["1"]["name"]]
         state["jobs"]["9"] = {**state["jobs"]["1"], "name": intent}
     told: list[str] = []
-    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert len(send(graph(1, 0), on_event=told.append).queued) == 1
     assert told == ["cancelled job 9: its runs were sent again before SLURM had it."]
     assert [job["elements"][0]["state"] for job in fake_slurm.state["jobs"].values()] == [
         "PENDING",
         "CANCELLED",
     ]
-
-
-def _names(fake_slurm: Any) -> list[str]:
-    paths = (fake_slurm.home.parent / "results").glob("submissions/*/arrays/*.json")
-    return [json.loads(path.read_text())["name"] for path in paths]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from tfkd_cli.backends.slurm import client, policy, submissions
+from tfkd_cli.backends.slurm import arrays, client, policy
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.errors import TfkdError
@@ -158,11 +158,11 @@ class Lives:
             "node": os.environ.get("SLURMD_NODENAME", ""),
             "at": provenance.now(),
         }
-        path = submissions.lives_path(self._folder, int(self._job.index))
+        path = arrays.lives_path(self._folder, int(self._job.index))
         files.append(path, files.encode_json(line, indent=None))
 
     def _lines(self) -> list[dict[str, Any]]:
-        return submissions.read_lives(self._folder, int(self._job.index))
+        return arrays.read_lives(self._folder, int(self._job.index))
 
     def _step_of(self, name: str) -> int:
         """How far a run is: the step of its newest checkpoint."""
@@ -187,7 +187,7 @@ def restarts() -> int:
 def show_job() -> dict[str, str] | None:
     """What `scontrol show job` says of this job; None when it does not answer."""
     try:
-        text = client.ask(["scontrol", "show", "job", job_id(), "-o"], seconds=20)
+        text = client.ask(["scontrol", "show", "job", job_id(), "-o"])
     except SlurmError as error:
         print(error, file=sys.stderr)
         return None
@@ -197,7 +197,7 @@ def show_job() -> dict[str, str] | None:
 def requeue() -> None:
     """Ask SLURM to start this job again; where it refuses, the next `reproduce` goes on."""
     try:
-        client.ask(["scontrol", "requeue", job_id()], seconds=60)
+        client.ask(["scontrol", "requeue", job_id()])
         print(f"requeued job {job_id()}", file=sys.stderr)
     except SlurmError as error:
         # "pending execution": SLURM is requeueing it already (preemption without grace).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,13 +21,8 @@ Cause = Literal[
     "refused",
 ]
 
-# How often a job may come back after each cause, within one submission. Whatever is not here never does.
-RETRIES: dict[Cause, int] = {
-    "time limit": 100,
-    "preemption": 1_000_000,  # costs nothing but time
-    "crash": 2,
-    "lost": 20,  # a node died, or something killed it without a word; SLURM brings it back itself
-}
+# Causes after which a job comes back, as long as it makes progress. After any other it never does.
+COME_BACK: frozenset[Cause] = frozenset({"time limit", "preemption", "crash", "lost"})
 FRUITLESS = 2  # lives in a row without a newer checkpoint, after which a job is stopped
 
 
@@ -56,21 +50,15 @@ def decide(lives: Sequence[Life], *, first_step: int = 0) -> Verdict:
         return Verdict(requeue=False, exit_code=worker.CANCELLED)
     if cause == "orphaned":
         return Verdict(requeue=False, exit_code=worker.TRY_AGAIN)
-    if cause not in RETRIES:
+    if cause not in COME_BACK:
         return Verdict(requeue=False, exit_code=worker.CRASHED)
     # A preempted run has saved: without a newer checkpoint it was not given the time for one step.
     steps = [first_step, *(life.step for life in lives if life.cause != "preemption")]
     if cause != "preemption" and len(steps) > FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]:
-        return _give_up(f"{FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint", cause)
-    count = Counter(life.cause for life in lives)[cause]
-    if count > RETRIES[cause]:
-        return _give_up(f"it ended {count} times by: {cause}", cause)
+        why = f"{FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint"
+        # A crash has left its own words, which say more.
+        return Verdict(requeue=False, exit_code=worker.CRASHED, given_up="" if cause == "crash" else why)
     return Verdict(requeue=True, exit_code=worker.TRY_AGAIN)
-
-
-def _give_up(why: str, cause: Cause) -> Verdict:
-    # A crash has left its own words, which say more.
-    return Verdict(requeue=False, exit_code=worker.CRASHED, given_up="" if cause == "crash" else why)
 
 
 def cause_of_stop(reason: str, shown: Mapping[str, str] | None, *, restarts: int = 0) -> Cause:

@@ -58,11 +58,8 @@ OURS = {
         ("ntasks", "ntasks_per_gpu", "ntasks_per_socket", "ntasks_per_core"), "use nodes and tasks_per_node"
     ),
     **dict.fromkeys(("clusters", "cluster"), "set SLURM_CLUSTERS, which squeue reads too"),
-    **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap"), "tfkd sets it itself"),
-    **dict.fromkeys(
-        ("parsable", "quiet", "wait", "test_only", "help", "usage", "version"),
-        "tfkd reads the job's id from what sbatch prints",
-    ),
+    **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap", "wait"), "tfkd sets it itself"),
+    **dict.fromkeys(("parsable", "quiet", "test_only"), "tfkd reads the job's id from what sbatch prints"),
 }
 # What a user has set for all submissions fills what a profile leaves open.
 _FROM_ENVIRONMENT = {
@@ -84,12 +81,17 @@ class _About(Record):
     url: str = ""
 
 
-class _ForRuns(Record):
-    """`[[resources]]`."""
+class Resources(Record):
+    """`[[resources]]`: other `[submit]` values for the runs of a data set, of a network, or of both."""
 
     dataset: str | None = None
     student: str | None = None
     submit: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def fit(self, spec: RunSpec) -> bool:
+        """Whether these are for `spec`; a data set's content hash (`@…`) does not count."""
+        of_dataset = self.dataset in (None, spec.dataset, spec.dataset.split("@")[0])
+        return of_dataset and self.student in (None, spec.student)
 
 
 class _File(Record):
@@ -99,21 +101,7 @@ class _File(Record):
     submit: dict[str, Any] = msgspec.field(default_factory=dict)
     setup: tuple[str, ...] = ()  # shell lines: setup = ["module load cuda"]
     runs_per_job: Annotated[int, Meta(ge=1, le=64)] = 1
-    resources: tuple[_ForRuns, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Other `[submit]` values for some runs: those of a data set, of a network, or of both."""
-
-    dataset: str | None
-    student: str | None
-    submit: Options
-
-    def fit(self, spec: RunSpec) -> bool:
-        """Whether these are for `spec`; a data set's content hash (`@…`) does not count."""
-        of_dataset = self.dataset in (None, spec.dataset, spec.dataset.split("@")[0])
-        return of_dataset and self.student in (None, spec.student)
+    resources: tuple[Resources, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +117,6 @@ class Profile:
     resources: tuple[Resources, ...] = ()
     processes: int | None = None  # of a run, by --gpus
     description: str = ""
-    contact: str = ""
-    url: str = ""
 
     def submit_for(self, spec: RunSpec) -> dict[str, Any]:
         """The options for one run; a later `[[resources]]` wins, and --gpus over both.
@@ -204,8 +190,7 @@ def find(name: str) -> Profile:
     if "/" in name or name.endswith(".toml"):
         return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
     paths = _known_paths()
-    wanted = ALIAS if name == DEFAULT else name
-    return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
+    return read(paths[canonical(name, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
 
 
 def names() -> list[str]:
@@ -255,11 +240,13 @@ def read(path: Path) -> Profile:
         file = schema.convert(data, _File)
     except RequestError as error:
         _refuse(path, error.what.rstrip("."), expected=error.expected)
-    resources = tuple(_resources(path, each) for each in file.resources)
     submit = _options(path, file.submit, where="[submit]")
-    if file.runs_per_job > 1 and any(
-        tasks({**submit, **each}) > 1 for each in ({}, *(r.submit for r in resources))
-    ):
+    for each in file.resources:
+        if each.dataset is each.student is None:
+            _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
+        each.submit = _options(path, each.submit, where="[resources.submit]")
+    shapes = (submit, *(overlaid(submit, each.submit) for each in file.resources))
+    if file.runs_per_job > 1 and any(tasks(each) > 1 for each in shapes):
         _refuse(
             path, "runs_per_job packs runs of several tasks", expected="runs_per_job = 1, or one task a run."
         )
@@ -270,8 +257,8 @@ def read(path: Path) -> Profile:
         submit=submit,
         setup=file.setup,
         runs_per_job=file.runs_per_job,
-        resources=resources,
-        **msgspec.structs.asdict(file.profile),
+        resources=file.resources,
+        description=file.profile.description,
     )
 
 
@@ -289,19 +276,8 @@ def _parse(path: Path) -> tuple[str, dict[str, Any]]:
         _refuse(path, f"cannot be read: {why}", expected="a TOML file with a [submit] table.")
 
 
-def _resources(path: Path, data: _ForRuns) -> Resources:
-    if data.dataset is data.student is None:
-        _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-    submit = _options(path, data.submit, where="[resources.submit]")
-    return Resources(dataset=data.dataset, student=data.student, submit=submit)
-
-
 def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The table under one name for each option; RequestError for what neither submitit nor tfkd can take."""
-    for key, value in ((key, leaf) for key, given in data.items() for leaf in _leaves(given)):
-        # The only shell of a profile is `setup`: no other value may end a line of the sbatch script.
-        if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
-            _refuse(path, f"{key} holds a control character", expected="one line of text.")
     keys = {GENERIC.get(key, key.removeprefix("slurm_")): key for key in data}
     given = {option: data[key] for option, key in keys.items()}
     more = given.pop("additional_parameters", {})
@@ -309,7 +285,10 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
         _refuse(
             path, f"slurm_additional_parameters is {more!r}", expected='a table: { "mail-type" = "FAIL" }.'
         )
-    added = {_long_name(path, key, value): value for key, value in more.items()}
+    for key, value in {**data, **more}.items():  # no value may end a line of the sbatch script
+        if isinstance(value, str) and not value.isprintable():
+            _refuse(path, f"{key} holds a control character", expected="one line of text.")
+    added = {_long_name(path, key): value for key, value in more.items()}
     for option, key in (*keys.items(), *((option, option.replace("_", "-")) for option in added)):
         if reason := OURS.get(option):
             _refuse(path, f"{where} sets {key}", expected=f"no {key}: {reason}.")
@@ -328,7 +307,7 @@ def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, An
     return given
 
 
-def _long_name(path: Path, key: str, value: object) -> str:
+def _long_name(path: Path, key: str) -> str:
     """A key of the additional parameters as `cpus_per_task`; RequestError for what is no name of an option.
 
     sbatch takes any unambiguous beginning of a name (`part`), which would escape the rules for that name.
@@ -339,8 +318,6 @@ def _long_name(path: Path, key: str, value: object) -> str:
     beginning = option not in known and any(each.startswith(option) for each in known)
     if beginning or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         _refuse(path, f"{key!r} is no long name of an option", expected='names as in "mail-type" = "FAIL".')
-    if isinstance(value, list | dict):
-        _refuse(path, f"{key} is {value!r}", expected="one text, number, or true or false.")
     return option
 
 
@@ -355,15 +332,6 @@ def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
     except (NameError, AssertionError) as error:
         expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
         _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    parts = [*value, *value.values()] if isinstance(value, dict) else value
-    if isinstance(parts, list):
-        for each in parts:
-            yield from _leaves(each)
-    else:
-        yield value
 
 
 def _refuse(path: Path, what: str, *, expected: str, hint: str = "") -> NoReturn:

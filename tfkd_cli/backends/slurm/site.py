@@ -12,16 +12,8 @@ from tfkd_cli.backends.slurm import client
 
 MOST_MEMORY_MB = 8000  # host memory of a run: torch with CUDA 3 GB, CIFAR 0.2 GB, cached teacher logits
 MOST_CPUS = 4  # beside a GPU: one thread feeds it, the others are torch's
-UNKNOWN_MINUTES = 12 * 60
 LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
 NO_LIMIT = 365 * 1440
-WOULD_FILL_IN = (
-    "what the script leaves open is filled in on the cluster: a GPU where the partition has any, "
-    f"a GPU's share of the node's memory (at most {MOST_MEMORY_MB:,} MB) and cores (at most {MOST_CPUS}; one "
-    "without GPUs), and a time that the partition allows"
-)
-"""What `fill_in` and `time_limit` do, for a dry run where no SLURM answers."""
-
 # Options of which sbatch takes one: naming one replaces the others, and nothing is filled in beside it.
 MEMORY = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})
 CPUS = frozenset({"cpus_per_task", "cpus_per_gpu"})
@@ -173,12 +165,12 @@ def _about_gpus(options: Mapping[str, Any]) -> list[str]:
     return [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
 
 
-def time_limit(seconds: float | None, options: Mapping[str, Any], site: Site) -> int:
+def time_limit(seconds: float, options: Mapping[str, Any], site: Site) -> int:
     """Minutes for an array whose longest job takes `seconds`: 1.5 times that, at most the partition's."""
     if "time" in options:
         return minutes(options["time"]) or NO_LIMIT
     partition = site.partition(options.get("partition"))
-    wanted = UNKNOWN_MINUTES if seconds is None else max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
+    wanted = max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
     limit = partition.limit_minutes if partition else None
     return wanted if limit is None else min(wanted, limit)
 
