@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,11 +25,8 @@ from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, tasks
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.execution import GPUS_OF_A_RUN
 from tfkd_cli.regular_files import expanded, open_regular
-from tfkd_cli.schema import Meta, Record
+from tfkd_cli.schema import Meta, Positive, Record
 from tfkd_cli.spec import RunSpec
-
-DEFAULT = "default"
-ALIAS = "slurm"  # `--cluster slurm` is slurm/default.toml
 
 # submitit's names for all its executors → those of its SLURM executor.
 GENERIC = {
@@ -41,9 +38,17 @@ GENERIC = {
     "tasks_per_node": "ntasks_per_node",
 }
 FAMILIES = (MEMORY, CPUS, GPUS)
+# What tfkd calculates with or adds to; submitit and sbatch judge the values of all other options.
+_TYPES: Mapping[str, Any] = {
+    "nodes": Positive,  # each run has as many
+    "ntasks_per_node": Positive,
+    "setup": list[str],
+    "srun_args": list[str],
+}
 # Options with a key of their own that may also stand among the additional parameters.
-_TASKS = ("nodes", "ntasks_per_node")
-_OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *_TASKS, *MEMORY, *CPUS, *GPUS})
+_OWN_KEY = frozenset(
+    {"time", "partition", "account", "qos", "constraint", "nodes", "ntasks_per_node", *MEMORY, *CPUS, *GPUS}
+)
 # What tfkd sets itself, and why a profile may not.
 OURS = {
     "dependency": "tfkd knows which student needs which teacher",
@@ -189,19 +194,14 @@ def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
         return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
-    paths = _known_paths()
+    paths = known()
     return read(paths[canonical(name, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
-
-
-def names() -> list[str]:
-    """What `--cluster` takes besides `local`."""
-    return sorted(_known_paths())
 
 
 def clusters() -> list[Profile]:
     """All profiles there are; one that cannot be read says why in its description."""
     found = []
-    for name, path in sorted(_known_paths().items()):
+    for name, path in known().items():
         try:
             found.append(read(path))
         except RequestError as error:
@@ -209,20 +209,20 @@ def clusters() -> list[Profile]:
     return found
 
 
-def _known_paths() -> dict[str, Path]:
-    """What `--cluster` takes → file; an earlier folder hides a later one."""
-    paths: dict[str, Path] = {}
-    for folder in folders():
-        for path in sorted(folder.glob("*.toml")):
-            paths.setdefault(_name(path), path)
-    return paths
+def known() -> dict[str, Path]:
+    """What `--cluster` takes besides `local` → file; an earlier folder hides a later one."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in folder.glob("*.toml"):
+            found.setdefault(_name(path), path)
+    return dict(sorted(found.items()))
 
 
 def _name(path: Path) -> str:
-    return ALIAS if path.stem == DEFAULT else path.stem
+    return "slurm" if path.stem == "default" else path.stem  # `--cluster slurm` is slurm/default.toml
 
 
-def folders() -> Iterator[Path]:
+def _folders() -> Iterator[Path]:
     """Where profiles are looked for; the first wins."""
     yield Path("slurm")
     base = os.environ.get("XDG_CONFIG_HOME")
@@ -235,20 +235,34 @@ def folders() -> Iterator[Path]:
 
 def read(path: Path) -> Profile:
     """A profile from its file; RequestError naming file, key and valid keys on anything unexpected."""
-    text, data = _parse(path)
     try:
-        file = schema.convert(data, _File)
+        with open_regular(path) as stream:
+            text = stream.read().decode()
+        return _profile(path, text, schema.convert(tomllib.loads(text), _File))
+    except FileNotFoundError:
+        raise RequestError(
+            f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
+        ) from None
     except RequestError as error:
-        _refuse(path, error.what.rstrip("."), expected=error.expected)
-    submit = _options(path, file.submit, where="[submit]")
+        what, expected = error.what, error.expected
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}."
+        expected = "a TOML file with a [submit] table."
+    raise RequestError(f"{path}: {what}", expected=expected, hint="slurm/README.md has the keys.")
+
+
+def _profile(path: Path, text: str, file: _File) -> Profile:
+    submit = _options(file.submit, where="[submit]")
     for each in file.resources:
         if each.dataset is each.student is None:
-            _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-        each.submit = _options(path, each.submit, where="[resources.submit]")
+            raise RequestError(
+                "[[resources]] names no run.", expected='dataset = "…" or student = "…" in it.'
+            )
+        each.submit = _options(each.submit, where="[resources.submit]")
     shapes = (submit, *(overlaid(submit, each.submit) for each in file.resources))
     if file.runs_per_job > 1 and any(tasks(each) > 1 for each in shapes):
-        _refuse(
-            path, "runs_per_job packs runs of several tasks", expected="runs_per_job = 1, or one task a run."
+        raise RequestError(
+            "runs_per_job packs runs of several tasks.", expected="runs_per_job = 1, or one task a run."
         )
     return Profile(
         name=_name(path),
@@ -262,52 +276,32 @@ def read(path: Path) -> Profile:
     )
 
 
-def _parse(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        with open_regular(path) as file:
-            text = file.read().decode()
-        return text, tomllib.loads(text)
-    except FileNotFoundError:
-        raise RequestError(
-            f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or error
-        _refuse(path, f"cannot be read: {why}", expected="a TOML file with a [submit] table.")
-
-
-def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def _options(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The table under one name for each option; RequestError for what neither submitit nor tfkd can take."""
     keys = {GENERIC.get(key, key.removeprefix("slurm_")): key for key in data}
     given = {option: data[key] for option, key in keys.items()}
-    more = given.pop("additional_parameters", {})
-    if not isinstance(more, dict):
-        _refuse(
-            path, f"slurm_additional_parameters is {more!r}", expected='a table: { "mail-type" = "FAIL" }.'
-        )
+    more = schema.convert(
+        given.pop("additional_parameters", {}), dict[str, Any], of="slurm_additional_parameters"
+    )
     for key, value in {**data, **more}.items():  # no value may end a line of the sbatch script
         if isinstance(value, str) and not value.isprintable():
-            _refuse(path, f"{key} holds a control character", expected="one line of text.")
-    added = {_long_name(path, key): value for key, value in more.items()}
+            raise RequestError(f"{key} holds a control character.", expected="one line of text.")
+    added = {_long_name(key): value for key, value in more.items()}
     for option, key in (*keys.items(), *((option, option.replace("_", "-")) for option in added)):
         if reason := OURS.get(option):
-            _refuse(path, f"{where} sets {key}", expected=f"no {key}: {reason}.")
-    _ask_submitit(path, data, where=where)
+            raise RequestError(f"{where} sets {key}.", expected=f"no {key}: {reason}.")
+    _ask_submitit(data, where=where)
     for option, value in added.items():
         own = option in _OWN_KEY
         given = overlaid(given, {option if own else f"--{option.replace('_', '-')}": value})
     if keys.get("mem") == "mem_gb":
         given["mem"] = f"{given['mem'] * 1024:.0f}MB"
-    for option in _TASKS:
-        if not re.fullmatch(r"[1-9]\d*", str(given.get(option, 1))):
-            _refuse(path, f"{option} is {given[option]!r}", expected="a whole number: each run has as many.")
-    for option in ("setup", "srun_args"):
-        if not isinstance(given.get(option, []), list):
-            _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")
+    for option in given.keys() & _TYPES.keys():
+        given[option] = schema.convert(given[option], _TYPES[option], of=keys.get(option, option), lax=True)
     return given
 
 
-def _long_name(path: Path, key: str) -> str:
+def _long_name(key: str) -> str:
     """A key of the additional parameters as `cpus_per_task`; RequestError for what is no name of an option.
 
     sbatch takes any unambiguous beginning of a name (`part`), which would escape the rules for that name.
@@ -317,22 +311,20 @@ def _long_name(path: Path, key: str) -> str:
     known = {*OURS, *_OWN_KEY, *(each.lstrip("-").replace("-", "_") for each in GPUS)}
     beginning = option not in known and any(each.startswith(option) for each in known)
     if beginning or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        _refuse(path, f"{key!r} is no long name of an option", expected='names as in "mail-type" = "FAIL".')
+        raise RequestError(
+            f"{key!r} is no long name of an option.", expected='names as in "mail-type" = "FAIL".'
+        )
     return option
 
 
-def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
+def _ask_submitit(data: Mapping[str, Any], *, where: str) -> None:
     """Let submitit judge names and types."""
     from submitit import AutoExecutor
 
     own = {key: value for key, value in data.items() if key != "slurm_python"}  # of the executor itself
     try:
         with warnings.catch_warnings(action="ignore"):  # `partition` is taken as slurm_partition
-            AutoExecutor(folder=path.parent, cluster="debug").update_parameters(**own)
+            AutoExecutor(folder=".", cluster="debug").update_parameters(**own)
     except (NameError, AssertionError) as error:
         expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
-        _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
-
-
-def _refuse(path: Path, what: str, *, expected: str, hint: str = "") -> NoReturn:
-    raise RequestError(f"{path}: {what}.", expected=expected, hint=hint or "slurm/README.md has the keys.")
+        raise RequestError(f"{where}: {str(error).splitlines()[0]}", expected=expected) from error

@@ -87,7 +87,7 @@ class Sender:
         return self.profile.submit_for(packs[0][0].spec)
 
     def _send_what_fits(self, groups: Sequence[Sequence[Pack]], *, unfinished: Set[str], code: Path) -> None:
-        """Each group as one array; where that is above a limit of SLURM, as much as it allows, and no more."""
+        """Each group as one array; above a limit of SLURM as much of it as that allows, and then no more."""
         for packs in groups:
             size = len(packs)
             while packs:
