@@ -92,7 +92,7 @@ def test_every_value_of_a_profile_stays_one_word_of_one_line(value: str) -> None
 
 
 def test_requeue_false_is_said_and_gpus_of_a_task_need_the_number_of_tasks() -> None:
-    options = {"--requeue": False, "gpus_per_task": 1, "ntasks_per_node": 2}
+    options = {"requeue": False, "gpus_per_task": 1, "ntasks_per_node": 2}
     text = sbatch.script(sbatch.parameters(options, setup=[], name="x", minutes=60, at_once=1))
     assert "#SBATCH --no-requeue\n" in text
     assert "--requeue\n" not in text.replace("--no-requeue", "")

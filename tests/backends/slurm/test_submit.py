@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -481,8 +480,7 @@ def test_nothing_that_contradicts_an_additional_parameter_is_filled_in(
 ) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"[submit]\nslurm_additional_parameters = {{ {given} }}\n")
-    with warnings.catch_warnings(action="ignore"):  # submitit's about cpus_per_gpu
-        send(graph(1, 0), profile=profiles.read(path))
+    send(graph(1, 0), profile=profiles.read(path))
     found = fake_slurm.options("1")
     assert not set(absent) & found.keys()
     assert all(name.strip().strip('"') in found for name in (each.split("=")[0] for each in given.split(",")))

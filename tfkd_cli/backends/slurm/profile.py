@@ -1,8 +1,7 @@
 """A cluster's TOML: what is requested of SLURM for a run. The keys of `[submit]` are submitit's own.
 
-After reading, each option has one name however it was written: `timeout_min = 60`, `slurm_time = 60` and
-`slurm_additional_parameters = { time = 60 }` are all `time`; an option of sbatch for which submitit has no
-key keeps its dashes, as `--gpus`.
+After reading, each option has the name that sbatch has for it, with underscores, however it was written:
+`timeout_min = 60`, `slurm_time = 60` and `slurm_additional_parameters = { time = 60 }` are all `time`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from tfkd_cli.regular_files import expanded, open_regular
 from tfkd_cli.schema import Meta, Positive, Record
 from tfkd_cli.spec import RunSpec
 
-# submitit's names for all its executors → those of its SLURM executor.
+# submitit's names for all its executors → sbatch's.
 GENERIC = {
     "timeout_min": "time",
     "mem_gb": "mem",
@@ -45,10 +44,6 @@ _TYPES: Mapping[str, Any] = {
     "setup": list[str],
     "srun_args": list[str],
 }
-# Options with a key of their own that may also stand among the additional parameters.
-_OWN_KEY = frozenset(
-    {"time", "partition", "account", "qos", "constraint", "nodes", "ntasks_per_node", *MEMORY, *CPUS, *GPUS}
-)
 # What tfkd sets itself, and why a profile may not.
 OURS = {
     "dependency": "tfkd knows which student needs which teacher",
@@ -72,8 +67,8 @@ _FROM_ENVIRONMENT = {
     "SBATCH_PARTITION": "partition",
     "SBATCH_QOS": "qos",
     "SBATCH_CONSTRAINT": "constraint",
-    "SBATCH_RESERVATION": "--reservation",
-    "SBATCH_EXPORT": "--export",
+    "SBATCH_RESERVATION": "reservation",
+    "SBATCH_EXPORT": "export",
 }
 Options = Mapping[str, Any]
 
@@ -158,7 +153,7 @@ class Profile:
         family = next((each for each in FAMILIES if option in each), {option})
         generic = {sbatch: key for key, sbatch in GENERIC.items()}
         names = "|".join(
-            re.escape(each.removeprefix("--")).replace("_", "[-_]")
+            each.replace("_", "[-_]")
             for each in (*family, *(generic[each] for each in family if each in generic))
         )
         found = [
@@ -291,9 +286,7 @@ def _options(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         if reason := OURS.get(option):
             raise RequestError(f"{where} sets {key}.", expected=f"no {key}: {reason}.")
     _ask_submitit(data, where=where)
-    for option, value in added.items():
-        own = option in _OWN_KEY
-        given = overlaid(given, {option if own else f"--{option.replace('_', '-')}": value})
+    given = overlaid(given, added)
     if keys.get("mem") == "mem_gb":
         given["mem"] = f"{given['mem'] * 1024:.0f}MB"
     for option in given.keys() & _TYPES.keys():
@@ -306,11 +299,11 @@ def _long_name(key: str) -> str:
 
     sbatch takes any unambiguous beginning of a name (`part`), which would escape the rules for that name.
     """
-    name = key.removeprefix("--").replace("_", "-")
-    option = "ntasks_per_node" if name == "tasks-per-node" else name.replace("-", "_")
-    known = {*OURS, *_OWN_KEY, *(each.lstrip("-").replace("-", "_") for each in GPUS)}
+    name = key.removeprefix("--").replace("-", "_")
+    option = GENERIC.get(name, name)
+    known = {*OURS, *GENERIC.values(), *_FROM_ENVIRONMENT.values(), *MEMORY, *CPUS, *GPUS}
     beginning = option not in known and any(each.startswith(option) for each in known)
-    if beginning or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+    if beginning or not re.fullmatch(r"[a-z][a-z0-9_]*", option):
         raise RequestError(
             f"{key!r} is no long name of an option.", expected='names as in "mail-type" = "FAIL".'
         )

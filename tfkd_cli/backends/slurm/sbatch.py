@@ -37,6 +37,7 @@ _UNCERTAIN = re.compile(
     r"unable to contact|timed? ?out|socket|communication|connection|zero bytes|Could not make sense",
     re.IGNORECASE,
 )
+OF_SUBMITIT = ("python", "setup", "srun_args", "signal_delay_s")  # options that sbatch does not know
 IN_FLIGHT_SECONDS = 300.0  # an sbatch whose slurmctld is busy tries for two minutes
 
 
@@ -105,27 +106,30 @@ def parameters(
     at_once: int,
     on_hold: bool = False,
 ) -> dict[str, Any]:
-    """What submitit's SLURM executor is given: the profile's options, and what tfkd must set itself."""
-    given = {option: value for option, value in options.items() if option[:2] != "--"}
-    more = {option[2:]: value for option, value in options.items() if option[:2] == "--"}
-    # Said outright, since SUBMITIT_PREEMPT_SIGNAL would change the signal.
-    warning = {"signal": f"USR2@{given.pop('signal_delay_s', site.signal_delay(minutes))}"}
-    more = {"requeue": True, **more, **warning, **({"hold": True} if on_hold else {})}
-    if more["requeue"] is False:
-        more["no-requeue"] = True
-    if "gpus_per_task" in given:  # sbatch wants to know how many tasks
-        more["ntasks"] = site.tasks(given)
-    return {
+    """What submitit's SLURM executor is given: the profile's options, and what tfkd must set itself.
+
+    sbatch's own options go among submitit's additional parameters, which win over all that it sets itself.
+    """
+    warning = options.get("signal_delay_s", site.signal_delay(minutes))
+    sbatchs = {
         "comment": name,
         "time": minutes,
-        **given,  # the profile's own time goes over unchanged, "1-00:00" too
+        "requeue": True,
+        **{option: value for option, value in options.items() if option not in OF_SUBMITIT},
         "job_name": name,
-        "setup": [*setup, *given.get("setup", [])],
+        "signal": f"USR2@{warning}",
+        "hold": on_hold,
+        "no_requeue": options.get("requeue") is False,
+        "ntasks": "gpus_per_task" in options and site.tasks(options),  # sbatch wants to know how many
+    }
+    return {
+        "python": options.get("python"),
+        "setup": [*setup, *options.get("setup", [])],
         "array_parallelism": at_once,
-        "wckey": given.get("wckey"),  # submitit would send "submitit"; some sites refuse unknown ones
+        "wckey": None,  # submitit would send "submitit"; some sites refuse unknown ones
         "stderr_to_stdout": True,
-        "srun_args": srun_arguments(given),
-        "additional_parameters": {key: value for key, value in more.items() if value is not False},
+        "srun_args": [*srun_arguments(options), *options.get("srun_args", [])],
+        "additional_parameters": {key: value for key, value in sbatchs.items() if value is not False},
     }
 
 
@@ -138,7 +142,7 @@ def srun_arguments(options: Mapping[str, Any]) -> list[str]:
     """
     cores = [f"--cpus-per-task={options['cpus_per_task']}"] if "cpus_per_task" in options else []
     several = [f"--wait={worker.RANK_SECONDS}"] if site.tasks(options) > 1 else []
-    return ["--export=ALL", *cores, *several, *options.get("srun_args", [])]
+    return ["--export=ALL", *cores, *several]
 
 
 def send(array: Array, given: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ NO_LIMIT = 365 * 1440
 # Options of which sbatch takes one: naming one replaces the others, and nothing is filled in beside it.
 MEMORY = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})
 CPUS = frozenset({"cpus_per_task", "cpus_per_gpu"})
-GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "--gpus", "--gpus-per-socket"})
+GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "gpus", "gpus_per_socket"})
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
     if partition is None:
         return filled
     node = partition.least
-    per_node = int(options.get("ntasks_per_node", 1))
+    per_node = options.get("ntasks_per_node", 1)
     if not _about_gpus(options) and node.gpus:
         filled["gpus_per_node"] = per_node
     shares = node.gpus if asks_gpu(filled) and node.gpus else 0
@@ -149,7 +149,7 @@ def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
 
 def tasks(options: Mapping[str, Any]) -> int:
     """How many processes a job with these options has, on all its nodes."""
-    return int(options.get("nodes", 1)) * int(options.get("ntasks_per_node", 1))
+    return int(options.get("nodes", 1) * options.get("ntasks_per_node", 1))
 
 
 def asks_gpu(options: Mapping[str, Any]) -> bool:
