@@ -79,7 +79,6 @@ def test_one_broken_profile_does_not_hide_the_others(tmp_path: Path, monkeypatch
         ('setup = "module load x"\n', "setup is 'module load x'", "a list"),
         ('[submit]\nslurm_teardown = ["x"]\n', "sets slurm_teardown", "exit code"),
         ("[submit]\nslurm_use_srun = false\n", "sets slurm_use_srun", "warning before the time limit"),
-        ("runs_per_job = 2\n[submit]\ntasks_per_node = 2\n", "runs of several tasks", "one task a run"),
         ('[submit.slurm_additional_parameters]\nnodes = "2-4"\n', "nodes is '2-4'", "a whole number"),
         ('[submit]\nslurm_comment = "a\\nb"\n', "control character", "one line"),
         ('[submit.slurm_additional_parameters]\nx = "a\\u0000"\n', "control character", "one line"),
@@ -180,3 +179,5 @@ def test_a_run_has_the_tasks_of_the_profile_of_its_data_set_or_of_the_command(tm
     assert replace(one, processes=3).submit_for(small) == {"ntasks_per_node": 3, "gpus_per_node": 3}
     with pytest.raises(RequestError, match="3 processes of a run, on 2 nodes"):
         replace(nodes, processes=3).submit_for(small)
+    with pytest.raises(RequestError, match="8 processes of a run, on 2 nodes of nodes, 2 runs a job"):
+        replace(nodes, runs_per_job=2).submit_for(small)

@@ -46,10 +46,8 @@ class _Intent(Record):
     first: Count
 
 
-class _Sent(Record):
-    """`arrays/0001.sent`."""
-
-    job: Annotated[str, Meta(pattern=r"\A\d+\Z")]
+_JobId = Annotated[str, Meta(pattern=r"\A\d+\Z")]
+"""`arrays/0001.sent`."""
 
 
 @dataclass(kw_only=True)
@@ -120,7 +118,7 @@ class Array:
     def record_job(self, job: str) -> None:
         """Write down what sbatch gave."""
         self.job = job
-        files.create_once(self._record("sent"), files.encode_json({"job": job}, indent=None))
+        files.create_once(self._record("sent"), files.encode_json(job))
 
     def record_release(self) -> None:
         """Write down that its dependencies are set and it was released."""
@@ -132,15 +130,9 @@ class Array:
 
 def known_arrays(store: Store) -> list[Array]:
     """All arrays ever meant to be sent from this store, oldest first; damaged records are skipped."""
-    folders = [path.parent for path in (store.root / "submissions").glob("*/arrays")]
-    return [array for folder in sorted(folders, key=_made) for array in _arrays_of(folder)]
-
-
-def _made(folder: Path) -> tuple[int, str]:
-    try:
-        return (folder / "submission.json").stat().st_mtime_ns, folder.name
-    except OSError:
-        return 0, folder.name
+    submissions = (store.root / "submissions").glob("*/submission.json")
+    oldest_first = sorted(submissions, key=lambda path: path.stat().st_mtime_ns)
+    return [array for path in oldest_first for array in _arrays_of(path.parent)]
 
 
 def _arrays_of(folder: Path) -> Iterator[Array]:
@@ -150,8 +142,7 @@ def _arrays_of(folder: Path) -> Iterator[Array]:
             if intent is not None and len(intent.packs) == len(intent.after):
                 array = Array(folder=folder, number=int(path.stem), **msgspec.structs.asdict(intent))
                 with contextlib.suppress(RunError):  # its name in the queue gives the id again
-                    sent = reading.read_as(path.with_suffix(".sent"), _Sent)
-                    array.job = sent.job if sent else ""
+                    array.job = reading.read_as(path.with_suffix(".sent"), _JobId) or ""
                 yield array
 
 

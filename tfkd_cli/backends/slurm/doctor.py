@@ -54,9 +54,10 @@ def _partition(profile: Profile, here: Site) -> Check:
 
 
 def _described(partition: site.Partition) -> str:
-    minutes, node = partition.limit_minutes, partition.least
+    minutes = partition.limit_minutes
     limit = f"{minutes / 60:g} h" if minutes else "no time limit"
-    return f"{node.gpus} GPUs, {node.cpus} cores, {node.memory_mb / 1000:g} GB a node, {limit}"
+    memory = f"{partition.memory_mb / 1000:g} GB"
+    return f"{partition.gpus} GPUs, {partition.cpus} cores, {memory} a node, {limit}"
 
 
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from tfkd_cli.backends.slurm import arrays, client, policy
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
+from tfkd_cli.backends.slurm.policy import Cause, Verdict
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.store import attempts, files, lease
 from tfkd_cli.training import provenance, submission, worker
@@ -94,7 +94,7 @@ class Lives:
         lines = self._lines()
         if lines and lines[-1].get("event") == "began":
             self._note("ended", cause="lost")
-            verdict = self._decide()
+            verdict = self._decide("lost")
             if not verdict.requeue:
                 self._give_up(verdict)
                 return True
@@ -126,17 +126,17 @@ class Lives:
 
     def _end(self, cause: Cause) -> int:
         self._note("ended", cause=cause)
-        verdict = self._decide()
+        verdict = self._decide(cause)
         if verdict.given_up:
             self._give_up(verdict)
         if verdict.requeue:
             requeue()
         return verdict.exit_code
 
-    def _decide(self) -> Verdict:
-        lines = self._lines()
-        lives = [Life(line["cause"], int(line["step"])) for line in lines if line.get("event") == "ended"]
-        return policy.decide(lives, first_step=int(lines[0].get("step", 0)))
+    def _decide(self, cause: Cause) -> Verdict:
+        first, *later = self._lines()
+        ends = [line for line in later if (line["event"], line["cause"] == "preemption") == ("ended", False)]
+        return policy.decide(cause, [int(line["step"]) for line in (first, *ends)])
 
     def _give_up(self, verdict: Verdict) -> None:
         """Leave the reason where `status` looks: in the newest attempt of each unfinished run."""
@@ -184,13 +184,13 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def show_job() -> dict[str, str] | None:
-    """What `scontrol show job` says of this job; None when it does not answer."""
+def show_job() -> dict[str, str]:
+    """What `scontrol show job` says of this job; nothing when it does not answer."""
     try:
         text = client.ask(["scontrol", "show", "job", job_id(), "-o"])
     except SlurmError as error:
         print(error, file=sys.stderr)
-        return None
+        return {}
     return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 
 

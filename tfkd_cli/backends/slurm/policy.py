@@ -21,17 +21,11 @@ Cause = Literal[
     "refused",
 ]
 
-# Causes after which a job comes back, as long as it makes progress. After any other it never does.
+# Causes after which a job comes back, as long as it makes progress. "lost": a node died, or something killed
+# the job without a word; SLURM brings it back itself.
 COME_BACK: frozenset[Cause] = frozenset({"time limit", "preemption", "crash", "lost"})
-FRUITLESS = 2  # lives in a row without a newer checkpoint, after which a job is stopped
-
-
-@dataclass(frozen=True)
-class Life:
-    """One start of a job: why it ended, and the training step of its newest checkpoint then."""
-
-    cause: Cause
-    step: int
+EXIT_CODES: Mapping[Cause, int] = {"cancelled": worker.CANCELLED, "orphaned": worker.TRY_AGAIN}
+FRUITLESS = 2  # ends in a row without a newer checkpoint, after which a job is stopped
 
 
 @dataclass(frozen=True)
@@ -43,17 +37,14 @@ class Verdict:
     given_up: str = ""
 
 
-def decide(lives: Sequence[Life], *, first_step: int = 0) -> Verdict:
-    """After the last of `lives` has ended; `first_step` is where the first one began."""
-    cause = lives[-1].cause
-    if cause == "cancelled":
-        return Verdict(requeue=False, exit_code=worker.CANCELLED)
-    if cause == "orphaned":
-        return Verdict(requeue=False, exit_code=worker.TRY_AGAIN)
+def decide(cause: Cause, steps: Sequence[int]) -> Verdict:
+    """What follows from an end by `cause`.
+
+    `steps` are those of the newest checkpoint: when the job began for the first time, and at each end but
+    preemptions: a preempted run has saved, and without a newer checkpoint had no time for one step.
+    """
     if cause not in COME_BACK:
-        return Verdict(requeue=False, exit_code=worker.CRASHED)
-    # A preempted run has saved: without a newer checkpoint it was not given the time for one step.
-    steps = [first_step, *(life.step for life in lives if life.cause != "preemption")]
+        return Verdict(requeue=False, exit_code=EXIT_CODES.get(cause, worker.CRASHED))
     if cause != "preemption" and len(steps) > FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]:
         why = f"{FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint"
         # A crash has left its own words, which say more.
@@ -61,8 +52,8 @@ def decide(lives: Sequence[Life], *, first_step: int = 0) -> Verdict:
     return Verdict(requeue=True, exit_code=worker.TRY_AGAIN)
 
 
-def cause_of_stop(reason: str, shown: Mapping[str, str] | None, *, restarts: int = 0) -> Cause:
-    """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, None when it did not answer.
+def cause_of_stop(reason: str, shown: Mapping[str, str], *, restarts: int = 0) -> Cause:
+    """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, empty without an answer.
 
     Preemption on a cluster with default settings is a bare SIGTERM like that of scancel. With a GraceTime the
     job's PreemptTime tells them apart; without one SLURM has requeued it already: its Restarts are more than
@@ -70,7 +61,6 @@ def cause_of_stop(reason: str, shown: Mapping[str, str] | None, *, restarts: int
     """
     if reason not in (worker.ASKED, worker.TERMINATED):
         return "orphaned"
-    shown = shown or {}
     if shown.get("PreemptTime", "None") not in ("None", "(null)", "Unknown", ""):
         return "preemption"
     if int(shown.get("Restarts", "0")) > restarts:

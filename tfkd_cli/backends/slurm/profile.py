@@ -127,22 +127,21 @@ class Profile:
         for each in self.resources:
             if each.fit(spec):
                 options = overlaid(options, each.submit)
-        nodes, planned = int(options.get("nodes", 1)), GPUS_OF_A_RUN.get(spec.dataset, 1)
+        nodes, planned = options.get("nodes", 1), GPUS_OF_A_RUN.get(spec.dataset, 1)
         open_ = self.runs_per_job == 1 and not options.keys() & {*GPUS, "ntasks_per_node"}
-        wanted = self.processes or (planned if open_ else 1)
-        if wanted == 1:
-            return options
-        if wanted % nodes or self.runs_per_job > 1:
+        wanted = self.processes or max(planned if open_ else 1, tasks(options))
+        if wanted % nodes or (wanted > 1 and self.runs_per_job > 1):
             raise RequestError(
                 f"{wanted} processes of a run, on {nodes} node{'s' * (nodes > 1)} of {self.name}, "
                 f"{self.runs_per_job} runs a job.",
                 expected="as many on each node, and one run a job.",
                 hint="change --gpus, or nodes and runs_per_job in the profile.",
             )
-        each_node = {"ntasks_per_node": wanted // nodes}
-        if open_ or options.get("gpus_per_node"):
-            each_node["gpus_per_node"] = wanted // nodes
-        return {**options, **each_node}
+        if wanted != tasks(options):
+            options["ntasks_per_node"] = wanted // nodes
+            if open_ or options.get("gpus_per_node"):
+                options["gpus_per_node"] = wanted // nodes
+        return options
 
     def processes_of(self, spec: RunSpec) -> int:
         """How many processes, each with a GPU of its own, train one run."""
@@ -254,11 +253,6 @@ def _profile(path: Path, text: str, file: _File) -> Profile:
                 "[[resources]] names no run.", expected='dataset = "…" or student = "…" in it.'
             )
         each.submit = _options(each.submit, where="[resources.submit]")
-    shapes = (submit, *(overlaid(submit, each.submit) for each in file.resources))
-    if file.runs_per_job > 1 and any(tasks(each) > 1 for each in shapes):
-        raise RequestError(
-            "runs_per_job packs runs of several tasks.", expected="runs_per_job = 1, or one task a run."
-        )
     return Profile(
         name=_name(path),
         path=path,

@@ -20,30 +20,17 @@ CPUS = frozenset({"cpus_per_task", "cpus_per_gpu"})
 GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "gpus", "gpus_per_socket"})
 
 
-@dataclass(frozen=True)
-class Node:
-    """What a node of one kind has."""
-
-    cpus: int
-    memory_mb: int  # 1: not configured
-    gpus: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition and the kinds of its nodes: what a job may have of each."""
+    """A partition, and what a job may have of each of its nodes (of those with GPUs, where there are any)."""
 
     name: str
     default: bool = False
     limit_minutes: int | None = None  # None: no limit
     limit_mb: int | None = None  # of a job on a node
-    nodes: tuple[Node, ...] = ()
-
-    @property
-    def least(self) -> Node:
-        """What each of its nodes has (of those with GPUs, where there are any)."""
-        kinds = [each for each in self.nodes if each.gpus] or self.nodes
-        return Node(*(min(getattr(each, name) for each in kinds) for name in ("cpus", "memory_mb", "gpus")))
+    gpus: int
+    cpus: int
+    memory_mb: int  # 1: not configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +69,32 @@ def parse_config(text: str) -> dict[str, str]:
 
 def parse_partitions(nodes: str, limits: str = "") -> tuple[Partition, ...]:
     """Lines of `sinfo -e -o "%P|%l|%c|%m|%G|%B"` (a kind of node each) and `scontrol show partition -o`."""
-    found: dict[str, Partition] = {}
     memory = dict(re.findall(r"^PartitionName=(\S+) .*MaxMemPerNode=(\d+)", limits, re.MULTILINE))
+    kinds: dict[tuple[str, str], list[tuple[int, int, int]]] = {}  # GPUs, cores, MB of the nodes
     for line in nodes.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 6:
             title, limit, cpus, megabytes, gres, most_cpus = fields
-            name = title.rstrip("*")
-            limit_mb = int(memory[name]) if name in memory else None
             gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
-            node = Node(
-                min(_number(cpus), _number(most_cpus) or _number(cpus)),
-                min(_number(megabytes), limit_mb or _number(megabytes)),
-                gpus,
-            )
-            found[name] = Partition(
+            cores = min(_number(cpus), _number(most_cpus) or _number(cpus))
+            kinds.setdefault((title, limit), []).append((gpus, cores, _number(megabytes)))
+    found = []
+    for (title, limit), of_nodes in kinds.items():
+        name = title.rstrip("*")
+        gpus, cores, mb = map(min, zip(*([each for each in of_nodes if each[0]] or of_nodes), strict=True))
+        limit_mb = int(memory[name]) if name in memory else None
+        found.append(
+            Partition(
                 name=name,
-                default=title.endswith("*"),
+                default=title != name,
                 limit_minutes=minutes(limit),
                 limit_mb=limit_mb,
-                nodes=(*(found[name].nodes if name in found else ()), node),
+                gpus=gpus,
+                cpus=cores,
+                memory_mb=min(mb, limit_mb or mb),
             )
-    return tuple(found.values())
+        )
+    return tuple(found)
 
 
 def minutes(limit: int | str) -> int | None:
@@ -134,16 +125,15 @@ def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
     partition = site.partition(options.get("partition"))
     if partition is None:
         return filled
-    node = partition.least
     per_node = options.get("ntasks_per_node", 1)
-    if not _about_gpus(options) and node.gpus:
+    if not _about_gpus(options) and partition.gpus:
         filled["gpus_per_node"] = per_node
-    shares = node.gpus if asks_gpu(filled) and node.gpus else 0
+    shares = partition.gpus if asks_gpu(filled) and partition.gpus else 0
     if not CPUS & options.keys():
-        filled["cpus_per_task"] = max(1, min(MOST_CPUS, node.cpus // shares)) if shares else 1
-    if not MEMORY & options.keys() and node.memory_mb > 100:
-        share = max(node.memory_mb // max(1, shares or node.cpus), min(2000, node.memory_mb))
-        filled["mem"] = f"{min(per_node * min(MOST_MEMORY_MB, share), node.memory_mb)}MB"
+        filled["cpus_per_task"] = max(1, min(MOST_CPUS, partition.cpus // shares)) if shares else 1
+    if not MEMORY & options.keys() and partition.memory_mb > 100:
+        share = max(partition.memory_mb // max(1, shares or partition.cpus), min(2000, partition.memory_mb))
+        filled["mem"] = f"{min(per_node * min(MOST_MEMORY_MB, share), partition.memory_mb)}MB"
     return filled
 
 
