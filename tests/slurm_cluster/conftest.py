@@ -20,7 +20,8 @@ from tests.planning import planned
 from tfkd_cli import data
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue
-from tfkd_cli.backends.slurm.submit import Submitted, submit
+from tfkd_cli.backends.slurm.sending import Submission
+from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -169,7 +170,9 @@ class Drill:
         path.write_text(text)
         return profiles.read(path)
 
-    def submit(self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None) -> Submitted:
+    def submit(
+        self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None
+    ) -> Submission:
         """Submit to the cluster."""
         return submit(
             planned(specs, self.store),

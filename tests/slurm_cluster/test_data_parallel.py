@@ -66,7 +66,7 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     spec = run_of("slow", epochs=6)
     sent = drill.submit([spec], profile=TWO)
     drill.wait_epoch(spec)
-    drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0][0])
+    drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0].job)
     drill.wait_done(spec, seconds=240)
     assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["time limit", "done"]
     logs = [(attempt / "log").read_text() for attempt in drill.store.run(spec).attempts()]
@@ -89,7 +89,7 @@ def test_a_task_that_is_lost_ends_the_job(
     spec = run_of("slow", epochs=100)
     sent = drill.submit([spec], profile=TWO)
     os.kill(processes(drill, spec)[rank], number)
-    job = sent.arrays[0][0]
+    job = sent.arrays[0].job
     drill.wait(lambda: drill.cluster.states()[job] != "RUNNING", seconds=200)
     if rank == 1:  # rank 0 has said what happened
         failure = drill.store.run(spec).failure() or {}

@@ -40,7 +40,7 @@ def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
         jobs=place.where.jobs,
         on_event=console.say,
     )
-    arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.arrays)
+    arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.by_array.items())
     console.say(f"Submitted {sent.runs} runs" + (f", as jobs {arrays}." if arrays else "."))
     if sent.queued:
         console.say(f"{len(sent.queued)} runs were in the queue already.")
@@ -103,7 +103,7 @@ def retry(
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
     from tfkd_cli.backends.slurm import client
-    from tfkd_cli.backends.slurm.submit import retry as submit_again
+    from tfkd_cli.backends.slurm.submit import submit as send
 
     opened = session.open_store(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
@@ -111,9 +111,23 @@ def retry(
     execution = session.execution(store, where)
     spec = find_run(opened, execution, run)
     plan, execution = _planned(spec, opened, execution)
-    sent = submit_again(spec, plan, store=opened, execution=execution, profile=profile, on_event=console.say)
-    jobs = ", ".join(job for job, _ in sent.arrays)
-    if own := sent.queued.get(spec.folder):
+    runs = [each for each in plan.todo if each.spec in spec.lineage]  # with unfinished teachers of its own
+    if spec not in [each.spec for each in runs]:
+        raise RequestError(
+            f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
+        )
+    sent = send(runs, store=opened, execution=execution, profile=profile, on_event=console.say)
+    own = sent.queued.get(spec.folder)
+    if not sent.runs:
+        why = "another process is at work on it, or on its teacher" if sent.elsewhere else ""
+        why = f"it is in SLURM's queue already, as job {own}" if own else why
+        raise RequestError(
+            f"{spec.folder} was not submitted: {why or 'SLURM takes no more jobs now'}.",
+            expected="a run that failed or was cancelled, and a place in the queue.",
+            hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
+        )
+    jobs = ", ".join(sent.by_array)
+    if own:
         print(
             f"{spec.folder} was in the queue already, as job {own}; its teacher was submitted again: {jobs}."
         )

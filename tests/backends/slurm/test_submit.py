@@ -18,15 +18,15 @@ from tfkd_cli.backends.slurm import arrays, queue, sbatch
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import dry_run
-from tfkd_cli.backends.slurm.submit import Submitted, submit
+from tfkd_cli.backends.slurm.sending import Submission, dry_run
+from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 from tfkd_cli.training import submission
 
-Send = Callable[..., Submitted]
+Send = Callable[..., Submission]
 Graph = Callable[[int, int], list[RunSpec]]
 
 
@@ -34,7 +34,7 @@ def test_teachers_and_students_are_one_array_whose_jobs_wait_each_for_its_own_te
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(2, 3))
-    assert sent.arrays == (("1", 8),)
+    assert sent.by_array == {"1": 8}
     assert len(fake_slurm.calls("sbatch")) == 1
     assert fake_slurm.dependencies("1") == ["", "", *["afterok:1_0"] * 3, *["afterok:1_1"] * 3]
     assert {each["reason"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"None", "Dependency"}
@@ -50,7 +50,7 @@ def test_a_teacher_with_other_resources_is_another_array_that_its_students_wait_
     path = tmp_path / "shapes.toml"
     path.write_text('[submit]\n[[resources]]\nstudent = "resnet8"\nsubmit = { gpus_per_node = 2 }\n')
     sent = send(graph(1, 2), profile=profiles.read(path))
-    assert sent.arrays == (("1", 1), ("2", 2))
+    assert sent.by_array == {"1": 1, "2": 2}
     assert fake_slurm.dependencies("2") == ["afterok:1"] * 2
 
 
@@ -81,11 +81,11 @@ def test_a_job_gets_three_strings_by_reference_and_the_rest_is_json(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 1))
-    folder = store.submission_path(sent.submission)
+    folder = store.submission_path(sent.name)
     delayed = pickle.loads((folder / "array-0001" / "1_1_submitted.pkl").read_bytes())
     assert delayed.function.__module__ == "tfkd_cli.backends.slurm.job"
-    assert delayed.args == (str(store.root.absolute()), sent.submission, "1")
-    job = submission.read_job(str(store.root), sent.submission, "1")
+    assert delayed.args == (str(store.root.absolute()), sent.name, "1")
+    job = submission.read_job(str(store.root), sent.name, "1")
     assert [run.spec for run in job.runs] == graph(1, 1)[1:]
 
 
@@ -119,7 +119,7 @@ def test_arrays_are_split_at_the_sites_max_array_size(fake_slurm: Any, send: Sen
     with fake_slurm.edit() as state:
         state["config"]["MaxArraySize"] = "5"
     sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [5, 5, 1]
+    assert [*sent.by_array.values()] == [5, 5, 1]
 
 
 def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
@@ -203,7 +203,7 @@ def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
     monkeypatch.setattr(sbatch, "submit", lost_answer)
-    assert send(graph(1, 3)).arrays == (("1", 4),)
+    assert send(graph(1, 3)).by_array == {"1": 4}
     monkeypatch.undo()
 
 
@@ -308,7 +308,7 @@ def test_packed_students_wait_for_the_job_of_packed_teachers(
     path = tmp_path / "packed.toml"
     path.write_text("runs_per_job = 2\n[submit]\n")
     sent = send(graph(2, 4), profile=profiles.read(path))
-    assert sent.arrays == (("1", 10),)
+    assert sent.by_array == {"1": 10}
     assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 4]
 
 
@@ -343,7 +343,7 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 0))
-    data = store.submission(sent.submission)
+    data = store.submission(sent.name)
     staged = store.code_path / data["code"]
     assert data["execution"]["threads"] is None  # the cores that the job is given
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
@@ -359,7 +359,7 @@ def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
     store.run(specs[0]).start_attempt(owner={})
     sent = send(specs)
     assert sent.runs == 2
-    assert sent.elsewhere == (specs[0], specs[2])
+    assert sent.elsewhere == [specs[0], specs[2]]
     assert not sent.queued
 
 

@@ -36,28 +36,20 @@ def doctor(profile: Profile) -> Iterator[Check]:
     if "CANCEL" in preemption:
         detail = f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`."
         yield Check("preemption", "warn", detail)
-    yield _partition(profile, here)
+    partitions = "; ".join(map(_described, here.partitions))
+    yield Check("partitions", "ok" if partitions else "fail", partitions or "sinfo shows none")
     yield _shape("[submit]", profile.submit, profile=profile, here=here)
     for each in profile.resources:
         label = " ".join(filter(None, ("[[resources]]", each.dataset, each.student)))
         yield _shape(label, overlaid(profile.submit, each.submit), profile=profile, here=here)
 
 
-def _partition(profile: Profile, here: Site) -> Check:
-    name = profile.submit.get("partition")
-    partition = here.partition(name)
-    if partition is None:
-        known = ", ".join(f"{each.name} ({_described(each)})" for each in here.partitions)
-        what = f'no partition "{name}"' if name else "no default partition"
-        return Check("partition", "fail", f"{what}; there are {known}", profile.line_of("partition"))
-    return Check("partition", "ok", f"{partition.name}: {_described(partition)}")
-
-
 def _described(partition: site.Partition) -> str:
     minutes = partition.limit_minutes
     limit = f"{minutes / 60:g} h" if minutes else "no time limit"
     memory = f"{partition.memory_mb / 1000:g} GB"
-    return f"{partition.gpus} GPUs, {partition.cpus} cores, {memory} a node, {limit}"
+    name = partition.name + " (the default)" * partition.default
+    return f"{name}: {partition.gpus} GPUs, {partition.cpus} cores, {memory} a node, {limit}"
 
 
 def _shape(label: str, options: Options, *, profile: Profile, here: Site) -> Check:

@@ -131,8 +131,8 @@ def queue_states(store: Store, *, fresh: bool = False) -> Queue:
         try:
             return look(store, known, ask_jobs())
         except RunError as silent:
-            known = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
-            found.error = f"{silent.what} {known}"
+            shown = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
+            found.error = f"{silent.what} {shown}"
     return found
 
 

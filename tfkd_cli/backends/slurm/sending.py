@@ -6,7 +6,7 @@ import contextlib
 import math
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,29 +16,47 @@ from tfkd_cli.backends.slurm.arrays import Array, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.site import Site
 from tfkd_cli.store import Store
-from tfkd_cli.training import submission
+from tfkd_cli.training.submission import write
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.execution import Execution
     from tfkd_cli.plan import PlannedRun
+    from tfkd_cli.spec import RunSpec
 
 Tell = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Sender:
-    """What it was given, and what it has sent so far."""
+class Submission:
+    """What is given to SLURM at once, and what has become of it so far."""
 
     store: Store
     profile: Profile
-    site: Site
+    site: Site = field(default_factory=Site)
     execution: Execution
     limit: int | None  # at most so many runs at once
     tell: Tell
     jobs: dict[str, str] = field(default_factory=dict)  # folder of a run → its active job; grows
-    name: str = ""  # of the submission
+    name: str = ""
     arrays: list[Array] = field(default_factory=list)
+    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
+    elsewhere: Sequence[RunSpec] = ()  # another process is at work on them, or on their teachers
+    left_in_plan: Sequence[RunSpec] = ()  # SLURM did not take them
+    repointed: int = 0  # waiting jobs of earlier submissions
+
+    @property
+    def by_array(self) -> dict[str, int]:
+        """SLURM's id of each array → how many runs it was given."""
+        return {
+            array.job: sum(folder in self.jobs for pack in array.packs for folder in pack)
+            for array in self.arrays
+        }
+
+    @property
+    def runs(self) -> int:
+        """How many runs were submitted."""
+        return sum(self.by_array.values())
 
     def send(self, runs: Sequence[PlannedRun]) -> None:
         """Group, write down what the jobs will read, send, set what waits for what, release."""
@@ -58,7 +76,7 @@ class Sender:
                 "differ in resources, or are more than MaxArraySize."
             )
         code = staging.stage(self.store.code_path)
-        self.name = submission.write(
+        self.name = write(
             [pack for packs in groups for pack in packs],
             store=self.store,
             execution=self.execution,
@@ -70,6 +88,7 @@ class Sender:
         for array in self.arrays:
             if array.on_hold:
                 arrays.release(array, range(len(array.packs)), jobs=self.jobs, store=self.store)
+        self.left_in_plan = [run.spec for run in runs if run.spec.folder not in self.jobs]
 
     def judge(self, runs: Sequence[PlannedRun]) -> None:
         """RequestError for what SLURM would refuse; a note where no line of the profile is the cause."""
@@ -162,11 +181,11 @@ def dry_run(
         copy, here = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True), Site()
         with contextlib.suppress(SlurmError):
             here = site.read_site()
-        sender = Sender(
+        submission = Submission(
             store=copy, profile=profile.in_this_environment(on_event), site=here,
             execution=execution, limit=jobs, tell=on_event,
         )  # fmt: skip
-        sender.judge(runs)
+        submission.judge(runs)
         if not here.partitions:
             on_event(
                 "No SLURM answers here. What a script leaves open is filled in on the cluster: a GPU where "
@@ -174,15 +193,15 @@ def dry_run(
                 "partition allows."
             )
         with sbatch.recording(Path(folder) / "recorded") as calls:
-            sender.send(runs)
-        texts, sent = [], iter(sender.arrays)
+            submission.send(runs)
+        texts, sent = [], iter(submission.arrays)
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")
             if command == "sbatch":
                 texts.append(Path(arguments).read_text().replace("\n", f"\n# {_about(next(sent))}\n", 1))
             else:
                 texts.append(f"# then: {call}")
-        return [text.replace(folder, "").replace(sender.name, "SUBMISSION") for text in texts]
+        return [text.replace(folder, "").replace(submission.name, "SUBMISSION") for text in texts]
 
 
 def _about(array: Array) -> str:

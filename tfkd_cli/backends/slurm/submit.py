@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import arrays, client, queue, sbatch, site
-from tfkd_cli.backends.slurm.sending import Sender, Tell
+from tfkd_cli.backends.slurm.sending import Submission, Tell
 from tfkd_cli.errors import RequestError
 from tfkd_cli.locks import held
 from tfkd_cli.store import files
@@ -19,28 +18,9 @@ if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.arrays import Array
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.execution import Execution
-    from tfkd_cli.plan import Plan, PlannedRun
+    from tfkd_cli.plan import PlannedRun
     from tfkd_cli.spec import RunSpec
     from tfkd_cli.store import Store
-
-IDS_PER_CALL = 100  # of scancel
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What one `submit` did; `left_in_plan` is what SLURM did not take."""
-
-    submission: str = ""
-    arrays: tuple[tuple[str, int], ...] = ()  # (SLURM id, runs)
-    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
-    repointed: int = 0
-    left_in_plan: tuple[RunSpec, ...] = ()
-    elsewhere: tuple[RunSpec, ...] = ()  # another process is at work on them, or on their teachers
-
-    @property
-    def runs(self) -> int:
-        """How many runs were submitted now."""
-        return sum(count for _, count in self.arrays)
 
 
 def submit(
@@ -51,7 +31,7 @@ def submit(
     profile: Profile,
     jobs: int | None = None,
     on_event: Tell = lambda text: None,
-) -> Submitted:
+) -> Submission:
     """Submit those of the planned `runs` (teachers first) that SLURM does not have yet; returns at once.
 
     `jobs` limits the runs at once. RequestError where there is no SLURM, SlurmError when slurmctld does not
@@ -60,64 +40,27 @@ def submit(
     client.require()
     _check_path(store.root)
     profile = profile.in_this_environment(on_event)
+    sent = Submission(store=store, profile=profile, execution=execution, limit=jobs, tell=on_event)
     with _one_at_a_time(store.root / "submissions", tell=on_event):
-        here = site.read_site()
+        sent.site = site.read_site()
         known = arrays.known_arrays(store)
         states = _look(store, known, tell=on_event)
         active = {folder: state.job_id for folder, state in states.items() if state.active}
         for array in known:
             if array.job and array.on_hold:  # its sender died before it could release it
                 arrays.release(array, array.pending(states), jobs=active, store=store)
-        new, elsewhere = _to_send(runs, active, store)
+        sent.queued = {run.spec.folder: active[run.spec.folder] for run in runs if run.spec.folder in active}
+        new, sent.elsewhere = _to_send(runs, active, store)
         if jobs is not None and active:
             on_event(
                 f"{len(active)} runs submitted before are in the queue; --jobs {jobs} does not count them."
             )
-        sender = Sender(
-            store=store, profile=profile, site=here, execution=execution, limit=jobs, tell=on_event,
-            jobs={**active},
-        )  # fmt: skip
+        sent.jobs = {**active}
         if new:
-            sender.send(new)
-        renewed = sender.jobs.keys() - active.keys()
-        repointed = arrays.repoint(known, states=states, jobs=sender.jobs, renewed=renewed, store=store)
+            sent.send(new)
+        renewed = sent.jobs.keys() - active.keys()
+        sent.repointed = arrays.repoint(known, states=states, jobs=sent.jobs, renewed=renewed, store=store)
         queue.forget(store)
-    return Submitted(
-        submission=sender.name,
-        arrays=tuple(
-            (each.job, sum(folder in sender.jobs for pack in each.packs for folder in pack))
-            for each in sender.arrays
-        ),
-        queued={run.spec.folder: active[run.spec.folder] for run in runs if run.spec.folder in active},
-        repointed=repointed,
-        left_in_plan=tuple(run.spec for run in new if run.spec.folder not in sender.jobs),
-        elsewhere=tuple(run.spec for run in elsewhere),
-    )
-
-
-def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
-    """`submit` one run of a plan again, with a fresh count of attempts; its waiting students wait for the
-    new job.
-
-    Unfinished teachers of its own go before it. RequestError when it is done, or in SLURM's queue.
-    """
-    runs = [run for run in plan.todo if run.spec in spec.lineage]
-    if spec not in [run.spec for run in runs]:
-        raise RequestError(
-            f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
-        )
-    sent = submit(runs, store=store, **more)
-    if not sent.runs:
-        why = "SLURM takes no more jobs now"
-        if job := sent.queued.get(spec.folder):
-            why = f"it is in SLURM's queue already, as job {job}"
-        elif sent.elsewhere:
-            why = "another process is at work on it, or on its teacher"
-        raise RequestError(
-            f"{spec.folder} was not submitted: {why}.",
-            expected="a run that failed or was cancelled, and a place in the queue.",
-            hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
-        )
     return sent
 
 
@@ -131,12 +74,10 @@ def cancel(store: Store, keys: Iterable[str]) -> int:
     states = queue.look(store, known, queue.ask_jobs()) if known else {}
     short = {key[:12] for key in keys}
     jobs = {state.job_id for folder, state in states.items() if folder[-12:] in short and state.active}
-    wanted = []
-    for array in known:
-        if indices := [index for index, job_id in enumerate(array.ids) if job_id in jobs]:
-            wanted.append(array.named(indices))
-    for start in range(0, len(wanted), IDS_PER_CALL):
-        client.ask(["scancel", *wanted[start : start + IDS_PER_CALL]])
+    elements = [(array, [i for i, job_id in enumerate(array.ids) if job_id in jobs]) for array in known]
+    wanted = [array.named(indices) for array, indices in elements if indices]
+    if wanted:
+        client.ask(["scancel", *wanted])
     queue.forget(store)
     return len(jobs)
 
@@ -167,24 +108,22 @@ def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
 
 def _to_send(
     runs: Sequence[PlannedRun], active: Mapping[str, str], store: Store
-) -> tuple[list[PlannedRun], list[PlannedRun]]:
+) -> tuple[list[PlannedRun], list[RunSpec]]:
     """The runs that SLURM does not have, and those that wait for a process outside SLURM.
 
     The heartbeat of a job that SLURM does not know any more is not believed. A run that was finished since it
     was planned, by a job that has left the queue, is in neither.
     """
     new: list[PlannedRun] = []
-    elsewhere: list[PlannedRun] = []
-    keys: set[str] = set()  # of those elsewhere
+    elsewhere: list[RunSpec] = []
     for run in runs:  # teachers first
         if run.spec.folder in active:
             continue
         if run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done":
             continue
         outside = run.progress.status == "running" and run.progress.job is None
-        if outside or any(parent.key in keys for parent in run.spec.parents):
-            keys.add(run.spec.key)
-            elsewhere.append(run)
+        if outside or any(parent in elsewhere for parent in run.spec.parents):
+            elsewhere.append(run.spec)
         else:
             new.append(run)
     return new, elsewhere
