@@ -1,5 +1,8 @@
 #!/bin/bash
 # sbatch call 1: 6 runs, digits-resnet8-baseline-s0-da3852a2462f …
+# what the script leaves open is filled in on the cluster: a GPU where the
+# partition has any, a GPU's share of the node's memory (at most 8,000 MB) and
+# cores (at most 4; one without GPUs), and a time that the partition allows
 
 # Parameters
 #SBATCH --array=0-5%6
@@ -32,6 +35,9 @@ srun --unbuffered --output /results/submissions/SUBMISSION/array-0001/%A_%a_%t_l
 # then: scontrol release 1
 #!/bin/bash
 # sbatch call 1: 6 runs, digits-resnet8-baseline-s0-da3852a2462f …
+# what the script leaves open is filled in on the cluster: a GPU where the
+# partition has any, a GPU's share of the node's memory (at most 8,000 MB) and
+# cores (at most 4; one without GPUs), and a time that the partition allows
 
 # Parameters
 #SBATCH --array=0-5%2

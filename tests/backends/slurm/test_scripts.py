@@ -246,12 +246,14 @@ def test_where_no_slurm_answers_a_dry_run_says_what_will_be_asked_for(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     told: list[str] = []
-    sending.dry_run(
+    (script, *_) = sending.dry_run(
         planned(graph(1, 0), store), store=store, execution=Execution(cache="/c"), profile=profile,
         on_event=told.append,
     )  # fmt: skip
-    assert told[-1].startswith("No SLURM answers here")
-    assert all(word in told[-1] for word in ("GPU", "memory", "cores", "time"))
+    assert "No SLURM answers here" in told[-1]
+    comment = " ".join(line.lstrip("# ") for line in script.splitlines()[2:6])
+    assert comment.startswith("what the script leaves open is filled in on the cluster")
+    assert all(word in comment for word in ("GPU", "memory", "cores", "time"))
 
 
 IMPORTS = """

@@ -46,18 +46,16 @@ def _main(store: str, name: str, index: str) -> int:
     except TfkdError as error:
         print(error, file=sys.stderr)
         return worker.BAD_SPEC
-    if worker.rank():  # what follows from the end of a run is decided by rank 0
-        _wait_for_parents(job, stop)
-        return worker.do(job, stop=stop, on_stop=lambda reason: worker.DONE)
-    if lives.begin():
+    decides = not worker.rank()  # rank 0: what follows from the end of a run
+    if decides and not lives.begin():
         return worker.CRASHED
     try:
         _wait_for_parents(job, stop)
-        code = worker.do(job, stop=stop, on_stop=lives.stopped)
+        code = worker.do(job, stop=stop, on_stop=lives.stopped if decides else lambda reason: worker.DONE)
     except TfkdError as error:
         print(error, file=sys.stderr)
         code = worker.BAD_SPEC
-    return lives.ended(code)
+    return lives.ended(code) if decides else code
 
 
 def _name_ranks() -> None:
@@ -90,63 +88,56 @@ class Lives:
         files.make_folder(self._folder / "lives")
 
     def begin(self) -> bool:
-        """Note that a life begins; True when the last one ended without a word and no other shall be."""
+        """Note that a life begins; False when the last one ended without a word and no other shall be."""
         lines = self._lines()
-        if lines and lines[-1].get("event") == "began":
-            self._note("ended", cause="lost")
-            verdict = self._decide("lost")
-            if not verdict.requeue:
-                self._give_up(verdict)
-                return True
+        if lines and lines[-1].get("event") == "began" and not self._end("lost").requeue:
+            return False
         self._note("began", cause="")
-        return False
+        return True
 
     def stopped(self, reason: str) -> int:
         """The policy for a signal, called when the state is saved; the exit code."""
         if all(self._step_of(name) == DONE_STEP for name in self._job.folders):
             return self.ended(worker.DONE)
-        return self._end(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
+        return self._leave(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
 
     def ended(self, code: int) -> int:
         """A worker that is done, blocked, or was stopped by the policy above: its code. Or it raised."""
         if self._lines()[-1].get("event") == "ended":
             return code
         if code == worker.CRASHED:
-            return self._crashed()
+            return self._leave(self._cause_of_crash())
         self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
         return code
 
-    def _crashed(self) -> int:
+    def _cause_of_crash(self) -> Cause:
         kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
         if any(kind in _MEMORY_KINDS for kind in kinds):
-            return self._end("out of memory")
+            return "out of memory"
         # Our own errors name what the user must change; the same again would end the same.
         ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)
-        return self._end("refused" if ours and any(kinds) else "crash")
+        return "refused" if ours and any(kinds) else "crash"
 
-    def _end(self, cause: Cause) -> int:
-        self._note("ended", cause=cause)
-        verdict = self._decide(cause)
-        if verdict.given_up:
-            self._give_up(verdict)
+    def _leave(self, cause: Cause) -> int:
+        verdict = self._end(cause)
         if verdict.requeue:
             requeue()
         return verdict.exit_code
 
-    def _decide(self, cause: Cause) -> Verdict:
+    def _end(self, cause: Cause) -> Verdict:
+        """Note the end of a life, and decide; a job that is given up says why where `status` looks."""
+        self._note("ended", cause=cause)
         first, *later = self._lines()
-        ends = [line for line in later if (line["event"], line["cause"] == "preemption") == ("ended", False)]
-        return policy.decide(cause, [int(line["step"]) for line in (first, *ends)])
-
-    def _give_up(self, verdict: Verdict) -> None:
-        """Leave the reason where `status` looks: in the newest attempt of each unfinished run."""
-        print(f"given up: {verdict.given_up}", file=sys.stderr)
-        for name in self._job.folders:
-            folder = self._job.store.folder(name)
-            if folder.attempts() and folder.result() is None:
-                message = f"given up: {verdict.given_up}."
-                failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
-                files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+        ends = [line for line in later if line.get("event") == "ended" and line["cause"] != "preemption"]
+        verdict = policy.decide(cause, [int(line["step"]) for line in (first, *ends)])
+        if verdict.given_up:
+            message = f"given up: {verdict.given_up}."
+            print(message, file=sys.stderr)
+            failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
+            for folder in map(self._job.store.folder, self._job.folders):
+                if folder.attempts() and folder.result() is None:
+                    files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+        return verdict
 
     def _note(self, event: str, *, cause: str) -> None:
         line = {

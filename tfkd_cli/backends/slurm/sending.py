@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tfkd_cli.spec import RunSpec
 
 Tell = Callable[[str], None]
+FILLED_IN = f"""
+# what the script leaves open is filled in on the cluster: a GPU where the
+# partition has any, a GPU's share of the node's memory (at most {site.MOST_MEMORY_MB:,} MB) and
+# cores (at most {site.MOST_CPUS}; one without GPUs), and a time that the partition allows"""
 
 
 @dataclass(kw_only=True)
@@ -126,7 +130,10 @@ class Submission:
             folder=self.store.submission_path(self.name).absolute(),
             number=len(self.arrays) + 1,
             packs=tuple(tuple(run.spec.folder for run in pack) for pack in packs),
-            after=tuple(_parents(pack, unfinished) for pack in packs),
+            after=tuple(  # the runs of a pack have the same unfinished parents
+                tuple(each.folder for each in pack[0].spec.parents if each.folder in unfinished)
+                for pack in packs
+            ),
             first=sum(len(each.packs) for each in self.arrays),
         )
         options = site.fill_in(self._options(packs), self.site)
@@ -156,12 +163,6 @@ class Submission:
         self.arrays.append(array)
 
 
-def _parents(pack: Pack, unfinished: Set[str]) -> tuple[str, ...]:
-    """Folders of the unfinished parents of a job's runs."""
-    parents = (parent.folder for run in pack for parent in run.spec.parents)
-    return tuple(dict.fromkeys(each for each in parents if each in unfinished))
-
-
 def dry_run(
     runs: Sequence[PlannedRun],
     *,
@@ -187,18 +188,15 @@ def dry_run(
         )  # fmt: skip
         submission.judge(runs)
         if not here.partitions:
-            on_event(
-                "No SLURM answers here. What a script leaves open is filled in on the cluster: a GPU where "
-                "the partition has any, its share of a node's memory and cores, and a time that the "
-                "partition allows."
-            )
+            on_event("No SLURM answers here: what the profile leaves open is read from the cluster itself.")
         with sbatch.recording(Path(folder) / "recorded") as calls:
             submission.send(runs)
         texts, sent = [], iter(submission.arrays)
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")
             if command == "sbatch":
-                texts.append(Path(arguments).read_text().replace("\n", f"\n# {_about(next(sent))}\n", 1))
+                about = _about(next(sent)) + ("" if here.partitions else FILLED_IN)
+                texts.append(Path(arguments).read_text().replace("\n", f"\n# {about}\n", 1))
             else:
                 texts.append(f"# then: {call}")
         return [text.replace(folder, "").replace(submission.name, "SUBMISSION") for text in texts]
