@@ -27,15 +27,9 @@ from tfkd_cli.regular_files import expanded, open_regular
 from tfkd_cli.schema import Meta, Positive, Record
 from tfkd_cli.spec import RunSpec
 
-# submitit's names for all its executors → sbatch's.
-GENERIC = {
-    "timeout_min": "time",
-    "mem_gb": "mem",
-    "nodes": "nodes",
-    "cpus_per_task": "cpus_per_task",
-    "gpus_per_node": "gpus_per_node",
-    "tasks_per_node": "ntasks_per_node",
-}
+# submitit's names for all its executors → sbatch's, where they differ.
+GENERIC = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
+KEYS = "timeout_min, mem_gb, nodes, tasks_per_node, cpus_per_task, gpus_per_node"
 FAMILIES = (MEMORY, CPUS, GPUS)
 # What tfkd calculates with or adds to; submitit and sbatch judge the values of all other options.
 _TYPES: Mapping[str, Any] = {
@@ -50,8 +44,6 @@ OURS = {
     "teardown": "its last line would hide the exit code of a failed run",
     "use_srun": "without srun the warning before the time limit never reaches a run",
     "array_parallelism": "use --jobs",
-    "num_gpus": "use gpus_per_node",
-    "stderr_to_stdout": "one ordered log is always written",
     "no_requeue": "write requeue = false",
     **dict.fromkeys(("name", "job_name"), "tfkd finds its jobs by their name"),
     **dict.fromkeys(
@@ -61,15 +53,8 @@ OURS = {
     **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap", "wait"), "tfkd sets it itself"),
     **dict.fromkeys(("parsable", "quiet", "test_only"), "tfkd reads the job's id from what sbatch prints"),
 }
-# What a user has set for all submissions fills what a profile leaves open.
-_FROM_ENVIRONMENT = {
-    "SBATCH_ACCOUNT": "account",
-    "SBATCH_PARTITION": "partition",
-    "SBATCH_QOS": "qos",
-    "SBATCH_CONSTRAINT": "constraint",
-    "SBATCH_RESERVATION": "reservation",
-    "SBATCH_EXPORT": "export",
-}
+# What a user has set for all submissions (SBATCH_ACCOUNT, …) fills what a profile leaves open.
+_FROM_ENVIRONMENT = ("account", "partition", "qos", "constraint", "reservation", "export")
 Options = Mapping[str, Any]
 
 
@@ -165,17 +150,15 @@ class Profile:
 
     def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
         """The profile, with SBATCH_ACCOUNT and the like for open options; tells what is used or ignored."""
-        used = {
-            option: name
-            for name, option in _FROM_ENVIRONMENT.items()
-            if os.environ.get(name) and option not in self.submit
+        names = {
+            option: f"SBATCH_{option.upper()}" for option in _FROM_ENVIRONMENT if option not in self.submit
         }
+        used = {option: os.environ[name] for option, name in names.items() if os.environ.get(name)}
         if used:
-            tell(f"from your environment: {', '.join(sorted(used.values()))}.")
-        if ignored := client.ignored_variables([*used.values()]):
+            tell(f"from your environment: {', '.join(sorted(names[option] for option in used))}.")
+        if ignored := client.ignored_variables([names[option] for option in used]):
             tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
-        values = {option: os.environ[name] for option, name in used.items()}
-        return replace(self, submit={**values, **self.submit})
+        return replace(self, submit={**used, **self.submit})
 
 
 def overlaid(base: Options, more: Options) -> dict[str, Any]:
@@ -295,7 +278,7 @@ def _long_name(key: str) -> str:
     """
     name = key.removeprefix("--").replace("-", "_")
     option = GENERIC.get(name, name)
-    known = {*OURS, *GENERIC.values(), *_FROM_ENVIRONMENT.values(), *MEMORY, *CPUS, *GPUS}
+    known = {"time", *OURS, *_TYPES, *_FROM_ENVIRONMENT, *MEMORY, *CPUS, *GPUS}
     beginning = option not in known and any(each.startswith(option) for each in known)
     if beginning or not re.fullmatch(r"[a-z][a-z0-9_]*", option):
         raise RequestError(
@@ -313,5 +296,5 @@ def _ask_submitit(data: Mapping[str, Any], *, where: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # `partition` is taken as slurm_partition
             AutoExecutor(folder=".", cluster="debug").update_parameters(**own)
     except (NameError, AssertionError) as error:
-        expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
+        expected = f"submitit's keys: {KEYS}, or slurm_ and one of its arguments."
         raise RequestError(f"{where}: {str(error).splitlines()[0]}", expected=expected) from error
