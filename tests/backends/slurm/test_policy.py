@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tfkd_cli.backends.slurm.policy import COME_BACK, Cause, Verdict, cause_of_stop, decide
+from tfkd_cli.backends.slurm.job import COME_BACK, Cause, cause_of_stop, comes_back
 
 
 @pytest.mark.parametrize(
@@ -28,46 +26,17 @@ def test_the_cause_of_a_signal(reason: str, shown: dict[str, str], cause: Cause)
     assert cause_of_stop(reason, shown, restarts=0) == cause
 
 
-@pytest.mark.parametrize(
-    ("cause", "verdict"),
-    [
-        ("time limit", Verdict(requeue=True, exit_code=75)),
-        ("preemption", Verdict(requeue=True, exit_code=75)),
-        ("cancelled", Verdict(requeue=False, exit_code=143)),
-        ("crash", Verdict(requeue=True, exit_code=75)),
-        ("refused", Verdict(requeue=False, exit_code=1)),
-        ("out of memory", Verdict(requeue=False, exit_code=1)),
-        ("orphaned", Verdict(requeue=False, exit_code=75)),
-        ("lost", Verdict(requeue=True, exit_code=75)),
-    ],
-)
-def test_the_first_end_by_each_cause(cause: Cause, verdict: Verdict) -> None:
-    assert decide(cause, [0, 10]) == verdict
+@pytest.mark.parametrize("cause", ["cancelled", "refused", "out of memory", "orphaned"])
+def test_a_job_that_would_end_the_same_again_does_not_come_back(cause: Cause) -> None:
+    assert not comes_back(cause, [0, 10])
 
 
-def test_two_ends_without_a_newer_checkpoint_are_the_last() -> None:
-    assert decide("lost", [0, 10, 10]).requeue
-    verdict = decide("time limit", [0, 10, 10, 10])
-    assert not verdict.requeue
-    assert verdict.exit_code == 1
-    assert "without a newer checkpoint" in verdict.given_up
-
-
-def test_a_job_preempted_before_its_first_step_again_and_again_is_not_at_fault() -> None:
-    assert decide("preemption", [0]).requeue
-    assert decide("preemption", [0, 0, 0]).requeue  # two crashes before
-
-
-def test_a_crash_at_the_same_step_is_tried_once_more() -> None:
-    assert decide("crash", [0, 0]).requeue
-    assert not decide("crash", [0, 0, 0]).requeue
+@pytest.mark.parametrize("cause", sorted(COME_BACK))
+def test_two_ends_without_a_newer_checkpoint_are_the_last_but_for_preemptions(cause: Cause) -> None:
+    assert comes_back(cause, [0, 10])
+    assert comes_back(cause, [0, 10, 10])
+    assert comes_back(cause, [0, 10, 10, 10]) == (cause == "preemption")
 
 
 def test_a_job_that_gets_further_each_time_comes_back_however_often_it_crashes() -> None:
-    assert decide("crash", range(50)).requeue
-
-
-@given(st.sampled_from(sorted(COME_BACK)), st.lists(st.integers(0, 3), min_size=1, max_size=30))
-def test_a_job_never_exits_with_0_and_comes_back_only_with_75(cause: Cause, steps: list[int]) -> None:
-    verdict = decide(cause, steps)
-    assert verdict.exit_code == (75 if verdict.requeue else 1)
+    assert comes_back("crash", range(50))

@@ -18,8 +18,8 @@ COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 # Variables that name the cluster; every other variable that SLURM's commands read describes a surrounding
 # job (SLURM_MEM_PER_CPU of salloc), wins over the script (SBATCH_TIMELIMIT) or hides jobs (SQUEUE_PARTITION).
 _OF_THE_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
-_PROGRAMS = "SLURM SLURMD SBATCH SRUN SQUEUE SACCT SINFO SCANCEL SCONTROL SUBMITIT"
-_READ_BY_SLURM = tuple(f"{program}_" for program in _PROGRAMS.split())
+_OF_THE_USER = ("SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
+_READ_BY_SLURM = ("SLURM_", "SLURMD_", "SUBMITIT_", *_OF_THE_USER)
 
 # The signal that ends a job reaches all its processes, including a scontrol that it has just started.
 KILLED_PAUSES = (0.2, 0.5, 1.0, 0.0)
@@ -90,7 +90,7 @@ def clean_environment() -> Iterator[None]:
 
     `submitit.helpers.clean_env` would also take SLURM_CONF, without which no cluster is found here.
     """
-    names = [key for key in os.environ if _is_read_by_slurm(key)]
+    names = [key for key in os.environ if key.startswith(_READ_BY_SLURM) and key not in _OF_THE_CLUSTER]
     hidden = {key: os.environ.pop(key) for key in names}
     try:
         yield
@@ -99,12 +99,5 @@ def clean_environment() -> Iterator[None]:
 
 
 def ignored_variables(used: Sequence[str] = ()) -> list[str]:
-    """The user's own variables that `clean_environment` hides; those of a surrounding job are not named."""
-    own = ("SBATCH_",) if "SLURM_JOB_ID" in os.environ else _READ_BY_SLURM[:-1]
-    return sorted(
-        key for key in os.environ if key.startswith(own) and _is_read_by_slurm(key) and key not in used
-    )
-
-
-def _is_read_by_slurm(key: str) -> bool:
-    return key.startswith(_READ_BY_SLURM) and key not in _OF_THE_CLUSTER
+    """The user's own variables that `clean_environment` hides; SLURM_* may be those of a surrounding job."""
+    return sorted(key for key in os.environ if key.startswith(_OF_THE_USER) and key not in used)

@@ -1,6 +1,7 @@
-"""What a SLURM job calls, by reference and with three strings: the worker, under SLURM's policy.
+"""What a SLURM job calls, by reference and with three strings: the worker, and what follows from its end.
 
-SLURM may start a job many times; each start and end is a line in `lives/<index>.jsonl`.
+SLURM may start a job many times; each start and end is a line in `lives/<index>.jsonl`, and `comes_back`
+says from these lines whether there is another.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
-from tfkd_cli.backends.slurm import arrays, client, policy
+from tfkd_cli.backends.slurm import arrays, client
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.backends.slurm.policy import Cause, Verdict
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.store import attempts, files, lease
 from tfkd_cli.training import provenance, submission, worker
@@ -23,6 +24,25 @@ from tfkd_cli.training.submission import Job
 PARENT_SECONDS = 90.0
 DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
 _MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
+
+Cause = Literal[
+    "time limit",
+    "preemption",
+    "cancelled",
+    "crash",
+    "out of memory",
+    "lost",
+    "orphaned",
+    "done",
+    "blocked",
+    "refused",
+]
+
+# Causes after which a job comes back, as long as it makes progress. "lost": a node died, or something killed
+# the job without a word; SLURM brings it back itself.
+COME_BACK: frozenset[Cause] = frozenset({"time limit", "preemption", "crash", "lost"})
+EXIT_CODES: Mapping[Cause, int] = {"cancelled": worker.CANCELLED, "orphaned": worker.TRY_AGAIN}  # or CRASHED
+FRUITLESS = 2  # ends in a row without a newer checkpoint, after which a job is stopped
 
 
 def main(store: str, name: str, index: str) -> NoReturn:
@@ -90,7 +110,7 @@ class Lives:
     def begin(self) -> bool:
         """Note that a life begins; False when the last one ended without a word and no other shall be."""
         lines = self._lines()
-        if lines and lines[-1].get("event") == "began" and not self._end("lost").requeue:
+        if lines and lines[-1].get("event") == "began" and not self._end("lost"):
             return False
         self._note("began", cause="")
         return True
@@ -99,7 +119,7 @@ class Lives:
         """The policy for a signal, called when the state is saved; the exit code."""
         if all(self._step_of(name) == DONE_STEP for name in self._job.folders):
             return self.ended(worker.DONE)
-        return self._leave(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
+        return self._leave(cause_of_stop(reason, show_job(), restarts=restarts()))
 
     def ended(self, code: int) -> int:
         """A worker that is done, blocked, or was stopped by the policy above: its code. Or it raised."""
@@ -119,25 +139,25 @@ class Lives:
         return "refused" if ours and any(kinds) else "crash"
 
     def _leave(self, cause: Cause) -> int:
-        verdict = self._end(cause)
-        if verdict.requeue:
+        if self._end(cause):
             requeue()
-        return verdict.exit_code
+            return worker.TRY_AGAIN
+        return EXIT_CODES.get(cause, worker.CRASHED)
 
-    def _end(self, cause: Cause) -> Verdict:
-        """Note the end of a life, and decide; a job that is given up says why where `status` looks."""
+    def _end(self, cause: Cause) -> bool:
+        """Note the end of a life; whether the job comes back. Where it is given up, `status` shows why."""
         self._note("ended", cause=cause)
         first, *later = self._lines()
         ends = [line for line in later if line.get("event") == "ended" and line["cause"] != "preemption"]
-        verdict = policy.decide(cause, [int(line["step"]) for line in (first, *ends)])
-        if verdict.given_up:
-            message = f"given up: {verdict.given_up}."
+        back = comes_back(cause, [int(line["step"]) for line in (first, *ends)])
+        if not back and cause in COME_BACK and cause != "crash":  # a crash has left its own words
+            message = f"given up: {FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint."
             print(message, file=sys.stderr)
             failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
             for folder in map(self._job.store.folder, self._job.folders):
                 if folder.attempts() and folder.result() is None:
                     files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
-        return verdict
+        return back
 
     def _note(self, event: str, *, cause: str) -> None:
         line = {
@@ -162,6 +182,34 @@ class Lives:
             return DONE_STEP
         saved = attempts.all_states(folder.path)
         return saved[0].step if saved else 0
+
+
+def comes_back(cause: Cause, steps: Sequence[int]) -> bool:
+    """Whether SLURM is asked to start a job again that has ended by `cause`.
+
+    `steps` are those of the newest checkpoint: when the job began for the first time, and at each end but
+    preemptions: a preempted run has saved, and without a newer checkpoint had no time for one step.
+    """
+    fruitless = len(steps) > FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]
+    return cause == "preemption" or (cause in COME_BACK and not fruitless)
+
+
+def cause_of_stop(reason: str, shown: Mapping[str, str], *, restarts: int = 0) -> Cause:
+    """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, empty without an answer.
+
+    Preemption on a cluster with default settings is a bare SIGTERM like that of scancel. With a GraceTime the
+    job's PreemptTime tells them apart; without one SLURM has requeued it already: its Restarts are more than
+    the `restarts` this life began with.
+    """
+    if reason not in (worker.ASKED, worker.TERMINATED):
+        return "orphaned"
+    if shown.get("PreemptTime", "None") not in ("None", "(null)", "Unknown", ""):
+        return "preemption"
+    if int(shown.get("Restarts", "0")) > restarts:
+        return "preemption"
+    if reason == worker.ASKED or shown.get("Reason") == "TimeLimit":
+        return "time limit"
+    return "cancelled"
 
 
 def job_id() -> str:

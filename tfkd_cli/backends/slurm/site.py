@@ -126,9 +126,10 @@ def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
     if partition is None:
         return filled
     per_node = options.get("ntasks_per_node", 1)
-    if not _about_gpus(options) and partition.gpus:
+    asked = _asks_gpus(options)
+    if asked is None and partition.gpus:
         filled["gpus_per_node"] = per_node
-    shares = partition.gpus if asks_gpu(filled) and partition.gpus else 0
+    shares = 0 if asked is False else partition.gpus
     if not CPUS & options.keys():
         filled["cpus_per_task"] = max(1, min(MOST_CPUS, partition.cpus // shares)) if shares else 1
     if not MEMORY & options.keys() and partition.memory_mb > 100:
@@ -142,17 +143,15 @@ def tasks(options: Mapping[str, Any]) -> int:
     return int(options.get("nodes", 1) * options.get("ntasks_per_node", 1))
 
 
-def asks_gpu(options: Mapping[str, Any]) -> bool:
-    """Whether a job with these options gets a GPU."""
-    return any(
-        re.search(r"(^|:)[1-9]\d*(?=,|\(|$)|^(?!none$)[A-Za-z]+$", each) for each in _about_gpus(options)
-    )
+def _asks_gpus(options: Mapping[str, Any]) -> bool | None:
+    """Whether a job with these options gets a GPU; None where they say nothing of GPUs.
 
-
-def _about_gpus(options: Mapping[str, Any]) -> list[str]:
-    """What is said of GPUs: the values of those options, without a `gres` of other things (`tmpspace:1G`)."""
+    A `gres` may be of other things (`tmpspace:1G`).
+    """
     values = {option: str(options[option]) for option in GPUS & options.keys()}
-    return [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
+    said = [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
+    some = r"(^|:)[1-9]\d*(?=,|\(|$)|^(?!none$)[A-Za-z]+$"
+    return any(re.search(some, each) for each in said) if said else None
 
 
 def time_limit(seconds: float, options: Mapping[str, Any], site: Site) -> int:
