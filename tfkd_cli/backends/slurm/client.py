@@ -64,10 +64,8 @@ def ask(command: Sequence[str], *, text: str | None = None) -> str:
                     errors="replace",
                     check=False,
                 )
-        except FileNotFoundError as error:
-            raise SlurmError(command[0], f"{command[0]} is not installed") from error
-        except subprocess.TimeoutExpired as error:
-            raise SlurmError(command[0], f"{command[0]} timed out after {TIMEOUT_SECONDS:.0f} s") from error
+        except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+            raise SlurmError(command[0], str(error)) from error
         if done.returncode >= 0:
             break
         time.sleep(pause)

@@ -23,7 +23,6 @@ from tfkd_cli.training.submission import Job
 # Until a result written on another node is seen here: NFS keeps attributes for a minute.
 PARENT_SECONDS = 90.0
 DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
-_MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
 
 Cause = Literal[
     "time limit",
@@ -132,7 +131,7 @@ class Lives:
 
     def _cause_of_crash(self) -> Cause:
         kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
-        if any(kind in _MEMORY_KINDS for kind in kinds):
+        if "MemoryError" in kinds or "OutOfMemoryError" in kinds:
             return "out of memory"
         # Our own errors name what the user must change; the same again would end the same.
         ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)

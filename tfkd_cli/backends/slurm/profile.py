@@ -38,21 +38,20 @@ _TYPES: Mapping[str, Any] = {
     "setup": list[str],
     "srun_args": list[str],
 }
-# What tfkd sets itself, and why a profile may not.
-OURS = {
-    "dependency": "tfkd knows which student needs which teacher",
-    "teardown": "its last line would hide the exit code of a failed run",
-    "use_srun": "without srun the warning before the time limit never reaches a run",
-    "array_parallelism": "use --jobs",
-    "no_requeue": "write requeue = false",
-    **dict.fromkeys(("name", "job_name"), "tfkd finds its jobs by their name"),
-    **dict.fromkeys(
-        ("ntasks", "ntasks_per_gpu", "ntasks_per_socket", "ntasks_per_core"), "use nodes and tasks_per_node"
-    ),
-    **dict.fromkeys(("clusters", "cluster"), "set SLURM_CLUSTERS, which squeue reads too"),
-    **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap", "wait"), "tfkd sets it itself"),
-    **dict.fromkeys(("parsable", "quiet", "test_only"), "tfkd reads the job's id from what sbatch prints"),
+# Why a profile may not set an option → such options.
+_OURS = {
+    "tfkd knows which student needs which teacher": "dependency",
+    "its last line would hide the exit code of a failed run": "teardown",
+    "without srun the warning before the time limit never reaches a run": "use_srun",
+    "use --jobs": "array_parallelism",
+    "write requeue = false": "no_requeue",
+    "tfkd finds its jobs by their name": "name job_name",
+    "use nodes and tasks_per_node": "ntasks ntasks_per_gpu ntasks_per_socket ntasks_per_core",
+    "set SLURM_CLUSTERS, which squeue reads too": "clusters cluster",
+    "tfkd reads the job's id from what sbatch prints": "parsable quiet test_only",
+    "tfkd sets it itself": "array output error hold signal wrap wait",
 }
+OURS = {option: reason for reason, options in _OURS.items() for option in options.split()}
 # What a user has set for all submissions (SBATCH_ACCOUNT, …) fills what a profile leaves open.
 _FROM_ENVIRONMENT = ("account", "partition", "qos", "constraint", "reservation", "export")
 Options = Mapping[str, Any]

@@ -203,12 +203,11 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
     log = _last_words(array.log_of(state.job_id), below=store.root)
     lives = arrays.read_lives(array.folder, array.first + index)
     failed, cause = False, ""
-    if lives:
-        event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
-        failed = event == "began" or cause in FAILURES
-        cause = f"its job ended: {cause}"
-        if event == "began":
-            cause = "it was killed, or its node died, and it could not say why"
+    if lives and lives[-1].get("event") == "began":
+        failed, cause = True, "it was killed, or its node died, and it could not say why"
+    elif lives:
+        failed = lives[-1].get("cause") in FAILURES
+        cause = f"its job ended: {lives[-1].get('cause')}"
     elif log is not None:  # it has started; srun's own last line says only that a task has ended
         said = [line for line in log.splitlines() if not re.match(r"srun: error: \S+: tasks? ", line)]
         failed = "CANCELLED AT" not in log

@@ -117,7 +117,7 @@ def parameters(
         "requeue": True,
         **{option: value for option, value in options.items() if option not in OF_SUBMITIT},
         "job_name": name,
-        "signal": f"USR2@{warning}",
+        "signal": f"USR2@{warning}",  # said outright: SUBMITIT_PREEMPT_SIGNAL would change it
         "hold": on_hold,
         "no_requeue": options.get("requeue") is False,
         "ntasks": "gpus_per_task" in options and site.tasks(options),  # sbatch wants to know how many

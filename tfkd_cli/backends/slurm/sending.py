@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import arrays, sbatch, site, staging
 from tfkd_cli.backends.slurm.arrays import Array, Pack
@@ -73,7 +73,8 @@ class Submission:
             by_length=self.limit is None,  # a cap on jobs holds within an array
         )
         for packs in groups:
-            sbatch.check_limits(self._options(packs), profile=self.profile, here=self.site)
+            options = self.profile.submit_for(packs[0][0].spec)  # all request the same
+            sbatch.check_limits(options, profile=self.profile, here=self.site)
         if self.limit is not None and len(groups) > 1:
             self.tell(
                 f"--jobs {self.limit} holds for each of {len(groups)} arrays, not for all together: the runs "
@@ -105,10 +106,6 @@ class Submission:
                     raise
                 self.tell(f"{error.what}. {error.hint}")
 
-    def _options(self, packs: Sequence[Pack]) -> dict[str, Any]:
-        """What the profile requests for these jobs, all of which request the same."""
-        return self.profile.submit_for(packs[0][0].spec)
-
     def _send_what_fits(self, groups: Sequence[Sequence[Pack]], *, unfinished: Set[str], code: Path) -> None:
         """Each group as one array; above a limit of SLURM as much of it as that allows, and then no more."""
         for packs in groups:
@@ -136,7 +133,8 @@ class Submission:
             ),
             first=sum(len(each.packs) for each in self.arrays),
         )
-        options = site.fill_in(self._options(packs), self.site)
+        asked = self.profile.submit_for(packs[0][0].spec)
+        options = site.fill_in(asked, self.site)
         # Runs of a job share a device, so their times add up.
         longest = max(math.fsum(run.seconds_left_alone for run in pack) for pack in packs)
         given = sbatch.parameters(
@@ -156,7 +154,7 @@ class Submission:
             sbatch.send(array, given)
         except sbatch.RefusedError as error:
             if not error.is_limit:
-                sbatch.judge(self._options(packs), profile=self.profile, here=self.site)  # names the lines
+                sbatch.judge(asked, profile=self.profile, here=self.site)  # names the lines
             raise
         for job_id, folders in zip(array.ids, array.packs, strict=True):
             self.jobs.update(dict.fromkeys(folders, job_id))

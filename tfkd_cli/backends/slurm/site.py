@@ -102,7 +102,7 @@ def minutes(limit: int | str) -> int | None:
 
     None for no limit ("UNLIMITED", "infinite"), and for what is no time: sbatch judges that.
     """
-    match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
     if match is None:
         return None
     days, *parts = match.groups()

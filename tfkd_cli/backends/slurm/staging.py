@@ -6,11 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
-import tfkd_cli
 from tfkd_cli.store import files
 from tfkd_cli.training import provenance
+from tfkd_cli.training.provenance import PACKAGE
 
-PACKAGE = Path(tfkd_cli.__file__).parent
 SUFFIXES = (".py", ".toml", ".typed")
 NOT_FOR_JOBS = (
     "cli.py", "commands", "options.py", "report", "progress.py", "compare", "console.py", "reproduction",
