@@ -140,7 +140,8 @@ def test_a_profiles_time_may_have_any_form_that_sbatch_takes(
         planned(graph(1, 0), store), store=store, execution=Execution(cache=""), profile=asked
     )
     assert f"#SBATCH --time={given}\n" in script
-    assert f"#SBATCH --signal=USR2@{site.signal_delay(minutes or site.NO_LIMIT)}\n" in script
+    warned = 12 if minutes == 1 else 120  # seconds before: a short job still has a life
+    assert f"#SBATCH --signal=USR2@{warned}\n" in script
 
 
 @pytest.mark.parametrize(
@@ -149,11 +150,6 @@ def test_a_profiles_time_may_have_any_form_that_sbatch_takes(
 )
 def test_limits_as_sinfo_writes_them(text: str, minutes: int | None) -> None:
     assert site.minutes(text) == minutes
-
-
-def test_a_run_is_warned_early_enough_and_short_jobs_still_have_a_life() -> None:
-    assert site.signal_delay(600) == 120
-    assert site.signal_delay(1) == 12
 
 
 def test_what_a_profile_leaves_open_is_a_fair_share_of_the_node() -> None:

@@ -31,7 +31,6 @@ def doctor(profile: Profile) -> Iterator[Check]:
     told: list[str] = []
     profile = profile.in_this_environment(told.append)
     yield from (Check("environment", "warn", text) for text in told)
-    yield Check("arrays", "ok", f"up to {here.max_array_size} jobs each (MaxArraySize)")
     preemption = here.config.get("PreemptMode", "OFF")
     if "CANCEL" in preemption:
         detail = f"PreemptMode={preemption}: preempted runs wait for the next `tfkd reproduce`."

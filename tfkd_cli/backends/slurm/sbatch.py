@@ -110,7 +110,8 @@ def parameters(
 
     sbatch's own options go among submitit's additional parameters, which win over all that it sets itself.
     """
-    warning = options.get("signal_delay_s", site.signal_delay(minutes))
+    # Seconds before the limit at which a run is warned: SLURM's slack of 60 s, a step, and a save.
+    warning = options.get("signal_delay_s", min(120, minutes * 60 // 5))
     sbatchs = {
         "comment": name,
         "time": minutes,

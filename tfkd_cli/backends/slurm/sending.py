@@ -16,7 +16,7 @@ from tfkd_cli.backends.slurm.arrays import Array, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.site import Site
 from tfkd_cli.store import Store
-from tfkd_cli.training.submission import write
+from tfkd_cli.training import submission
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
@@ -81,7 +81,7 @@ class Submission:
                 "differ in resources, or are more than MaxArraySize."
             )
         code = staging.stage(self.store.code_path)
-        self.name = write(
+        self.name = submission.write(
             [pack for packs in groups for pack in packs],
             store=self.store,
             execution=self.execution,
@@ -180,24 +180,24 @@ def dry_run(
         copy, here = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True), Site()
         with contextlib.suppress(SlurmError):
             here = site.read_site()
-        submission = Submission(
+        sent = Submission(
             store=copy, profile=profile.in_this_environment(on_event), site=here,
             execution=execution, limit=jobs, tell=on_event,
         )  # fmt: skip
-        submission.judge(runs)
+        sent.judge(runs)
         if not here.partitions:
             on_event("No SLURM answers here: what the profile leaves open is read from the cluster itself.")
         with sbatch.recording(Path(folder) / "recorded") as calls:
-            submission.send(runs)
-        texts, sent = [], iter(submission.arrays)
+            sent.send(runs)
+        texts, of_calls = [], iter(sent.arrays)
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")
             if command == "sbatch":
-                about = _about(next(sent)) + ("" if here.partitions else FILLED_IN)
+                about = _about(next(of_calls)) + ("" if here.partitions else FILLED_IN)
                 texts.append(Path(arguments).read_text().replace("\n", f"\n# {about}\n", 1))
             else:
                 texts.append(f"# then: {call}")
-        return [text.replace(folder, "").replace(submission.name, "SUBMISSION") for text in texts]
+        return [text.replace(folder, "").replace(sent.name, "SUBMISSION") for text in texts]
 
 
 def _about(array: Array) -> str:

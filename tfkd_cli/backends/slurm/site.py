@@ -164,11 +164,6 @@ def time_limit(seconds: float, options: Mapping[str, Any], site: Site) -> int:
     return wanted if limit is None else min(wanted, limit)
 
 
-def signal_delay(limit_minutes: int) -> int:
-    """Seconds before the limit at which to warn a run: SLURM's slack of 60 s, a step, and a save."""
-    return min(120, limit_minutes * 60 // 5)
-
-
 def _number(text: str) -> int:
     digits = re.match(r"\d+", text)
     return int(digits.group()) if digits else 0
