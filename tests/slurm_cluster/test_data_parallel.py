@@ -79,8 +79,9 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     [
         pytest.param(0, signal.SIGKILL, id="0-killed"),
         pytest.param(1, signal.SIGKILL, id="1-killed"),
-        pytest.param(0, signal.SIGSTOP, id="0-stopped"),
-        pytest.param(1, signal.SIGSTOP, id="1-stopped", marks=pytest.mark.drill),  # a minute like the other
+        # A minute each; in tests/backends/test_data_parallel.py a rank of a local run is stopped.
+        pytest.param(0, signal.SIGSTOP, id="0-stopped", marks=pytest.mark.drill),
+        pytest.param(1, signal.SIGSTOP, id="1-stopped", marks=pytest.mark.drill),
     ],
 )
 def test_a_task_that_is_lost_ends_the_job(

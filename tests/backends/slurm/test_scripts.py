@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planning import planned
@@ -83,6 +83,7 @@ def test_the_scripts_are_valid_for_a_shell(graph: Graph, profile: Profile, store
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
+@settings(max_examples=20)  # a process each
 @given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_every_value_of_a_profile_stays_one_word_of_one_line(value: str) -> None:
     given = sbatch.parameters({"comment": value}, setup=[], name="x", minutes=60, at_once=1)
