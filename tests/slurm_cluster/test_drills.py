@@ -107,7 +107,7 @@ def test_a_cancelled_run_keeps_its_state_and_does_not_come_back_to_life(drill: A
     spec = run_of("slow", epochs=100)
     sent = drill.submit([spec])
     drill.wait_epoch(spec)
-    assert cancel(drill.store, [spec.key]) == 1
+    assert cancel(drill.store, [spec.folder]) == 1
     drill.wait(lambda: drill.cluster.states()[sent.arrays[0].job] == "CANCELLED")
     assert drill.lives()[-1]["cause"] == "cancelled"
     assert drill.cluster.show(sent.arrays[0].job)["Restarts"] == "0"  # nor will it: it has ended

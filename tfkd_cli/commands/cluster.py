@@ -87,7 +87,7 @@ def cancel(
 
     opened = session.open_store(store, write=True)
     specs = _specs(opened, session.execution(store), item)
-    cancelled = cancel_jobs(opened, [spec.key for spec in specs])
+    cancelled = cancel_jobs(opened, [spec.folder for spec in specs])
     print(f"Cancelled {cancelled} jobs." if cancelled else f"No run of {item} is in SLURM's queue.")
     return 0
 
@@ -102,12 +102,10 @@ def retry(
 
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
-    from tfkd_cli.backends.slurm import client
     from tfkd_cli.backends.slurm.submit import submit as send
 
     opened = session.open_store(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
-    client.require()
     execution = session.execution(store, where)
     spec = find_run(opened, execution, run)
     plan, execution = _planned(spec, opened, execution)
@@ -119,20 +117,17 @@ def retry(
     sent = send(runs, store=opened, execution=execution, profile=profile, on_event=console.say)
     own = sent.queued.get(spec.folder)
     if not sent.runs:
-        why = "another process is at work on it, or on its teacher" if sent.elsewhere else ""
-        why = f"it is in SLURM's queue already, as job {own}" if own else why
+        why = "SLURM takes no more jobs now"
+        if own or sent.elsewhere:
+            elsewhere = "another process is at work on it, or on its teacher"
+            why = f"it is in SLURM's queue already, as job {own}" if own else elsewhere
         raise RequestError(
-            f"{spec.folder} was not submitted: {why or 'SLURM takes no more jobs now'}.",
+            f"{spec.folder} was not submitted: {why}.",
             expected="a run that failed or was cancelled, and a place in the queue.",
             hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
         )
-    jobs = ", ".join(sent.by_array)
-    if own:
-        print(
-            f"{spec.folder} was in the queue already, as job {own}; its teacher was submitted again: {jobs}."
-        )
-    else:
-        print(f"Submitted {spec.folder} again: job {jobs}.")
+    what = f"the teacher of {spec.folder} (in the queue already, as job {own})" if own else spec.folder
+    print(f"Submitted {what} again: job {', '.join(sent.by_array)}.")
     print(f"{sent.repointed} waiting jobs point to it now.")
     return 0
 

@@ -83,10 +83,10 @@ def test_cancelling_a_part_of_an_array_names_ranges(
 ) -> None:
     specs = graph(1, 5)
     send(specs)
-    assert submitting.cancel(store, [spec.key for spec in (specs[1], specs[2], specs[4])]) == 3
+    assert submitting.cancel(store, [spec.folder for spec in (specs[1], specs[2], specs[4])]) == 3
     assert fake_slurm.calls("scancel") == [["1_[1-2,4]"]]
-    assert submitting.cancel(store, [spec.key for spec in specs]) == 3
-    assert submitting.cancel(store, [spec.key for spec in specs]) == 0
+    assert submitting.cancel(store, [spec.folder for spec in specs]) == 3
+    assert submitting.cancel(store, [spec.folder for spec in specs]) == 0
 
 
 OUT_OF_MEMORY = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes\n"

@@ -64,16 +64,15 @@ def submit(
     return sent
 
 
-def cancel(store: Store, keys: Iterable[str]) -> int:
-    """Cancel the waiting and running jobs of these runs (keys, or their first 12 digits); the number of jobs.
+def cancel(store: Store, folders: Iterable[str]) -> int:
+    """Cancel the waiting and running jobs of the runs in these folders; the number of jobs.
 
     What they have trained stays: the worker saves and does not come back. A job that holds other runs too
     (`runs_per_job`) goes as a whole. SlurmError when SLURM does not answer.
     """
     known = [each for each in arrays.known_arrays(store) if each.job]
     states = queue.look(store, known, queue.ask_jobs()) if known else {}
-    short = {key[:12] for key in keys}
-    jobs = {state.job_id for folder, state in states.items() if folder[-12:] in short and state.active}
+    jobs = {states[folder].job_id for folder in folders if folder in states and states[folder].active}
     elements = [(array, [i for i, job_id in enumerate(array.ids) if job_id in jobs]) for array in known]
     wanted = [array.named(indices) for array, indices in elements if indices]
     if wanted:
