@@ -131,7 +131,7 @@ class Array:
 def known_arrays(store: Store) -> list[Array]:
     """All arrays ever meant to be sent from this store, oldest first; damaged records are skipped."""
     submissions = (store.root / "submissions").glob("*/submission.json")
-    oldest_first = sorted(submissions, key=lambda path: path.stat().st_mtime_ns)
+    oldest_first = sorted(submissions, key=lambda path: path.lstat().st_mtime_ns)
     return [array for path in oldest_first for array in _arrays_of(path.parent)]
 
 

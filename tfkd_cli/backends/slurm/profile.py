@@ -171,7 +171,8 @@ def find(name: str) -> Profile:
     if "/" in name or name.endswith(".toml"):
         return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
     paths = known()
-    return read(paths[canonical(name, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
+    name = canonical(name, paths, kind="cluster", hint="`tfkd list clusters` shows all.")
+    return replace(read(paths[name]), name=name)
 
 
 def clusters() -> list[Profile]:
@@ -179,23 +180,22 @@ def clusters() -> list[Profile]:
     found = []
     for name, path in known().items():
         try:
-            found.append(read(path))
+            found.append(replace(read(path), name=name))
         except RequestError as error:
             found.append(Profile(name=name, path=path, description=f"not usable: {error.what}"))
     return found
 
 
 def known() -> dict[str, Path]:
-    """What `--cluster` takes besides `local` → file; an earlier folder hides a later one."""
+    """What `--cluster` takes besides `local` → file; an earlier folder hides a later one.
+
+    `slurm` is default.toml.
+    """
     found: dict[str, Path] = {}
     for folder in _folders():
         for path in folder.glob("*.toml"):
-            found.setdefault(_name(path), path)
+            found.setdefault("slurm" if path.stem == "default" else path.stem, path)
     return dict(sorted(found.items()))
-
-
-def _name(path: Path) -> str:
-    return "slurm" if path.stem == "default" else path.stem  # `--cluster slurm` is slurm/default.toml
 
 
 def _folders() -> Iterator[Path]:
@@ -236,7 +236,7 @@ def _profile(path: Path, text: str, file: _File) -> Profile:
             )
         each.submit = _options(each.submit, where="[resources.submit]")
     return Profile(
-        name=_name(path),
+        name=path.stem,
         path=path,
         text=text,
         submit=submit,

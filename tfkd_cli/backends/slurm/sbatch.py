@@ -56,11 +56,10 @@ def check_limits(options: Mapping[str, Any], *, profile: Profile, here: Site) ->
     partition = here.partition(options.get("partition"))
     if partition is None:
         return
-    asked = {
-        "time": (site.minutes(options.get("time", 1)) or site.NO_LIMIT, partition.limit_minutes, "minutes"),
-        "mem": (site.megabytes(options.get("mem", 1)), partition.limit_mb, "MB on a node"),
-    }
-    for option, (value, limit, unit) in asked.items():
+    for option, value, limit, unit in (
+        ("time", site.minutes(options.get("time", 1)) or site.NO_LIMIT, partition.limit_minutes, "minutes"),
+        ("mem", site.megabytes(options.get("mem", 1)), partition.limit_mb, "MB on a node"),
+    ):
         if limit is not None and value > limit:
             raise RequestError(
                 f"the profile {profile.name} requests {option}={options[option]}; "
