@@ -270,11 +270,12 @@ def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, 
     drill.wait_done(*specs)
 
 
+@pytest.mark.timeout(480)
 def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
     limited: Any, run_of: Make, undisturbed: Any
 ) -> None:
-    spec = run_of("slow", epochs=24, seed=9)
-    limited.wait_done(spec, seconds=240)
+    spec = run_of("slow", epochs=40, seed=9)
+    limited.wait_done(spec, seconds=420)
     limited.wait(lambda: limited.lives()[-1]["cause"] == "done")
     lives = limited.lives()
     assert len(lives) >= 4
