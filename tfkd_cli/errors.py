@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and newline, marks that change the direction of text, and lone surrogates."""
@@ -56,6 +58,16 @@ class RunError(TfkdError):
     """A run, or the machine under it, failed; what was done so far is kept."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that `tfkd doctor` has looked at, and what to do when it is not `ok`."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    todo: str = ""
 
 
 def parts(error: Exception) -> list[str]:

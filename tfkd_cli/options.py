@@ -34,7 +34,7 @@ def _items() -> list[str]:
 def _clusters() -> list[str]:
     from tfkd_cli.backends.slurm import profile
 
-    return ["local", *profile.names()]
+    return ["local", *profile.known()]
 
 
 def _networks() -> Iterable[str]:

@@ -20,7 +20,8 @@ from tests.planning import planned
 from tfkd_cli import data
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import queue
-from tfkd_cli.backends.slurm.submit import Submitted, submit
+from tfkd_cli.backends.slurm.sending import Submission
+from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -169,7 +170,9 @@ class Drill:
         path.write_text(text)
         return profiles.read(path)
 
-    def submit(self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None) -> Submitted:
+    def submit(
+        self, specs: Sequence[RunSpec], *, profile: str = SMALL, jobs: int | None = None
+    ) -> Submission:
         """Submit to the cluster."""
         return submit(
             planned(specs, self.store),
@@ -220,11 +223,11 @@ class Drill:
 
 @pytest.fixture(scope="session", autouse="PYTEST_XDIST_WORKER" not in os.environ)
 def limited(accounting_slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, cache: str) -> Drill:
-    """`LIMITED` with a limit of one minute, sent first and waited for last: SLURM looks each 30 s."""
+    """`LIMITED` with a limit of two minutes, sent first and waited for last: SLURM looks each 30 s."""
     made = Drill(accounting_slurm, tmp_path_factory.mktemp("limited"), cache)
     with pytest.MonkeyPatch.context() as patched:
         made.enter(patched)
-        made.submit([LIMITED], profile=SMALL.replace("timeout_min = 5", "timeout_min = 1"))
+        made.submit([LIMITED], profile=SMALL.replace("timeout_min = 5", "timeout_min = 2"))
     return made
 
 
@@ -292,8 +295,9 @@ def student_of(teacher: RunSpec, *, seed: int = 0) -> RunSpec:
     )
 
 
-# Its 24 epochs sleep for 58 s: no life within a limit of one minute is long enough.
-LIMITED = run_of("slow", epochs=24, seed=9)
+# Its 40 epochs sleep for 96 s, and a run is warned 96 s after its start: no life is long enough. With a limit
+# of one minute, a busy machine has two lives in a row that end before torch is loaded.
+LIMITED = run_of("slow", epochs=40, seed=9)
 
 
 @pytest.fixture(name="run_of")

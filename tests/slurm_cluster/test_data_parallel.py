@@ -66,7 +66,7 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     spec = run_of("slow", epochs=6)
     sent = drill.submit([spec], profile=TWO)
     drill.wait_epoch(spec)
-    drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0][0])
+    drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0].job)
     drill.wait_done(spec, seconds=240)
     assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["time limit", "done"]
     logs = [(attempt / "log").read_text() for attempt in drill.store.run(spec).attempts()]
@@ -79,8 +79,9 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     [
         pytest.param(0, signal.SIGKILL, id="0-killed"),
         pytest.param(1, signal.SIGKILL, id="1-killed"),
-        pytest.param(0, signal.SIGSTOP, id="0-stopped"),
-        pytest.param(1, signal.SIGSTOP, id="1-stopped", marks=pytest.mark.drill),  # a minute like the other
+        # A minute each; in tests/backends/test_data_parallel.py a rank of a local run is stopped.
+        pytest.param(0, signal.SIGSTOP, id="0-stopped", marks=pytest.mark.drill),
+        pytest.param(1, signal.SIGSTOP, id="1-stopped", marks=pytest.mark.drill),
     ],
 )
 def test_a_task_that_is_lost_ends_the_job(
@@ -89,7 +90,7 @@ def test_a_task_that_is_lost_ends_the_job(
     spec = run_of("slow", epochs=100)
     sent = drill.submit([spec], profile=TWO)
     os.kill(processes(drill, spec)[rank], number)
-    job = sent.arrays[0][0]
+    job = sent.arrays[0].job
     drill.wait(lambda: drill.cluster.states()[job] != "RUNNING", seconds=200)
     if rank == 1:  # rank 0 has said what happened
         failure = drill.store.run(spec).failure() or {}

@@ -80,7 +80,7 @@ def test_a_held_job_says_how_to_release_it(drill: Any, run_of: Make) -> None:
     drill.cluster.ask("scontrol", "update", "nodename=localhost", "state=drain", "reason=drill")
     try:
         sent = drill.submit([held])
-        job = sent.arrays[0][0]
+        job = sent.arrays[0].job
         drill.cluster.ask("scontrol", "uhold", job)
         seen = drill.queue()[held.folder]
         assert (seen.state, seen.reason) == ("PENDING", "JobHeldUser")
@@ -96,7 +96,7 @@ def test_a_memory_kill_is_known_without_accounting_when_slurm_has_forgotten_the_
 ) -> None:
     drill, spec = memory_drill, run_of()
     sent = drill.submit([spec], profile=small.replace("1800MB", "100MB"))
-    drill.wait(lambda: drill.cluster.states()[sent.arrays[0][0]] == "FAILED")
+    drill.wait(lambda: drill.cluster.states()[sent.arrays[0].job] == "FAILED")
     drill.cluster.forget_all_jobs()
     seen = drill.queue()[spec.folder]
     assert (seen.state, "out of memory" in seen.reason) == ("FAILED", True)

@@ -40,12 +40,10 @@ def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
         jobs=place.where.jobs,
         on_event=console.say,
     )
-    arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.arrays)
-    console.say(
-        f"Submitted {sent.runs} runs in {sent.calls} sbatch calls" + (f": {arrays}." if arrays else ".")
-    )
-    if sent.already:
-        console.say(f"{sent.already} runs were in the queue already.")
+    arrays = ", ".join(f"{job} ({count} runs)" for job, count in sent.by_array.items())
+    console.say(f"Submitted {sent.runs} runs" + (f", as jobs {arrays}." if arrays else "."))
+    if sent.queued:
+        console.say(f"{len(sent.queued)} runs were in the queue already.")
     if sent.left_in_plan:
         text = "runs stay in the plan: SLURM takes no more now; the same command sends them later."
         console.say(f"{len(sent.left_in_plan)} {text}")
@@ -85,11 +83,11 @@ def cancel(
 
     Example: tfkd cancel table3
     """
-    from tfkd_cli.backends.slurm.cancel import cancel as cancel_jobs
+    from tfkd_cli.backends.slurm.submit import cancel as cancel_jobs
 
     opened = session.open_store(store, write=True)
     specs = _specs(opened, session.execution(store), item)
-    cancelled = cancel_jobs(opened, [spec.key for spec in specs])
+    cancelled = cancel_jobs(opened, [spec.folder for spec in specs])
     print(f"Cancelled {cancelled} jobs." if cancelled else f"No run of {item} is in SLURM's queue.")
     return 0
 
@@ -104,23 +102,32 @@ def retry(
 
     Example: tfkd retry 8d4c1185ab12 --cluster slurm
     """
-    from tfkd_cli.backends.slurm import client
-    from tfkd_cli.backends.slurm.submit import retry as submit_again
+    from tfkd_cli.backends.slurm.submit import submit as send
 
     opened = session.open_store(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
-    client.require()
     execution = session.execution(store, where)
     spec = find_run(opened, execution, run)
     plan, execution = _planned(spec, opened, execution)
-    sent = submit_again(spec, plan, store=opened, execution=execution, profile=profile, on_event=console.say)
-    jobs = ", ".join(job for job, _ in sent.arrays)
-    if own := sent.queued.get(spec.folder):
-        print(
-            f"{spec.folder} was in the queue already, as job {own}; its teacher was submitted again: {jobs}."
+    runs = [each for each in plan.todo if each.spec in spec.lineage]  # with unfinished teachers of its own
+    if spec not in [each.spec for each in runs]:
+        raise RequestError(
+            f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
         )
-    else:
-        print(f"Submitted {spec.folder} again: job {jobs}.")
+    sent = send(runs, store=opened, execution=execution, profile=profile, on_event=console.say)
+    own = sent.queued.get(spec.folder)
+    if not sent.runs:
+        why = "SLURM takes no more jobs now"
+        if own or sent.elsewhere:
+            elsewhere = "another process is at work on it, or on its teacher"
+            why = f"it is in SLURM's queue already, as job {own}" if own else elsewhere
+        raise RequestError(
+            f"{spec.folder} was not submitted: {why}.",
+            expected="a run that failed or was cancelled, and a place in the queue.",
+            hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
+        )
+    what = f"the teacher of {spec.folder} (in the queue already, as job {own})" if own else spec.folder
+    print(f"Submitted {what} again: job {', '.join(sent.by_array)}.")
     print(f"{sent.repointed} waiting jobs point to it now.")
     return 0
 

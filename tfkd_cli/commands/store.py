@@ -314,7 +314,7 @@ def logs(
 
     Example: tfkd logs 8d4c1185ab12 -f
     """
-    from tfkd_cli.backends.slurm import submissions
+    from tfkd_cli.backends.slurm import arrays
     from tfkd_cli.commands import cluster
 
     opened = session.open_folder(store, "logs")
@@ -324,7 +324,7 @@ def logs(
         folder = opened.run(cluster.find_run(opened, session.execution(store), run))
     if follow:
         return _follow(opened, folder)
-    path, of_slurm = folder.log_path(), submissions.log_of(opened, folder.name)
+    path, of_slurm = folder.log_path(), arrays.log_of(opened, folder.name)
     if path is None and of_slurm is None:
         raise RequestError(
             f"{folder.name} has no log yet.",
@@ -361,13 +361,13 @@ def _show_log(path: Path, root: Path, *, start: int = 0, growing: bool = False) 
 
 def _follow(opened: Store, folder: RunFolder) -> int:
     """Print a run's logs as they grow, one attempt after the other, until the run has ended."""
-    from tfkd_cli.backends.slurm import submissions
+    from tfkd_cli.backends.slurm import arrays
 
     shown: Path | None = None
     position, told = 0, False
     while True:
         ended = _has_ended(opened, folder)  # before the reading: what is written meanwhile is read
-        path = folder.log_path() or submissions.log_of(opened, folder.name)
+        path = folder.log_path() or arrays.log_of(opened, folder.name)
         if shown is not None:
             position = _show_log(shown, opened.root, start=position, growing=path == shown and not ended)
         if path is not None and path != shown:

@@ -6,27 +6,17 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from tfkd_cli import data
+from tfkd_cli.errors import Check
 from tfkd_cli.execution import Execution
 
 LOW_DISK_GB = 20.0  # Tables 1, 4, 5 and 9 together keep some 40 GB of weights
 PYTHON = (3, 11)
 PACKAGES = ("torchvision", "pandas", "matplotlib", "submitit", "scikit-learn", "scipy", "jinja2")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at, and what to do when it is not `ok`."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    todo: str = ""
 
 
 def examine(

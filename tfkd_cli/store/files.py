@@ -160,6 +160,7 @@ def make_filled_folder(path: Path, content: Mapping[str, bytes]) -> bool:
         try:
             mine.mkdir()
             for name, data in content.items():
+                (mine / name).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(mine / name, data)
             at_write_point(f"place {path.name}")
             made = _place(mine, path)

@@ -16,7 +16,8 @@ from tests.planning import planned
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm import staging
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submit import Submitted, submit
+from tfkd_cli.backends.slurm.sending import Submission
+from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import Distillation
 from tfkd_cli.spec import Recipe, RunSpec, Teacher
@@ -151,10 +152,10 @@ def execution(tmp_path: Path) -> Execution:
 
 
 @pytest.fixture
-def send(store: Store, profile: Profile, execution: Execution) -> Callable[..., Submitted]:
+def send(store: Store, profile: Profile, execution: Execution) -> Callable[..., Submission]:
     """`submit` with this store, profile and execution."""
 
-    def with_defaults(specs: Sequence[RunSpec], **more: Any) -> Submitted:
+    def with_defaults(specs: Sequence[RunSpec], **more: Any) -> Submission:
         given = {"store": store, "profile": profile, "execution": execution, **more}
         return submit(planned(specs, given["store"]), **given)
 

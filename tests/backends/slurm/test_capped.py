@@ -11,11 +11,11 @@ import pytest
 
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submit import Submitted
+from tfkd_cli.backends.slurm.sending import Submission
 from tfkd_cli.methods import CrossEntropy
 from tfkd_cli.spec import RunSpec
 
-Send = Callable[..., Submitted]
+Send = Callable[..., Submission]
 Graph = Callable[[int, int], list[RunSpec]]
 
 
@@ -26,7 +26,7 @@ class DiesError(BaseException):
 def test_a_cap_holds_over_teachers_and_students_in_one_array(
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
-    assert send(graph(2, 3), jobs=4).arrays == (("1", 8),)
+    assert send(graph(2, 3), jobs=4).by_array == {"1": 8}
     assert fake_slurm.options("1")["array"] == "0-7%4"
 
 
@@ -62,7 +62,7 @@ def test_an_array_on_hold_whose_sender_died_is_released_by_the_next_command(
         with pytest.raises(DiesError):
             send(graph(1, 2))
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "JobHeldUser"
-    assert send(graph(1, 2)).already == 3
+    assert len(send(graph(1, 2)).queued) == 3
     assert fake_slurm.dependencies("1") == ["", "afterok:1_0", "afterok:1_0"]
     assert fake_slurm.state["jobs"]["1"]["elements"][0]["reason"] == "None"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tfkd_cli.__main__ import main
+from tfkd_cli.backends.slurm import arrays, queue
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, submissions
-from tfkd_cli.backends.slurm.submit import Submitted
+from tfkd_cli.backends.slurm.sending import Submission
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
 from tfkd_cli.reproduction import requests
@@ -26,7 +26,7 @@ Tell = Callable[..., str]
 
 @pytest.fixture
 def sent(
-    fake_slurm: Any, store: Store, execution: Execution, send: Callable[..., Submitted]
+    fake_slurm: Any, store: Store, execution: Execution, send: Callable[..., Submission]
 ) -> tuple[RunSpec, RunSpec]:
     """A teacher (job 1_0) and its student (job 1_1), asked for and submitted, neither of them started."""
     axes = Axes(dataset="digits", students=("plain-cnn",), methods=("kd",), teachers=("resnet8",))
@@ -77,7 +77,7 @@ def test_a_cancelled_job_is_work_to_do_and_no_failure(
 def test_logs_of_a_job_that_died_before_its_first_attempt_are_slurms(
     fake_slurm: Any, sent: tuple[RunSpec, RunSpec], store: Store, tfkd: Tell
 ) -> None:
-    [array] = submissions.known_arrays(store)
+    [array] = arrays.known_arrays(store)
     Path(array.log_of("1_0")).write_text("module: command not found\n")
     assert tfkd("logs", sent[0].key[:12]) == "module: command not found\n"
 
@@ -91,7 +91,19 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
     assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
-    assert int(fake_slurm.options("3")["time"]) < 60  # of the plan, not the 12 hours of an unknown run
+    assert int(fake_slurm.options("3")["time"]) < 60  # of the plan
+    assert fake_slurm.dependencies("1")[1] == "afterok:3"
+
+
+def test_retry_of_a_finished_run_submits_nothing_and_says_so(
+    sent: tuple[RunSpec, RunSpec],
+    store: Store,
+    finish: Callable[[RunSpec], None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    finish(sent[0])
+    assert main(["retry", sent[0].folder, "--results", str(store.root)]) == 2
+    assert f"{sent[0].folder} is done." in capfd.readouterr().err
 
 
 def test_retry_of_a_run_in_the_queue_submits_nothing_and_says_so(
@@ -162,7 +174,7 @@ def test_cancel_run_takes_the_newest_tfkd_run_and_leaves_the_others(
     fake_slurm: Any,
     store: Store,
     execution: Execution,
-    send: Callable[..., Submitted],
+    send: Callable[..., Submission],
     sent: tuple[RunSpec, RunSpec],
     tfkd: Tell,
 ) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import client
-from tfkd_cli.backends.slurm.submit import Submitted
+from tfkd_cli.backends.slurm.sending import Submission
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, lease
 from tfkd_cli.training import runner
 
-Send = Callable[..., Submitted]
+Send = Callable[..., Submission]
 Graph = Callable[[int, int], list[RunSpec]]
 
 OF_AN_ALLOCATION = {
@@ -53,7 +53,7 @@ def test_variables_that_would_win_over_the_script_are_ignored_by_name(
     assert all(key in told[0] for key in own)
     assert fake_slurm.options("1")["job-name"].startswith("tfkd-")
     assert fake_slurm.options("1")["time"] != "1"
-    assert send(graph(1, 0)).already == 1
+    assert len(send(graph(1, 0)).queued) == 1
 
 
 def test_inside_an_allocation_only_the_users_own_variables_are_named(
@@ -103,4 +103,4 @@ def test_what_a_command_in_an_allocation_trains_is_not_submitted(
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     store.run(spec).start_attempt(owner={})
     sent = send([spec])
-    assert (sent.runs, sent.elsewhere) == (0, (spec,))
+    assert (sent.runs, sent.elsewhere) == (0, [spec])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tfkd_cli.backends.slurm import client, job
-from tfkd_cli.backends.slurm.submit import Submitted
+from tfkd_cli.backends.slurm.sending import Submission
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, lease
 from tfkd_cli.training import submission, worker
@@ -34,7 +34,7 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def start(
     fake_slurm: Any,
     store: Store,
-    send: Callable[..., Submitted],
+    send: Callable[..., Submission],
     graph: Callable[[int, int], list[RunSpec]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Start:
@@ -46,7 +46,7 @@ def start(
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         monkeypatch.setattr(worker, "do", work)
         with pytest.raises(SystemExit) as caught:
-            job.main(str(store.root), sent.submission, "0")
+            job.main(str(store.root), sent.name, "0")
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
@@ -101,7 +101,7 @@ def test_a_scontrol_that_the_jobs_own_signal_kills_is_asked_again(
     killed.write_text(f'#!/bin/sh\n[ -e {first} ] || {{ touch {first}; kill $$; }}\nexec {real} "$@"\n')
     killed.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0,))
+    monkeypatch.setattr(client, "KILLED_PAUSES", (0.0, 0.0))
     assert start(stopped_by("TERM")) == 75
     assert first.exists()
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tfkd_cli.backends.slurm.policy import RETRIES, Cause, Life, Verdict, cause_of_stop, decide
+from tfkd_cli.backends.slurm.job import COME_BACK, Cause, cause_of_stop, comes_back
 
 
 @pytest.mark.parametrize(
@@ -19,64 +17,26 @@ from tfkd_cli.backends.slurm.policy import RETRIES, Cause, Life, Verdict, cause_
         # without a grace time there is no PreemptTime, but SLURM has requeued the job already (seen on 22.05)
         ("TERM", {"JobState": "COMPLETING", "Restarts": "1"}, "preemption"),
         ("TERM", {"JobState": "COMPLETING", "Reason": "TimeLimit", "PreemptTime": "None"}, "time limit"),
-        ("TERM", None, "cancelled"),
-        ("USR2", None, "time limit"),
+        ("TERM", {}, "cancelled"),
+        ("USR2", {}, "time limit"),
         ("the process that started this one is gone", {}, "orphaned"),
     ],
 )
-def test_the_cause_of_a_signal(reason: str, shown: dict[str, str] | None, cause: Cause) -> None:
+def test_the_cause_of_a_signal(reason: str, shown: dict[str, str], cause: Cause) -> None:
     assert cause_of_stop(reason, shown, restarts=0) == cause
 
 
-@pytest.mark.parametrize(
-    ("cause", "verdict"),
-    [
-        ("time limit", Verdict(requeue=True, exit_code=75)),
-        ("preemption", Verdict(requeue=True, exit_code=75)),
-        ("cancelled", Verdict(requeue=False, exit_code=143)),
-        ("crash", Verdict(requeue=True, exit_code=75)),
-        ("refused", Verdict(requeue=False, exit_code=1)),
-        ("out of memory", Verdict(requeue=False, exit_code=1)),
-        ("orphaned", Verdict(requeue=False, exit_code=75)),
-        ("lost", Verdict(requeue=True, exit_code=75)),
-    ],
-)
-def test_the_first_end_by_each_cause(cause: Cause, verdict: Verdict) -> None:
-    assert decide([Life(cause, 10)]) == verdict
+@pytest.mark.parametrize("cause", ["cancelled", "refused", "out of memory", "orphaned"])
+def test_a_job_that_would_end_the_same_again_does_not_come_back(cause: Cause) -> None:
+    assert not comes_back(cause, [0, 10])
 
 
-def test_two_lives_without_a_newer_checkpoint_are_the_end() -> None:
-    lives = [Life("time limit", 10), Life("lost", 10)]
-    assert decide(lives).requeue
-    verdict = decide([*lives, Life("time limit", 10)])
-    assert not verdict.requeue
-    assert verdict.exit_code == 1
-    assert "without a newer checkpoint" in verdict.given_up
+@pytest.mark.parametrize("cause", sorted(COME_BACK))
+def test_two_ends_without_a_newer_checkpoint_are_the_last_but_for_preemptions(cause: Cause) -> None:
+    assert comes_back(cause, [0, 10])
+    assert comes_back(cause, [0, 10, 10])
+    assert comes_back(cause, [0, 10, 10, 10]) == (cause == "preemption")
 
 
-def test_a_job_preempted_before_its_first_step_again_and_again_is_not_at_fault() -> None:
-    assert decide([Life("preemption", 0)] * 9).requeue
-    assert decide([Life("crash", 0), *[Life("preemption", 0)] * 9]).requeue
-    assert not decide([Life("crash", 0), Life("preemption", 0), Life("crash", 0)]).requeue
-
-
-def test_a_crash_at_the_same_step_is_tried_once_more() -> None:
-    assert decide([Life("crash", 0)]).requeue
-    assert not decide([Life("crash", 0), Life("crash", 0)]).requeue
-
-
-def test_crashes_are_counted_apart_from_preemptions() -> None:
-    lives = [Life("preemption", step) for step in range(1, 50)]
-    assert decide([*lives, Life("crash", 50)]).requeue
-    crashes = [Life("crash", step) for step in (60, 70, 80)]
-    assert not decide([*lives, *crashes]).requeue
-
-
-@given(st.lists(st.tuples(st.sampled_from(sorted(RETRIES)), st.integers(1, 5)), min_size=1, max_size=30))
-def test_a_job_never_exits_with_0_and_comes_back_only_with_75(ends: list[tuple[Cause, int]]) -> None:
-    step, lives = 0, []
-    for cause, gain in ends:
-        step += gain
-        lives.append(Life(cause, step))
-    verdict = decide(lives)
-    assert verdict.exit_code == (75 if verdict.requeue else 1)
+def test_a_job_that_gets_further_each_time_comes_back_however_often_it_crashes() -> None:
+    assert comes_back("crash", range(50))

@@ -11,17 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.planning import plan_of
-from tfkd_cli.backends.slurm import cancel, queue, submissions
+from tfkd_cli.backends.slurm import arrays, queue
 from tfkd_cli.backends.slurm import submit as submitting
-from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.submit import Submitted
-from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.execution import Execution
+from tfkd_cli.backends.slurm.sending import Submission
+from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
-Send = Callable[..., Submitted]
+Send = Callable[..., Submission]
 Graph = Callable[[int, int], list[RunSpec]]
 
 
@@ -86,40 +83,10 @@ def test_cancelling_a_part_of_an_array_names_ranges(
 ) -> None:
     specs = graph(1, 5)
     send(specs)
-    assert cancel.cancel(store, [spec.key for spec in (specs[1], specs[2], specs[4])]) == 3
+    assert submitting.cancel(store, [spec.folder for spec in (specs[1], specs[2], specs[4])]) == 3
     assert fake_slurm.calls("scancel") == [["1_[1-2,4]"]]
-    assert cancel.cancel(store, [spec.key for spec in specs]) == 3
-    assert cancel.cancel(store, [spec.key for spec in specs]) == 0
-
-
-def test_retry_points_waiting_students_to_the_new_attempt(
-    fake_slurm: Any, send: Send, graph: Graph, store: Store, profile: Profile, execution: Execution
-) -> None:
-    teacher, *students = graph(1, 2)
-    send([teacher, *students])
-    fake_slurm.move("1_0", "FAILED", "NonZeroExitCode")
-    for student in ("1_1", "1_2"):
-        fake_slurm.move(student, "PENDING", queue.NEVER)
-    sent = submitting.retry(
-        teacher, plan_of([teacher], store), store=store, execution=execution, profile=profile
-    )
-    assert (sent.runs, sent.repointed) == (1, 2)
-    assert fake_slurm.dependencies("1")[1:] == ["afterok:4"] * 2
-
-
-def test_a_finished_run_is_not_retried(
-    fake_slurm: Any,
-    graph: Graph,
-    finish: Callable[[RunSpec], None],
-    store: Store,
-    profile: Profile,
-    execution: Execution,
-) -> None:
-    finish(graph(1, 0)[0])
-    with pytest.raises(RequestError, match="is done"):
-        submitting.retry(
-            graph(1, 0)[0], plan_of(graph(1, 0), store), store=store, execution=execution, profile=profile
-        )
+    assert submitting.cancel(store, [spec.folder for spec in specs]) == 3
+    assert submitting.cancel(store, [spec.folder for spec in specs]) == 0
 
 
 OUT_OF_MEMORY = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. Some of your processes\n"
@@ -127,14 +94,14 @@ OUT_OF_MEMORY = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0. 
 
 def write_log(store: Store, job_id: str, text: str) -> None:
     """What job `job_id` and SLURM wrote."""
-    [array] = [each for each in submissions.known_arrays(store) if job_id in each.ids]
+    [array] = [each for each in arrays.known_arrays(store) if job_id in each.ids]
     array.log_of(job_id).write_text(text)
 
 
 def write_lives(store: Store, *lines: dict[str, str]) -> None:
     """What the only job of the only submission noted of its lives."""
-    [array] = submissions.known_arrays(store)
-    path = submissions.lives_path(array.folder, 0)
+    [array] = arrays.known_arrays(store)
+    path = arrays.lives_path(array.folder, 0)
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ from typing import Any
 import pytest
 
 from tests.planning import planned
+from tfkd_cli.backends.slurm import arrays, queue, sbatch
 from tfkd_cli.backends.slurm import profile as profiles
-from tfkd_cli.backends.slurm import queue, sbatch
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.profile import Profile
-from tfkd_cli.backends.slurm.sending import dry_run
-from tfkd_cli.backends.slurm.submit import Submitted, submit
+from tfkd_cli.backends.slurm.sending import Submission, dry_run
+from tfkd_cli.backends.slurm.submit import submit
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 from tfkd_cli.training import submission
 
-Send = Callable[..., Submitted]
+Send = Callable[..., Submission]
 Graph = Callable[[int, int], list[RunSpec]]
 
 
@@ -35,8 +34,8 @@ def test_teachers_and_students_are_one_array_whose_jobs_wait_each_for_its_own_te
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(2, 3))
-    assert sent.arrays == (("1", 8),)
-    assert sent.calls == len(fake_slurm.calls("sbatch")) == 1
+    assert sent.by_array == {"1": 8}
+    assert len(fake_slurm.calls("sbatch")) == 1
     assert fake_slurm.dependencies("1") == ["", "", *["afterok:1_0"] * 3, *["afterok:1_1"] * 3]
     assert {each["reason"] for each in fake_slurm.state["jobs"]["1"]["elements"]} == {"None", "Dependency"}
     assert [call[1] for call in fake_slurm.calls("scontrol") if call[0] == "update"] == [
@@ -51,7 +50,7 @@ def test_a_teacher_with_other_resources_is_another_array_that_its_students_wait_
     path = tmp_path / "shapes.toml"
     path.write_text('[submit]\n[[resources]]\nstudent = "resnet8"\nsubmit = { gpus_per_node = 2 }\n')
     sent = send(graph(1, 2), profile=profiles.read(path))
-    assert sent.arrays == (("1", 1), ("2", 2))
+    assert sent.by_array == {"1": 1, "2": 2}
     assert fake_slurm.dependencies("2") == ["afterok:1"] * 2
 
 
@@ -64,7 +63,7 @@ def test_a_thousand_students_on_twenty_teachers_take_two_sbatch_calls_and_one_up
     fake_slurm: Any, send: Send, graph: Graph
 ) -> None:
     sent = send(graph(20, 50))
-    assert (sent.runs, sent.calls) == (1020, 2)
+    assert (sent.runs, len(sent.arrays)) == (1020, 2)
     assert len([call for call in fake_slurm.calls("scontrol") if call[0] == "update"]) <= 21
     assert len(fake_slurm.calls("squeue")) == 0
 
@@ -82,18 +81,18 @@ def test_a_job_gets_three_strings_by_reference_and_the_rest_is_json(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 1))
-    folder = store.submission_path(sent.submission)
+    folder = store.submission_path(sent.name)
     delayed = pickle.loads((folder / "array-0001" / "1_1_submitted.pkl").read_bytes())
     assert delayed.function.__module__ == "tfkd_cli.backends.slurm.job"
-    assert delayed.args == (str(store.root.absolute()), sent.submission, "1")
-    job = submission.read_job(str(store.root), sent.submission, "1")
+    assert delayed.args == (str(store.root.absolute()), sent.name, "1")
+    job = submission.read_job(str(store.root), sent.name, "1")
     assert [run.spec for run in job.runs] == graph(1, 1)[1:]
 
 
 def test_the_same_command_again_submits_nothing(fake_slurm: Any, send: Send, graph: Graph) -> None:
     send(graph(1, 2))
     again = send(graph(1, 2))
-    assert (again.calls, again.already) == (0, 3)
+    assert (again.runs, len(again.queued)) == (0, 3)
     assert len(fake_slurm.calls("sbatch")) == 1
     assert len(fake_slurm.calls("squeue")) == 1
 
@@ -120,7 +119,7 @@ def test_arrays_are_split_at_the_sites_max_array_size(fake_slurm: Any, send: Sen
     with fake_slurm.edit() as state:
         state["config"]["MaxArraySize"] = "5"
     sent = send(graph(1, 10))
-    assert [count for _, count in sent.arrays] == [5, 5, 1]
+    assert [*sent.by_array.values()] == [5, 5, 1]
 
 
 def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
@@ -133,7 +132,7 @@ def test_what_is_beyond_the_submit_limit_stays_in_the_plan_and_goes_later(
     with fake_slurm.edit() as state:
         state["max_submit"] = None
     later = send(graph(1, 10))
-    assert (later.runs, later.already) == (4, 7)
+    assert (later.runs, len(later.queued)) == (4, 7)
 
 
 def test_an_sbatch_that_has_waited_for_a_full_slurmctld_is_not_tried_again_with_less(
@@ -199,12 +198,12 @@ def test_a_job_that_slurm_took_although_sbatch_timed_out_is_found_by_name(
 ) -> None:
     real = sbatch.submit
 
-    def lost_answer(*args: Any, **more: Any) -> tuple[str, ...]:
+    def lost_answer(*args: Any, **more: Any) -> str:
         real(*args, **more)
         raise SlurmError("sbatch", "Batch job submission failed: Socket timed out on send/recv operation")
 
     monkeypatch.setattr(sbatch, "submit", lost_answer)
-    assert send(graph(1, 3)).arrays == (("1", 4),)
+    assert send(graph(1, 3)).by_array == {"1": 4}
     monkeypatch.undo()
 
 
@@ -233,11 +232,11 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
 ) -> None:
     real = sbatch.submit
 
-    def dying(array: Any, *args: Any, **more: Any) -> tuple[str, ...]:
+    def dying(array: Any, *args: Any, **more: Any) -> str:
         if where == "before sbatch":
             raise DiesError
-        ids = real(array, *args, **more)
-        for path in array.job_folder.glob(f"{ids[0].split('_')[0]}*_submitted.pkl"):
+        job = real(array, *args, **more)
+        for path in array.job_folder.glob(f"{job}*_submitted.pkl"):
             path.unlink()  # the renaming of the pickles was not reached either
         raise DiesError
 
@@ -249,7 +248,7 @@ def test_a_crash_between_intent_and_record_never_submits_twice(
     sent = send(graph(1, 3))
     assert before == (0 if where == "before sbatch" else 1)
     assert len(fake_slurm.state["jobs"]) == 1
-    assert (sent.runs, sent.already) == ((4, 0) if where == "before sbatch" else (0, 4))
+    assert (sent.runs, len(sent.queued)) == ((4, 0) if where == "before sbatch" else (0, 4))
     pickles = sorted(path.name for path in store.root.glob("submissions/*/array-*/1_*_submitted.pkl"))
     assert pickles == [f"1_{index}_submitted.pkl" for index in range(4)]
     assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 3]
@@ -289,7 +288,7 @@ def test_a_failed_teacher_sent_again_gets_its_waiting_students_back(
     send(graph(1, 3))
     fail_teacher(fake_slurm, students=3)
     again = send(graph(1, 3))
-    assert (again.runs, again.already, again.repointed) == (1, 3, 3)
+    assert (again.runs, len(again.queued), again.repointed) == (1, 3, 3)
     assert fake_slurm.dependencies("1")[1:] == ["afterok:5"] * 3
 
 
@@ -303,14 +302,14 @@ def test_a_student_stuck_on_a_teacher_that_is_done_after_all_is_let_go(
     assert fake_slurm.dependencies("1")[1:] == ["", ""]
 
 
-def test_packed_students_wait_by_afterany_for_packed_teachers(
+def test_packed_students_wait_for_the_job_of_packed_teachers(
     fake_slurm: Any, send: Send, graph: Graph, tmp_path: Path
 ) -> None:
     path = tmp_path / "packed.toml"
     path.write_text("runs_per_job = 2\n[submit]\n")
     sent = send(graph(2, 4), profile=profiles.read(path))
-    assert sent.arrays == (("1", 10),)
-    assert fake_slurm.dependencies("1") == ["", *["afterany:1_0"] * 4]
+    assert sent.by_array == {"1": 10}
+    assert fake_slurm.dependencies("1") == ["", *["afterok:1_0"] * 4]
 
 
 def _race(root: str, toml: str, cache: str, specs: list[RunSpec], out: Any) -> None:
@@ -344,9 +343,9 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 0))
-    data = store.submission(sent.submission)
+    data = store.submission(sent.name)
     staged = store.code_path / data["code"]
-    assert data["execution"]["threads"] == 1  # a GPU is asked for: one thread feeds it
+    assert data["execution"]["threads"] is None  # the cores that the job is given
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
     assert json.loads((staged / "tfkd_cli" / "staged.json").read_text())["commit"]
     assert f"export PYTHONPATH={staged.absolute()}" in fake_slurm.state["jobs"]["1"]["script"]
@@ -360,8 +359,8 @@ def test_what_another_process_trains_here_is_left_to_it_and_its_students_wait(
     store.run(specs[0]).start_attempt(owner={})
     sent = send(specs)
     assert sent.runs == 2
-    assert sent.elsewhere == (specs[0], specs[2])
-    assert sent.already == 0
+    assert sent.elsewhere == [specs[0], specs[2]]
+    assert not sent.queued
 
 
 def test_the_heartbeat_of_a_job_that_slurm_does_not_know_is_not_believed(
@@ -397,15 +396,15 @@ def test_an_sbatch_in_flight_when_its_tfkd_is_killed_is_waited_for_and_adopted(
     process.kill()
     process.join()
     told: list[str] = []
-    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert len(send(graph(1, 0), on_event=told.append).queued) == 1
     assert "as job 1" in told[0]
     assert len(fake_slurm.state["jobs"]) == 1
 
 
 def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled(
-    fake_slurm: Any, send: Send, graph: Graph, monkeypatch: pytest.MonkeyPatch
+    fake_slurm: Any, send: Send, graph: Graph, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dying(*args: Any, **more: Any) -> tuple[str, ...]:
+    def dying(*args: Any, **more: Any) -> str:
         raise DiesError
 
     with monkeypatch.context() as patched:
@@ -413,21 +412,17 @@ def test_an_array_that_reaches_slurm_after_its_runs_were_sent_again_is_cancelled
         with pytest.raises(DiesError):
             send(graph(1, 0))
     assert send(graph(1, 0)).runs == 1
+    names = [array.name for array in arrays.known_arrays(store)]
     with fake_slurm.edit() as state:
-        [intent] = [name for name in _names(fake_slurm) if name != state["jobs"]["1"]["name"]]
+        [intent] = [name for name in names if name != state["jobs"]["1"]["name"]]
         state["jobs"]["9"] = {**state["jobs"]["1"], "name": intent}
     told: list[str] = []
-    assert send(graph(1, 0), on_event=told.append).already == 1
+    assert len(send(graph(1, 0), on_event=told.append).queued) == 1
     assert told == ["cancelled job 9: its runs were sent again before SLURM had it."]
     assert [job["elements"][0]["state"] for job in fake_slurm.state["jobs"].values()] == [
         "PENDING",
         "CANCELLED",
     ]
-
-
-def _names(fake_slurm: Any) -> list[str]:
-    paths = (fake_slurm.home.parent / "results").glob("submissions/*/arrays/*.json")
-    return [json.loads(path.read_text())["name"] for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -485,8 +480,7 @@ def test_nothing_that_contradicts_an_additional_parameter_is_filled_in(
 ) -> None:
     path = tmp_path / "own.toml"
     path.write_text(f"[submit]\nslurm_additional_parameters = {{ {given} }}\n")
-    with warnings.catch_warnings(action="ignore"):  # submitit's about cpus_per_gpu
-        send(graph(1, 0), profile=profiles.read(path))
+    send(graph(1, 0), profile=profiles.read(path))
     found = fake_slurm.options("1")
     assert not set(absent) & found.keys()
     assert all(name.strip().strip('"') in found for name in (each.split("=")[0] for each in given.split(",")))

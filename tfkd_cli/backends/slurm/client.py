@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -17,11 +18,11 @@ COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 # Variables that name the cluster; every other variable that SLURM's commands read describes a surrounding
 # job (SLURM_MEM_PER_CPU of salloc), wins over the script (SBATCH_TIMELIMIT) or hides jobs (SQUEUE_PARTITION).
 _OF_THE_CLUSTER = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
-_PROGRAMS = "SLURM SLURMD SBATCH SRUN SQUEUE SACCT SINFO SCANCEL SCONTROL SUBMITIT"
-_READ_BY_SLURM = tuple(f"{program}_" for program in _PROGRAMS.split())
+_OF_THE_USER = ("SBATCH_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
+_READ_BY_SLURM = ("SLURM_", "SLURMD_", "SUBMITIT_", *_OF_THE_USER)
 
 # The signal that ends a job reaches all its processes, including a scontrol that it has just started.
-KILLED_PAUSES = (0.2, 0.5, 1.0)
+KILLED_PAUSES = (0.2, 0.5, 1.0, 0.0)
 
 
 class SlurmError(RunError):
@@ -29,33 +30,18 @@ class SlurmError(RunError):
 
     def __init__(self, command: str, sentence: str) -> None:
         self.sentence = sentence
-        if unreachable(sentence):
-            what, hint = (
-                f"SLURM does not answer: {sentence}",
-                "nothing was lost; give the same command again later.",
-            )
+        # slurmctld is down, or no cluster is configured here.
+        if re.search("unable to contact|connection refused|could not establish|timed out", sentence, re.I):
+            what = f"SLURM does not answer: {sentence}"
+            hint = "nothing was lost; give the same command again later."
         else:
             what, hint = f"{command} failed: {sentence}", "`tfkd doctor --cluster NAME` checks a profile."
         super().__init__(what, hint=hint)
 
 
-def unreachable(sentence: str) -> bool:
-    """Whether a message of SLURM means that slurmctld is down, or that no cluster is configured here."""
-    text = sentence.lower()
-    return any(
-        each in text
-        for each in ("unable to contact", "connection refused", "could not establish", "timed out")
-    )
-
-
-def present(command: str = "sbatch") -> bool:
-    """Whether this machine has one of SLURM's commands."""
-    return shutil.which(command) is not None
-
-
 def require() -> None:
     """RequestError where SLURM's commands are missing."""
-    missing = [each for each in COMMANDS if not present(each)]
+    missing = [each for each in COMMANDS if shutil.which(each) is None]
     if missing:
         raise RequestError(
             f"no {' and no '.join(missing)} on this machine.",
@@ -64,56 +50,36 @@ def require() -> None:
         )
 
 
-def ask(command: Sequence[str], *, seconds: float = TIMEOUT_SECONDS) -> str:
-    """What a command prints; SlurmError with its own message when it fails or is silent for `seconds`."""
-    return run(command, seconds=seconds).stdout
-
-
-def run(
-    command: Sequence[str], *, text: str | None = None, seconds: float = TIMEOUT_SECONDS
-) -> subprocess.CompletedProcess[str]:
-    """A command that succeeded, given `text` as input; SlurmError otherwise."""
-    try:
-        done = _run(command, text=text, seconds=seconds)
-        for pause in KILLED_PAUSES:
-            if done.returncode >= 0:
-                break
-            time.sleep(pause)
-            done = _run(command, text=text, seconds=seconds)
-    except FileNotFoundError as error:
-        raise SlurmError(command[0], f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise SlurmError(command[0], f"{command[0]} timed out after {seconds:.0f} s") from error
+def ask(command: Sequence[str], *, text: str | None = None) -> str:
+    """What a command prints, given `text` as input; SlurmError with its own message when it fails."""
+    for pause in KILLED_PAUSES:
+        try:
+            with clean_environment():
+                done = subprocess.run(
+                    command,
+                    input=text,
+                    timeout=TIMEOUT_SECONDS,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    check=False,
+                )
+        except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+            raise SlurmError(command[0], str(error)) from error
+        if done.returncode >= 0:
+            break
+        time.sleep(pause)
     if done.returncode != 0:
         sentence = sentence_of(done.stderr or done.stdout) or f"exit code {done.returncode}"
         raise SlurmError(command[0], sentence)
-    return done
-
-
-def _run(command: Sequence[str], *, text: str | None, seconds: float) -> subprocess.CompletedProcess[str]:
-    with clean_environment():
-        return subprocess.run(
-            command,
-            input=text,
-            timeout=seconds,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+    return done.stdout
 
 
 def sentence_of(text: str) -> str:
     """The part of SLURM's stderr that says what is wrong, without `sbatch: error: ` and the like."""
-    lines = []
-    heads = (*COMMANDS, "allocation failure", "error", "fatal")
-    for line in text.splitlines():
-        said = line.strip()
-        while any(said.startswith(lead := f"{head}: ") for head in heads):
-            said = said.removeprefix(lead)
-        if said and said not in lines:
-            lines.append(said)
-    return " ".join(lines)
+    lead = rf"^((?:{'|'.join(COMMANDS)}|allocation failure|error|fatal): )+"
+    lines = (re.sub(lead, "", line.strip()) for line in text.splitlines())
+    return " ".join(dict.fromkeys(filter(None, lines)))
 
 
 @contextlib.contextmanager
@@ -122,7 +88,7 @@ def clean_environment() -> Iterator[None]:
 
     `submitit.helpers.clean_env` would also take SLURM_CONF, without which no cluster is found here.
     """
-    names = [key for key in os.environ if _is_read_by_slurm(key)]
+    names = [key for key in os.environ if key.startswith(_READ_BY_SLURM) and key not in _OF_THE_CLUSTER]
     hidden = {key: os.environ.pop(key) for key in names}
     try:
         yield
@@ -131,12 +97,5 @@ def clean_environment() -> Iterator[None]:
 
 
 def ignored_variables(used: Sequence[str] = ()) -> list[str]:
-    """The user's own variables that `clean_environment` hides; those of a surrounding job are not named."""
-    own = ("SBATCH_",) if "SLURM_JOB_ID" in os.environ else _READ_BY_SLURM[:-1]
-    return sorted(
-        key for key in os.environ if key.startswith(own) and _is_read_by_slurm(key) and key not in used
-    )
-
-
-def _is_read_by_slurm(key: str) -> bool:
-    return key.startswith(_READ_BY_SLURM) and key not in _OF_THE_CLUSTER
+    """The user's own variables that `clean_environment` hides; SLURM_* may be those of a surrounding job."""
+    return sorted(key for key in os.environ if key.startswith(_OF_THE_USER) and key not in used)

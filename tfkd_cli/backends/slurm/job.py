@@ -1,6 +1,7 @@
-"""What a SLURM job calls, by reference and with three strings: the worker, under SLURM's policy.
+"""What a SLURM job calls, by reference and with three strings: the worker, and what follows from its end.
 
-SLURM may start a job many times; each start and end is a line in `lives/<index>.jsonl`.
+SLURM may start a job many times; each start and end is a line in `lives/<index>.jsonl`, and `comes_back`
+says from these lines whether there is another.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NoReturn
 
-from tfkd_cli.backends.slurm import client, policy, submissions
+from tfkd_cli.backends.slurm import arrays, client
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.backends.slurm.policy import Cause, Life, Verdict
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.store import attempts, files, lease
 from tfkd_cli.training import provenance, submission, worker
@@ -22,7 +23,25 @@ from tfkd_cli.training.submission import Job
 # Until a result written on another node is seen here: NFS keeps attributes for a minute.
 PARENT_SECONDS = 90.0
 DONE_STEP = 1 << 40  # a finished run is further than any checkpoint
-_MEMORY_KINDS = ("MemoryError", "OutOfMemoryError")
+
+Cause = Literal[
+    "time limit",
+    "preemption",
+    "cancelled",
+    "crash",
+    "out of memory",
+    "lost",
+    "orphaned",
+    "done",
+    "blocked",
+    "refused",
+]
+
+# Causes after which a job comes back, as long as it makes progress. "lost": a node died, or something killed
+# the job without a word; SLURM brings it back itself.
+COME_BACK: frozenset[Cause] = frozenset({"time limit", "preemption", "crash", "lost"})
+EXIT_CODES: Mapping[Cause, int] = {"cancelled": worker.CANCELLED, "orphaned": worker.TRY_AGAIN}  # or CRASHED
+FRUITLESS = 2  # ends in a row without a newer checkpoint, after which a job is stopped
 
 
 def main(store: str, name: str, index: str) -> NoReturn:
@@ -46,18 +65,16 @@ def _main(store: str, name: str, index: str) -> int:
     except TfkdError as error:
         print(error, file=sys.stderr)
         return worker.BAD_SPEC
-    if worker.rank():  # what follows from the end of a run is decided by rank 0
-        _wait_for_parents(job, stop)
-        return worker.do(job, stop=stop, on_stop=lambda reason: worker.DONE)
-    if lives.begin():
+    decides = not worker.rank()  # rank 0: what follows from the end of a run
+    if decides and not lives.begin():
         return worker.CRASHED
     try:
         _wait_for_parents(job, stop)
-        code = worker.do(job, stop=stop, on_stop=lives.stopped)
+        code = worker.do(job, stop=stop, on_stop=lives.stopped if decides else lambda reason: worker.DONE)
     except TfkdError as error:
         print(error, file=sys.stderr)
         code = worker.BAD_SPEC
-    return lives.ended(code)
+    return lives.ended(code) if decides else code
 
 
 def _name_ranks() -> None:
@@ -90,63 +107,56 @@ class Lives:
         files.make_folder(self._folder / "lives")
 
     def begin(self) -> bool:
-        """Note that a life begins; True when the last one ended without a word and no other shall be."""
+        """Note that a life begins; False when the last one ended without a word and no other shall be."""
         lines = self._lines()
-        if lines and lines[-1].get("event") == "began":
-            self._note("ended", cause="lost")
-            verdict = self._decide()
-            if not verdict.requeue:
-                self._give_up(verdict)
-                return True
+        if lines and lines[-1].get("event") == "began" and not self._end("lost"):
+            return False
         self._note("began", cause="")
-        return False
+        return True
 
     def stopped(self, reason: str) -> int:
         """The policy for a signal, called when the state is saved; the exit code."""
         if all(self._step_of(name) == DONE_STEP for name in self._job.folders):
             return self.ended(worker.DONE)
-        return self._end(policy.cause_of_stop(reason, show_job(), restarts=restarts()))
+        return self._leave(cause_of_stop(reason, show_job(), restarts=restarts()))
 
     def ended(self, code: int) -> int:
         """A worker that is done, blocked, or was stopped by the policy above: its code. Or it raised."""
         if self._lines()[-1].get("event") == "ended":
             return code
         if code == worker.CRASHED:
-            return self._crashed()
+            return self._leave(self._cause_of_crash())
         self._note("ended", cause={worker.DONE: "done", worker.TRY_AGAIN: "blocked"}.get(code, "refused"))
         return code
 
-    def _crashed(self) -> int:
+    def _cause_of_crash(self) -> Cause:
         kinds = [(self._job.store.folder(name).failure() or {}).get("kind", "") for name in self._job.folders]
-        if any(kind in _MEMORY_KINDS for kind in kinds):
-            return self._end("out of memory")
+        if "MemoryError" in kinds or "OutOfMemoryError" in kinds:
+            return "out of memory"
         # Our own errors name what the user must change; the same again would end the same.
         ours = kinds and all(kind in ("", "RunError", "RequestError", "DamagedFile") for kind in kinds)
-        return self._end("refused" if ours and any(kinds) else "crash")
+        return "refused" if ours and any(kinds) else "crash"
 
-    def _end(self, cause: Cause) -> int:
-        self._note("ended", cause=cause)
-        verdict = self._decide()
-        if verdict.given_up:
-            self._give_up(verdict)
-        if verdict.requeue:
+    def _leave(self, cause: Cause) -> int:
+        if self._end(cause):
             requeue()
-        return verdict.exit_code
+            return worker.TRY_AGAIN
+        return EXIT_CODES.get(cause, worker.CRASHED)
 
-    def _decide(self) -> Verdict:
-        lines = self._lines()
-        lives = [Life(line["cause"], int(line["step"])) for line in lines if line.get("event") == "ended"]
-        return policy.decide(lives, first_step=int(lines[0].get("step", 0)))
-
-    def _give_up(self, verdict: Verdict) -> None:
-        """Leave the reason where `status` looks: in the newest attempt of each unfinished run."""
-        print(f"given up: {verdict.given_up}", file=sys.stderr)
-        for name in self._job.folders:
-            folder = self._job.store.folder(name)
-            if folder.attempts() and folder.result() is None:
-                message = f"given up: {verdict.given_up}."
-                failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
-                files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+    def _end(self, cause: Cause) -> bool:
+        """Note the end of a life; whether the job comes back. Where it is given up, `status` shows why."""
+        self._note("ended", cause=cause)
+        first, *later = self._lines()
+        ends = [line for line in later if line.get("event") == "ended" and line["cause"] != "preemption"]
+        back = comes_back(cause, [int(line["step"]) for line in (first, *ends)])
+        if not back and cause in COME_BACK and cause != "crash":  # a crash has left its own words
+            message = f"given up: {FRUITLESS} attempts in a row ended ({cause}) without a newer checkpoint."
+            print(message, file=sys.stderr)
+            failure = {"kind": "GivenUp", "message": message, "at": provenance.now(), "job": job_id()}
+            for folder in map(self._job.store.folder, self._job.folders):
+                if folder.attempts() and folder.result() is None:
+                    files.write_atomic(folder.attempts()[-1] / attempts.FAILURE, files.encode_json(failure))
+        return back
 
     def _note(self, event: str, *, cause: str) -> None:
         line = {
@@ -158,11 +168,11 @@ class Lives:
             "node": os.environ.get("SLURMD_NODENAME", ""),
             "at": provenance.now(),
         }
-        path = submissions.lives_path(self._folder, int(self._job.index))
+        path = arrays.lives_path(self._folder, int(self._job.index))
         files.append(path, files.encode_json(line, indent=None))
 
     def _lines(self) -> list[dict[str, Any]]:
-        return submissions.read_lives(self._folder, int(self._job.index))
+        return arrays.read_lives(self._folder, int(self._job.index))
 
     def _step_of(self, name: str) -> int:
         """How far a run is: the step of its newest checkpoint."""
@@ -171,6 +181,34 @@ class Lives:
             return DONE_STEP
         saved = attempts.all_states(folder.path)
         return saved[0].step if saved else 0
+
+
+def comes_back(cause: Cause, steps: Sequence[int]) -> bool:
+    """Whether SLURM is asked to start a job again that has ended by `cause`.
+
+    `steps` are those of the newest checkpoint: when the job began for the first time, and at each end but
+    preemptions: a preempted run has saved, and without a newer checkpoint had no time for one step.
+    """
+    fruitless = len(steps) > FRUITLESS and steps[-1] <= steps[-1 - FRUITLESS]
+    return cause == "preemption" or (cause in COME_BACK and not fruitless)
+
+
+def cause_of_stop(reason: str, shown: Mapping[str, str], *, restarts: int = 0) -> Cause:
+    """Why SLURM sent the signal behind `reason`; `shown` is `scontrol show job`, empty without an answer.
+
+    Preemption on a cluster with default settings is a bare SIGTERM like that of scancel. With a GraceTime the
+    job's PreemptTime tells them apart; without one SLURM has requeued it already: its Restarts are more than
+    the `restarts` this life began with.
+    """
+    if reason not in (worker.ASKED, worker.TERMINATED):
+        return "orphaned"
+    if shown.get("PreemptTime", "None") not in ("None", "(null)", "Unknown", ""):
+        return "preemption"
+    if int(shown.get("Restarts", "0")) > restarts:
+        return "preemption"
+    if reason == worker.ASKED or shown.get("Reason") == "TimeLimit":
+        return "time limit"
+    return "cancelled"
 
 
 def job_id() -> str:
@@ -184,20 +222,20 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def show_job() -> dict[str, str] | None:
-    """What `scontrol show job` says of this job; None when it does not answer."""
+def show_job() -> dict[str, str]:
+    """What `scontrol show job` says of this job; nothing when it does not answer."""
     try:
-        text = client.ask(["scontrol", "show", "job", job_id(), "-o"], seconds=20)
+        text = client.ask(["scontrol", "show", "job", job_id(), "-o"])
     except SlurmError as error:
         print(error, file=sys.stderr)
-        return None
+        return {}
     return dict(pair.split("=", 1) for pair in text.split() if "=" in pair)
 
 
 def requeue() -> None:
     """Ask SLURM to start this job again; where it refuses, the next `reproduce` goes on."""
     try:
-        client.ask(["scontrol", "requeue", job_id()], seconds=60)
+        client.ask(["scontrol", "requeue", job_id()])
         print(f"requeued job {job_id()}", file=sys.stderr)
     except SlurmError as error:
         # "pending execution": SLURM is requeueing it already (preemption without grace).

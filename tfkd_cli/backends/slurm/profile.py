@@ -1,8 +1,7 @@
 """A cluster's TOML: what is requested of SLURM for a run. The keys of `[submit]` are submitit's own.
 
-After reading, each option has one name however it was written: `timeout_min = 60`, `slurm_time = 60` and
-`slurm_additional_parameters = { time = 60 }` are all `time`; an option of sbatch for which submitit has no
-key keeps its dashes, as `--gpus`.
+After reading, each option has the name that sbatch has for it, with underscores, however it was written:
+`timeout_min = 60`, `slurm_time = 60` and `slurm_additional_parameters = { time = 60 }` are all `time`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,54 +24,36 @@ from tfkd_cli.backends.slurm.site import CPUS, GPUS, MEMORY, tasks
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.execution import GPUS_OF_A_RUN
 from tfkd_cli.regular_files import expanded, open_regular
-from tfkd_cli.schema import Meta, Record
+from tfkd_cli.schema import Meta, Positive, Record
 from tfkd_cli.spec import RunSpec
 
-DEFAULT = "default"
-ALIAS = "slurm"  # `--cluster slurm` is slurm/default.toml
-
-# submitit's names for all its executors → those of its SLURM executor.
-GENERIC = {
-    "timeout_min": "time",
-    "mem_gb": "mem",
-    "nodes": "nodes",
-    "cpus_per_task": "cpus_per_task",
-    "gpus_per_node": "gpus_per_node",
-    "tasks_per_node": "ntasks_per_node",
-}
+# submitit's names for all its executors → sbatch's, where they differ.
+GENERIC = {"timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
+KEYS = "timeout_min, mem_gb, nodes, tasks_per_node, cpus_per_task, gpus_per_node"
 FAMILIES = (MEMORY, CPUS, GPUS)
-# Options with a key of their own that may also stand among the additional parameters.
-_TASKS = ("nodes", "ntasks_per_node")
-_OWN_KEY = frozenset({"time", "partition", "account", "qos", "constraint", *_TASKS, *MEMORY, *CPUS, *GPUS})
-# What tfkd sets itself, and why a profile may not.
-OURS = {
-    "dependency": "tfkd knows which student needs which teacher",
-    "teardown": "its last line would hide the exit code of a failed run",
-    "use_srun": "without srun the warning before the time limit never reaches a run",
-    "array_parallelism": "use --jobs",
-    "num_gpus": "use gpus_per_node",
-    "stderr_to_stdout": "one ordered log is always written",
-    "no_requeue": "write requeue = false",
-    **dict.fromkeys(("name", "job_name"), "tfkd finds its jobs by their name"),
-    **dict.fromkeys(
-        ("ntasks", "ntasks_per_gpu", "ntasks_per_socket", "ntasks_per_core"), "use nodes and tasks_per_node"
-    ),
-    **dict.fromkeys(("clusters", "cluster"), "set SLURM_CLUSTERS, which squeue reads too"),
-    **dict.fromkeys(("array", "output", "error", "hold", "signal", "wrap"), "tfkd sets it itself"),
-    **dict.fromkeys(
-        ("parsable", "quiet", "wait", "test_only", "help", "usage", "version"),
-        "tfkd reads the job's id from what sbatch prints",
-    ),
+# What tfkd calculates with or adds to; submitit and sbatch judge the values of all other options.
+_TYPES: Mapping[str, Any] = {
+    "nodes": Positive,  # each run has as many
+    "ntasks_per_node": Positive,
+    "setup": list[str],
+    "srun_args": list[str],
 }
-# What a user has set for all submissions fills what a profile leaves open.
-_FROM_ENVIRONMENT = {
-    "SBATCH_ACCOUNT": "account",
-    "SBATCH_PARTITION": "partition",
-    "SBATCH_QOS": "qos",
-    "SBATCH_CONSTRAINT": "constraint",
-    "SBATCH_RESERVATION": "--reservation",
-    "SBATCH_EXPORT": "--export",
+# Why a profile may not set an option → such options.
+_OURS = {
+    "tfkd knows which student needs which teacher": "dependency",
+    "its last line would hide the exit code of a failed run": "teardown",
+    "without srun the warning before the time limit never reaches a run": "use_srun",
+    "use --jobs": "array_parallelism",
+    "write requeue = false": "no_requeue",
+    "tfkd finds its jobs by their name": "name job_name",
+    "use nodes and tasks_per_node": "ntasks ntasks_per_gpu ntasks_per_socket ntasks_per_core",
+    "set SLURM_CLUSTERS, which squeue reads too": "clusters cluster",
+    "tfkd reads the job's id from what sbatch prints": "parsable quiet test_only",
+    "tfkd sets it itself": "array output error hold signal wrap wait",
 }
+OURS = {option: reason for reason, options in _OURS.items() for option in options.split()}
+# What a user has set for all submissions (SBATCH_ACCOUNT, …) fills what a profile leaves open.
+_FROM_ENVIRONMENT = ("account", "partition", "qos", "constraint", "reservation", "export")
 Options = Mapping[str, Any]
 
 
@@ -84,12 +65,17 @@ class _About(Record):
     url: str = ""
 
 
-class _ForRuns(Record):
-    """`[[resources]]`."""
+class Resources(Record):
+    """`[[resources]]`: other `[submit]` values for the runs of a data set, of a network, or of both."""
 
     dataset: str | None = None
     student: str | None = None
     submit: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def fit(self, spec: RunSpec) -> bool:
+        """Whether these are for `spec`; a data set's content hash (`@…`) does not count."""
+        of_dataset = self.dataset in (None, spec.dataset, spec.dataset.split("@")[0])
+        return of_dataset and self.student in (None, spec.student)
 
 
 class _File(Record):
@@ -99,21 +85,7 @@ class _File(Record):
     submit: dict[str, Any] = msgspec.field(default_factory=dict)
     setup: tuple[str, ...] = ()  # shell lines: setup = ["module load cuda"]
     runs_per_job: Annotated[int, Meta(ge=1, le=64)] = 1
-    resources: tuple[_ForRuns, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Other `[submit]` values for some runs: those of a data set, of a network, or of both."""
-
-    dataset: str | None
-    student: str | None
-    submit: Options
-
-    def fit(self, spec: RunSpec) -> bool:
-        """Whether these are for `spec`; a data set's content hash (`@…`) does not count."""
-        of_dataset = self.dataset in (None, spec.dataset, spec.dataset.split("@")[0])
-        return of_dataset and self.student in (None, spec.student)
+    resources: tuple[Resources, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +101,6 @@ class Profile:
     resources: tuple[Resources, ...] = ()
     processes: int | None = None  # of a run, by --gpus
     description: str = ""
-    contact: str = ""
-    url: str = ""
 
     def submit_for(self, spec: RunSpec) -> dict[str, Any]:
         """The options for one run; a later `[[resources]]` wins, and --gpus over both.
@@ -141,22 +111,21 @@ class Profile:
         for each in self.resources:
             if each.fit(spec):
                 options = overlaid(options, each.submit)
-        nodes, planned = int(options.get("nodes", 1)), GPUS_OF_A_RUN.get(spec.dataset, 1)
+        nodes, planned = options.get("nodes", 1), GPUS_OF_A_RUN.get(spec.dataset, 1)
         open_ = self.runs_per_job == 1 and not options.keys() & {*GPUS, "ntasks_per_node"}
-        wanted = self.processes or (planned if open_ else 1)
-        if wanted == 1:
-            return options
-        if wanted % nodes or self.runs_per_job > 1:
+        wanted = self.processes or max(planned if open_ else 1, tasks(options))
+        if wanted % nodes or (wanted > 1 and self.runs_per_job > 1):
             raise RequestError(
                 f"{wanted} processes of a run, on {nodes} node{'s' * (nodes > 1)} of {self.name}, "
                 f"{self.runs_per_job} runs a job.",
                 expected="as many on each node, and one run a job.",
                 hint="change --gpus, or nodes and runs_per_job in the profile.",
             )
-        each_node = {"ntasks_per_node": wanted // nodes}
-        if open_ or options.get("gpus_per_node"):
-            each_node["gpus_per_node"] = wanted // nodes
-        return {**options, **each_node}
+        if wanted != tasks(options):
+            options["ntasks_per_node"] = wanted // nodes
+            if open_ or options.get("gpus_per_node"):
+                options["gpus_per_node"] = wanted // nodes
+        return options
 
     def processes_of(self, spec: RunSpec) -> int:
         """How many processes, each with a GPU of its own, train one run."""
@@ -167,7 +136,7 @@ class Profile:
         family = next((each for each in FAMILIES if option in each), {option})
         generic = {sbatch: key for key, sbatch in GENERIC.items()}
         names = "|".join(
-            re.escape(each.removeprefix("--")).replace("_", "[-_]")
+            each.replace("_", "[-_]")
             for each in (*family, *(generic[each] for each in family if each in generic))
         )
         found = [
@@ -180,17 +149,15 @@ class Profile:
 
     def in_this_environment(self, tell: Callable[[str], None]) -> Profile:
         """The profile, with SBATCH_ACCOUNT and the like for open options; tells what is used or ignored."""
-        used = {
-            option: name
-            for name, option in _FROM_ENVIRONMENT.items()
-            if os.environ.get(name) and option not in self.submit
+        names = {
+            option: f"SBATCH_{option.upper()}" for option in _FROM_ENVIRONMENT if option not in self.submit
         }
+        used = {option: os.environ[name] for option, name in names.items() if os.environ.get(name)}
         if used:
-            tell(f"from your environment: {', '.join(sorted(used.values()))}.")
-        if ignored := client.ignored_variables([*used.values()]):
+            tell(f"from your environment: {', '.join(sorted(names[option] for option in used))}.")
+        if ignored := client.ignored_variables([names[option] for option in used]):
             tell(f"ignored in your environment, for it would win over the profile: {', '.join(ignored)}.")
-        values = {option: os.environ[name] for option, name in used.items()}
-        return replace(self, submit={**values, **self.submit})
+        return replace(self, submit={**used, **self.submit})
 
 
 def overlaid(base: Options, more: Options) -> dict[str, Any]:
@@ -203,41 +170,35 @@ def find(name: str) -> Profile:
     """The profile `name` means: a path, or in ./slurm, the user's folder, the package; else RequestError."""
     if "/" in name or name.endswith(".toml"):
         return replace(read(expanded(Path(name), hint="write the profile's path in full.")), name=name)
-    paths = _known_paths()
-    wanted = ALIAS if name == DEFAULT else name
-    return read(paths[canonical(wanted, paths, kind="cluster", hint="`tfkd list clusters` shows all.")])
-
-
-def names() -> list[str]:
-    """What `--cluster` takes besides `local`."""
-    return sorted(_known_paths())
+    paths = known()
+    name = canonical(name, paths, kind="cluster", hint="`tfkd list clusters` shows all.")
+    return replace(read(paths[name]), name=name)
 
 
 def clusters() -> list[Profile]:
     """All profiles there are; one that cannot be read says why in its description."""
     found = []
-    for name, path in sorted(_known_paths().items()):
+    for name, path in known().items():
         try:
-            found.append(read(path))
+            found.append(replace(read(path), name=name))
         except RequestError as error:
             found.append(Profile(name=name, path=path, description=f"not usable: {error.what}"))
     return found
 
 
-def _known_paths() -> dict[str, Path]:
-    """What `--cluster` takes → file; an earlier folder hides a later one."""
-    paths: dict[str, Path] = {}
-    for folder in folders():
-        for path in sorted(folder.glob("*.toml")):
-            paths.setdefault(_name(path), path)
-    return paths
+def known() -> dict[str, Path]:
+    """What `--cluster` takes besides `local` → file; an earlier folder hides a later one.
+
+    `slurm` is default.toml.
+    """
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in folder.glob("*.toml"):
+            found.setdefault("slurm" if path.stem == "default" else path.stem, path)
+    return dict(sorted(found.items()))
 
 
-def _name(path: Path) -> str:
-    return ALIAS if path.stem == DEFAULT else path.stem
-
-
-def folders() -> Iterator[Path]:
+def _folders() -> Iterator[Path]:
     """Where profiles are looked for; the first wins."""
     yield Path("slurm")
     base = os.environ.get("XDG_CONFIG_HOME")
@@ -250,121 +211,89 @@ def folders() -> Iterator[Path]:
 
 def read(path: Path) -> Profile:
     """A profile from its file; RequestError naming file, key and valid keys on anything unexpected."""
-    text, data = _parse(path)
     try:
-        file = schema.convert(data, _File)
+        with open_regular(path) as stream:
+            text = stream.read().decode()
+        return _profile(path, text, schema.convert(tomllib.loads(text), _File))
+    except FileNotFoundError:
+        raise RequestError(
+            f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
+        ) from None
     except RequestError as error:
-        _refuse(path, error.what.rstrip("."), expected=error.expected)
-    resources = tuple(_resources(path, each) for each in file.resources)
-    submit = _options(path, file.submit, where="[submit]")
-    if file.runs_per_job > 1 and any(
-        tasks({**submit, **each}) > 1 for each in ({}, *(r.submit for r in resources))
-    ):
-        _refuse(
-            path, "runs_per_job packs runs of several tasks", expected="runs_per_job = 1, or one task a run."
-        )
+        what, expected = error.what, error.expected
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        what = f"cannot be read: {getattr(error, 'strerror', None) or error}."
+        expected = "a TOML file with a [submit] table."
+    raise RequestError(f"{path}: {what}", expected=expected, hint="slurm/README.md has the keys.")
+
+
+def _profile(path: Path, text: str, file: _File) -> Profile:
+    submit = _options(file.submit, where="[submit]")
+    for each in file.resources:
+        if each.dataset is each.student is None:
+            raise RequestError(
+                "[[resources]] names no run.", expected='dataset = "…" or student = "…" in it.'
+            )
+        each.submit = _options(each.submit, where="[resources.submit]")
     return Profile(
-        name=_name(path),
+        name=path.stem,
         path=path,
         text=text,
         submit=submit,
         setup=file.setup,
         runs_per_job=file.runs_per_job,
-        resources=resources,
-        **msgspec.structs.asdict(file.profile),
+        resources=file.resources,
+        description=file.profile.description,
     )
 
 
-def _parse(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        with open_regular(path) as file:
-            text = file.read().decode()
-        return text, tomllib.loads(text)
-    except FileNotFoundError:
-        raise RequestError(
-            f"{path} is not there.", expected="a profile's file.", hint="`tfkd list clusters` shows them."
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or error
-        _refuse(path, f"cannot be read: {why}", expected="a TOML file with a [submit] table.")
-
-
-def _resources(path: Path, data: _ForRuns) -> Resources:
-    if data.dataset is data.student is None:
-        _refuse(path, "[[resources]] names no run", expected='dataset = "…" or student = "…" in it.')
-    submit = _options(path, data.submit, where="[resources.submit]")
-    return Resources(dataset=data.dataset, student=data.student, submit=submit)
-
-
-def _options(path: Path, data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+def _options(data: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """The table under one name for each option; RequestError for what neither submitit nor tfkd can take."""
-    for key, value in ((key, leaf) for key, given in data.items() for leaf in _leaves(given)):
-        # The only shell of a profile is `setup`: no other value may end a line of the sbatch script.
-        if isinstance(value, str) and not key.endswith("setup") and any(ord(each) < 32 for each in value):
-            _refuse(path, f"{key} holds a control character", expected="one line of text.")
     keys = {GENERIC.get(key, key.removeprefix("slurm_")): key for key in data}
     given = {option: data[key] for option, key in keys.items()}
-    more = given.pop("additional_parameters", {})
-    if not isinstance(more, dict):
-        _refuse(
-            path, f"slurm_additional_parameters is {more!r}", expected='a table: { "mail-type" = "FAIL" }.'
-        )
-    added = {_long_name(path, key, value): value for key, value in more.items()}
+    more = schema.convert(
+        given.pop("additional_parameters", {}), dict[str, Any], of="slurm_additional_parameters"
+    )
+    for key, value in {**data, **more}.items():  # no value may end a line of the sbatch script
+        if isinstance(value, str) and not value.isprintable():
+            raise RequestError(f"{key} holds a control character.", expected="one line of text.")
+    added = {_long_name(key): value for key, value in more.items()}
     for option, key in (*keys.items(), *((option, option.replace("_", "-")) for option in added)):
         if reason := OURS.get(option):
-            _refuse(path, f"{where} sets {key}", expected=f"no {key}: {reason}.")
-    _ask_submitit(path, data, where=where)
-    for option, value in added.items():
-        own = option in _OWN_KEY
-        given = overlaid(given, {option if own else f"--{option.replace('_', '-')}": value})
+            raise RequestError(f"{where} sets {key}.", expected=f"no {key}: {reason}.")
+    _ask_submitit(data, where=where)
+    given = overlaid(given, added)
     if keys.get("mem") == "mem_gb":
         given["mem"] = f"{given['mem'] * 1024:.0f}MB"
-    for option in _TASKS:
-        if not re.fullmatch(r"[1-9]\d*", str(given.get(option, 1))):
-            _refuse(path, f"{option} is {given[option]!r}", expected="a whole number: each run has as many.")
-    for option in ("setup", "srun_args"):
-        if not isinstance(given.get(option, []), list):
-            _refuse(path, f"{keys[option]} is {given[option]!r}", expected="a list of texts.")
+    for option in given.keys() & _TYPES.keys():
+        given[option] = schema.convert(given[option], _TYPES[option], of=keys.get(option, option), lax=True)
     return given
 
 
-def _long_name(path: Path, key: str, value: object) -> str:
+def _long_name(key: str) -> str:
     """A key of the additional parameters as `cpus_per_task`; RequestError for what is no name of an option.
 
     sbatch takes any unambiguous beginning of a name (`part`), which would escape the rules for that name.
     """
-    name = key.removeprefix("--").replace("_", "-")
-    option = "ntasks_per_node" if name == "tasks-per-node" else name.replace("-", "_")
-    known = {*OURS, *_OWN_KEY, *(each.lstrip("-").replace("-", "_") for each in GPUS)}
+    name = key.removeprefix("--").replace("-", "_")
+    option = GENERIC.get(name, name)
+    known = {"time", *OURS, *_TYPES, *_FROM_ENVIRONMENT, *MEMORY, *CPUS, *GPUS}
     beginning = option not in known and any(each.startswith(option) for each in known)
-    if beginning or not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        _refuse(path, f"{key!r} is no long name of an option", expected='names as in "mail-type" = "FAIL".')
-    if isinstance(value, list | dict):
-        _refuse(path, f"{key} is {value!r}", expected="one text, number, or true or false.")
+    if beginning or not re.fullmatch(r"[a-z][a-z0-9_]*", option):
+        raise RequestError(
+            f"{key!r} is no long name of an option.", expected='names as in "mail-type" = "FAIL".'
+        )
     return option
 
 
-def _ask_submitit(path: Path, data: Mapping[str, Any], *, where: str) -> None:
+def _ask_submitit(data: Mapping[str, Any], *, where: str) -> None:
     """Let submitit judge names and types."""
     from submitit import AutoExecutor
 
     own = {key: value for key, value in data.items() if key != "slurm_python"}  # of the executor itself
     try:
         with warnings.catch_warnings(action="ignore"):  # `partition` is taken as slurm_partition
-            AutoExecutor(folder=path.parent, cluster="debug").update_parameters(**own)
+            AutoExecutor(folder=".", cluster="debug").update_parameters(**own)
     except (NameError, AssertionError) as error:
-        expected = f"submitit's keys: {', '.join(GENERIC)}, or slurm_ and one of its arguments."
-        _refuse(path, f"{where}: {str(error).splitlines()[0].rstrip('.')}", expected=expected)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    parts = [*value, *value.values()] if isinstance(value, dict) else value
-    if isinstance(parts, list):
-        for each in parts:
-            yield from _leaves(each)
-    else:
-        yield value
-
-
-def _refuse(path: Path, what: str, *, expected: str, hint: str = "") -> NoReturn:
-    raise RequestError(f"{path}: {what}.", expected=expected, hint=hint or "slurm/README.md has the keys.")
+        expected = f"submitit's keys: {KEYS}, or slurm_ and one of its arguments."
+        raise RequestError(f"{where}: {str(error).splitlines()[0]}", expected=expected) from error

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkd_cli.backends.slurm import client, submissions
+from tfkd_cli.backends.slurm import arrays, client
 from tfkd_cli.errors import RunError
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
-    from tfkd_cli.backends.slurm.submissions import Array
+    from tfkd_cli.backends.slurm.arrays import Array
     from tfkd_cli.store import Store
 
 KEPT = "queue.json"
@@ -26,14 +26,12 @@ LOG_BYTES = 4000  # of a job's log: its last words
 FORMAT = "%i|%T|%r|%j"  # the name last: it alone may hold any character
 _LINE = re.compile(r"(\d+(?:[_+]\S+)?)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
-# States in which a job may still write something or start: it is not submitted again.
-_ACTIVE = """PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED
-REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"""
-ACTIVE = frozenset(_ACTIVE.split())
-AT_WORK = frozenset(["RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"])
+VANISHED = "VANISHED"
 # Ends of a job that nobody asked for: without a trace in the store, they are all there is to see.
 DIED = frozenset(["FAILED", "OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"])
-VANISHED = "VANISHED"
+# In any other state a job may still write something or start: it is not submitted again.
+ENDED = DIED | {"COMPLETED", "CANCELLED", "PREEMPTED", "REVOKED", VANISHED}
+WAITING = frozenset(["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "PREEMPTED"])
 NEVER = "DependencyNeverSatisfied"
 
 # Reasons (or states) of jobs that will not start by themselves → what to do. "PerJob" limits are those of one
@@ -78,7 +76,7 @@ class QueueState:
     @property
     def active(self) -> bool:
         """Whether the job waits, works or is about to; a cancelled or finished one does not."""
-        return self.state in ACTIVE
+        return self.state not in ENDED
 
     @property
     def stuck(self) -> bool:
@@ -90,10 +88,10 @@ class QueueState:
         """The same in fewer words; a job that has `left` the queue is judged by the store alone."""
         if self.way_out:
             return "blocked"
-        if self.state in AT_WORK:
-            return "running"
-        if self.active or self.state == "PREEMPTED":
+        if self.state in WAITING:
             return "queued"
+        if self.active:
+            return "running"
         return "died" if self.state in DIED else "left"
 
     @property
@@ -124,17 +122,17 @@ def queue_states(store: Store, *, fresh: bool = False) -> Queue:
 
     Never raises because SLURM is silent: the last known states come back; the error says how old they are.
     """
-    arrays = [each for each in submissions.known_arrays(store) if each.ids]
-    if not arrays:
+    known = [each for each in arrays.known_arrays(store) if each.job]
+    if not known:
         return Queue()
     kept, age = _read_kept(store)
-    found = _by_run(arrays, kept)
+    found = _by_run(known, kept)
     if not kept or fresh or not 0 <= age < CACHE_SECONDS:
         try:
-            return look(store, arrays, ask_jobs())
+            return look(store, known, ask_jobs())
         except RunError as silent:
-            known = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
-            found.error = f"{silent.what} {known}"
+            shown = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
+            found.error = f"{silent.what} {shown}"
     return found
 
 
@@ -165,27 +163,27 @@ def parse_squeue(text: str) -> Jobs:
     return jobs
 
 
-def look(store: Store, arrays: Sequence[Array], jobs: Jobs) -> Queue:
+def look(store: Store, known: Sequence[Array], jobs: Jobs) -> Queue:
     """The newest job of each run, from what squeue says; SLURM forgets ended jobs, the store does not."""
     kept, _ = _read_kept(store)
     ended = {key: each for key, each in kept.items() if not each.active}
     states: dict[str, QueueState] = {}
-    for array in arrays:
-        for index, job_id, _, _ in array.jobs():
+    for array in known:
+        for index, job_id in enumerate(array.ids):
             key = f"{array.name}_{index}"
             name, state = jobs.get(job_id, ("", None))
             if state is None or name != array.name:  # a new cluster counts ids from 1 again
                 state = ended.get(key, QueueState(VANISHED, "", job_id))
             states[key] = state if state.active else _explained(state, store, array, index)
     _keep(store, states, asked=time.time())
-    return _by_run(arrays, states)
+    return _by_run(known, states)
 
 
-def _by_run(arrays: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
+def _by_run(known: Sequence[Array], states: Mapping[str, QueueState]) -> Queue:
     """The newest job of a run speaks for it, unless an older one is still at work."""
     found = Queue()
-    for array in arrays:  # oldest first
-        for index, _, pack, _ in array.jobs():
+    for array in known:  # oldest first
+        for index, pack in enumerate(array.packs):
             state = states.get(f"{array.name}_{index}")
             for run in pack:
                 if state and (state.active or run not in found or not found[run].active):
@@ -199,16 +197,17 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
     Through srun a job killed for its memory is only FAILED, and SLURM soon forgets a job.
     """
     vanished = state.state == VANISHED
-    if state.state == "COMPLETED" or (vanished and _done(store, array.packs[index])):
+    done = all((store.runs_path / folder / "result.json").exists() for folder in array.packs[index])
+    if state.state == "COMPLETED" or (vanished and done):
         return state
-    log, lives = _last_words(array.log_of(state.job_id), below=store.root), array.lives_of(index)
+    log = _last_words(array.log_of(state.job_id), below=store.root)
+    lives = arrays.read_lives(array.folder, array.first + index)
     failed, cause = False, ""
-    if lives:
-        event, cause = (str(lives[-1].get(key, "")) for key in ("event", "cause"))
-        failed = event == "began" or cause in FAILURES
-        cause = f"its job ended: {cause}"
-        if event == "began":
-            cause = "it was killed, or its node died, and it could not say why"
+    if lives and lives[-1].get("event") == "began":
+        failed, cause = True, "it was killed, or its node died, and it could not say why"
+    elif lives:
+        failed = lives[-1].get("cause") in FAILURES
+        cause = f"its job ended: {lives[-1].get('cause')}"
     elif log is not None:  # it has started; srun's own last line says only that a task has ended
         said = [line for line in log.splitlines() if not re.match(r"srun: error: \S+: tasks? ", line)]
         failed = "CANCELLED AT" not in log
@@ -227,10 +226,6 @@ def _last_words(log: Path, *, below: Path) -> str | None:
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - LOG_BYTES))
         return stream.read(LOG_BYTES).decode(errors="replace").strip()
     return None
-
-
-def _done(store: Store, pack: Sequence[str]) -> bool:
-    return all((store.runs_path / folder / "result.json").exists() for folder in pack)
 
 
 def forget(store: Store) -> None:

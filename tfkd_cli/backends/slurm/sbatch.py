@@ -1,4 +1,4 @@
-"""One array through submitit: its sbatch options, an intent before sbatch, the job ids after it, refusals.
+"""One array through submitit: its sbatch options, an intent before sbatch, the job's id after it, refusals.
 
 A dry run is the same sender with other programs called sbatch and scontrol (`recording`).
 """
@@ -10,22 +10,21 @@ import io
 import os
 import re
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.backends.slurm import client, job, queue, site, submissions
+from tfkd_cli.backends.slurm import client, job, queue, site
+from tfkd_cli.backends.slurm.arrays import Array
 from tfkd_cli.backends.slurm.client import SlurmError
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RequestError
 from tfkd_cli.training import worker
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.backends.slurm.site import Site
-    from tfkd_cli.backends.slurm.submissions import Array
 
 # A refusal that a smaller array, or a later try, may not get.
 _LIMIT = re.compile(
@@ -38,23 +37,18 @@ _UNCERTAIN = re.compile(
     r"unable to contact|timed? ?out|socket|communication|connection|zero bytes|Could not make sense",
     re.IGNORECASE,
 )
+OF_SUBMITIT = ("python", "setup", "srun_args", "signal_delay_s")  # options that sbatch does not know
 IN_FLIGHT_SECONDS = 300.0  # an sbatch whose slurmctld is busy tries for two minutes
 
 
-class LimitReachedError(RunError):
-    """SLURM takes no array of this size now."""
+class RefusedError(SlurmError):
+    """SLURM will not take this; `lines` are those of the profile to change."""
 
-
-class RefusedError(RunError):
-    """SLURM will not take this at all; `sentence` is its own, `lines` those of the profile to change."""
-
-    def __init__(self, sentence: str, profile: Profile, lines: Sequence[str] = ()) -> None:
-        self.sentence, self.lines = sentence, "; ".join(lines)
-        super().__init__(
-            f"sbatch refused: {sentence}",
-            expected=self.lines,
-            hint=f"`tfkd doctor --cluster {profile.name}` checks it; `sinfo -R` lists nodes that are down.",
-        )
+    def __init__(self, sentence: str, lines: Sequence[str] = ()) -> None:
+        super().__init__("sbatch", sentence)
+        self.what, self.expected = f"sbatch refused: {sentence}", "; ".join(lines)
+        self.hint = "`tfkd doctor --cluster NAME` checks the profile; `sinfo -R` lists nodes that are down."
+        self.is_limit = _LIMIT.search(sentence) is not None  # a smaller array may pass, or this one later
 
 
 def check_limits(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
@@ -62,11 +56,10 @@ def check_limits(options: Mapping[str, Any], *, profile: Profile, here: Site) ->
     partition = here.partition(options.get("partition"))
     if partition is None:
         return
-    asked = {
-        "time": (site.minutes(options.get("time", 1)) or site.NO_LIMIT, partition.limit_minutes, "minutes"),
-        "mem": (site.megabytes(options.get("mem", 1)), partition.limit_mb, "MB on a node"),
-    }
-    for option, (value, limit, unit) in asked.items():
+    for option, value, limit, unit in (
+        ("time", site.minutes(options.get("time", 1)) or site.NO_LIMIT, partition.limit_minutes, "minutes"),
+        ("mem", site.megabytes(options.get("mem", 1)), partition.limit_mb, "MB on a node"),
+    ):
         if limit is not None and value > limit:
             raise RequestError(
                 f"the profile {profile.name} requests {option}={options[option]}; "
@@ -76,35 +69,31 @@ def check_limits(options: Mapping[str, Any], *, profile: Profile, here: Site) ->
             )
 
 
-def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> str:
-    """What `sbatch --test-only` says of a job with these options.
+def judge(options: Mapping[str, Any], *, profile: Profile, here: Site) -> None:
+    """Let `sbatch --test-only` judge a job with these options.
 
     RequestError as from `check_limits`; RefusedError where SLURM refuses it, with the lines of those options
     without any one of which it would be taken, or refused in other words; of all where there is no such one.
     """
     check_limits(options, profile=profile, here=here)
-
-    def test(options: Mapping[str, Any]) -> str:
-        filled = site.fill_in(options, here)
-        minutes = site.time_limit(None, filled, here)
-        given = parameters(filled, setup=[], name="tfkd-doctor", minutes=minutes, at_once=1)
-        return client.run(["sbatch", "--test-only"], text=script(given)).stderr
-
-    def changes(sentence: str, options: Mapping[str, Any]) -> bool:
-        try:
-            test(options)
-        except SlurmError as error:
-            return error.sentence != sentence
-        return True
-
-    try:
-        return test(options)
-    except SlurmError as error:
-        said = error.sentence
+    if said := _refusal(options, here):
         without = {each: {key: options[key] for key in options if key != each} for each in options}
-        wrong = [each for each in options if changes(said, without[each])]
-        wrong = wrong or [each for each in options if changes(said, {})]
-        raise RefusedError(said, profile, [profile.line_of(each) for each in wrong]) from error
+        wrong = [each for each in options if _refusal(without[each], here) != said]
+        if not wrong and _refusal({}, here) != said:
+            wrong = [*options]
+        raise RefusedError(said, [profile.line_of(each) for each in wrong])
+
+
+def _refusal(options: Mapping[str, Any], here: Site) -> str:
+    """What `sbatch --test-only` has against a job with these options; empty where it has nothing."""
+    filled = site.fill_in(options, here)
+    minutes = site.time_limit(0, filled, here)
+    given = parameters(filled, setup=[], name="tfkd-doctor", minutes=minutes, at_once=1)
+    try:
+        client.ask(["sbatch", "--test-only"], text=script(given))
+    except SlurmError as error:
+        return error.sentence
+    return ""
 
 
 def parameters(
@@ -116,27 +105,31 @@ def parameters(
     at_once: int,
     on_hold: bool = False,
 ) -> dict[str, Any]:
-    """What submitit's SLURM executor is given: the profile's options, and what tfkd must set itself."""
-    given = {option: value for option, value in options.items() if option != "python" and option[:2] != "--"}
-    more = {option[2:]: value for option, value in options.items() if option[:2] == "--"}
-    # Said outright, since SUBMITIT_PREEMPT_SIGNAL would change the signal.
-    warning = {"signal": f"USR2@{given.pop('signal_delay_s', site.signal_delay(minutes))}"}
-    more = {"requeue": True, **more, **warning, **({"hold": True} if on_hold else {})}
-    if more["requeue"] is False:
-        more["no-requeue"] = True
-    if "gpus_per_task" in given:  # sbatch wants to know how many tasks
-        more["ntasks"] = site.tasks(given)
-    return {
+    """What submitit's SLURM executor is given: the profile's options, and what tfkd must set itself.
+
+    sbatch's own options go among submitit's additional parameters, which win over all that it sets itself.
+    """
+    # Seconds before the limit at which a run is warned: SLURM's slack of 60 s, a step, and a save.
+    warning = options.get("signal_delay_s", min(120, minutes * 60 // 5))
+    sbatchs = {
         "comment": name,
         "time": minutes,
-        **given,  # the profile's own time goes over unchanged, "1-00:00" too
+        "requeue": True,
+        **{option: value for option, value in options.items() if option not in OF_SUBMITIT},
         "job_name": name,
-        "setup": [*setup, *given.get("setup", [])],
+        "signal": f"USR2@{warning}",  # said outright: SUBMITIT_PREEMPT_SIGNAL would change it
+        "hold": on_hold,
+        "no_requeue": options.get("requeue") is False,
+        "ntasks": "gpus_per_task" in options and site.tasks(options),  # sbatch wants to know how many
+    }
+    return {
+        "python": options.get("python"),
+        "setup": [*setup, *options.get("setup", [])],
         "array_parallelism": at_once,
-        "wckey": given.get("wckey"),  # submitit would send "submitit"; some sites refuse unknown ones
+        "wckey": None,  # submitit would send "submitit"; some sites refuse unknown ones
         "stderr_to_stdout": True,
-        "srun_args": srun_arguments(given),
-        "additional_parameters": {key: value for key, value in more.items() if value is not False},
+        "srun_args": [*srun_arguments(options), *options.get("srun_args", [])],
+        "additional_parameters": {key: value for key, value in sbatchs.items() if value is not False},
     }
 
 
@@ -149,96 +142,81 @@ def srun_arguments(options: Mapping[str, Any]) -> list[str]:
     """
     cores = [f"--cpus-per-task={options['cpus_per_task']}"] if "cpus_per_task" in options else []
     several = [f"--wait={worker.RANK_SECONDS}"] if site.tasks(options) > 1 else []
-    return ["--export=ALL", *cores, *several, *options.get("srun_args", [])]
+    return ["--export=ALL", *cores, *several]
 
 
-def setup_lines(profile: Profile, *, code: Path) -> list[str]:
-    """The profile's lines, then the staged code first on the path; the working folder is not on it."""
-    return [
-        *profile.setup,
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "export PYTHONSAFEPATH=1",
-    ]
-
-
-def send(array: Array, given: Mapping[str, Any], *, store: Path, profile: Profile) -> None:
+def send(array: Array, given: Mapping[str, Any]) -> None:
     """sbatch `array`, recorded before and after.
 
-    LimitReachedError when a smaller one may pass, RefusedError when none will, SlurmError when SLURM does
-    not answer; in that last case the intent stays, and the next submission looks the name up.
+    RefusedError when SLURM does not take it, SlurmError when SLURM does not answer; in that last case the
+    intent stays, and the next submission looks the name up.
     """
     array.record_intent()
     try:
-        ids = submit(array, given, store=store, python=profile.submit.get("python"))
+        array.record_job(submit(array, given))
     except SlurmError as error:
-        if _UNCERTAIN.search(error.sentence):
-            jobs = queue.ask_jobs()  # raises SlurmError when slurmctld is silent
-            found = [job_id for job_id, (name, _) in jobs.items() if name == array.name]
-            if not found:
-                raise
-            return adopt(array, found[0], store=store)
-        shutil.rmtree(array.job_folder, ignore_errors=True)
-        if _LIMIT.search(error.sentence):
-            raise LimitReachedError(error.sentence) from error
-        raise RefusedError(error.sentence, profile) from error
-    array.record_ids(ids)
+        if not _UNCERTAIN.search(error.sentence):
+            array.withdraw()
+            raise RefusedError(error.sentence) from error
+        jobs = queue.ask_jobs()  # raises SlurmError when slurmctld is silent
+        found = [job_id for job_id, (name, _) in jobs.items() if name == array.name]
+        if not found:
+            raise
+        adopt(array, found[0])
 
 
-def submit(
-    array: Array, given: Mapping[str, Any], *, store: Path, python: str | None = None
-) -> tuple[str, ...]:
-    """The ids of the array's elements, from sbatch through submitit; SlurmError with sbatch's message."""
+def submit(array: Array, given: Mapping[str, Any]) -> str:
+    """The id of the array, from sbatch through submitit; SlurmError with sbatch's message."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+    options = {**given}
     noise = io.StringIO()  # submitit prints sbatch's stderr; our error has it too
     with client.clean_environment(), contextlib.redirect_stderr(noise):
         # A fresh executor and folder: submitit sleeps 0.2 s between the submissions of one.
-        executor = submitit.SlurmExecutor(folder=array.job_folder, python=python)
-        executor.update_parameters(**given)
+        executor = submitit.SlurmExecutor(folder=array.job_folder, python=options.pop("python", None))
+        executor.update_parameters(**options)
         try:
-            jobs = executor.map_array(job.main, *zip(*_arguments(array, store), strict=True))
+            jobs = executor.map_array(job.main, *zip(*_arguments(array), strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError("sbatch", client.sentence_of(str(error)) or "no reason given") from error
-    return tuple(each.job_id for each in jobs)
+    return str(jobs[0].job_id).split("_")[0]
 
 
 def script(given: Mapping[str, Any]) -> str:
     """The text that sbatch would get for one job with these parameters."""
     with tempfile.TemporaryDirectory() as name, recording(Path(name) / "recorded") as calls:
-        one = submissions.Array(submission="doctor", number=1, packs=(("run",),), folder=Path(name))
-        submit(one, given, store=Path(name))
+        submit(Array(folder=Path(name), number=1, packs=(("run",),)), given)
         return Path(calls.read_text().split(maxsplit=1)[1].strip()).read_text()
 
 
-def adopt(array: Array, job_id: str, *, store: Path) -> None:
+def adopt(array: Array, job_id: str) -> None:
     """Take over an array that SLURM has under this id, and whose sender died before it could write that down.
 
     Pickles that were not yet given their job's name are written again: a job waits 60 s for its own.
     """
     import submitit
 
-    base, count = job_id.split("_")[0], len(array.packs)
-    single = count == 1 and "_" not in job_id
-    ids = [base] if single else [f"{base}_{index}" for index in range(count)]
+    array.job = job_id.split("_")[0]
     array.job_folder.mkdir(parents=True, exist_ok=True)
-    for each, arguments in zip(ids, _arguments(array, store), strict=True):
+    for each, arguments in zip(array.ids, _arguments(array), strict=True):
         path = submitit.SlurmJob(folder=array.job_folder, job_id=each).paths.submitted_pickle
         if not path.exists():
             temporary = path.with_suffix(".tmp")
             submitit.helpers.DelayedSubmission(job.main, *arguments).dump(temporary)
             temporary.replace(path)
-    array.record_ids(ids)
+    array.record_job(array.job)
 
 
-def _arguments(array: Array, store: Path) -> list[tuple[str, str, str]]:
-    """Three strings per job; everything else is JSON in the store."""
-    return [(str(store), array.submission, str(array.first + offset)) for offset in range(len(array.packs))]
+def _arguments(array: Array) -> list[tuple[str, str, str]]:
+    """Store, submission and index of each job; everything else is JSON in the store."""
+    store, name = array.folder.absolute().parents[1], array.folder.name
+    return [(str(store), name, str(array.first + offset)) for offset in range(len(array.packs))]
 
 
-def wait_in_flight(submissions: Path, *, seconds: float = IN_FLIGHT_SECONDS) -> None:
+def wait_in_flight(submissions: Path) -> None:
     """Wait for an sbatch that a tfkd of this machine left behind when it died; it names the script."""
-    folder, deadline = str(submissions.absolute()).encode(), time.monotonic() + seconds
+    folder, deadline = str(submissions.absolute()).encode(), time.monotonic() + IN_FLIGHT_SECONDS
     while time.monotonic() < deadline:
         commands = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import tempfile
-import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.backends.slurm import arrays, sbatch, site, staging
-from tfkd_cli.backends.slurm.arrays import Element, Pack
+from tfkd_cli.backends.slurm.arrays import Array, Pack
 from tfkd_cli.backends.slurm.client import SlurmError
 from tfkd_cli.backends.slurm.site import Site
-from tfkd_cli.backends.slurm.submissions import Array
 from tfkd_cli.store import Store
 from tfkd_cli.training import submission
 
@@ -23,62 +22,78 @@ if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
     from tfkd_cli.execution import Execution
     from tfkd_cli.plan import PlannedRun
+    from tfkd_cli.spec import RunSpec
 
 Tell = Callable[[str], None]
-WOULD_FILL_IN = textwrap.wrap(site.WOULD_FILL_IN, 76)
-"""Lines of a comment in the scripts of a dry run."""
+FILLED_IN = f"""
+# what the script leaves open is filled in on the cluster: a GPU where the
+# partition has any, a GPU's share of the node's memory (at most {site.MOST_MEMORY_MB:,} MB) and
+# cores (at most {site.MOST_CPUS}; one without GPUs), and a time that the partition allows"""
 
 
 @dataclass(kw_only=True)
-class Sender:
-    """What it was given, and what it has sent so far."""
+class Submission:
+    """What is given to SLURM at once, and what has become of it so far."""
 
     store: Store
     profile: Profile
-    site: Site
+    site: Site = field(default_factory=Site)
     execution: Execution
-    jobs: int | None  # at most so many runs at once
+    limit: int | None  # at most so many runs at once
     tell: Tell
-    elements: dict[str, Element] = field(default_factory=dict)  # folder of a run → its active job; grows
-    name: str = ""  # of the submission
-    calls: int = 0  # of sbatch
+    jobs: dict[str, str] = field(default_factory=dict)  # folder of a run → its active job; grows
+    name: str = ""
     arrays: list[Array] = field(default_factory=list)
-    full: bool = False  # SLURM takes no more now
+    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
+    elsewhere: Sequence[RunSpec] = ()  # another process is at work on them, or on their teachers
+    left_in_plan: Sequence[RunSpec] = ()  # SLURM did not take them
+    repointed: int = 0  # waiting jobs of earlier submissions
+
+    @property
+    def by_array(self) -> dict[str, int]:
+        """SLURM's id of each array → how many runs it was given."""
+        return {
+            array.job: sum(folder in self.jobs for pack in array.packs for folder in pack)
+            for array in self.arrays
+        }
+
+    @property
+    def runs(self) -> int:
+        """How many runs were submitted."""
+        return sum(self.by_array.values())
 
     def send(self, runs: Sequence[PlannedRun]) -> None:
         """Group, write down what the jobs will read, send, set what waits for what, release."""
-        unfinished = frozenset(run.spec.folder for run in runs) | self.elements.keys()
+        unfinished = {run.spec.folder for run in runs} | self.jobs.keys()
         groups = arrays.group_runs(
             runs,
             profile=self.profile,
             unfinished=unfinished,
             size=self.site.max_array_size,
-            by_length=self.jobs is None,  # a cap on jobs holds within an array
+            by_length=self.limit is None,  # a cap on jobs holds within an array
         )
-        for jobs in groups:
-            sbatch.check_limits(self._options(jobs), profile=self.profile, here=self.site)
-        if self.jobs is not None and len(groups) > 1:
+        for packs in groups:
+            options = self.profile.submit_for(packs[0][0].spec)  # all request the same
+            sbatch.check_limits(options, profile=self.profile, here=self.site)
+        if self.limit is not None and len(groups) > 1:
             self.tell(
-                f"--jobs {self.jobs} holds for each of {len(groups)} arrays, not for all together: the runs "
+                f"--jobs {self.limit} holds for each of {len(groups)} arrays, not for all together: the runs "
                 "differ in resources, or are more than MaxArraySize."
             )
         code = staging.stage(self.store.code_path)
         self.name = submission.write(
-            [pack for jobs in groups for pack in jobs],
+            [pack for packs in groups for pack in packs],
             store=self.store,
-            execution=replace(self.execution, threads=self.execution.threads or self._threads(groups[0])),
+            execution=self.execution,
             backend="slurm",
             profile=self.profile.name,
             code=code.name,
         )
-        first = 0
-        for jobs in groups:
-            self._send_in_pieces(jobs, first=first, unfinished=unfinished, code=code)
-            first += len(jobs)
+        self._send_what_fits(groups, unfinished=unfinished, code=code)
         for array in self.arrays:
             if array.on_hold:
-                every = range(len(array.packs))
-                arrays.release(array, every, elements=self.elements, done=frozenset())
+                arrays.release(array, range(len(array.packs)), jobs=self.jobs, store=self.store)
+        self.left_in_plan = [run.spec for run in runs if run.spec.folder not in self.jobs]
 
     def judge(self, runs: Sequence[PlannedRun]) -> None:
         """RequestError for what SLURM would refuse; a note where no line of the profile is the cause."""
@@ -87,76 +102,63 @@ class Sender:
             try:
                 sbatch.judge(options, profile=self.profile, here=self.site)
             except sbatch.RefusedError as error:
-                if error.lines:
+                if error.expected:
                     raise
                 self.tell(f"{error.what}. {error.hint}")
 
-    def _options(self, jobs: Sequence[Pack]) -> dict[str, Any]:
-        """What the profile requests for these jobs, all of which request the same."""
-        return self.profile.submit_for(jobs[0][0].spec)
+    def _send_what_fits(self, groups: Sequence[Sequence[Pack]], *, unfinished: Set[str], code: Path) -> None:
+        """Each group as one array; above a limit of SLURM as much of it as that allows, and then no more."""
+        for packs in groups:
+            size = len(packs)
+            while packs:
+                try:
+                    self._send(packs[:size], unfinished=unfinished, code=code)
+                    packs = packs[size:]
+                except sbatch.RefusedError as error:
+                    waited = "temporarily" in error.sentence  # for two minutes: not again with half of it
+                    if not error.is_limit or (size == 1 and not self.jobs and not waited):
+                        raise
+                    if size == 1 or waited:
+                        return
+                    size //= 2
 
-    def _threads(self, jobs: Sequence[Pack]) -> int:
-        """Threads of a run: the job's cores ÷ its runs; one where a GPU does the work."""
-        options = site.fill_in(self._options(jobs), self.site)
-        cores = str(options.get("cpus_per_task", 1))
-        if site.asks_gpu(options) or not cores.isdigit():
-            return 1
-        return max(1, int(cores) // self.profile.runs_per_job)
-
-    def _send_in_pieces(
-        self, jobs: Sequence[Pack], *, first: int, unfinished: frozenset[str], code: Path
-    ) -> None:
-        """The jobs as one array; where SLURM's limits refuse it, as much of it as they allow."""
-        rest, size = jobs, len(jobs)
-        while rest and not self.full:
-            piece = rest[:size]
-            try:
-                self._send(piece, first=first, unfinished=unfinished, code=code)
-            except sbatch.LimitReachedError as error:
-                waited = "temporarily" in error.what  # for two minutes: not again with half of it
-                if size == 1 and not self.elements and not waited:
-                    raise sbatch.RefusedError(error.what, self.profile) from error
-                self.full = size == 1 or waited
-                size = max(1, size // 2)
-                continue
-            rest, first = rest[size:], first + len(piece)
-
-    def _send(self, jobs: Sequence[Pack], *, first: int, unfinished: frozenset[str], code: Path) -> None:
-        self.calls += 1
+    def _send(self, packs: Sequence[Pack], *, unfinished: Set[str], code: Path) -> None:
         array = Array(
-            submission=self.name,
-            number=self.calls,
-            packs=tuple(tuple(run.spec.folder for run in pack) for pack in jobs),
-            after=tuple(_parents(pack, unfinished) for pack in jobs),
-            first=first,
             folder=self.store.submission_path(self.name).absolute(),
+            number=len(self.arrays) + 1,
+            packs=tuple(tuple(run.spec.folder for run in pack) for pack in packs),
+            after=tuple(  # the runs of a pack have the same unfinished parents
+                tuple(each.folder for each in pack[0].spec.parents if each.folder in unfinished)
+                for pack in packs
+            ),
+            first=sum(len(each.packs) for each in self.arrays),
         )
-        options = site.fill_in(self._options(jobs), self.site)
+        asked = self.profile.submit_for(packs[0][0].spec)
+        options = site.fill_in(asked, self.site)
         # Runs of a job share a device, so their times add up.
-        longest = max(math.fsum(run.seconds_left_alone for run in pack) for pack in jobs)
-        runs = sum(map(len, jobs))
+        longest = max(math.fsum(run.seconds_left_alone for run in pack) for pack in packs)
         given = sbatch.parameters(
             options,
-            setup=sbatch.setup_lines(self.profile, code=code.absolute()),
+            # The staged code comes first on the path; the working folder is not on it.
+            setup=[
+                *self.profile.setup,
+                f"export PYTHONPATH={shlex.quote(str(code.absolute()))}${{PYTHONPATH:+:$PYTHONPATH}}",
+                "export PYTHONSAFEPATH=1",
+            ],
             name=array.name,
             minutes=site.time_limit(longest, options, self.site),
-            at_once=max(1, (self.jobs or runs) // self.profile.runs_per_job),
+            at_once=max(1, (self.limit or sum(map(len, packs))) // self.profile.runs_per_job),
             on_hold=array.on_hold,
         )
         try:
-            sbatch.send(array, given, store=self.store.root.absolute(), profile=self.profile)
-        except sbatch.RefusedError:
-            sbatch.judge(self._options(jobs), profile=self.profile, here=self.site)  # names the lines
+            sbatch.send(array, given)
+        except sbatch.RefusedError as error:
+            if not error.is_limit:
+                sbatch.judge(asked, profile=self.profile, here=self.site)  # names the lines
             raise
-        for job_id, pack in zip(array.ids, array.packs, strict=True):
-            self.elements.update((folder, Element(job_id, packed=len(pack) > 1)) for folder in pack)
+        for job_id, folders in zip(array.ids, array.packs, strict=True):
+            self.jobs.update(dict.fromkeys(folders, job_id))
         self.arrays.append(array)
-
-
-def _parents(pack: Pack, unfinished: frozenset[str]) -> tuple[str, ...]:
-    """Folders of the unfinished parents of a job's runs."""
-    parents = (parent.folder for run in pack for parent in run.spec.parents)
-    return tuple(dict.fromkeys(each for each in parents if each in unfinished))
 
 
 def dry_run(
@@ -178,30 +180,27 @@ def dry_run(
         copy, here = Store.open(Path(f"{folder}{store.root.absolute()}"), create=True), Site()
         with contextlib.suppress(SlurmError):
             here = site.read_site()
-        sender = Sender(
+        sent = Submission(
             store=copy, profile=profile.in_this_environment(on_event), site=here,
-            execution=execution, jobs=jobs, tell=on_event,
+            execution=execution, limit=jobs, tell=on_event,
         )  # fmt: skip
-        sender.judge(runs)
-        with sbatch.recording(Path(folder) / "recorded") as calls:
-            sender.send(runs)
-        about = {array.job_folder: _described(array) for array in sender.arrays}
+        sent.judge(runs)
         if not here.partitions:
             on_event("No SLURM answers here: what the profile leaves open is read from the cluster itself.")
-            about = {folder: "\n# ".join([words, *WOULD_FILL_IN]) for folder, words in about.items()}
-        texts = []
+        with sbatch.recording(Path(folder) / "recorded") as calls:
+            sent.send(runs)
+        texts, of_calls = [], iter(sent.arrays)
         for call in calls.read_text().splitlines():
             command, _, arguments = call.partition(" ")
-            script = Path(arguments)
-            texts.append(
-                script.read_text().replace("\n", f"\n# {about[script.parent]}\n", 1)
-                if command == "sbatch"
-                else f"# then: {call}"
-            )
-        return [text.replace(folder, "").replace(sender.name, "SUBMISSION") for text in texts]
+            if command == "sbatch":
+                about = _about(next(of_calls)) + ("" if here.partitions else FILLED_IN)
+                texts.append(Path(arguments).read_text().replace("\n", f"\n# {about}\n", 1))
+            else:
+                texts.append(f"# then: {call}")
+        return [text.replace(folder, "").replace(sent.name, "SUBMISSION") for text in texts]
 
 
-def _described(array: Array) -> str:
+def _about(array: Array) -> str:
     count = sum(map(len, array.packs))
     runs = array.packs[0][0] if count == 1 else f"{count} runs, {array.packs[0][0]} …"
     return f"sbatch call {array.number}: {runs}"

@@ -12,46 +12,25 @@ from tfkd_cli.backends.slurm import client
 
 MOST_MEMORY_MB = 8000  # host memory of a run: torch with CUDA 3 GB, CIFAR 0.2 GB, cached teacher logits
 MOST_CPUS = 4  # beside a GPU: one thread feeds it, the others are torch's
-UNKNOWN_MINUTES = 12 * 60
 LEAST_MINUTES = 10  # SLURM looks at limits each 30 s and may warn a minute early
 NO_LIMIT = 365 * 1440
-WOULD_FILL_IN = (
-    "what the script leaves open is filled in on the cluster: a GPU where the partition has any, "
-    f"a GPU's share of the node's memory (at most {MOST_MEMORY_MB:,} MB) and cores (at most {MOST_CPUS}; one "
-    "without GPUs), and a time that the partition allows"
-)
-"""What `fill_in` and `time_limit` do, for a dry run where no SLURM answers."""
-
 # Options of which sbatch takes one: naming one replaces the others, and nothing is filled in beside it.
 MEMORY = frozenset({"mem", "mem_per_cpu", "mem_per_gpu"})
 CPUS = frozenset({"cpus_per_task", "cpus_per_gpu"})
-GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "--gpus", "--gpus-per-socket"})
-
-
-@dataclass(frozen=True)
-class Node:
-    """What a node of one kind has."""
-
-    cpus: int
-    memory_mb: int  # 1: not configured
-    gpus: int
+GPUS = frozenset({"gpus_per_node", "gpus_per_task", "gres", "gpus", "gpus_per_socket"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """A partition and the kinds of its nodes: what a job may have of each."""
+    """A partition, and what a job may have of each of its nodes (of those with GPUs, where there are any)."""
 
     name: str
     default: bool = False
     limit_minutes: int | None = None  # None: no limit
     limit_mb: int | None = None  # of a job on a node
-    nodes: tuple[Node, ...] = ()
-
-    @property
-    def least(self) -> Node:
-        """What each of its nodes has (of those with GPUs, where there are any)."""
-        kinds = [each for each in self.nodes if each.gpus] or self.nodes
-        return Node(*(min(getattr(each, name) for each in kinds) for name in ("cpus", "memory_mb", "gpus")))
+    gpus: int
+    cpus: int
+    memory_mb: int  # 1: not configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,28 +69,32 @@ def parse_config(text: str) -> dict[str, str]:
 
 def parse_partitions(nodes: str, limits: str = "") -> tuple[Partition, ...]:
     """Lines of `sinfo -e -o "%P|%l|%c|%m|%G|%B"` (a kind of node each) and `scontrol show partition -o`."""
-    found: dict[str, Partition] = {}
     memory = dict(re.findall(r"^PartitionName=(\S+) .*MaxMemPerNode=(\d+)", limits, re.MULTILINE))
+    kinds: dict[tuple[str, str], list[tuple[int, int, int]]] = {}  # GPUs, cores, MB of the nodes
     for line in nodes.splitlines():
         fields = line.strip().split("|")
         if len(fields) == 6:
             title, limit, cpus, megabytes, gres, most_cpus = fields
-            name = title.rstrip("*")
-            limit_mb = int(memory[name]) if name in memory else None
             gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(,]+)?:(\d+)", gres))
-            node = Node(
-                min(_number(cpus), _number(most_cpus) or _number(cpus)),
-                min(_number(megabytes), limit_mb or _number(megabytes)),
-                gpus,
-            )
-            found[name] = Partition(
+            cores = min(_number(cpus), _number(most_cpus) or _number(cpus))
+            kinds.setdefault((title, limit), []).append((gpus, cores, _number(megabytes)))
+    found = []
+    for (title, limit), of_nodes in kinds.items():
+        name = title.rstrip("*")
+        gpus, cores, mb = map(min, zip(*([each for each in of_nodes if each[0]] or of_nodes), strict=True))
+        limit_mb = int(memory[name]) if name in memory else None
+        found.append(
+            Partition(
                 name=name,
-                default=title.endswith("*"),
+                default=title != name,
                 limit_minutes=minutes(limit),
                 limit_mb=limit_mb,
-                nodes=(*(found[name].nodes if name in found else ()), node),
+                gpus=gpus,
+                cpus=cores,
+                memory_mb=min(mb, limit_mb or mb),
             )
-    return tuple(found.values())
+        )
+    return tuple(found)
 
 
 def minutes(limit: int | str) -> int | None:
@@ -119,7 +102,7 @@ def minutes(limit: int | str) -> int | None:
 
     None for no limit ("UNLIMITED", "infinite"), and for what is no time: sbatch judges that.
     """
-    match = re.fullmatch(r"(?:(\d+)-(?=\d+(?::\d+){0,2}$))?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(limit))
     if match is None:
         return None
     days, *parts = match.groups()
@@ -142,50 +125,43 @@ def fill_in(options: Mapping[str, Any], site: Site) -> dict[str, Any]:
     partition = site.partition(options.get("partition"))
     if partition is None:
         return filled
-    node = partition.least
-    per_node = int(options.get("ntasks_per_node", 1))
-    if not _about_gpus(options) and node.gpus:
+    per_node = options.get("ntasks_per_node", 1)
+    asked = _asks_gpus(options)
+    if asked is None and partition.gpus:
         filled["gpus_per_node"] = per_node
-    shares = node.gpus if asks_gpu(filled) and node.gpus else 0
+    shares = 0 if asked is False else partition.gpus
     if not CPUS & options.keys():
-        filled["cpus_per_task"] = max(1, min(MOST_CPUS, node.cpus // shares)) if shares else 1
-    if not MEMORY & options.keys() and node.memory_mb > 100:
-        share = max(node.memory_mb // max(1, shares or node.cpus), min(2000, node.memory_mb))
-        filled["mem"] = f"{min(per_node * min(MOST_MEMORY_MB, share), node.memory_mb)}MB"
+        filled["cpus_per_task"] = max(1, min(MOST_CPUS, partition.cpus // shares)) if shares else 1
+    if not MEMORY & options.keys() and partition.memory_mb > 100:
+        share = max(partition.memory_mb // max(1, shares or partition.cpus), min(2000, partition.memory_mb))
+        filled["mem"] = f"{min(per_node * min(MOST_MEMORY_MB, share), partition.memory_mb)}MB"
     return filled
 
 
 def tasks(options: Mapping[str, Any]) -> int:
     """How many processes a job with these options has, on all its nodes."""
-    return int(options.get("nodes", 1)) * int(options.get("ntasks_per_node", 1))
+    return int(options.get("nodes", 1) * options.get("ntasks_per_node", 1))
 
 
-def asks_gpu(options: Mapping[str, Any]) -> bool:
-    """Whether a job with these options gets a GPU."""
-    return any(
-        re.search(r"(^|:)[1-9]\d*(?=,|\(|$)|^(?!none$)[A-Za-z]+$", each) for each in _about_gpus(options)
-    )
+def _asks_gpus(options: Mapping[str, Any]) -> bool | None:
+    """Whether a job with these options gets a GPU; None where they say nothing of GPUs.
 
-
-def _about_gpus(options: Mapping[str, Any]) -> list[str]:
-    """What is said of GPUs: the values of those options, without a `gres` of other things (`tmpspace:1G`)."""
+    A `gres` may be of other things (`tmpspace:1G`).
+    """
     values = {option: str(options[option]) for option in GPUS & options.keys()}
-    return [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
+    said = [each for option, each in values.items() if option != "gres" or re.search("gpu|^none$", each)]
+    some = r"(^|:)[1-9]\d*(?=,|\(|$)|^(?!none$)[A-Za-z]+$"
+    return any(re.search(some, each) for each in said) if said else None
 
 
-def time_limit(seconds: float | None, options: Mapping[str, Any], site: Site) -> int:
+def time_limit(seconds: float, options: Mapping[str, Any], site: Site) -> int:
     """Minutes for an array whose longest job takes `seconds`: 1.5 times that, at most the partition's."""
     if "time" in options:
         return minutes(options["time"]) or NO_LIMIT
     partition = site.partition(options.get("partition"))
-    wanted = UNKNOWN_MINUTES if seconds is None else max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
+    wanted = max(LEAST_MINUTES, math.ceil(1.5 * seconds / 60))
     limit = partition.limit_minutes if partition else None
     return wanted if limit is None else min(wanted, limit)
-
-
-def signal_delay(limit_minutes: int) -> int:
-    """Seconds before the limit at which to warn a run: SLURM's slack of 60 s, a step, and a save."""
-    return min(120, limit_minutes * 60 // 5)
 
 
 def _number(text: str) -> int:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import tfkd_cli
+from tfkd_cli.store import files
 from tfkd_cli.training import provenance
+from tfkd_cli.training.provenance import PACKAGE
 
-PACKAGE = Path(tfkd_cli.__file__).parent
 SUFFIXES = (".py", ".toml", ".typed")
 NOT_FOR_JOBS = (
     "cli.py", "commands", "options.py", "report", "progress.py", "compare", "console.py", "reproduction",
@@ -25,13 +21,14 @@ DIFF_BYTES = 200_000  # a longer diff is known by its digest only
 
 def stage(code: Path) -> Path:
     """`<code>/<tree>`, complete: made now, or found; named by the sha256 of names and contents."""
-    files = contents()
+    staged = contents()
     whole = hashlib.sha256()
-    for name, data in sorted(files.items()):  # with lengths, so that nothing can be shifted
+    for name, data in sorted(staged.items()):  # with lengths, so that nothing can be shifted
         whole.update(f"{len(name)} {name} {len(data)} ".encode() + data)
     tree = code / whole.hexdigest()[:16]
     if not tree.is_dir():
-        _write(tree, files)
+        files.make_folder(code)
+        files.make_filled_folder(tree, staged)
     return tree
 
 
@@ -48,25 +45,3 @@ def contents() -> dict[str, bytes]:
     if 0 < len(code.patch) <= DIFF_BYTES:
         found["code.diff"] = code.patch.encode()
     return found
-
-
-def _write(tree: Path, files: dict[str, bytes]) -> None:
-    """Renamed into place whole: a folder of that name is complete, and of two writers one wins."""
-    temporary = tree.with_name(f".{tree.name}.{uuid.uuid4().hex[:12]}.tmp")
-
-    def write(name: str) -> None:
-        path = temporary / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:
-            stream.write(files[name])
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(write, files))
-    try:
-        temporary.rename(tree)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not tree.is_dir():
-            raise

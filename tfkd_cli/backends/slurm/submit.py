@@ -1,51 +1,26 @@
-"""The runs of a plan → SLURM, each once, whatever crashed before."""
+"""The runs of a plan → SLURM, each once, whatever crashed before; and out of its queue again."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tfkd_cli.backends.slurm import arrays, client, queue, sbatch, site, submissions
-from tfkd_cli.backends.slurm.arrays import Element
-from tfkd_cli.backends.slurm.sending import Sender, Tell
+from tfkd_cli.backends.slurm import arrays, client, queue, sbatch, site
+from tfkd_cli.backends.slurm.sending import Submission, Tell
 from tfkd_cli.errors import RequestError
 from tfkd_cli.locks import held
 from tfkd_cli.store import files
 
 if TYPE_CHECKING:
+    from tfkd_cli.backends.slurm.arrays import Array
     from tfkd_cli.backends.slurm.profile import Profile
-    from tfkd_cli.backends.slurm.queue import QueueState
-    from tfkd_cli.backends.slurm.submissions import Array
     from tfkd_cli.execution import Execution
-    from tfkd_cli.plan import Plan, PlannedRun
+    from tfkd_cli.plan import PlannedRun
     from tfkd_cli.spec import RunSpec
     from tfkd_cli.store import Store
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What one `submit` did. `calls` counts sbatch; `left_in_plan` is what SLURM did not take."""
-
-    submission: str = ""
-    arrays: tuple[tuple[str, int], ...] = ()  # (SLURM id, runs)
-    calls: int = 0
-    queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
-    repointed: int = 0
-    left_in_plan: tuple[RunSpec, ...] = ()
-    elsewhere: tuple[RunSpec, ...] = ()  # another process is at work on them, or on their teachers
-
-    @property
-    def runs(self) -> int:
-        """How many runs were submitted now."""
-        return sum(count for _, count in self.arrays)
-
-    @property
-    def already(self) -> int:
-        """How many runs SLURM had before."""
-        return len(self.queued)
 
 
 def submit(
@@ -56,7 +31,7 @@ def submit(
     profile: Profile,
     jobs: int | None = None,
     on_event: Tell = lambda text: None,
-) -> Submitted:
+) -> Submission:
     """Submit those of the planned `runs` (teachers first) that SLURM does not have yet; returns at once.
 
     `jobs` limits the runs at once. RequestError where there is no SLURM, SlurmError when slurmctld does not
@@ -65,63 +40,45 @@ def submit(
     client.require()
     _check_path(store.root)
     profile = profile.in_this_environment(on_event)
+    sent = Submission(store=store, profile=profile, execution=execution, limit=jobs, tell=on_event)
     with _one_at_a_time(store.root / "submissions", tell=on_event):
-        here = site.read_site()
-        before = _look(store, tell=on_event)
-        new, elsewhere = before.to_send([run for run in runs if not _ended_meanwhile(run, store)])
-        if jobs is not None and (count := len(before.active)):
-            on_event(f"{count} runs submitted before are in the queue; --jobs {jobs} does not count them.")
-        sender = Sender(
-            store=store, profile=profile, site=here, execution=execution, jobs=jobs, tell=on_event,
-            elements=dict(before.active),
-        )  # fmt: skip
+        sent.site = site.read_site()
+        known = arrays.known_arrays(store)
+        states = _look(store, known, tell=on_event)
+        active = {folder: state.job_id for folder, state in states.items() if state.active}
+        for array in known:
+            if array.job and array.on_hold:  # its sender died before it could release it
+                arrays.release(array, array.pending(states), jobs=active, store=store)
+        sent.queued = {run.spec.folder: active[run.spec.folder] for run in runs if run.spec.folder in active}
+        new, sent.elsewhere = _to_send(runs, active, store)
+        if jobs is not None and active:
+            on_event(
+                f"{len(active)} runs submitted before are in the queue; --jobs {jobs} does not count them."
+            )
+        sent.jobs = {**active}
         if new:
-            sender.send(new)
-        repointed = before.repoint(sender.elements)
+            sent.send(new)
+        renewed = sent.jobs.keys() - active.keys()
+        sent.repointed = arrays.repoint(known, states=states, jobs=sent.jobs, renewed=renewed, store=store)
         queue.forget(store)
-    return Submitted(
-        submission=sender.name,
-        arrays=tuple((each.base_id, each.count(sender.elements)) for each in sender.arrays),
-        calls=sender.calls,
-        queued=before.queued(runs),
-        repointed=repointed,
-        left_in_plan=tuple(run.spec for run in new if run.spec.folder not in sender.elements),
-        elsewhere=tuple(run.spec for run in elsewhere),
-    )
-
-
-def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
-    """`submit` one run of a plan again, with a fresh count of attempts; its waiting students wait for the
-    new job.
-
-    Unfinished teachers of its own go before it. RequestError when it is done, or in SLURM's queue.
-    """
-    runs = [run for run in plan.todo if run.spec in spec.lineage]
-    if spec not in [run.spec for run in runs]:
-        raise RequestError(
-            f"{spec.folder} is done.", expected="a run without a result.", hint="`tfkd status` shows them."
-        )
-    sent = submit(runs, store=store, **more)
-    if not sent.runs:
-        raise RequestError(
-            f"{spec.folder} was not submitted: {_why_not(spec, sent)}.",
-            expected="a run that failed or was cancelled, and a place in the queue.",
-            hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
-        )
     return sent
 
 
-def _ended_meanwhile(run: PlannedRun, store: Store) -> bool:
-    """Whether a run was finished since it was planned, by a job that has left the queue."""
-    return run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done"
+def cancel(store: Store, folders: Iterable[str]) -> int:
+    """Cancel the waiting and running jobs of the runs in these folders; the number of jobs.
 
-
-def _why_not(spec: RunSpec, sent: Submitted) -> str:
-    if job := sent.queued.get(spec.folder):
-        return f"it is in SLURM's queue already, as job {job}"
-    if sent.elsewhere:
-        return "another process is at work on it, or on its teacher"
-    return "SLURM takes no more jobs now"
+    What they have trained stays: the worker saves and does not come back. A job that holds other runs too
+    (`runs_per_job`) goes as a whole. SlurmError when SLURM does not answer.
+    """
+    known = [each for each in arrays.known_arrays(store) if each.job]
+    states = queue.look(store, known, queue.ask_jobs()) if known else {}
+    jobs = {states[folder].job_id for folder in folders if folder in states and states[folder].active}
+    elements = [(array, [i for i, job_id in enumerate(array.ids) if job_id in jobs]) for array in known]
+    wanted = [array.named(indices) for array, indices in elements if indices]
+    if wanted:
+        client.ask(["scancel", *wanted])
+    queue.forget(store)
+    return len(jobs)
 
 
 def _check_path(root: Path) -> None:
@@ -137,13 +94,10 @@ def _check_path(root: Path) -> None:
 def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
     """Of two terminals that ask for the same, the second sees what the first has submitted."""
     files.make_folder(submissions)
-    told = False
 
+    @functools.cache  # said once
     def while_waiting() -> None:
-        nonlocal told
-        if not told:
-            tell("another tfkd is submitting; waiting for it (Ctrl-C ends this; nothing is submitted twice).")
-            told = True
+        tell("another tfkd is submitting; waiting for it (Ctrl-C ends this; nothing is submitted twice).")
 
     with held(submissions / "lock", while_waiting=while_waiting) as locked:
         if not locked:
@@ -151,88 +105,51 @@ def _one_at_a_time(submissions: Path, *, tell: Tell) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class _Before:
-    """What SLURM has before anything is sent."""
+def _to_send(
+    runs: Sequence[PlannedRun], active: Mapping[str, str], store: Store
+) -> tuple[list[PlannedRun], list[RunSpec]]:
+    """The runs that SLURM does not have, and those that wait for a process outside SLURM.
 
-    arrays: Sequence[Array]
-    states: Mapping[str, QueueState]
-    active: Mapping[str, Element]  # folder of a run → the job that is going to give its result
-    done: frozenset[str]  # folders of parents
-
-    def queued(self, runs: Sequence[PlannedRun]) -> dict[str, str]:
-        """The runs that SLURM has (folders) → their jobs."""
-        folders = (run.spec.folder for run in runs)
-        return {folder: self.active[folder].job_id for folder in folders if folder in self.active}
-
-    def to_send(self, runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
-        """The runs that SLURM does not have, and those that wait for a process outside SLURM.
-
-        The heartbeat of a job that SLURM does not know any more is not believed.
-        """
-        new: list[PlannedRun] = []
-        elsewhere: list[PlannedRun] = []
-        keys: set[str] = set()  # of those elsewhere
-        for run in runs:  # teachers first
-            queued = run.spec.folder in self.active
-            outside = run.progress.status == "running" and run.progress.job is None and not queued
-            if outside or any(parent.key in keys for parent in run.spec.parents):
-                keys.add(run.spec.key)
-                elsewhere.append(run)
-            elif not queued:
-                new.append(run)
-        return new, elsewhere
-
-    def repoint(self, elements: Mapping[str, Element]) -> int:
-        """Point waiting jobs of earlier submissions to their parents' new jobs; how many."""
-        renewed = frozenset(elements.keys() - self.active.keys())
-        return arrays.repoint(
-            self.arrays, states=self.states, elements=elements, done=self.done - renewed, renewed=renewed
-        )
+    The heartbeat of a job that SLURM does not know any more is not believed. A run that was finished since it
+    was planned, by a job that has left the queue, is in neither.
+    """
+    new: list[PlannedRun] = []
+    elsewhere: list[RunSpec] = []
+    for run in runs:  # teachers first
+        if run.spec.folder in active:
+            continue
+        if run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done":
+            continue
+        outside = run.progress.status == "running" and run.progress.job is None
+        if outside or any(parent in elsewhere for parent in run.spec.parents):
+            elsewhere.append(run.spec)
+        else:
+            new.append(run)
+    return new, elsewhere
 
 
-def _look(store: Store, *, tell: Tell) -> _Before:
-    """Look at the queue; what a dead sender left is adopted, its arrays on hold are released."""
-    known = submissions.known_arrays(store)
-    if not all(array.ids for array in known):
-        sbatch.wait_in_flight(store.root / "submissions")
-    jobs = queue.ask_jobs() if known else {}
-    _adopt(store, known, jobs, tell)
-    states = queue.look(store, known, jobs)
-    active = {
-        folder: Element(job_id, packed=len(pack) > 1)
-        for array in known
-        for _, job_id, pack, _ in array.jobs()
-        for folder in pack
-        if states[folder].active and states[folder].job_id == job_id
-    }
-    parents = {folder for array in known for after in array.after for folder in after}
-    done = frozenset(folder for folder in parents if store.folder(folder).state().status == "done")
-    for array in known:
-        if array.ids and array.on_hold:
-            arrays.release(array, array.pending(states), elements=active, done=done)
-    return _Before(known, states, active, done)
-
-
-def _adopt(store: Store, known: Sequence[Array], jobs: queue.Jobs, tell: Tell) -> None:
-    """Take over arrays that SLURM has and whose sender died before it could write that down.
+def _look(store: Store, known: Sequence[Array], *, tell: Tell) -> queue.Queue:
+    """Look at the queue, and take over arrays that SLURM has and whose sender died before it wrote that down.
 
     One that reached SLURM so late that its runs were sent again meanwhile is cancelled.
     """
+    if not all(array.job for array in known):
+        sbatch.wait_in_flight(store.root / "submissions")
+    jobs = queue.ask_jobs() if known else {}
+    at_work = {job_id for job_id, (_, state) in jobs.items() if state.active}
     by_name = {name: job_id for job_id, (name, _) in jobs.items()}
-    at_work = {each.name for each in known if each.ids and any(_is_active(jobs, job) for job in each.ids)}
-    sent = {folder for each in known if each.name in at_work for pack in each.packs for folder in pack}
-    for array in (each for each in known if not each.ids):
+    sent = {
+        folder for each in known if not at_work.isdisjoint(each.ids) for pack in each.packs for folder in pack
+    }
+    for array in known:
         job_id = by_name.get(array.name)
-        if job_id is None:  # SLURM never got it, or refused it
+        if array.job or job_id is None:  # or SLURM never got it
             continue
-        if _is_active(jobs, job_id) and any(folder in sent for pack in array.packs for folder in pack):
-            client.ask(["scancel", job_id.split("_")[0]])
-            tell(f"cancelled job {job_id.split('_')[0]}: its runs were sent again before SLURM had it.")
+        base = job_id.split("_")[0]
+        if job_id in at_work and any(folder in sent for pack in array.packs for folder in pack):
+            client.ask(["scancel", base])
+            tell(f"cancelled job {base}: its runs were sent again before SLURM had it.")
         else:
-            sbatch.adopt(array, job_id, store=store.root.absolute())
-            tell(f"found {array.name} of an interrupted submission in SLURM as job {array.base_id}.")
-
-
-def _is_active(jobs: queue.Jobs, job_id: str) -> bool:
-    return job_id in jobs and jobs[job_id][1].active
+            sbatch.adopt(array, job_id)
+            tell(f"found {array.name} of an interrupted submission in SLURM as job {base}.")
+    return queue.look(store, known, jobs)
