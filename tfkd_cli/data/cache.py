@@ -57,7 +57,6 @@ class Draft:
         self.folder = folder
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
-        self.report: dict[str, Any] = {}
         self.found: tuple[str, ...] = ()
         self.parts: list[str] = []
         self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
@@ -128,7 +127,6 @@ class Draft:
             "origin": self.origin,
             "archives": self.archives,
             "files": files,
-            "report": self.report,
         }
         write_record(self.folder / "meta.json", meta)
 

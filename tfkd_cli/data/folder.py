@@ -19,7 +19,7 @@ from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
 from tfkd_cli.data.image_files import entries
 from tfkd_cli.data.images import Header, Look, decode_all, levels_of, naming_all, parallel, read_header
 from tfkd_cli.data.images import decode as decode_image
-from tfkd_cli.data.inspection import IN_WORDS, inspect, notes_of, of_counts, of_labels
+from tfkd_cli.data.inspection import IN_WORDS, of_counts, of_decoded, of_labels
 from tfkd_cli.data.layout import Layout, no_folder, survey
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
@@ -96,8 +96,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
             expected="a folder that stays as it is until its images are decoded.",
             hint="run the command again.",
         )
-    draft.report = inspect(draft, layout, parts)
-    return replace(facts, notes=facts.notes + notes_of(draft.report))
+    return replace(facts, notes=facts.notes + of_decoded(draft, layout, parts))
 
 
 def fetch(facts: DataSet, folder: Path) -> Path:

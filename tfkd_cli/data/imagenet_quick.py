@@ -23,7 +23,7 @@ from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DataSet
 from tfkd_cli.data.images import Look, decode_all, naming_all, parallel
 from tfkd_cli.data.images import decode as decode_image
-from tfkd_cli.data.inspection import inspect, notes_of, of_counts, of_labels
+from tfkd_cli.data.inspection import of_counts, of_decoded, of_labels
 from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress, silent
 from tfkd_cli.data.trees import read_file
@@ -68,8 +68,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
             images = decode_all(positions, one, what=f"decoding {part}", progress=progress)
             draft.write(part, images, [layout.labels[position] for position in positions])
     draft.class_names = layout.classes
-    draft.report = inspect(draft, layout, _parts(layout))
-    return replace(facts, notes=facts.notes + notes_of(draft.report))
+    return replace(facts, notes=facts.notes + of_decoded(draft, layout, _parts(layout)))
 
 
 def fetch(facts: DataSet, folder: Path) -> Path:
