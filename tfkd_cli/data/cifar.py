@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.download import load_file
 from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.files import read_file
 from tfkd_cli.data.reader import Progress, not_official
-from tfkd_cli.data.trees import read_file
 
 if TYPE_CHECKING:
     from numpy import uint8

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.files import read_file
 from tfkd_cli.data.images import parallel
-from tfkd_cli.data.trees import read_file
 from tfkd_cli.errors import RequestError
 
 if TYPE_CHECKING:

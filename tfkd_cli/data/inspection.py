@@ -8,11 +8,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from tfkd_cli.data.cache import Draft
-from tfkd_cli.data.layout import Layout
+from tfkd_cli.data.layout import IN_WORDS, Layout
 from tfkd_cli.data.near import near_identical
 from tfkd_cli.errors import RequestError
-
-IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 if TYPE_CHECKING:
     from numpy import uint8
