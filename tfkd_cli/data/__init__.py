@@ -8,14 +8,13 @@ load(name)      the decoded arrays, memory-mapped, or an index of image files; n
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
@@ -29,7 +28,7 @@ from tfkd_cli.data.facts import (
     ResolvedData,
 )
 from tfkd_cli.data.image_files import Reading
-from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
+from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, reader_of, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
 from tfkd_cli.regular_files import expanded
 
@@ -95,7 +94,7 @@ def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> 
         return _resolved(
             replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
         )
-    reader = _reader(asked.facts)
+    reader = reader_of(asked.facts)
     found = reader.locate(_places(asked, execution), asked.facts)
     pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
     if pointed is not None and caches.ready(execution.cache_path, pointed):
@@ -139,7 +138,7 @@ def prepare(
     moved = resolved.ready and source is not None and _indexed_elsewhere(resolved, execution)
     if moved or not resolved.ready:
         _decode(resolved, execution, progress=report, anew=moved)
-    check_files(resolved.name, execution=execution)
+    _arrays(resolved.name, execution)  # its files are there
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
     return _resolved(resolved.facts, execution, path=Path(resolved.source) if resolved.source else None)
@@ -164,13 +163,8 @@ def load(
     return arrays
 
 
-def check_files(name: str, *, execution: Execution) -> None:
-    """RequestError where the cache has an index of image files, and they are not where `load` looks."""
-    if (caches.described(execution.cache_path, name) or {}).get("archives"):  # else all is in the cache
-        _arrays(name, execution, caches.READING)
-
-
-def _arrays(name: str, execution: Execution, reading: Reading) -> Arrays | None:
+def _arrays(name: str, execution: Execution, reading: Reading = caches.READING) -> Arrays | None:
+    """What the cache has; RequestError where that is an index, and the files are not where it says."""
     staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
     places = [each for each in (staged, _source(name, execution)) if each is not None]
     return caches.load(execution.cache_path, name, places=places, reading=reading)
@@ -194,56 +188,36 @@ class Asked:
 
 
 def _asked(name: str, execution: Execution) -> Asked:
-    kind, size, split, separator, rest = _parsed(name)
-    if kind == "torchvision":
-        from tfkd_cli.data import torchvision_names
-
-        folded = fold(rest)
-        built_in = next(
-            (each for each in ("cifar10", "cifar100", "fashion-mnist") if fold(each) == folded), ""
-        )
-        facts = dataset(built_in) if built_in else torchvision_names.named(rest, size=size)
-        return Asked(facts, facts.name)
-    facts = _folder(size, split, execution) if kind == "folder" else dataset(kind)
-    if separator == "@":
-        asked = Asked(facts, f"{facts.name}@{rest}")
-        known = caches.described(execution.cache_path, asked.name)
-        return asked if known is None else replace(asked, facts=_as_read(facts, known["facts"]))
-    return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path.") if rest else None)
-
-
-def _folder(size: int, split: int, execution: Execution) -> DataSet:
-    from tfkd_cli.data.folder import template
-
-    facts = template(size, split=split)
-    return replace(facts, follow_links=execution.follow_links, nested=execution.nested)
-
-
-def _as_read(facts: DataSet, before: Mapping[str, Any]) -> DataSet:
-    """The facts, to be read from the same folder in the same way as the content in the cache was."""
-    return replace(facts, follow_links=before["follow_links"], nested=before["nested"])
-
-
-def _parsed(name: str) -> tuple[str, int, int, str, str]:
-    """`folder224.split3:PATH` → folder, 224, 3, ":", PATH; `digits@<hex>` → digits, 0, 0, "@", <hex>."""
+    """`folder224.split3:PATH`, `folder@<12 hex>`, `torchvision96:NAME`, `digits`, `imagenet@<12 hex>`."""
     match = OWN_NAME.fullmatch(name.strip())
     if match is None:
         base, separator, digest = name.partition("@")
-        return base, 0, 0, separator, digest
-    kind, size, split, separator, rest = match.group("kind", "size", "split", "separator", "rest")
-    if split and kind.lower() != "folder":
+        facts = dataset(base)
+        return Asked(facts, f"{facts.name}{separator}{digest}")
+    kind, rest = match["kind"].lower(), match["rest"]
+    size, split = int(match["size"] or 0), int(match["split"] or 0)
+    if split and kind != "folder":
         raise RequestError(f"{name[:80]!r} asks for a split.", expected="one of folder:PATH only.")
-    if size and int(size) not in SIZES:
+    if size and size not in SIZES:
         raise RequestError(f"{name[:80]!r} asks for {size} pixels.", expected=f"{SIZES[0]} to {SIZES[-1]}.")
     if "\0" in rest:
         raise RequestError("a path cannot hold a NUL character.")
-    return kind.lower(), int(size or 0), int(split or 0), separator, rest
+    if kind == "torchvision":
+        from tfkd_cli.data import torchvision_sets
 
+        built_in = [each for each in DATASETS if fold(each) == fold(rest)]
+        facts = dataset(built_in[0]) if built_in else torchvision_sets.named(rest, size=size)
+        return Asked(facts, facts.name)
+    from tfkd_cli.data.folder import template
 
-def _reader(facts: DataSet) -> Reader:
-    if not facts.module:
-        raise RequestError(f"the data set {facts.name} names no module that reads it.")
-    return cast(Reader, importlib.import_module(facts.module))
+    facts = replace(template(size, split=split), follow_links=execution.follow_links, nested=execution.nested)
+    if match["separator"] == ":":
+        return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path."))
+    content = f"{facts.name}@{rest}"
+    if known := caches.described(execution.cache_path, content):  # to be read in the same way again
+        before = known["facts"]
+        facts = replace(facts, follow_links=before["follow_links"], nested=before["nested"])
+    return Asked(facts, content)
 
 
 def _source(name: str, execution: Execution) -> Path | None:
@@ -315,12 +289,12 @@ def _identified(
 
 def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Progress) -> ResolvedData:
     """`--from PATH`: the path alone decides, whatever else is on this machine."""
-    reader = _reader(asked.facts)
+    reader = reader_of(asked.facts)
     found = reader.locate([_existing(given)], asked.facts)
     if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
-        lacks = f": {reader.lacks(given)}" if given.is_dir() and hasattr(reader, "lacks") else ""
+        lacks = reader.lacks(given) if given.is_dir() else ""
         raise RequestError(
-            f"{str(given)!r} holds nothing of {asked.facts.label}{lacks}.",
+            f"{str(given)!r} holds nothing of {asked.facts.label}{f': {lacks}' * bool(lacks)}.",
             expected=f"{asked.facts.source}.",
             hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them."
             if reader.DOWNLOAD
@@ -369,7 +343,7 @@ def _fetch(
         raise RequestError(f"{facts.label} is {what}.", expected=facts.source + ".", hint=hint)
     progress(f"downloading {facts.label}", 0.0)
     try:
-        _reader(facts).fetch(facts, execution.cache_path / "downloads")
+        reader_of(facts).fetch(facts, execution.cache_path / "downloads")
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong md5 a RuntimeError
         reason = str(getattr(error, "reason", error)).rstrip(".")  # not "<urlopen error …>"
         raise RequestError(
@@ -386,7 +360,7 @@ def _indexed_elsewhere(resolved: ResolvedData, execution: Execution) -> bool:
 
 
 def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress, anew: bool) -> None:
-    facts, reader = resolved.facts, _reader(resolved.facts)
+    facts, reader = resolved.facts, reader_of(resolved.facts)
     path = Path(resolved.source) if resolved.source else EMBEDDED
 
     def fill(draft: caches.Draft) -> DataSet:

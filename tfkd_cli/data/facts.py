@@ -219,8 +219,8 @@ IMAGENET = DataSet(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     module="tfkd_cli.data.imagenet",
-    source="ILSVRC 2012: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the development kit, or "
-    "train/WNID/*.JPEG and val/WNID/*.JPEG",
+    source="ILSVRC 2012 from image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the "
+    "development kit, or train/WNID/*.JPEG and val/WNID/*.JPEG",
     full_size=True,
 )
 

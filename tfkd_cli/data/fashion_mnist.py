@@ -49,11 +49,6 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
     return None
 
 
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-    """The official facts: other content is refused when it is decoded."""
-    return facts
-
-
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """The pixels of the idx files, as they are."""
     for part, prefix in PARTS.items():

@@ -22,7 +22,6 @@ from tfkd_cli.data.split import split
 from tfkd_cli.data.survey import no_folder, survey
 from tfkd_cli.errors import RequestError
 
-DOWNLOAD: str | None = None
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 SIZE = 64  # for images that are larger, or of several sizes
 SMALLEST, UPSCALED = 28, 32  # below the networks' smallest input, images are upscaled
@@ -86,11 +85,6 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
             hint="run the command again.",
         )
     return replace(facts, notes=facts.notes + of_decoded(draft, layout, parts))
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Nothing to load."""
-    raise RequestError("a folder of images cannot be downloaded.", hint="give its path: folder:PATH.")
 
 
 def _survey(path: Path, facts: DataSet) -> Layout:

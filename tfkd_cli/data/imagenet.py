@@ -22,7 +22,6 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET, DataSet
 from tfkd_cli.data.imagenet_listing import (
-    EXPECTED,
     classes_of,
     forget,
     has_archives,
@@ -33,11 +32,9 @@ from tfkd_cli.data.imagenet_listing import (
 )
 from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress, silent
-from tfkd_cli.errors import RequestError
 
-__all__ = ["lacks"]  # besides what a reader has
+__all__ = ["lacks"]  # besides what is defined here
 
-DOWNLOAD: str | None = None
 ARCHIVE_BYTES = {"train": 147_897_477_120, "val": 6_744_924_160}  # the official archives
 PER_CLASS = {"train": range(732, 1_301), "val": range(50, 51)}
 BLOCK = 512  # a tar has a header before each file and pads it to a block
@@ -71,15 +68,6 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     draft.class_names = tuple(f"{wnid} {words.get(wnid, '')}".strip() for wnid in layout.classes)
     forget()
     return facts
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Its terms of use forbid to load it without an account."""
-    raise RequestError(
-        "ImageNet cannot be downloaded without an account.",
-        expected=EXPECTED,
-        hint="load it from image-net.org, then `tfkd data imagenet --from DIR`.",
-    )
 
 
 def _identify(layout: Layout, facts: DataSet) -> DataSet:

@@ -10,29 +10,23 @@ the names and bytes of these files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tfkd_cli.data import cache as caches
-from tfkd_cli.data import imagenet
 from tfkd_cli.data import imagenet_listing as listing
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.imagenet import lacks, locate
 from tfkd_cli.data.images import Look, parallel
 from tfkd_cli.data.inspection import of_counts, of_decoded, of_labels
 from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress, silent
 from tfkd_cli.errors import RequestError
 
-DOWNLOAD: str | None = None
-lacks = listing.lacks
+__all__ = ["lacks", "locate"]  # besides what is defined here
+
 FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
-
-
-def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
-    """The folder of ImageNet's archives, or the one with train/ and val/."""
-    return imagenet.locate(places, facts)
 
 
 def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
@@ -54,11 +48,6 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     layout.write(draft, layout.parts, _look(facts), progress)
     draft.class_names = layout.classes
     return replace(facts, notes=facts.notes + of_decoded(draft, layout, layout.parts))
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Nothing to load."""
-    return imagenet.fetch(facts, folder)
 
 
 def _identify(whole: Layout, facts: DataSet) -> DataSet:

@@ -18,8 +18,8 @@ import torch  # noqa: TID253 - reached only from the worker, which needs it
 
 from tfkd_cli import data, models
 from tfkd_cli.data.augment import Normalise
-from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.data.image_files import Reading
+from tfkd_cli.data.split import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
