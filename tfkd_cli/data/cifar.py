@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official python files, in a folder or still in their tar.gz, read by torchvision.
+"""CIFAR-10 and CIFAR-100: the official python files, in a folder or in their tar.gz, read by torchvision.
 
 Unpickling runs code, so nothing is opened before its md5 was found to be the official one.
 """
@@ -56,10 +56,8 @@ def _decode(folder: Path, facts: DataSet, draft: Draft, progress: Progress) -> D
     meta = official.meta["filename"], official.meta["md5"]
     for name, md5 in (*official.train_list, *official.test_list, meta):
         if not check_integrity(str(folder / name), md5):
-            what = (
-                "is not the official file (its md5 differs)" if (folder / name).exists() else "is not there"
-            )
-            raise not_official(folder / name, what, name=facts.name)
+            what = "its md5 differs" if (folder / name).exists() else "it is not there"
+            raise not_official(folder / name, f"is not the official file ({what})", name=facts.name)
     official.base_folder = folder.name
     for part in ("train", "test"):
         content = official(str(folder.parent), train=part == "train")

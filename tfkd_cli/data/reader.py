@@ -1,7 +1,7 @@
 """What a data set's own file offers: where its files are, what they are, their pixels.
 
-A reader is a module with these functions; `DataSet.module` names it. Only `decode` is needed. Without the others, the
-set has one content, which comes with a package.
+A reader is a module with these functions; `DataSet.module` names it. Only `decode` is needed: without the
+others, the set has one content, which comes with a package.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`torchvision:NAME`: classification sets that torchvision loads, checks and reads.
 
-Listed with their facts, so that planning needs neither torchvision nor the files. `torchvision224:NAME` asks for
-another size than the usual one.
+Listed with their facts, so that planning needs neither torchvision nor the files. `torchvision224:NAME` asks
+for another size than the usual one.
 """
 
 from __future__ import annotations
