@@ -90,14 +90,14 @@ def _loaded(place: str, name: str) -> DataSet:
 def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
     asked = _asked(name, execution)
-    if asked.path is None and caches.ready(execution.cache_path, asked.name):
+    if asked.path is None and caches.read_meta(execution.cache_path, asked.name):
         return _resolved(
             replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
         )
     reader = reader_of(asked.facts)
     found = reader.locate(_places(asked, execution), asked.facts)
     pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
-    if pointed is not None and caches.ready(execution.cache_path, pointed):
+    if pointed is not None and caches.read_meta(execution.cache_path, pointed):
         return resolve(pointed, execution=execution, progress=progress)
     if found is None:
         return _missing(asked, reader, execution)

@@ -376,7 +376,7 @@ def _numerics(
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
     """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
-    source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
+    source = models.published_file(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
     if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
         raise RunError(
