@@ -138,7 +138,7 @@ def prepare(
     moved = resolved.ready and source is not None and _indexed_elsewhere(resolved, execution)
     if moved or not resolved.ready:
         _decode(resolved, execution, progress=report, anew=moved)
-    _arrays(resolved.name, execution)  # its files are there
+    check_files(resolved.name, execution=execution)
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
     return _resolved(resolved.facts, execution, path=Path(resolved.source) if resolved.source else None)
@@ -163,8 +163,12 @@ def load(
     return arrays
 
 
+def check_files(name: str, *, execution: Execution) -> None:
+    """RequestError where the cache has an index of image files, and they are not where `load` looks."""
+    _arrays(name, execution)
+
+
 def _arrays(name: str, execution: Execution, reading: Reading = caches.READING) -> Arrays | None:
-    """What the cache has; RequestError where that is an index, and the files are not where it says."""
     staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
     places = [each for each in (staged, _source(name, execution)) if each is not None]
     return caches.load(execution.cache_path, name, places=places, reading=reading)
