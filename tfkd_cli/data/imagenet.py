@@ -7,6 +7,9 @@ The 150 GB are not hashed, which would take an hour or two. The name `imagenet` 
 official classes and counts and whose files add up to the size of the official archives; an image of another
 size is found there, one with other bytes of the same size is not. All else is `imagenet@<12 hex>`, by the
 names and sizes of the files. When an image is read later, its size must still be that of the index.
+
+`imagenet-quick` is 100 classes at 64 pixels, for trying out; never compared with the paper. It is decoded, as
+all sets that fit into memory, and always called `imagenet-quick@<12 hex>`, by the names and bytes of its files.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET, DataSet
 from tfkd_cli.data.imagenet_listing import (
+    EXPECTED,
     classes_of,
     forget,
     has_archives,
@@ -30,10 +34,15 @@ from tfkd_cli.data.imagenet_listing import (
     stamp_of,
     words_of,
 )
+from tfkd_cli.data.images import Look, parallel
+from tfkd_cli.data.inspection import of_counts, of_decoded, of_labels
 from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress, silent
+from tfkd_cli.errors import RequestError
 
 __all__ = ["lacks"]  # besides what is defined here
+
+QUICK_FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
 
 ARCHIVE_BYTES = {"train": 147_897_477_120, "val": 6_744_924_160}  # the official archives
 PER_CLASS = {"train": range(732, 1_301), "val": range(50, 51)}
@@ -54,20 +63,35 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
 
 
 def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
-    """The official facts, or those of what is there; listed anew when an archive or a folder has changed."""
+    """The official facts, or those of what is there; listed anew when an archive or a folder has changed.
+
+    Of the quick set, when one of its files has changed.
+    """
+    quick = not facts.full_size
+
+    def layout() -> Layout:
+        return listed(path, progress, quick=quick)
+
+    stamp = layout().stamp() if quick and not has_archives(path) else stamp_of(path)
+    identified = _identify_quick if quick else _identify
     known = caches.remembered(
-        cache, path / facts.name, stamp_of(path), lambda: _identify(listed(path, progress), facts).to_json()
+        cache, path / facts.name, f"{QUICK_FORMAT}:{stamp}", lambda: identified(layout(), facts).to_json()
     )
     return DataSet.from_json(known)
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """Write the index of both parts; no image is decoded."""
-    layout, words = listed(path, progress), words_of(path)
-    layout.write_index(draft, layout.parts)
-    draft.class_names = tuple(f"{wnid} {words.get(wnid, '')}".strip() for wnid in layout.classes)
-    forget()
-    return facts
+    """Write the index of both parts; of the quick set, decode them without corrupt files."""
+    if facts.full_size:
+        layout, words = listed(path, progress), words_of(path)
+        layout.write_index(draft, layout.parts)
+        draft.class_names = tuple(f"{wnid} {words.get(wnid, '')}".strip() for wnid in layout.classes)
+        forget()
+        return facts
+    layout = listed(path, progress, quick=True).without(facts.corrupt)
+    layout.write(draft, layout.parts, _look(facts), progress)
+    draft.class_names = layout.classes
+    return replace(facts, notes=facts.notes + of_decoded(draft, layout, layout.parts))
 
 
 def _identify(layout: Layout, facts: DataSet) -> DataSet:
@@ -118,3 +142,46 @@ def _has_official_sizes(layout: Layout) -> bool:
     for file, size in zip(layout.files, layout.sizes, strict=True):
         packed[file.partition("/")[0]] += BLOCK + -(-size // BLOCK) * BLOCK
     return all(0 <= official - packed[part] <= PADDING for part, official in ARCHIVE_BYTES.items())
+
+
+def _identify_quick(whole: Layout, facts: DataSet) -> DataSet:
+    def examined(position: int) -> tuple[bytes, bool]:
+        """The sha256 of a file, and whether it cannot be decoded."""
+        content_hash = hashlib.sha256(whole.read(position)).digest()
+        try:
+            whole.decode(position, _look(facts))
+        except RequestError:
+            return content_hash, True
+        return content_hash, False
+
+    found = [each for block in parallel(examined, range(len(whole.files))) for each in block]
+    corrupt = tuple(file for file, (_, broken) in zip(whole.files, found, strict=True) if broken)
+    hashes = [content_hash for content_hash, broken in found if not broken]
+    layout = whole.without(corrupt)
+    if not all(layout.parts.values()):
+        raise RequestError(
+            f"{len(corrupt):,} of the images in {whole.root} cannot be read, as {corrupt[0]!r}.",
+            expected=EXPECTED,
+            hint="copy or load them again.",
+        )
+    digest = layout.identity(f"{QUICK_FORMAT}\0{_look(facts).text}", hashes)
+    return replace(
+        facts,
+        name=f"{facts.name}@{digest}",
+        classes=len(layout.classes),
+        train_images=len(layout.parts["train"]),
+        test_images=len(layout.parts["test"]),
+        source=str(whole.root),
+        corrupt=corrupt,
+        notes=(
+            of_counts(layout, layout.parts),
+            *facts.notes,
+            *layout.notes,
+            *of_labels(layout, layout.parts, hashes),
+            *(f"WARNING: {file!r} cannot be read; data.corrupt=skip leaves it out" for file in corrupt),
+        ),
+    )
+
+
+def _look(facts: DataSet) -> Look:
+    return Look(facts.size, facts.channels)

@@ -172,9 +172,9 @@ def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> tuple[str, Any
 def _some(images: Any, labels_N: Any, *, most: int | None) -> tuple[Any, Any]:
     """Evenly spread images (uint8 NCHW, or image files) of a part and their labels, at most so many."""
     every = math.ceil(len(labels_N) / (most or len(labels_N)))
-    return (
-        (images, labels_N) if every == 1 else (images[[*range(0, len(labels_N), every)]], labels_N[::every])
-    )
+    if every == 1:
+        return images, labels_N
+    return images[[*range(0, len(labels_N), every)]], labels_N[::every]
 
 
 def _scored(network: nn.Module, facts: DataSet, execution: Execution, images: Any, labels_N: Any) -> Scores:
