@@ -89,22 +89,7 @@ def _loaded(place: str, name: str) -> DataSet:
 
 def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
-    asked = _asked(name, execution)
-    if asked.path is None and caches.read_meta(execution.cache_path, asked.name):
-        return _resolved(
-            replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
-        )
-    reader = reader_of(asked.facts)
-    found = reader.locate(_places(asked, execution), asked.facts)
-    pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
-    if pointed is not None and caches.read_meta(execution.cache_path, pointed):
-        return resolve(pointed, execution=execution, progress=progress)
-    if found is None:
-        return _missing(asked, reader, execution)
-    identified = _identified(reader, found, asked, execution, progress)
-    if asked.name not in (asked.facts.name, identified.name):
-        raise _other_content(asked, identified, found)
-    return _resolved(identified, execution, path=found)
+    return _resolve(_asked(name, execution), None, execution, progress)
 
 
 def prepare(
@@ -123,9 +108,7 @@ def prepare(
     report, asked = progress or silent, _asked(name, execution)
 
     def find() -> ResolvedData:
-        if source is not None:
-            return _resolve_given(asked, source, execution, report)
-        return resolve(name, execution=execution, progress=report)
+        return _resolve(asked, source, execution, report)
 
     resolved = find()
     damaged = caches.damaged(execution.cache_path, resolved.name)
@@ -224,6 +207,47 @@ def _asked(name: str, execution: Execution) -> Asked:
     return Asked(facts, content)
 
 
+def _resolve(asked: Asked, given: Path | None, execution: Execution, progress: Progress) -> ResolvedData:
+    """What is asked for; where a path is given (`--from PATH`), this alone decides."""
+    cache, facts = execution.cache_path, asked.facts
+    if given is asked.path is None and caches.read_meta(cache, asked.name):
+        source = _source(asked.name, execution)
+        return _resolved(replace(facts, name=asked.name), execution, path=source)
+    reader = reader_of(facts)
+    found = reader.locate([_existing(given)] if given else _places(asked, execution), facts)
+    if given is not None and (
+        found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve())
+    ):
+        raise _nothing_of(facts, reader, given)
+    pointed = caches.pointed(cache, asked.name) if found is None else None
+    if pointed is not None and caches.read_meta(cache, pointed):
+        return resolve(pointed, execution=execution, progress=progress)
+    if found is None:
+        return _missing(asked, reader, execution)
+    # A reader that takes long says how far it is, where it has a parameter for that.
+    watched = "progress" in inspect.signature(reader.identify).parameters
+    more: dict[str, Any] = {"progress": progress} if watched else {}
+    identified = reader.identify(found, facts, cache=cache, **more)
+    if asked.name not in (facts.name, identified.name):
+        raise RequestError(
+            f"{found} is {identified.name} now, {asked.name} was asked for.",
+            expected="the content the run was planned with.",
+            hint="undo the change, or plan anew: other content gives other runs.",
+        )
+    return _resolved(identified, execution, path=found)
+
+
+def _nothing_of(facts: DataSet, reader: Reader, given: Path) -> RequestError:
+    lacks = reader.lacks(given) if given.is_dir() else ""
+    return RequestError(
+        f"{str(given)!r} holds nothing of {facts.label}{f': {lacks}' * bool(lacks)}.",
+        expected=f"{facts.source}.",
+        hint=f"`tfkd data {facts.name}` without --from finds or downloads them."
+        if reader.DOWNLOAD
+        else "give the folder that holds them: --from DIR.",
+    )
+
+
 def _source(name: str, execution: Execution) -> Path | None:
     return Path(execution.sources[name]) if name in execution.sources else None
 
@@ -282,32 +306,6 @@ def _text(path: Path | None) -> str | None:
     return None if path is None or path == EMBEDDED else str(path.absolute())
 
 
-def _identified(
-    reader: Reader, found: Path, asked: Asked, execution: Execution, progress: Progress
-) -> DataSet:
-    """What is at `found`; a reader that takes long says how far it is, where it has a parameter for that."""
-    watched = "progress" in inspect.signature(reader.identify).parameters
-    more: dict[str, Any] = {"progress": progress} if watched else {}
-    return reader.identify(found, asked.facts, cache=execution.cache_path, **more)
-
-
-def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Progress) -> ResolvedData:
-    """`--from PATH`: the path alone decides, whatever else is on this machine."""
-    reader = reader_of(asked.facts)
-    found = reader.locate([_existing(given)], asked.facts)
-    if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
-        lacks = reader.lacks(given) if given.is_dir() else ""
-        raise RequestError(
-            f"{str(given)!r} holds nothing of {asked.facts.label}{f': {lacks}' * bool(lacks)}.",
-            expected=f"{asked.facts.source}.",
-            hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them."
-            if reader.DOWNLOAD
-            else "give the folder that holds them: --from DIR.",
-        )
-    identified = _identified(reader, found, asked, execution, progress)
-    return _resolved(identified, execution, path=found)
-
-
 def _missing(asked: Asked, reader: Reader, execution: Execution) -> ResolvedData:
     if asked.name == asked.facts.name and not asked.facts.name.startswith("folder"):
         return ResolvedData(facts=asked.facts, download=reader.DOWNLOAD)
@@ -317,15 +315,6 @@ def _missing(asked: Asked, reader: Reader, execution: Execution) -> ResolvedData
         f"{asked.name} {state}, and what it was made of is not at hand.",
         expected="the folder or file it was made of.",
         hint="name it once more: --dataset folder:PATH, or `tfkd data NAME --from PATH`.",
-    )
-
-
-def _other_content(asked: Asked, identified: DataSet, path: Path) -> RequestError:
-    """A name with a digest means this content only."""
-    return RequestError(
-        f"{path} is {identified.name} now, {asked.name} was asked for.",
-        expected="the content the run was planned with.",
-        hint="undo the change, or plan anew: other content gives other runs.",
     )
 
 

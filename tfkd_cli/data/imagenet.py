@@ -9,7 +9,7 @@ size is found there, one with other bytes of the same size is not. All else is `
 names and sizes of the files. When an image is read later, its size must still be that of the index.
 
 `imagenet-quick` is 100 classes at 64 pixels, for trying out; never compared with the paper. It is decoded, as
-all sets that fit into memory, and always called `imagenet-quick@<12 hex>`, by the names and bytes of its files.
+all sets that fit into memory, and called `imagenet-quick@<12 hex>` by the names and bytes of its files.
 """
 
 from __future__ import annotations
