@@ -8,6 +8,7 @@ load(name)      the decoded arrays, memory-mapped, or an index of image files; n
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -190,10 +191,9 @@ def _asked(name: str, execution: Execution) -> Asked:
     if "\0" in rest:
         raise RequestError("a path cannot hold a NUL character.")
     if kind == "torchvision":
-        from tfkd_cli.data import torchvision_sets
-
+        sets = importlib.import_module("tfkd_cli.data.torchvision_sets")  # which leads to torchvision
         built_in = [each for each in DATASETS if fold(each) == fold(rest)]
-        facts = dataset(built_in[0]) if built_in else torchvision_sets.named(rest, size=size)
+        facts = dataset(built_in[0]) if built_in else sets.named(rest, size=size)
         return Asked(facts, facts.name)
     from tfkd_cli.data.folder import template
 

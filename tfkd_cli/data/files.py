@@ -1,8 +1,7 @@
-"""One file of a data set: read whole, compared with an official md5, stamped."""
+"""One file of a data set: read whole, or stamped."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -26,17 +25,6 @@ def read_file(path: Path) -> bytes:
         raise RequestError(
             f"{str(path)!r} cannot be read: {reason}.", expected=expected, hint=hint
         ) from error
-
-
-def has_md5(path: Path, md5: str, *, size: int) -> bool:
-    """Whether a file is the one of this md5, which its publisher names; hashed only at the right size.
-
-    No protection against an attacker: a check that it is the right file.
-    """
-    if path.stat().st_size != size:
-        return False
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
 
 
 def stamp(path: Path) -> str:

@@ -117,19 +117,19 @@ class _Survey:
         images = self._images(self.root)
         classes = tuple(sorted(images))
         if len(classes) < 2:
-            raise self._too_few(classes)
-        joined = _joined(self.root, classes, {"all": images}, self._notes([self.root]))
-        return replace(joined, parts={})
+            raise self._too_few(self.root, classes)
+        return replace(self._layout({"all": images}, self._notes([self.root])), parts={})
 
-    def _too_few(self, classes: Sequence[str]) -> RequestError:
+    def _too_few(self, folder: Path, classes: Sequence[str]) -> RequestError:
+        _, images, others = self._entries(folder)
         beside = {
-            "images": len(self._entries(self.root).images),
-            "archives": sum(suffix(each.name) in ARCHIVES for each in self._entries(self.root).others),
+            "images": len(images),
+            "archives": sum(suffix(each.name) in ARCHIVES for each in others),
         }
         found = "".join(f", and {count:,} {kind} beside" for kind, count in beside.items() if count)
         unpack = "unpack the archives; " * (beside["archives"] > 0)
         return RequestError(
-            f"{str(self.root)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}{found}.",
+            f"{str(folder)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}{found}.",
             expected=EXPECTED,
             hint=f"{unpack}give each class a folder of its own, named as the class, with its images in it.",
         )
@@ -138,18 +138,18 @@ class _Survey:
         _refuse_alike({part: [each.name for each in self._folders(at)] for part, at in folders.items()})
         images = {part: self._images(folder) for part, folder in folders.items()}
         notes: list[str] = []
+        if not {"test", "val"} & images.keys():
+            raise RequestError(
+                f"{str(self.root)!r} has a train folder and no test folder.",
+                expected=EXPECTED,
+                hint=f"folder:{folders['train']} has it split 70/15/15.",
+            )
         if "test" not in images:
-            if "val" not in images:
-                raise _without_test(self.root, folders["train"])
             images["test"] = images.pop("val")
             notes.append(f"tested on {folders['val'].name}/, there is no test folder")
         classes = tuple(sorted(images["train"]))
         if len(classes) < 2:
-            raise RequestError(
-                f"{str(self.root)!r} has {len(classes)} class folders in train.",
-                expected=EXPECTED,
-                hint="give each class a folder of its own in train, named as the class.",
-            )
+            raise self._too_few(folders["train"], classes)
         for part, of_class in images.items():
             _check_classes(part, of_class, classes, folders["train"])
             absent = sorted(set(classes) - set(of_class))
@@ -161,9 +161,30 @@ class _Survey:
         if beside:
             notes.append(f"left aside, folders beside the parts: {_some(beside)}")
         notes += self._notes([self.root, *folders.values()])
-        return _joined(self.root, classes, images, tuple(notes))
+        return self._layout(images, notes)
 
-    def _notes(self, above: Sequence[Path]) -> tuple[str, ...]:
+    def _layout(self, images: Mapping[str, Mapping[str, list[str]]], notes: Sequence[str]) -> Layout:
+        """The layout of the images of each part and class; the first part has all classes."""
+        classes = sorted(next(iter(images.values())))
+        files: list[str] = []
+        labels: list[int] = []
+        parts = {}
+        for part, of_class in images.items():
+            start = len(files)
+            for name in sorted(of_class):
+                files += of_class[name]
+                labels += [classes.index(name)] * len(of_class[name])
+            parts[part] = range(start, len(files))
+        return Layout(
+            root=self.root,
+            classes=tuple(classes),
+            files=files,
+            labels=labels,
+            parts=parts,
+            notes=tuple(notes),
+        )
+
+    def _notes(self, above: Sequence[Path]) -> list[str]:
         """What was not read as an image of a class, and the ways in which more was read than usually."""
         notes = []
         if self.aside:
@@ -173,7 +194,7 @@ class _Survey:
             notes.append(f"left aside, images beside the class folders: {loose:,}")
         notes += ["links were followed"] * self.follow_links
         notes += ["folders inside a class were read as part of it"] * self.nested
-        return tuple(notes)
+        return notes
 
     def _images(self, folder: Path) -> dict[str, list[str]]:
         """Relative names of the images of each class folder, sorted; an empty class is an error."""
@@ -252,33 +273,6 @@ class _Survey:
                 expected="files inside the folder, so that its content is its own.",
                 hint="--follow-links takes what it points to; else copy that.",
             )
-
-
-def _joined(
-    root: Path,
-    classes: tuple[str, ...],
-    images: Mapping[str, Mapping[str, list[str]]],
-    notes: tuple[str, ...],
-) -> Layout:
-    """The layout of the images of each part and class."""
-    files: list[str] = []
-    labels: list[int] = []
-    parts = {}
-    for part, of_class in images.items():
-        start = len(files)
-        for name in sorted(of_class):
-            files += of_class[name]
-            labels += [classes.index(name)] * len(of_class[name])
-        parts[part] = range(start, len(files))
-    return Layout(root=root, classes=classes, files=files, labels=labels, parts=parts, notes=notes)
-
-
-def _without_test(root: Path, train: Path) -> RequestError:
-    return RequestError(
-        f"{str(root)!r} has a train folder and no test folder.",
-        expected=EXPECTED,
-        hint=f"folder:{train} has it split 70/15/15.",
-    )
 
 
 def _as_read(name: str) -> str:

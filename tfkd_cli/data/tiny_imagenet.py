@@ -19,7 +19,7 @@ from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.download import load_file
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.files import has_md5, read_file, stamp
+from tfkd_cli.data.files import read_file, stamp
 from tfkd_cli.data.images import MAX_BYTES, Look, parallel
 from tfkd_cli.data.layout import Layout, is_image
 from tfkd_cli.data.reader import Progress
@@ -131,7 +131,7 @@ def _validation(lines: Sequence[str], images: Sequence[str], wnids: Collection[s
 def _identify(path: Path, facts: DataSet) -> DataSet:
     contents = _contents(path)
     counts = _counts(contents)
-    if path.is_file() and has_md5(path, MD5, size=BYTES):
+    if _official(path):
         if counts != OFFICIAL_COUNTS:
             raise _wrong_layout(path, f"the official md5, but {counts} classes and images of each")
         return facts
@@ -148,6 +148,15 @@ def _identify(path: Path, facts: DataSet) -> DataSet:
         unchecked=unchecked,
         notes=(_origin_note(contents, unchecked=unchecked),),
     )
+
+
+def _official(path: Path) -> bool:
+    """Whether this is the zip of the md5 that its publisher names; hashed only at the right size."""
+    if not path.is_file() or path.stat().st_size != BYTES:
+        return False
+    from torchvision.datasets.utils import check_integrity
+
+    return bool(check_integrity(str(path), MD5))
 
 
 def _origin_note(contents: _Contents, *, unchecked: bool) -> str:
