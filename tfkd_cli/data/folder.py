@@ -103,17 +103,14 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
     parts = layout.parts or _split(layout, hashes, seed=_seed(facts))
     colours = look.channels == 3
     digest = layout.identity(f"{FORMAT}\0{look.text}\0{sorted(parts)}", hashes)
-    return replace(
+    return layout.facts(
         facts,
-        name=f"{facts.name}@{digest}",
+        digest,
+        parts,
         label=f"folder {layout.root.name}",
-        classes=len(layout.classes),
         channels=look.channels,
         size=look.size,
         levels=look.levels,
-        train_images=len(parts["train"]),
-        val_images=len(parts.get("val", ())),
-        test_images=len(parts["test"]),
         mean=facts.mean if colours else (0.5,),
         std=facts.std if colours else (0.25,),
         source=str(layout.root),

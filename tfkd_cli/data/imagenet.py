@@ -103,13 +103,11 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
         checked = "checked by classes, counts and the sizes of all files, whose bytes were not hashed"
         return replace(facts, notes=(f"index {name}, {checked}", *layout.notes))
     train, test = (len(layout.parts[part]) for part in ("train", "test"))
-    return replace(
+    return layout.facts(
         facts,
-        name=f"{facts.name}@{name}",
+        name,
+        layout.parts,
         label=f"{facts.label} ({'unchecked full copy' if counted else 'sample'})",
-        classes=len(layout.classes),
-        train_images=train,
-        test_images=test,
         full=False,
         unchecked=counted,
         notes=(
@@ -165,12 +163,10 @@ def _identify_quick(whole: Layout, facts: DataSet) -> DataSet:
             hint="copy or load them again.",
         )
     digest = layout.identity(f"{QUICK_FORMAT}\0{_look(facts).text}", hashes)
-    return replace(
+    return layout.facts(
         facts,
-        name=f"{facts.name}@{digest}",
-        classes=len(layout.classes),
-        train_images=len(layout.parts["train"]),
-        test_images=len(layout.parts["test"]),
+        digest,
+        layout.parts,
         source=str(whole.root),
         corrupt=corrupt,
         notes=(

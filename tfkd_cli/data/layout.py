@@ -10,19 +10,19 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfkd_cli.data.files import read_file
-from tfkd_cli.data.image_files import entries
+from tfkd_cli.data.image_files import entries, opened
 from tfkd_cli.data.images import SUFFIXES, Look, decode, decode_all, naming_all
 from tfkd_cli.errors import RequestError
-from tfkd_cli.regular_files import open_regular
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
     from tfkd_cli.data.cache import Draft
+    from tfkd_cli.data.facts import DataSet
     from tfkd_cli.data.reader import Progress
 
 IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
@@ -58,9 +58,8 @@ class Layout:
         name = self.files[position]
         if not self.archives:
             return read_file(self.root / name)
-        with open_regular(self.root / self.archives[name.partition("/")[0]]) as archive:
-            archive.seek(self.offsets[position])
-            return archive.read(self.sizes[position])
+        archive = self.root / self.archives[name.partition("/")[0]]
+        return os.pread(opened(archive), self.sizes[position], self.offsets[position])
 
     def decode(self, position: int, look: Look) -> NDArray[uint8]:
         """One image (C, size, size), as it is seen; RequestError where it cannot be read."""
@@ -102,6 +101,18 @@ class Layout:
             parts={part: [now[each] for each in of if each in now] for part, of in self.parts.items()},
             sizes=[self.sizes[each] for each in kept],
             offsets=[self.offsets[each] for each in kept],
+        )
+
+    def facts(self, base: DataSet, digest: str, parts: Mapping[str, Sequence[int]], **more: Any) -> DataSet:
+        """The facts of this content: `base` with the name of its digest, its counts and `more`."""
+        return replace(
+            base,
+            name=f"{base.name}@{digest}",
+            classes=len(self.classes),
+            train_images=len(parts["train"]),
+            val_images=len(parts.get("val", ())),
+            test_images=len(parts["test"]),
+            **more,
         )
 
     def stamp(self) -> str:

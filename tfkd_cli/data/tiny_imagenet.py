@@ -12,7 +12,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfkd_cli.data import cache as caches
@@ -136,17 +136,22 @@ def _identify(path: Path, facts: DataSet) -> DataSet:
             raise _wrong_layout(path, f"the official md5, but {counts} classes and images of each")
         return facts
     unchecked = counts == OFFICIAL_COUNTS
-    return replace(
+    train, test = (len(contents.parts[part]) for part in ("train", "test"))
+    found = f"{train:,} training and {test:,} validation images of {len(contents.classes)} classes"
+    note = (
+        f"an unchecked full copy: {found} as in {ZIP}, but only that file's md5 is known to us"
+        if unchecked
+        else f"not the official {ZIP} (md5): {found}"
+    )
+    return contents.facts(
         facts,
-        name=f"{facts.name}@{_fingerprint(contents)[:12]}",
+        _fingerprint(contents)[:12],
+        contents.parts,
         label=f"{facts.label} ({'unchecked full copy' if unchecked else 'sample'})",
-        classes=len(contents.classes),
-        train_images=len(contents.parts["train"]),
-        test_images=len(contents.parts["test"]),
         source=f"{path.name}, in the layout of {ZIP}",
         full=False,
         unchecked=unchecked,
-        notes=(_origin_note(contents, unchecked=unchecked),),
+        notes=(note,),
     )
 
 
@@ -157,16 +162,6 @@ def _official(path: Path) -> bool:
     from torchvision.datasets.utils import check_integrity
 
     return bool(check_integrity(str(path), MD5))
-
-
-def _origin_note(contents: _Contents, *, unchecked: bool) -> str:
-    counts = (
-        f"{len(contents.parts['train']):,} training and {len(contents.parts['test']):,} validation images of "
-        f"{len(contents.classes)} classes"
-    )
-    if unchecked:
-        return f"an unchecked full copy: {counts} as in {ZIP}, but only that file's md5 is known to us"
-    return f"not the official {ZIP} (md5): {counts}"
 
 
 def _counts(contents: _Contents) -> tuple[int, int, int]:
