@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from tfkd_cli import data, models
 from tfkd_cli.data import DataSet, ResolvedData
-from tfkd_cli.models import torchvision_costs
 from tfkd_cli.plan import Estimate
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 
@@ -154,7 +153,7 @@ class CostModel:
         """Multiply-adds of one image, those of memory-bound networks counted as more."""
         slowness = MEMORY_BOUND.get(network, 1.0)
         if self.device == "cpu":
-            slowness *= torchvision_costs.slowness(network)
+            slowness *= models.network(network).slowness
         # Those of ResNet18 where nothing is known of the network.
         known = models.multiply_adds(network, size=facts.size) or models.multiply_adds(
             "resnet18", size=facts.size

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tfkd_cli.data import DataSet
 from tfkd_cli.data.cache import Draft
-from tfkd_cli.data.reader import EMBEDDED, Progress
+from tfkd_cli.data.reader import Progress
 
 STRIPES = DataSet(
     name="stripes",
@@ -24,15 +23,6 @@ STRIPES = DataSet(
     augmentation="none",
     module=__name__,
 )
-DOWNLOAD = None
-
-
-def locate(places: Sequence[Path], facts: DataSet) -> Path:
-    return EMBEDDED
-
-
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-    return facts
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
@@ -44,7 +34,3 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
         draft.write(part, [images], labels.tolist())
     draft.class_names = ("horizontal", "vertical")
     return facts
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    raise NotImplementedError

@@ -84,7 +84,7 @@ def test_a_flipped_bit_anywhere_is_found_named_and_mended(file: str, place: floa
         content[int(place * len(content))] ^= 1 << bit
         path.write_bytes(content)
         assert cache.damaged(root, "small") == path
-        assert cache.ready(root, "small") is None
+        assert cache.read_meta(root, "small") is None
         cache.build(root, "small", fill, progress=silent)
         assert cache.damaged(root, "small") is None
 
@@ -208,14 +208,6 @@ def test_a_killed_process_holds_nobody_up_and_its_draft_is_swept(tmp_path: Path)
     assert len(list((tmp_path / "data").glob(".draft-small-*"))) == 1
     cache.build(tmp_path, "small", fill, progress=silent)
     assert not list((tmp_path / "data").glob(".draft-*"))
-
-
-def test_the_draft_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    host = os.uname().nodename
-    living = tmp_path / "data" / f".draft-small-{host}-{os.getpid()}-0123abcd"
-    living.mkdir(parents=True)
-    cache.build(tmp_path, "small", fill, progress=silent)
-    assert living.exists()
 
 
 def test_what_is_remembered_holds_until_the_stamp_changes(tmp_path: Path) -> None:

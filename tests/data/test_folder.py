@@ -449,7 +449,7 @@ def test_a_class_that_test_lacks_is_said(make_folder: MakeFolder, execution: Exe
     ("counts", "message"),
     [
         ({**SPLIT, "train/cow": 0}, "class folder 'train/cow' holds no images"),
-        ({"train/cat": 2, "test/cat": 1}, "1 class folders in train"),
+        ({"train/cat": 2, "test/cat": 1}, "train' holds 1 class folder[.]"),
         ({"cat": 5}, "holds 1 class folder[.]"),
         ({}, "does not exist|holds 0 class folders|is not a folder"),
         ({"cat": 2, "dog": 5}, "class 'cat' has 2 different images"),

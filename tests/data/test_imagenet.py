@@ -15,6 +15,8 @@ from tfkd_cli import data
 from tfkd_cli.data import Arrays, imagenet
 from tfkd_cli.data import imagenet_listing as listing
 from tfkd_cli.data.image_files import ImageFiles
+from tfkd_cli.data.layout import Layout
+from tfkd_cli.data.reader import silent
 from tfkd_cli.errors import RequestError, TfkdError
 from tfkd_cli.execution import Execution
 
@@ -223,25 +225,19 @@ def test_it_is_not_downloaded(execution: Execution) -> None:
         data.prepare("imagenet", execution=execution, allow_download=True)
 
 
-def official(**changes: int) -> listing.Contents:
-    """As many classes and images as the official set, with sizes that add up to its archives."""
+def official(size: int = 114_800) -> Layout:
+    """As many classes and images as the official set, all training images of this size."""
     classes = tuple(f"n{number:08d}" for number in range(1_000))
-    counts = [1_281] * 1_000
-    for number in range(167):
-        counts[number] += 1
-    size = changes.get("size", 114_800)
-    train = [
-        listing.Item(wnid, f"{wnid}_{number}.JPEG", size)
-        for wnid, count in zip(classes, counts, strict=True)
-        for number in range(count)
-    ]
+    counts = [1_282] * 167 + [1_281] * 833
+    images = zip(classes, counts, strict=True)
+    train = [listing.Item(wnid, f"{wnid}_{n}.JPEG", size) for wnid, count in images for n in range(count)]
     val = [listing.Item(wnid, f"{number}.JPEG", 134_000) for wnid in classes for number in range(50)]
-    return listing.Contents(classes, {"train": train, "val": val})
+    return listing._layout(Path("imagenet"), classes, {"train": train, "val": val})
 
 
 def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Archives of the sizes that this made-up set has stand for the official ones."""
-    contents = official()
+    layout = official()
     monkeypatch.setattr(imagenet, "PER_CLASS", {"train": range(1_281, 1_283), "val": range(50, 51)})
     inner = [
         -(-(count * (512 + 115_200) + 1024) // 10_240) * 10_240 for count in [1_282] * 167 + [1_281] * 833
@@ -250,21 +246,23 @@ def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pyte
     val = -(-(50_000 * (512 + 134_144) + 1024) // 10_240) * 10_240
     monkeypatch.setattr(imagenet, "ARCHIVE_BYTES", {"train": train, "val": val})
     facts = data.dataset("imagenet")
-    named = imagenet._identify(contents, facts)
+    named = imagenet._identify(layout, facts)
     assert (named.name, named.full) == ("imagenet", True)
     assert "bytes were not hashed" in named.notes[0]
     others = imagenet._identify(official(size=100_000), facts)
     assert others.name.startswith("imagenet@")
     assert (others.full, others.unchecked) == (False, True)
-    moved = contents.parts["train"][0]._replace(wnid=contents.classes[1])
-    relabelled = listing.Contents(
-        contents.classes, {**contents.parts, "train": [moved, *contents.parts["train"][1:]]}
-    )
+    moved = layout.files[0].replace(layout.classes[0], layout.classes[1], 1)  # to another class
+    relabelled = replace(layout, files=[moved, *layout.files[1:]])
     assert imagenet._identify(relabelled, facts).name.startswith("imagenet@")
 
 
-def test_archives_are_taken_apart_as_tar_packs_them(archives: Path, tree: Path) -> None:
-    """The size that is calculated from the files of a tree is that of the archive."""
-    contents = listing.listed(tree, data.reader.silent)
-    val = sum(imagenet._in_tar(item.size) for item in contents.parts["val"])
-    assert imagenet._tar_bytes(val) == (archives / listing.VAL).stat().st_size
+def test_the_sizes_of_the_files_in_a_tree_add_up_to_nearly_those_of_the_archives(
+    archives: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {part: (archives / name).stat().st_size for part, name in listing.ARCHIVES.items()}
+    monkeypatch.setattr(imagenet, "ARCHIVE_BYTES", sizes)
+    monkeypatch.setattr(imagenet, "PADDING", 4 * 12_288)  # of three classes, and of the archive around them
+    assert imagenet._has_official_sizes(listing.listed(tree, silent))
+    (tree / "val" / WNIDS[0] / "more.JPEG").write_bytes(bytes(60_000))
+    assert not imagenet._has_official_sizes(listing.listed(tree, silent))

@@ -9,8 +9,7 @@ import pytest
 from tests.data import ilsvrc
 from tests.data.ilsvrc import TESTED, TRAINED, WNIDS
 from tfkd_cli import data
-from tfkd_cli.data import imagenet_quick
-from tfkd_cli.data.imagenet_listing import Choice
+from tfkd_cli.data import imagenet_listing
 from tfkd_cli.data.reader import silent
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -58,11 +57,11 @@ def test_every_tenth_of_the_thousand_classes_and_the_first_images_by_name_are_ta
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thousand = [f"n{number:08d}" for number in range(1000)]
-    assert imagenet_quick.chosen(thousand) == tuple(thousand[::10])
-    monkeypatch.setattr(imagenet_quick, "CLASSES", 2)
-    monkeypatch.setattr(imagenet_quick, "CHOICE", Choice(imagenet_quick.chosen, train=2, val=1))
+    assert imagenet_listing.chosen(thousand) == thousand[::10]
+    monkeypatch.setattr(imagenet_listing, "QUICK_CLASSES", 2)
+    monkeypatch.setattr(imagenet_listing, "QUICK_IMAGES", {"train": 2, "val": 1})
     for root in (tree, ilsvrc.make_archives(tree, tree.parent / "archives")):
-        layout = imagenet_quick._Source(root, silent).layout()
+        layout = imagenet_listing.listed(root, silent, quick=True)
         assert layout.classes == WNIDS[:2]
         assert layout.files[:4] == [
             f"train/{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS[:2] for number in (0, 1)

@@ -90,7 +90,7 @@ def test_a_changed_pickle_is_refused_before_it_is_opened(cifar100: Path, executi
 
 def test_a_missing_batch_is_named(cifar100: Path, execution: Execution) -> None:
     (cifar100 / "test").unlink()
-    with pytest.raises(RequestError, match="test' cannot be read"):
+    with pytest.raises(RequestError, match=r"test: is not the official file \(it is not there"):
         data.prepare("cifar100", execution=execution, source=cifar100)
 
 

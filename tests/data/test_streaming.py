@@ -22,8 +22,8 @@ from tests.data.conftest import ImageFile, MakeFolder
 from tests.data.ilsvrc import WNIDS, jpeg, make_tree
 from tfkd_cli import data
 from tfkd_cli.data.augment import Augment, crop_boxes, flips
-from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.data.image_files import ImageFiles, Reading
+from tfkd_cli.data.split import hold_out
 from tfkd_cli.data.streaming import Stream, requests
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution

@@ -11,7 +11,7 @@ import pytest
 from torchvision import datasets
 
 from tfkd_cli import data
-from tfkd_cli.data.torchvision_names import KNOWN
+from tfkd_cli.data.torchvision_sets import KNOWN
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from tfkd_cli import models
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.models import borrowed
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_a_pretrained_network_keeps_its_weights_and_gets_a_new_classifier(torch_
     torch_home.mkdir(parents=True)
     torch.save(state, torch_home / "squeezenet1_1-b8a52dc0.pth")
     name = "torchvision:squeezenet1_1:pretrained"
-    assert models.weights_to_fetch(name) is None
+    assert borrowed.weights_to_fetch(name) is None
     network = models.build(name, classes=5, channels=3, size=64)
     built = network.state_dict()
     same = [key for key in state if state[key].shape == built[key].shape]
@@ -87,7 +88,7 @@ def test_the_classifier_of_any_pretrained_network_is_found(
 
 def test_pretrained_weights_that_cannot_be_fetched_are_a_clear_error(torch_home: Path) -> None:
     name = "torchvision:squeezenet1_1:pretrained"
-    assert "squeezenet1_1-b8a52dc0.pth (5 MB)" in (models.weights_to_fetch(name) or "")
+    assert "squeezenet1_1-b8a52dc0.pth (5 MB)" in (borrowed.weights_to_fetch(name) or "")
     with pytest.raises(RunError, match="no network") as failed:
         models.build(name, classes=2, channels=3, size=64)
     assert "get_model('squeezenet1_1', weights='DEFAULT')" in failed.value.hint
@@ -103,19 +104,19 @@ def test_torchvisions_published_weights_are_read_whatever_their_names(torch_home
     torch_home.mkdir(parents=True)
     torch.save(old, torch_home / "densenet121-a639ec97.pth")
     name = "torchvision:densenet121"
-    assert models.published_weights(name).name == f"densenet121-{models.published_digest(name)}.pth"
-    network = models.published_network(name).state_dict()
+    network = borrowed.published_network(name).state_dict()
     assert all(torch.equal(network[key], value) for key, value in state.items())  # none has counted a batch
 
 
 def test_published_weights_that_cannot_be_fetched_are_a_clear_error(torch_home: Path) -> None:
     for name in models.PUBLISHED_NETWORKS:
-        file = models.published_weights(name)  # as torchvision's list has it
-        assert file.name.endswith(f"-{models.published_digest(name)}.pth")
+        file = models.published_file(name)
+        address = torchvision.models.get_model_weights(name.partition(":")[2])[models.PUBLISHED].url
+        assert (file.parent, file.name) == (torch_home, address.rpartition("/")[2])
         assert f"{file.name} (" in (models.published_to_fetch(name) or "")
         assert (models.published_to_fetch(name) or "").endswith(f" to {file}")
     with pytest.raises(RunError, match="no network") as failed:
-        models.published_weights("torchvision:resnet18", fetch=True)
+        borrowed.fetch_published("torchvision:resnet18")
     assert "resnet18-f37072fd.pth" in failed.value.expected
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tfkd_cli.data import Arrays, DataSet, dataset
-from tfkd_cli.data.holdout import hold_out
+from tfkd_cli.data.split import hold_out
 from tfkd_cli.methods import CrossEntropy
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.training.evaluation import evaluate

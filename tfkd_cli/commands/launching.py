@@ -104,8 +104,8 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
         if isinstance(teacher, ForeignTeacher) and not teacher.published:
             execution = campaign.execution
             console.say("Evaluating the teacher from the file …")
-            judged = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
-            console.say(judged.sentence)
+            said = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
+            console.say(said)
 
 
 def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:

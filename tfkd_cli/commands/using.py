@@ -141,7 +141,7 @@ def _export_onnx(student: nn.Module, example_NCHW: Tensor, file: Path) -> None:
 
 def _files(given: list[Path]) -> list[Path]:
     """These files, folders replaced by the image files in them."""
-    from tfkd_cli.data.layout import images_below
+    from tfkd_cli.data.survey import images_below
 
     found: list[Path] = []
     for path in given:
@@ -192,8 +192,8 @@ def _probabilities(saved: dict[str, Any], files: list[Path]) -> Tensor:
     import numpy as np
     import torch
 
+    from tfkd_cli.data.files import read_file
     from tfkd_cli.data.images import Look, decode, levels_of, naming_all, parallel, read_header
-    from tfkd_cli.data.trees import read_file
 
     student = _with_preprocessing(saved)
     known = {kind: (kind, *levels) for kind, *levels in saved.get("levels", ())}

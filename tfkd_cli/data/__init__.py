@@ -12,10 +12,10 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
@@ -29,7 +29,7 @@ from tfkd_cli.data.facts import (
     ResolvedData,
 )
 from tfkd_cli.data.image_files import Reading
-from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, silent
+from tfkd_cli.data.reader import EMBEDDED, Progress, Reader, reader_of, silent
 from tfkd_cli.errors import RequestError, RunError, canonical, fold
 from tfkd_cli.regular_files import expanded
 
@@ -90,22 +90,7 @@ def _loaded(place: str, name: str) -> DataSet:
 
 def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
-    asked = _asked(name, execution)
-    if asked.path is None and caches.ready(execution.cache_path, asked.name):
-        return _resolved(
-            replace(asked.facts, name=asked.name), execution, path=_source(asked.name, execution)
-        )
-    reader = _reader(asked.facts)
-    found = reader.locate(_places(asked, execution), asked.facts)
-    pointed = caches.pointed(execution.cache_path, asked.name) if found is None else None
-    if pointed is not None and caches.ready(execution.cache_path, pointed):
-        return resolve(pointed, execution=execution, progress=progress)
-    if found is None:
-        return _missing(asked, reader, execution)
-    identified = _identified(reader, found, asked, execution, progress)
-    if asked.name not in (asked.facts.name, identified.name):
-        raise _other_content(asked, identified, found)
-    return _resolved(identified, execution, path=found)
+    return _resolve(_asked(name, execution), None, execution, progress)
 
 
 def prepare(
@@ -124,9 +109,7 @@ def prepare(
     report, asked = progress or silent, _asked(name, execution)
 
     def find() -> ResolvedData:
-        if source is not None:
-            return _resolve_given(asked, source, execution, report)
-        return resolve(name, execution=execution, progress=report)
+        return _resolve(asked, source, execution, report)
 
     resolved = find()
     damaged = caches.damaged(execution.cache_path, resolved.name)
@@ -166,11 +149,10 @@ def load(
 
 def check_files(name: str, *, execution: Execution) -> None:
     """RequestError where the cache has an index of image files, and they are not where `load` looks."""
-    if (caches.described(execution.cache_path, name) or {}).get("archives"):  # else all is in the cache
-        _arrays(name, execution, caches.READING)
+    _arrays(name, execution)
 
 
-def _arrays(name: str, execution: Execution, reading: Reading) -> Arrays | None:
+def _arrays(name: str, execution: Execution, reading: Reading = caches.READING) -> Arrays | None:
     staged = Path(os.environ["TFKD_DATA"]) if os.environ.get("TFKD_DATA") else None
     places = [each for each in (staged, _source(name, execution)) if each is not None]
     return caches.load(execution.cache_path, name, places=places, reading=reading)
@@ -194,56 +176,76 @@ class Asked:
 
 
 def _asked(name: str, execution: Execution) -> Asked:
-    kind, size, split, separator, rest = _parsed(name)
-    if kind == "torchvision":
-        from tfkd_cli.data import torchvision_names
-
-        folded = fold(rest)
-        built_in = next(
-            (each for each in ("cifar10", "cifar100", "fashion-mnist") if fold(each) == folded), ""
-        )
-        facts = dataset(built_in) if built_in else torchvision_names.named(rest, size=size)
-        return Asked(facts, facts.name)
-    facts = _folder(size, split, execution) if kind == "folder" else dataset(kind)
-    if separator == "@":
-        asked = Asked(facts, f"{facts.name}@{rest}")
-        known = caches.described(execution.cache_path, asked.name)
-        return asked if known is None else replace(asked, facts=_as_read(facts, known["facts"]))
-    return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path.") if rest else None)
-
-
-def _folder(size: int, split: int, execution: Execution) -> DataSet:
-    from tfkd_cli.data.folder import template
-
-    facts = template(size, split=split)
-    return replace(facts, follow_links=execution.follow_links, nested=execution.nested)
-
-
-def _as_read(facts: DataSet, before: Mapping[str, Any]) -> DataSet:
-    """The facts, to be read from the same folder in the same way as the content in the cache was."""
-    return replace(facts, follow_links=before["follow_links"], nested=before["nested"])
-
-
-def _parsed(name: str) -> tuple[str, int, int, str, str]:
-    """`folder224.split3:PATH` → folder, 224, 3, ":", PATH; `digits@<hex>` → digits, 0, 0, "@", <hex>."""
+    """`folder224.split3:PATH`, `folder@<12 hex>`, `torchvision96:NAME`, `digits`, `imagenet@<12 hex>`."""
     match = OWN_NAME.fullmatch(name.strip())
     if match is None:
         base, separator, digest = name.partition("@")
-        return base, 0, 0, separator, digest
-    kind, size, split, separator, rest = match.group("kind", "size", "split", "separator", "rest")
-    if split and kind.lower() != "folder":
+        facts = dataset(base)
+        return Asked(facts, f"{facts.name}{separator}{digest}")
+    kind, rest = match["kind"].lower(), match["rest"]
+    size, split = int(match["size"] or 0), int(match["split"] or 0)
+    if split and kind != "folder":
         raise RequestError(f"{name[:80]!r} asks for a split.", expected="one of folder:PATH only.")
-    if size and int(size) not in SIZES:
+    if size and size not in SIZES:
         raise RequestError(f"{name[:80]!r} asks for {size} pixels.", expected=f"{SIZES[0]} to {SIZES[-1]}.")
     if "\0" in rest:
         raise RequestError("a path cannot hold a NUL character.")
-    return kind.lower(), int(size or 0), int(split or 0), separator, rest
+    if kind == "torchvision":
+        sets = importlib.import_module("tfkd_cli.data.torchvision_sets")  # which leads to torchvision
+        built_in = [each for each in DATASETS if fold(each) == fold(rest)]
+        facts = dataset(built_in[0]) if built_in else sets.named(rest, size=size)
+        return Asked(facts, facts.name)
+    from tfkd_cli.data.folder import template
+
+    facts = replace(template(size, split=split), follow_links=execution.follow_links, nested=execution.nested)
+    if match["separator"] == ":":
+        return Asked(facts, facts.name, expanded(Path(rest), hint="write the whole path."))
+    content = f"{facts.name}@{rest}"
+    if known := caches.described(execution.cache_path, content):  # to be read in the same way again
+        before = known["facts"]
+        facts = replace(facts, follow_links=before["follow_links"], nested=before["nested"])
+    return Asked(facts, content)
 
 
-def _reader(facts: DataSet) -> Reader:
-    if not facts.module:
-        raise RequestError(f"the data set {facts.name} names no module that reads it.")
-    return cast(Reader, importlib.import_module(facts.module))
+def _resolve(asked: Asked, given: Path | None, execution: Execution, progress: Progress) -> ResolvedData:
+    """What is asked for; where a path is given (`--from PATH`), this alone decides."""
+    cache, facts = execution.cache_path, asked.facts
+    if given is asked.path is None and caches.read_meta(cache, asked.name):
+        source = _source(asked.name, execution)
+        return _resolved(replace(facts, name=asked.name), execution, path=source)
+    reader = reader_of(facts)
+    found = reader.locate([_existing(given)] if given else _places(asked, execution), facts)
+    if given is not None and (
+        found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve())
+    ):
+        raise _nothing_of(facts, reader, given)
+    pointed = caches.pointed(cache, asked.name) if found is None else None
+    if pointed is not None and caches.read_meta(cache, pointed):
+        return resolve(pointed, execution=execution, progress=progress)
+    if found is None:
+        return _missing(asked, reader, execution)
+    # A reader that takes long says how far it is, where it has a parameter for that.
+    watched = "progress" in inspect.signature(reader.identify).parameters
+    more: dict[str, Any] = {"progress": progress} if watched else {}
+    identified = reader.identify(found, facts, cache=cache, **more)
+    if asked.name not in (facts.name, identified.name):
+        raise RequestError(
+            f"{found} is {identified.name} now, {asked.name} was asked for.",
+            expected="the content the run was planned with.",
+            hint="undo the change, or plan anew: other content gives other runs.",
+        )
+    return _resolved(identified, execution, path=found)
+
+
+def _nothing_of(facts: DataSet, reader: Reader, given: Path) -> RequestError:
+    lacks = reader.lacks(given) if given.is_dir() else ""
+    return RequestError(
+        f"{str(given)!r} holds nothing of {facts.label}{f': {lacks}' * bool(lacks)}.",
+        expected=f"{facts.source}.",
+        hint=f"`tfkd data {facts.name}` without --from finds or downloads them."
+        if reader.DOWNLOAD
+        else "give the folder that holds them: --from DIR.",
+    )
 
 
 def _source(name: str, execution: Execution) -> Path | None:
@@ -304,32 +306,6 @@ def _text(path: Path | None) -> str | None:
     return None if path is None or path == EMBEDDED else str(path.absolute())
 
 
-def _identified(
-    reader: Reader, found: Path, asked: Asked, execution: Execution, progress: Progress
-) -> DataSet:
-    """What is at `found`; a reader that takes long says how far it is, where it has a parameter for that."""
-    watched = "progress" in inspect.signature(reader.identify).parameters
-    more: dict[str, Any] = {"progress": progress} if watched else {}
-    return reader.identify(found, asked.facts, cache=execution.cache_path, **more)
-
-
-def _resolve_given(asked: Asked, given: Path, execution: Execution, progress: Progress) -> ResolvedData:
-    """`--from PATH`: the path alone decides, whatever else is on this machine."""
-    reader = _reader(asked.facts)
-    found = reader.locate([_existing(given)], asked.facts)
-    if found in (None, EMBEDDED) or not found.resolve().is_relative_to(given.resolve()):
-        lacks = f": {reader.lacks(given)}" if given.is_dir() and hasattr(reader, "lacks") else ""
-        raise RequestError(
-            f"{str(given)!r} holds nothing of {asked.facts.label}{lacks}.",
-            expected=f"{asked.facts.source}.",
-            hint=f"`tfkd data {asked.facts.name}` without --from finds or downloads them."
-            if reader.DOWNLOAD
-            else "give the folder that holds them: --from DIR.",
-        )
-    identified = _identified(reader, found, asked, execution, progress)
-    return _resolved(identified, execution, path=found)
-
-
 def _missing(asked: Asked, reader: Reader, execution: Execution) -> ResolvedData:
     if asked.name == asked.facts.name and not asked.facts.name.startswith("folder"):
         return ResolvedData(facts=asked.facts, download=reader.DOWNLOAD)
@@ -339,15 +315,6 @@ def _missing(asked: Asked, reader: Reader, execution: Execution) -> ResolvedData
         f"{asked.name} {state}, and what it was made of is not at hand.",
         expected="the folder or file it was made of.",
         hint="name it once more: --dataset folder:PATH, or `tfkd data NAME --from PATH`.",
-    )
-
-
-def _other_content(asked: Asked, identified: DataSet, path: Path) -> RequestError:
-    """A name with a digest means this content only."""
-    return RequestError(
-        f"{path} is {identified.name} now, {asked.name} was asked for.",
-        expected="the content the run was planned with.",
-        hint="undo the change, or plan anew: other content gives other runs.",
     )
 
 
@@ -369,7 +336,7 @@ def _fetch(
         raise RequestError(f"{facts.label} is {what}.", expected=facts.source + ".", hint=hint)
     progress(f"downloading {facts.label}", 0.0)
     try:
-        _reader(facts).fetch(facts, execution.cache_path / "downloads")
+        reader_of(facts).fetch(facts, execution.cache_path / "downloads")
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong md5 a RuntimeError
         reason = str(getattr(error, "reason", error)).rstrip(".")  # not "<urlopen error …>"
         raise RequestError(
@@ -386,7 +353,7 @@ def _indexed_elsewhere(resolved: ResolvedData, execution: Execution) -> bool:
 
 
 def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress, anew: bool) -> None:
-    facts, reader = resolved.facts, _reader(resolved.facts)
+    facts, reader = resolved.facts, reader_of(resolved.facts)
     path = Path(resolved.source) if resolved.source else EMBEDDED
 
     def fill(draft: caches.Draft) -> DataSet:

@@ -19,7 +19,6 @@ import math
 import os
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +36,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 2  # 2: a digest of every file
-STALE_SECONDS = 24 * 3600  # a draft of another host this old has no owner any more
 
 READING = Reading()
 
-_checked: dict[Path, tuple[tuple[int, int, int], bool]] = {}
-"""File → its size, time and inode when it was last hashed in this process, and whether the digest matched."""
+_checked: dict[tuple[Path, tuple[int, int, int]], bool] = {}
+"""A file with its size, time and inode, hashed in this process → whether its digest matched."""
 
 
 def memory() -> int:
@@ -57,7 +55,6 @@ class Draft:
         self.folder = folder
         self.class_names: tuple[str, ...] = ()
         self.origin = ""  # the path it was made of
-        self.report: dict[str, Any] = {}
         self.found: tuple[str, ...] = ()
         self.parts: list[str] = []
         self.archives: dict[str, str] = {}  # part → the archive below `origin` that its index leads into
@@ -128,7 +125,6 @@ class Draft:
             "origin": self.origin,
             "archives": self.archives,
             "files": files,
-            "report": self.report,
         }
         write_record(self.folder / "meta.json", meta)
 
@@ -186,35 +182,20 @@ def damaged(cache: Path, name: str) -> Path | None:
     folder, meta = place(cache, name), described(cache, name)
     if meta is None:
         return folder / "meta.json" if folder.exists() else None
-    for file, known in meta["files"].items():
-        path: Path = folder / file
-        with contextlib.suppress(OSError):
-            signature = _signature(path)
-            if _checked.get(path, (None, False))[0] != signature:
-                _checked[path] = signature, _sha256(path) == known["sha256"]
-        if not _sound(path, known):
-            return path
-    return None
+    paths = ((folder / file, known) for file, known in meta["files"].items())
+    return next((path for path, known in paths if not _sound(path, known, hashed=True)), None)
 
 
-def _sound(path: Path, known: Mapping[str, Any]) -> bool:
-    """Whether a file is there in full, and was not found to be damaged before."""
+def _sound(path: Path, known: Mapping[str, Any], *, hashed: bool = False) -> bool:
+    """Whether a file is there in full and was not found to be damaged; `hashed`: its digest is compared."""
     try:
-        signature = _signature(path)
+        found = path.stat()
+        key = path, (found.st_size, found.st_mtime_ns, found.st_ino)
+        if hashed and key not in _checked:
+            _checked[key] = _sha256(path) == known["sha256"]
     except OSError:
         return False
-    return signature[0] == known["size"] and _checked.get(path) != (signature, False)
-
-
-def _signature(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def ready(cache: Path, name: str) -> DataSet | None:
-    """The facts of a data set that is decoded here; None when it is not, or not whole."""
-    meta = read_meta(cache, name)
-    return None if meta is None else DataSet.from_json(meta["facts"])
+    return found.st_size == known["size"] and _checked.get(key, True)
 
 
 def load(cache: Path, name: str, *, places: Sequence[Path] = (), reading: Reading = READING) -> Arrays | None:
@@ -266,8 +247,8 @@ def build(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{folder.name}", progress=progress) as alone:
-            if anew or damaged(cache, name) is not None or ready(cache, name) is None:
-                _build(folder, fill, sweep=alone)
+            if anew or damaged(cache, name) is not None or read_meta(cache, name) is None:
+                _build(folder, fill, alone=alone)
     except OSError as error:
         raise RunError(
             f"{name} could not be decoded into {folder.parent}: {error.strerror or error}.",
@@ -276,55 +257,26 @@ def build(
         ) from error
 
 
-def _build(folder: Path, fill: Callable[[Draft], DataSet], *, sweep: bool) -> None:
+def _build(folder: Path, fill: Callable[[Draft], DataSet], *, alone: bool) -> None:
+    """`alone`: the lock is held, so a draft of this host is that of a process that was killed."""
     import shutil
 
-    if sweep:
-        _sweep(folder)
-    unique = f".draft-{folder.name}-{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
-    draft = Draft(folder.parent / unique)
+    unique = "" if alone else f"-{secrets.token_hex(4)}"
+    draft = Draft(folder.parent / f".draft-{folder.name}-{os.uname().nodename}{unique}")
+    shutil.rmtree(draft.folder, ignore_errors=True)
     draft.folder.mkdir()
     try:
         draft.finish(fill(draft))
         if folder.exists():  # damaged, or nothing would be decoded
             folder.rename(draft.folder / "damaged")
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            _rename(draft.folder, folder)
+        try:
+            draft.folder.rename(folder)
+        except OSError:
+            if not (folder / "meta.json").exists():  # else somebody was faster
+                raise
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
     shutil.rmtree(folder / "damaged", ignore_errors=True)
-
-
-def _rename(draft: Path, folder: Path) -> None:
-    """Under its name; an OSError that means "somebody was faster" is a FileExistsError."""
-    try:
-        draft.rename(folder)
-    except OSError:
-        if (folder / "meta.json").exists():
-            raise FileExistsError(folder) from None
-        raise
-
-
-def _sweep(folder: Path) -> None:
-    """Remove drafts of processes that were killed: dead ones of this host, old ones of others."""
-    import shutil
-
-    for draft in folder.parent.glob(f".draft-{folder.name}-*"):
-        host, pid, _ = draft.name.removeprefix(f".draft-{folder.name}-").rsplit("-", 2)
-        with contextlib.suppress(OSError, ValueError):
-            old = time.time() - draft.stat().st_mtime > STALE_SECONDS
-            if old or (host == os.uname().nodename and not _alive(int(pid))):
-                shutil.rmtree(draft, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def locked(path: Path, *, progress: Progress) -> contextlib.AbstractContextManager[bool]:

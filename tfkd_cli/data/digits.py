@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.reader import EMBEDDED, Progress
+from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
-from tfkd_cli.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy import int64, uint8
     from numpy.typing import NDArray
 
-DOWNLOAD: str | None = None
 SHARES = {"train": 0.8, "test": 0.2}  # of each digit
 FACTOR = 4
-
-
-def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
-    """Inside scikit-learn."""
-    return EMBEDDED if importlib.util.find_spec("sklearn") else None
-
-
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-    """The facts: there is one content only."""
-    return facts
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
@@ -45,11 +31,6 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     draft.class_names = tuple("0123456789")
     progress("decoding", 1.0)
     return facts
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Nothing to load."""
-    raise RequestError("digits comes with scikit-learn, which is not installed.", hint="pip install tfkd.")
 
 
 def upscale(images_NHW: NDArray[int64]) -> NDArray[uint8]:

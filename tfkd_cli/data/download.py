@@ -17,19 +17,20 @@ def load_file(url: str, folder: Path, *, md5: str) -> Path:
     """The file of `url` in `folder`, loaded unless it is there; OSError or RuntimeError when it fails."""
     from torchvision.datasets.utils import download_url
 
-    folder.mkdir(parents=True, exist_ok=True)
     name = url.rsplit("/", 1)[-1]
-    with locked(folder / f".lock-{name}", progress=silent), _time_limit():
+    with one_at_a_time(folder, name):
         download_url(url, str(folder), filename=name, md5=md5)
     return folder / name
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """urllib waits for ever by default; a machine without network shall say so soon."""
+def one_at_a_time(folder: Path, name: str) -> Iterator[None]:
+    """One download of this name into `folder`, with a time limit: urllib waits for ever by default."""
+    folder.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+    with locked(folder / f".lock-{name}", progress=silent):
+        socket.setdefaulttimeout(TIMEOUT_SECONDS)
+        try:
+            yield
+        finally:
+            socket.setdefaulttimeout(before)

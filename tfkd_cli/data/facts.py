@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from tfkd_cli import schema
+
 if TYPE_CHECKING:
     from numpy import int64, uint8
     from numpy.typing import NDArray
@@ -63,18 +65,10 @@ class DataSet:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DataSet:
-        """The facts that `to_json` wrote; ValueError or TypeError on anything else."""
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {key: _frozen(value) for key, value in data.items() if key in known}
-        facts = cls(**values)
-        counts = (facts.classes, facts.channels, facts.size, facts.train_images, facts.test_images)
-        if not all(isinstance(each, int) and each > 0 for each in counts):
-            raise ValueError(f"impossible counts {counts}")
+        """The facts that `to_json` wrote; RequestError on anything else."""
+        known = {field.name for field in fields(cls)}
+        facts: DataSet = schema.convert({key: data[key] for key in data.keys() & known}, cls, of="facts")
         return facts
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +213,8 @@ IMAGENET = DataSet(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
     module="tfkd_cli.data.imagenet",
-    source="ILSVRC 2012: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the development kit, or "
-    "train/WNID/*.JPEG and val/WNID/*.JPEG",
+    source="ILSVRC 2012 from image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the "
+    "development kit, or train/WNID/*.JPEG and val/WNID/*.JPEG",
     full_size=True,
 )
 
@@ -230,9 +224,9 @@ IMAGENET_QUICK = replace(
     label="ImageNet, quick",
     classes=100,
     size=64,
+    full_size=False,
     train_images=5_000,
     test_images=1_000,
-    module="tfkd_cli.data.imagenet_quick",
     source="a folder with ILSVRC 2012 as train/WNID/*.JPEG and val/WNID/*.JPEG",
     full=False,
     notes=("100 classes of ImageNet or fewer, few images, 64 pixels: nothing is compared with the paper",),

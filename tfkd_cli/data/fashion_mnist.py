@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.download import load_file
 from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.files import read_file
 from tfkd_cli.data.reader import Progress, not_official
-from tfkd_cli.data.trees import read_file
 
 if TYPE_CHECKING:
     from numpy import uint8
@@ -47,11 +47,6 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
             if any((folder / (next(iter(MD5)) + suffix)).is_file() for suffix in (".gz", "")):
                 return folder
     return None
-
-
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-    """The official facts: other content is refused when it is decoded."""
-    return facts
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:

@@ -7,36 +7,28 @@ Named by content: `folder@<12 hex>` is sha256 over names, bytes, layout and the 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET_MEAN, IMAGENET_STD, DataSet
-from tfkd_cli.data.image_files import entries
-from tfkd_cli.data.images import Header, Look, decode_all, levels_of, naming_all, parallel, read_header
-from tfkd_cli.data.images import decode as decode_image
-from tfkd_cli.data.inspection import IN_WORDS, inspect, notes_of, of_counts, of_labels
-from tfkd_cli.data.layout import Layout, no_folder, survey
+from tfkd_cli.data.images import Header, Look, levels_of, naming_all, parallel, read_header
+from tfkd_cli.data.inspection import of_counts, of_decoded, of_labels
+from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
-from tfkd_cli.data.trees import read_file
+from tfkd_cli.data.survey import no_folder, survey
 from tfkd_cli.errors import RequestError
 
-if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
-
-DOWNLOAD: str | None = None
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 SIZE = 64  # for images that are larger, or of several sizes
 SMALLEST, UPSCALED = 28, 32  # below the networks' smallest input, images are upscaled
 FINETUNE_SIZE = 128  # from here on, networks are finetuned: resized crops, and colours always
 SPLIT_NOTE = "split 70/15/15 by class and content, the same every time"
 OTHER_SPLIT = "; folder.split1:PATH asks for another split"
+STREAMED_NOTE = "decoded while a network trains: near-identical and blank images were not looked for"
 SPLIT_MARK = ".split"
 FORMAT = "folder 2"  # raised when the same files would become other arrays
 
@@ -74,49 +66,25 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """All parts, decoded; the facts with notes on near-identical and nearly constant images."""
+    """All parts, decoded; the facts with notes on near-identical and nearly constant images.
+
+    Of images that do not fit into memory, an index: they are decoded while a network trains. Their pixels are
+    those of the decoded set, so the set has the same name.
+    """
     layout = _survey(path, facts)
     parts = layout.parts or _split(layout, _examine(layout)[0], seed=_seed(facts))
     draft.class_names = layout.classes
     if len(layout.files) * facts.channels * facts.size**2 > draft.memory:
-        return _index(layout, parts, facts, draft)
-    look = Look(facts.size, facts.channels, facts.levels)
-
-    def one(position: int) -> NDArray[uint8]:
-        file = layout.files[position]
-        return decode_image(read_file(path / file), look, name=file)
-
-    with naming_all(range(len(layout.files)), one):
-        for part, positions in parts.items():
-            images = decode_all(positions, one, what=f"decoding {IN_WORDS[part]} images", progress=progress)
-            draft.write(part, images, [layout.labels[position] for position in positions])
+        layout.write_index(draft, parts)
+        return replace(facts, notes=(*facts.notes, STREAMED_NOTE))
+    layout.write(draft, parts, Look(facts.size, facts.channels, facts.levels), progress)
     if _survey(path, facts).stamp() != layout.stamp():
         raise RequestError(
             f"{path} was changed while it was read.",
             expected="a folder that stays as it is until its images are decoded.",
             hint="run the command again.",
         )
-    draft.report = inspect(draft, layout, parts)
-    return replace(facts, notes=facts.notes + notes_of(draft.report))
-
-
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Nothing to load."""
-    raise RequestError("a folder of images cannot be downloaded.", hint="give its path: folder:PATH.")
-
-
-def _index(layout: Layout, parts: Mapping[str, Sequence[int]], facts: DataSet, draft: Draft) -> DataSet:
-    """An index of images that do not fit into memory: they are decoded while a network trains.
-
-    Their pixels are those of the decoded set, so the set has the same name.
-    """
-    for part, positions in parts.items():
-        files = [layout.files[position] for position in positions]
-        sizes = [os.stat(layout.root / file).st_size for file in files]  # noqa: PTH116
-        index_N = entries([os.fsencode(file) for file in files], sizes)
-        draft.write_index(part, index_N, [layout.labels[position] for position in positions])
-    note = "decoded while a network trains: near-identical and blank images were not looked for"
-    return replace(facts, notes=(*facts.notes, note))
+    return replace(facts, notes=facts.notes + of_decoded(draft, layout, parts))
 
 
 def _survey(path: Path, facts: DataSet) -> Layout:
@@ -135,17 +103,14 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
     parts = layout.parts or _split(layout, hashes, seed=_seed(facts))
     colours = look.channels == 3
     digest = layout.identity(f"{FORMAT}\0{look.text}\0{sorted(parts)}", hashes)
-    return replace(
+    return layout.facts(
         facts,
-        name=f"{facts.name}@{digest}",
+        digest,
+        parts,
         label=f"folder {layout.root.name}",
-        classes=len(layout.classes),
         channels=look.channels,
         size=look.size,
         levels=look.levels,
-        train_images=len(parts["train"]),
-        val_images=len(parts.get("val", ())),
-        test_images=len(parts["test"]),
         mean=facts.mean if colours else (0.5,),
         std=facts.std if colours else (0.25,),
         source=str(layout.root),
@@ -176,15 +141,13 @@ def _split_note(facts: DataSet) -> str:
 def _examine(layout: Layout) -> tuple[list[bytes], list[Header]]:
     """The sha256 of each file, and what its header says; RequestError naming all that cannot be decoded."""
 
-    def one(file: str) -> tuple[bytes, Header]:
-        data = read_file(layout.root / file)
-        return hashlib.sha256(data).digest(), read_header(data, name=file)
+    def one(position: int) -> tuple[bytes, Header]:
+        data = layout.read(position)
+        return hashlib.sha256(data).digest(), read_header(data, name=layout.files[position])
 
-    def whole(file: str) -> NDArray[uint8]:
-        return decode_image(read_file(layout.root / file), Look(SIZE, 3), name=file)
-
-    with naming_all(layout.files, whole):
-        examined = [each for block in parallel(one, layout.files) for each in block]
+    positions = range(len(layout.files))
+    with naming_all(positions, lambda position: layout.decode(position, Look(SIZE, 3))):
+        examined = [each for block in parallel(one, positions) for each in block]
     return [content_hash for content_hash, _ in examined], [header for _, header in examined]
 
 

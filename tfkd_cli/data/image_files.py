@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.files import read_file
 from tfkd_cli.data.images import parallel
-from tfkd_cli.data.trees import read_file
 from tfkd_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class ImageFiles:
         if offset == A_FILE:
             data = read_file(self.place / name)
         else:
-            data = os.pread(_opened(self.place), size, offset)
+            data = os.pread(opened(self.place), size, offset)
         if len(data) != size:
             raise RequestError(
                 f"{name!r} in {self.place} has {len(data):,} bytes.",
@@ -148,7 +148,7 @@ def entries(
 
 
 @cache
-def _opened(archive: Path) -> int:
+def opened(archive: Path) -> int:
     """An open archive, once per process: `pread` needs no position, so a forked process may share it."""
     try:
         return os.open(archive, os.O_RDONLY | os.O_CLOEXEC)

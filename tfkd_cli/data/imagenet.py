@@ -7,40 +7,47 @@ The 150 GB are not hashed, which would take an hour or two. The name `imagenet` 
 official classes and counts and whose files add up to the size of the official archives; an image of another
 size is found there, one with other bytes of the same size is not. All else is `imagenet@<12 hex>`, by the
 names and sizes of the files. When an image is read later, its size must still be that of the index.
+
+`imagenet-quick` is 100 classes at 64 pixels, for trying out; never compared with the paper. It is decoded, as
+all sets that fit into memory, and called `imagenet-quick@<12 hex>` by the names and bytes of its files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.facts import IMAGENET, DataSet
-from tfkd_cli.data.image_files import entries
 from tfkd_cli.data.imagenet_listing import (
-    ARCHIVES,
     EXPECTED,
-    Contents,
     classes_of,
     forget,
     has_archives,
     lacks,
     listed,
     stamp_of,
+    words_of,
 )
+from tfkd_cli.data.images import Look, parallel
+from tfkd_cli.data.inspection import of_counts, of_decoded, of_labels
+from tfkd_cli.data.layout import Layout
 from tfkd_cli.data.reader import Progress, silent
 from tfkd_cli.errors import RequestError
 
-__all__ = ["lacks"]  # besides what a reader has
+__all__ = ["lacks"]  # besides what is defined here
 
-DOWNLOAD: str | None = None
+QUICK_FORMAT = "imagenet-quick 1"  # raised when the same files would become other arrays
+
 ARCHIVE_BYTES = {"train": 147_897_477_120, "val": 6_744_924_160}  # the official archives
 PER_CLASS = {"train": range(732, 1_301), "val": range(50, 51)}
-BLOCK, RECORD = 512, 10_240  # a tar pads each file to a block, and itself to a record
-TOLERANCE = 1_000 * RECORD  # of a size that is calculated from files: how archives of classes were padded
+BLOCK = 512  # a tar has a header before each file and pads it to a block
+PADDING = 1_000 * 12_288  # at most, of the archives of the classes in the archive of the training images
 FOLDERS = ("", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC")  # below a folder of official files
 
 
@@ -56,96 +63,121 @@ def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
 
 
 def identify(path: Path, facts: DataSet, *, cache: Path, progress: Progress = silent) -> DataSet:
-    """The official facts, or those of what is there; listed anew when an archive or a folder has changed."""
+    """The official facts, or those of what is there; listed anew when an archive or a folder has changed.
+
+    Of the quick set, when one of its files has changed.
+    """
+    quick = not facts.full_size
+
+    def layout() -> Layout:
+        return listed(path, progress, quick=quick)
+
+    stamp = layout().stamp() if quick and not has_archives(path) else stamp_of(path)
+    identified = _identify_quick if quick else _identify
     known = caches.remembered(
-        cache, path / facts.name, stamp_of(path), lambda: _identify(listed(path, progress), facts).to_json()
+        cache, path / facts.name, f"{QUICK_FORMAT}:{stamp}", lambda: identified(layout(), facts).to_json()
     )
     return DataSet.from_json(known)
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
-    """Write the index of both parts; no image is decoded."""
-    contents = listed(path, progress)
-    labels = {wnid: label for label, wnid in enumerate(contents.classes)}
-    for part, items in contents.parts.items():
-        names = [os.fsencode(f"{part}/{item.wnid}/{item.name}") for item in items]
-        index_N = entries(names, [item.size for item in items], [item.offset for item in items])
-        draft.write_index(
-            "train" if part == "train" else "test",
-            index_N,
-            [labels[item.wnid] for item in items],
-            archive=ARCHIVES[part] if has_archives(path) else "",
-        )
-    draft.class_names = tuple(f"{wnid} {contents.words.get(wnid, '')}".strip() for wnid in contents.classes)
-    forget()
-    return facts
+    """Write the index of both parts; of the quick set, decode them without corrupt files."""
+    if facts.full_size:
+        layout, words = listed(path, progress), words_of(path)
+        layout.write_index(draft, layout.parts)
+        draft.class_names = tuple(f"{wnid} {words.get(wnid, '')}".strip() for wnid in layout.classes)
+        forget()
+        return facts
+    layout = listed(path, progress, quick=True).without(facts.corrupt)
+    layout.write(draft, layout.parts, _look(facts), progress)
+    draft.class_names = layout.classes
+    return replace(facts, notes=facts.notes + of_decoded(draft, layout, layout.parts))
 
 
-def fetch(facts: DataSet, folder: Path) -> Path:
-    """Its terms of use forbid to load it without an account."""
-    raise RequestError(
-        "ImageNet cannot be downloaded without an account.",
-        expected=EXPECTED,
-        hint="load it from image-net.org, then `tfkd data imagenet --from DIR`.",
-    )
-
-
-def _identify(contents: Contents, facts: DataSet) -> DataSet:
-    train, val = contents.parts["train"], contents.parts["val"]
-    digest, counted, notes = contents.digest(), _has_official_counts(contents), contents.notes
-    if counted and _has_official_sizes(contents):
+def _identify(layout: Layout, facts: DataSet) -> DataSet:
+    digest = hashlib.sha256()  # the same for the archives and for the tree they unpack to
+    for file, size in zip(layout.files, layout.sizes, strict=True):
+        digest.update(os.fsencode(f"{file}\0{size}\n"))
+    name, counted = digest.hexdigest()[:12], _has_official_counts(layout)
+    if counted and _has_official_sizes(layout):
         checked = "checked by classes, counts and the sizes of all files, whose bytes were not hashed"
-        return replace(facts, notes=(f"index {digest[:12]}, {checked}", *notes))
-    return replace(
+        return replace(facts, notes=(f"index {name}, {checked}", *layout.notes))
+    train, test = (len(layout.parts[part]) for part in ("train", "test"))
+    return layout.facts(
         facts,
-        name=f"{facts.name}@{digest[:12]}",
+        name,
+        layout.parts,
         label=f"{facts.label} ({'unchecked full copy' if counted else 'sample'})",
-        classes=len(contents.classes),
-        train_images=len(train),
-        test_images=len(val),
         full=False,
         unchecked=counted,
         notes=(
-            f"{len(train):,} training and {len(val):,} validation images of {len(contents.classes):,} "
+            f"{train:,} training and {test:,} validation images of {len(layout.classes):,} "
             f"classes, not those of {IMAGENET.label}"
             + (": as many, but not with the sizes of the official archives" if counted else ""),
-            *notes,
+            *layout.notes,
         ),
     )
 
 
-def _has_official_counts(contents: Contents) -> bool:
-    if len(contents.classes) != IMAGENET.classes or len(contents.parts["train"]) != IMAGENET.train_images:
-        return False
-    for part, items in contents.parts.items():
-        counts = dict.fromkeys(contents.classes, 0)
-        for item in items:
-            counts[item.wnid] += 1
-            if part == "train" and not item.name.startswith(f"{item.wnid}_"):
-                return False  # an image in the folder of another class
-        if not all(count in PER_CLASS[part] for count in counts.values()):
-            return False
-    return True
+def _has_official_counts(layout: Layout) -> bool:
+    """Whether each class has as many images as it may, and none is in the folder of another class."""
+    counts, named_alike = Counter[tuple[str, str]](), True
+    for file in layout.files:
+        part, wnid, name = file.split("/", 2)
+        counts[part, wnid] += 1
+        named_alike &= part == "val" or name.startswith(f"{wnid}_")
+    return (
+        named_alike
+        and len(layout.classes) == IMAGENET.classes
+        and len(layout.parts["train"]) == IMAGENET.train_images
+        and all(counts[part, wnid] in PER_CLASS[part] for part in PER_CLASS for wnid in layout.classes)
+    )
 
 
-def _has_official_sizes(contents: Contents) -> bool:
+def _has_official_sizes(layout: Layout) -> bool:
     """Whether the files, packed as the official archives are, would give archives of their sizes."""
-    of_class = dict.fromkeys(contents.classes, 0)
-    for item in contents.parts["train"]:
-        of_class[item.wnid] += _in_tar(item.size)
-    packed = {
-        "train": _tar_bytes(_in_tar(_tar_bytes(size)) for size in of_class.values()),
-        "val": _tar_bytes(_in_tar(item.size) for item in contents.parts["val"]),
-    }
-    return all(abs(packed[part] - size) <= TOLERANCE for part, size in ARCHIVE_BYTES.items())
+    packed = Counter[str]()
+    for file, size in zip(layout.files, layout.sizes, strict=True):
+        packed[file.partition("/")[0]] += BLOCK + -(-size // BLOCK) * BLOCK
+    return all(0 <= official - packed[part] <= PADDING for part, official in ARCHIVE_BYTES.items())
 
 
-def _in_tar(size: int) -> int:
-    """Bytes that a file takes in a tar: a header, and its content in whole blocks."""
-    return BLOCK + -(-size // BLOCK) * BLOCK
+def _identify_quick(whole: Layout, facts: DataSet) -> DataSet:
+    def examined(position: int) -> tuple[bytes, bool]:
+        """The sha256 of a file, and whether it cannot be decoded."""
+        content_hash = hashlib.sha256(whole.read(position)).digest()
+        try:
+            whole.decode(position, _look(facts))
+        except RequestError:
+            return content_hash, True
+        return content_hash, False
+
+    found = [each for block in parallel(examined, range(len(whole.files))) for each in block]
+    corrupt = tuple(file for file, (_, broken) in zip(whole.files, found, strict=True) if broken)
+    hashes = [content_hash for content_hash, broken in found if not broken]
+    layout = whole.without(corrupt)
+    if not all(layout.parts.values()):
+        raise RequestError(
+            f"{len(corrupt):,} of the images in {whole.root} cannot be read, as {corrupt[0]!r}.",
+            expected=EXPECTED,
+            hint="copy or load them again.",
+        )
+    digest = layout.identity(f"{QUICK_FORMAT}\0{_look(facts).text}", hashes)
+    return layout.facts(
+        facts,
+        digest,
+        layout.parts,
+        source=str(whole.root),
+        corrupt=corrupt,
+        notes=(
+            of_counts(layout, layout.parts),
+            *facts.notes,
+            *layout.notes,
+            *of_labels(layout, layout.parts, hashes),
+            *(f"WARNING: {file!r} cannot be read; data.corrupt=skip leaves it out" for file in corrupt),
+        ),
+    )
 
 
-def _tar_bytes(members: Iterator[int] | int) -> int:
-    """The size of a tar of members that take so many bytes: two blocks of zeros, and whole records."""
-    total = (members if isinstance(members, int) else sum(members)) + 2 * BLOCK
-    return -(-total // RECORD) * RECORD
+def _look(facts: DataSet) -> Look:
+    return Look(facts.size, facts.channels)

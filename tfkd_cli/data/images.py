@@ -385,7 +385,7 @@ def parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
 
 
 def decode_all(
-    items: Sequence[Item], read: Callable[[Item], NDArray[uint8]], *, what: str, progress: Progress
+    items: Sequence[Item], read: Callable[[Item], NDArray[uint8]], what: str, progress: Progress
 ) -> Iterator[NDArray[uint8]]:
     """Chunks (NCHW) of the arrays that `read` gives, in the order of the items."""
     import numpy as np

@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfkd_cli.data.cache import Draft
-from tfkd_cli.data.layout import Layout
+from tfkd_cli.data.layout import IN_WORDS, Layout
 from tfkd_cli.data.near import near_identical
 from tfkd_cli.errors import RequestError
-
-IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-SHOWN = 20  # pairs of near-identical images, or nearly constant ones, that are named
 FLAT_RANGE, FLAT_STD = 16, 2.0  # grey levels of 255: an image below one of them, in each channel, is blank
 BLOCK = 256  # images looked at together
 IMBALANCED = 1.5  # largest class over smallest
 
 
-def inspect(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Training images of each class, near-identical images across parts, blank ones; as JSON types.
+def of_decoded(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Sentences on near-identical images in two parts, and on nearly constant ones.
 
     RequestError when every image is blank: nothing can be learnt from them.
     """
-    counts = Counter(layout.labels[position] for position in parts["train"])
-    near = {}
+    notes = []
     # a part of fewer images is looked up in the larger one: test in train, val in train, test in val
     for known, asked in combinations(sorted(parts, key=("train", "val", "test").index), 2):
         images, others = draft.images(asked), draft.images(known)
         found = near_identical(images[..., ::-1], others) | near_identical(images, others)  # mirrored, too
         if found:
-            near[f"{asked} in {known}"] = {
-                "count": len(found),
-                "of": len(parts[asked]),
-                "images": [
-                    [layout.files[parts[asked][here]], layout.files[parts[known][there]]]
-                    for here, there in sorted(found.items())[:SHOWN]
-                ],
-            }
-    return {
-        "train_images": {name: counts[label] for label, name in enumerate(layout.classes)},
-        "near_identical": near,
-        "blank": _blank(draft, layout, parts),
-    }
+            here, there = min(found.items())
+            first, other = layout.files[parts[asked][here]], layout.files[parts[known][there]]
+            notes.append(
+                f"WARNING: {len(found):,} of {len(parts[asked]):,} {IN_WORDS[asked]} images are "
+                f"near-identical to {IN_WORDS[known]} images, or to their mirror images (the first: "
+                f"{first!r}, {other!r})"
+            )
+    return (*notes, *_of_blank(draft, layout, parts))
 
 
-def _blank(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The nearly constant images of each class that has some."""
+def _of_blank(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> list[str]:
     blank = [
         positions[here] for part, positions in parts.items() for here in nearly_constant(draft.images(part))
     ]
@@ -63,15 +53,14 @@ def _blank(draft: Draft, layout: Layout, parts: Mapping[str, Sequence[int]]) -> 
             hint=f"look at {layout.files[0]!r}. Colours of more than 8 bits, values 0 and 1 where white is "
             "255, and white drawings on a transparent ground must be converted first.",
         )
-    of_class = Counter(layout.labels)
-    found: dict[str, Any] = {}
+    of_class, files = Counter(layout.labels), defaultdict[int, list[str]](list)
     for position in sorted(blank):
-        label = layout.labels[position]
-        of = {"count": 0, "of": of_class[label], "images": []}
-        known = found.setdefault(layout.classes[label], of)
-        known["count"] += 1
-        known["images"] = [*known["images"], layout.files[position]][:SHOWN]
-    return found
+        files[layout.labels[position]].append(layout.files[position])
+    return [
+        f"WARNING: {len(found):,} of {of_class[label]:,} images of {layout.classes[label]!r} are nearly of "
+        f"one colour once decoded ({', '.join(map(repr, found[:3]))}): look at them"
+        for label, found in sorted(files.items())
+    ]
 
 
 def nearly_constant(images_NCHW: NDArray[uint8]) -> list[int]:
@@ -87,25 +76,6 @@ def nearly_constant(images_NCHW: NDArray[uint8]) -> list[int]:
         )
         found += (np.flatnonzero(flat_N) + start).tolist()
     return found
-
-
-def notes_of(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Near-identical and blank images in sentences, where there are some."""
-    notes = []
-    for where, near in report["near_identical"].items():
-        asked, known = (IN_WORDS[part] for part in where.split(" in "))
-        first, other = near["images"][0]
-        notes.append(
-            f"WARNING: {near['count']:,} of {near['of']:,} {asked} images are near-identical to {known} "
-            f"images, or to their mirror images (the first: {first!r}, {other!r})"
-        )
-    for name, blank in sorted(report["blank"].items()):
-        examples = ", ".join(map(repr, blank["images"][:3]))
-        notes.append(
-            f"WARNING: {blank['count']:,} of {blank['of']:,} images of {name!r} are nearly of one colour "
-            f"once decoded ({examples}): look at them"
-        )
-    return tuple(notes)
 
 
 def of_counts(layout: Layout, parts: Mapping[str, Sequence[int]]) -> str:

@@ -1,33 +1,31 @@
-"""What lies where in a folder of images: classes, files, parts; no file is opened yet."""
+"""The image files of a data set, by part and class, and what is done with all of them.
+
+Folders, ImageNet and Tiny-ImageNet list their files in ways of their own; what they find is a `Layout`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tfkd_cli.data.images import SUFFIXES
+from tfkd_cli.data.files import read_file
+from tfkd_cli.data.image_files import entries, opened
+from tfkd_cli.data.images import SUFFIXES, Look, decode, decode_all, naming_all
 from tfkd_cli.errors import RequestError
 
-# the parts, and the folder names they go by
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-# What folders that are no classes are called: test1, training_set, x_train, trainA, fold3, images, masks.
-LIKE_A_PART = re.compile(
-    r"([xy][ _.-]*)?"
-    r"(train|training|trn|val|valid|validation|dev|eval|evaluation|test|testing|tst|unlabell?ed|holdout|folds?|"
-    r"splits?|query|gallery|(jpeg)?(images?|imgs?)|masks?|labels?|annotations?|segmentation(class|object)?)"
-    r"([ _.-]*(set|data|images?|imgs?|pics|photos|part|split|\d+|[ab]))*"
-)
-EXPECTED = "train/CLASS/* and test/CLASS/*, or CLASS/* alone, with images and at least two classes."
+if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from tfkd_cli.data.cache import Draft
+    from tfkd_cli.data.facts import DataSet
+    from tfkd_cli.data.reader import Progress
+
+IN_WORDS = {"train": "training", "val": "validation", "test": "test"}
 SKIPPED = frozenset(  # what file managers, network drives and archivers leave behind, beside hidden entries
     (
         *("@eadir", "@synoeastream", "@synoresource", "@tmp", "#recycle", "#snapshot", "@sharebin"),
@@ -37,24 +35,85 @@ SKIPPED = frozenset(  # what file managers, network drives and archivers leave b
         *("$recycle.bin", "system volume information", "picasa.ini"),
     )
 )
-ARCHIVES = frozenset(
-    (
-        *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lzma"),
-        *(".7z", ".rar", ".iso"),
-    )
-)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The images of a folder, sorted by name; `parts` is None where they still have to be split."""
+    """Image files, sorted by part, class and name; `parts` is empty where they still have to be split."""
 
     root: Path
     classes: tuple[str, ...]  # sorted
-    files: list[str]  # relative to root
-    labels: list[int]
-    parts: Mapping[str, Sequence[int]] | None  # positions in `files`
+    files: Sequence[str]  # relative to root
+    labels: Sequence[int]
+    parts: Mapping[str, Sequence[int]]  # positions in `files`
     notes: tuple[str, ...] = ()
+    sizes: Sequence[int] = ()  # in bytes, where they were listed
+    archives: Mapping[str, str] = field(
+        default_factory=dict
+    )  # first folder of a name → the tar that holds it
+    offsets: Sequence[int] = ()  # in these
+
+    def read(self, position: int) -> bytes:
+        """The bytes of one file; RequestError when they cannot be had. Called from many threads."""
+        name = self.files[position]
+        if not self.archives:
+            return read_file(self.root / name)
+        archive = self.root / self.archives[name.partition("/")[0]]
+        return os.pread(opened(archive), self.sizes[position], self.offsets[position])
+
+    def decode(self, position: int, look: Look) -> NDArray[uint8]:
+        """One image (C, size, size), as it is seen; RequestError where it cannot be read."""
+        return decode(self.read(position), look, name=self.files[position])
+
+    def write(self, draft: Draft, parts: Mapping[str, Sequence[int]], look: Look, progress: Progress) -> None:
+        """Decode the images of all parts into the draft; one RequestError names all that cannot be read."""
+
+        def one(position: int) -> NDArray[uint8]:
+            return self.decode(position, look)
+
+        with naming_all(range(len(self.files)), one):
+            for part, positions in parts.items():
+                images = decode_all(positions, one, f"decoding {IN_WORDS[part]} images", progress)
+                draft.write(part, images, [self.labels[each] for each in positions])
+
+    def write_index(self, draft: Draft, parts: Mapping[str, Sequence[int]]) -> None:
+        """Write an index of the files of all parts, which are then decoded while a network trains."""
+        for part, positions in parts.items():
+            files = [self.files[each] for each in positions]
+            sizes = (
+                [self.sizes[each] for each in positions]
+                if self.sizes
+                else [os.stat(self.root / file).st_size for file in files]  # noqa: PTH116
+            )
+            offsets = [self.offsets[each] for each in positions] if self.archives else None
+            archive = self.archives[files[0].partition("/")[0]] if self.archives else ""
+            index_N = entries([os.fsencode(file) for file in files], sizes, offsets)
+            draft.write_index(part, index_N, [self.labels[each] for each in positions], archive=archive)
+
+    def without(self, left_out: Collection[str]) -> Layout:
+        """The layout without these files; no other file takes their place."""
+        kept = [position for position, file in enumerate(self.files) if file not in left_out]
+        now = {position: place for place, position in enumerate(kept)}
+        return replace(
+            self,
+            files=[self.files[each] for each in kept],
+            labels=[self.labels[each] for each in kept],
+            parts={part: [now[each] for each in of if each in now] for part, of in self.parts.items()},
+            sizes=[self.sizes[each] for each in kept],
+            offsets=[self.offsets[each] for each in kept],
+        )
+
+    def facts(self, base: DataSet, digest: str, parts: Mapping[str, Sequence[int]], **more: Any) -> DataSet:
+        """The facts of this content: `base` with the name of its digest, its counts and `more`."""
+        return replace(
+            base,
+            name=f"{base.name}@{digest}",
+            classes=len(self.classes),
+            train_images=len(parts["train"]),
+            val_images=len(parts.get("val", ())),
+            test_images=len(parts["test"]),
+            **more,
+        )
 
     def stamp(self) -> str:
         """sha256 over names, sizes, times and notes: equal stamps, equal content."""
@@ -76,317 +135,44 @@ class Layout:
         return digest.hexdigest()[:12]
 
 
-def survey(root: Path, *, follow_links: bool = False, nested: bool = False) -> Layout:
-    """The layout of `root`; RequestError when it is none.
+class Entries(NamedTuple):
+    """What is in a folder, each sorted by name."""
 
-    A link that leads out of `root` is refused unless `follow_links`, a folder in a class unless `nested`.
-    """
-    if not root.is_dir():
-        raise no_folder(root)
-    return _Survey(root, follow_links=follow_links, nested=nested).layout()
+    folders: list[os.DirEntry[str]]
+    images: list[os.DirEntry[str]]  # by their names
+    others: list[os.DirEntry[str]]
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images in a folder and in the folders inside it, sorted; links are followed."""
-    walk = _Survey(folder, follow_links=True, nested=True)
-    return sorted(Path(name) for name in walk.files_below(folder, str(folder)))
+def entries_of(folder: Path) -> Entries:
+    """What is in a folder, without what is hidden or skipped; RequestError where it cannot be read."""
+    sorted_out = Entries([], [], [])
+    try:
+        with os.scandir(folder) as found:
+            for each in sorted(found, key=lambda each: each.name):
+                if each.name[0] == "." or each.name.lower() in SKIPPED:
+                    continue
+                files = sorted_out.images if is_image(each.name) else sorted_out.others
+                (sorted_out.folders if each.is_dir() else files).append(each)
+    except OSError as error:
+        raise closed(error.filename or folder, error) from error
+    return sorted_out
 
 
-def no_folder(path: Path) -> RequestError:
-    """What was given as a folder of images is an archive, another file or no file at all."""
-    archive = path.suffix.lower() in ARCHIVES
-    kind = "an archive" if archive else "a file" if path.is_file() else "a device, a pipe or a socket"
-    return RequestError(
-        f"{str(path)!r} is {kind}, not a folder.",
-        expected=EXPECTED,
-        hint="unpack it, then name the folder it unpacks to."
-        if archive
-        else "name the folder of the images.",
-    )
-
-
-@dataclass
-class _Survey:
-    """One walk through a folder: every folder is entered once, whatever links lead to it."""
-
-    root: Path
-    follow_links: bool
-    nested: bool
-    aside: Counter[str] = field(default_factory=Counter)  # suffix → files that are no images
-    entered: set[tuple[int, int]] = field(default_factory=set)  # device and inode
-
-    def layout(self) -> Layout:
-        """The parts where there is a train folder with classes in it, else one body of classes."""
-        folders = self._folders(self.root)
-        named = {
-            part: [each for each in folders if each.name.lower() in names] for part, names in PARTS.items()
-        }
-        # "train" may be a class, beside "bus" and "car"
-        if not any(self._folders(each) for each in named["train"]):
-            return self._unsplit(folders)
-        for part, found in named.items():
-            if len(found) > 1:
-                raise RequestError(
-                    f"{str(self.root)!r} has {len(found)} folders for {part}: "
-                    f"{_some(each.name for each in found)}.",
-                    expected=EXPECTED,
-                    hint="keep one of them, or put their images together.",
-                )
-        return self._with_parts({part: found[0] for part, found in named.items() if found})
-
-    def _unsplit(self, folders: Sequence[Path]) -> Layout:
-        names = [each.name for each in folders]
-        if len(names) == 1 and self._folders(folders[0]):
-            raise RequestError(
-                f"{str(self.root)!r} holds one folder, and that holds folders.",
-                expected=EXPECTED,
-                hint=f"name the inner one: folder:{folders[0]}.",
-            )
-        parts = [name for name in names if any(name.lower() in known for known in PARTS.values())]
-        if names and (len(parts) > 1 or all(LIKE_A_PART.fullmatch(name.lower()) for name in names)):
-            raise RequestError(
-                f"{str(self.root)!r} has no class folders: {_some(parts if len(parts) > 1 else names)} are "
-                "names of parts of a data set.",
-                expected=EXPECTED,
-                hint="call the parts train, val and test, each with a folder per class."
-                if any(self._folders(each) for each in folders)
-                else "sort the images into one folder per class (train/cat/1.jpg); names that begin with "
-                "the class, and tables of labels, are not read.",
-            )
-        _refuse_alike({"": names})
-        images = self._images(self.root)
-        classes = tuple(sorted(images))
-        if len(classes) < 2:
-            raise self._too_few(classes)
-        files = [file for name in classes for file in images[name]]
-        labels = [label for label, name in enumerate(classes) for _ in images[name]]
-        return Layout(self.root, classes, files, labels, None, self._notes([self.root]))
-
-    def _too_few(self, classes: Sequence[str]) -> RequestError:
-        suffixes = Counter(_suffix(entry.name) for entry in self._entries(self.root))
-        beside = {
-            "images": sum(suffixes[each] for each in SUFFIXES),
-            "archives": sum(suffixes[each] for each in ARCHIVES),
-        }
-        found = "".join(f", and {count:,} {kind} beside" for kind, count in beside.items() if count)
-        unpack = "unpack the archives; " * (beside["archives"] > 0)
-        return RequestError(
-            f"{str(self.root)!r} holds {len(classes)} class folder{'s' * (len(classes) != 1)}{found}.",
-            expected=EXPECTED,
-            hint=f"{unpack}give each class a folder of its own, named as the class, with its images in it.",
-        )
-
-    def _with_parts(self, folders: Mapping[str, Path]) -> Layout:
-        _refuse_alike({part: [each.name for each in self._folders(at)] for part, at in folders.items()})
-        images = {part: self._images(folder) for part, folder in folders.items()}
-        notes: list[str] = []
-        if "test" not in images:
-            if "val" not in images:
-                raise _without_test(self.root, folders["train"])
-            images["test"] = images.pop("val")
-            notes.append(f"tested on {folders['val'].name}/, there is no test folder")
-        classes = tuple(sorted(images["train"]))
-        if len(classes) < 2:
-            raise RequestError(
-                f"{str(self.root)!r} has {len(classes)} class folders in train.",
-                expected=EXPECTED,
-                hint="give each class a folder of its own in train, named as the class.",
-            )
-        for part, of_class in images.items():
-            _check_classes(part, of_class, classes, folders["train"])
-            absent = sorted(set(classes) - set(of_class))
-            if absent:
-                notes.append(
-                    f"{part} has no images of {len(absent)} of {len(classes)} classes: {_some(absent)}"
-                )
-        beside = [each.name for each in self._folders(self.root) if each not in folders.values()]
-        if beside:
-            notes.append(f"left aside, folders beside the parts: {_some(beside)}")
-        notes += self._notes([self.root, *folders.values()])
-        return _joined(self.root, classes, images, tuple(notes))
-
-    def _notes(self, above: Sequence[Path]) -> tuple[str, ...]:
-        """What was not read as an image of a class, and the ways in which more was read than usually."""
-        notes = []
-        if self.aside:
-            endings = ", ".join(sorted(self.aside)[:5])
-            notes.append(f"left aside, no known image ending: {self.aside.total():,} ({endings})")
-        loose = sum(_suffix(entry.name) in SUFFIXES for folder in above for entry in self._entries(folder))
-        if loose:
-            notes.append(f"left aside, images beside the class folders: {loose:,}")
-        notes += ["links were followed"] * self.follow_links
-        notes += ["folders inside a class were read as part of it"] * self.nested
-        return tuple(notes)
-
-    def _images(self, folder: Path) -> dict[str, list[str]]:
-        """Relative names of the images of each class folder, sorted; an empty class is an error."""
-        images = {}
-        for each in self._folders(folder):
-            name = str(each.relative_to(self.root))
-            images[each.name] = sorted(self.files_below(each, name))
-            if not images[each.name]:
-                others = sorted({_suffix(entry.name) or "none" for entry in self._entries(each)})
-                endings = f", only files with other endings ({', '.join(others[:5])})" if others else ""
-                raise RequestError(
-                    f"class folder {name!r} holds no images{endings}.",
-                    expected=f"images ({', '.join(sorted(SUFFIXES))}) directly inside.",
-                    hint="remove the folder if it is no class; convert files of other formats.",
-                )
-        return images
-
-    def files_below(self, folder: Path, name: str) -> list[str]:
-        """The images of one class, their names beginning with `name`; whatever else it holds is counted."""
-        found, waiting = [], [(folder, name)]
-        while waiting:
-            folder, name = waiting.pop()
-            self._enter(folder)
-            for entry in self._entries(folder):
-                inside = f"{name}/{entry.name}"
-                if self._is_folder(entry):
-                    part = any(entry.name.lower() in names for names in PARTS.values())
-                    if part or not self.nested:
-                        raise RequestError(
-                            f"{inside!r} is a folder in a class folder{', named like a part' * part}.",
-                            expected="images directly inside class folders, and parts above them.",
-                            hint="put the classes into the parts: train/cat/1.jpg."
-                            if part
-                            else "--nested reads it as part of its class; else move the images up, or the "
-                            "folder away.",
-                        )
-                    waiting.append((Path(entry.path), inside))
-                elif _suffix(entry.name) in SUFFIXES:
-                    found.append(inside)
-                else:
-                    self.aside[_suffix(entry.name) or "none"] += 1
-        return found
-
-    def _enter(self, folder: Path) -> None:
-        try:
-            status = folder.stat()
-        except OSError as error:
-            raise _closed(folder, error) from error
-        inode = status.st_dev, status.st_ino
-        if inode in self.entered:
-            raise RequestError(
-                f"{str(folder)!r} is a link to a folder that is read already.",
-                expected="links that lead to each folder once, and never back to where they lie.",
-                hint="remove the link.",
-            )
-        self.entered.add(inode)
-
-    def _folders(self, folder: Path) -> list[Path]:
-        """The folders directly inside, sorted by name."""
-        return sorted(Path(entry.path) for entry in self._entries(folder) if self._is_folder(entry))
-
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What lies directly inside, without hidden and skipped entries."""
-        try:
-            with os.scandir(folder) as entries:
-                return [each for each in entries if each.name[0] != "." and each.name.lower() not in SKIPPED]
-        except OSError as error:
-            raise _closed(folder, error) from error
-
-    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
-        try:
-            folder = entry.is_dir()
-            if entry.is_symlink() and _suffix(entry.name) not in SUFFIXES:
-                entry.stat()  # an OSError where it leads nowhere: it may stand for a class
-            if entry.is_symlink() and not self.follow_links:
-                _refuse_outside(Path(entry.path), self.root)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # before Python 3.13, `resolve` calls a circle a RuntimeError
-            raise _closed(Path(entry.path), error) from error
-        return folder
-
-
-def _joined(
-    root: Path,
-    classes: tuple[str, ...],
-    images: Mapping[str, Mapping[str, list[str]]],
-    notes: tuple[str, ...],
-) -> Layout:
-    """The layout of the images of each part and class."""
-    files: list[str] = []
-    labels: list[int] = []
-    parts = {}
-    for part, of_class in images.items():
-        start = len(files)
-        for name in sorted(of_class):
-            files += of_class[name]
-            labels += [classes.index(name)] * len(of_class[name])
-        parts[part] = range(start, len(files))
-    return Layout(root, classes, files, labels, parts, notes)
-
-
-def _without_test(root: Path, train: Path) -> RequestError:
-    return RequestError(
-        f"{str(root)!r} has a train folder and no test folder.",
-        expected=EXPECTED,
-        hint=f"folder:{train} has it split 70/15/15.",
-    )
-
-
-def _as_read(name: str) -> str:
-    """What a person, or another file system, takes for the same name: without what cannot be seen."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join("".join(each for each in folded if unicodedata.category(each) != "Cf").split())
-
-
-def _refuse_alike(names: Mapping[str, Sequence[str]]) -> None:
-    """Class names of all parts that read as one are refused."""
-    first: dict[str, str] = {}
-    for part, of_part in names.items():
-        for name in of_part:
-            other = first.setdefault(_as_read(name), name)
-            if other != name:
-                raise RequestError(
-                    "two class folders have the same name but for letter case, spaces or Unicode form: "
-                    f"{other!a} and {name!a}{f' in {part}' if part else ''}.",
-                    expected="one spelling of each class, the same in all parts.",
-                    hint="rename one of them (they are one class), or give it a name of its own.",
-                )
-
-
-def _check_classes(part: str, of_class: Mapping[str, list[str]], classes: Sequence[str], train: Path) -> None:
-    unknown = sorted(set(of_class) - set(classes))
-    if unknown:
-        raise RequestError(
-            f"{part} has a class that train lacks: {_some(unknown)}.",
-            expected=f"the classes of train: {_some(classes)}.",
-            hint="add training images of it, or take it out.",
-        )
-    if not of_class:
-        raise RequestError(
-            f"{part} has no class folders.",
-            expected=EXPECTED,
-            hint=f"images without labels test nothing; folder:{train} splits the training images 70/15/15.",
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
-
-
-def _suffix(name: str) -> str:
+def suffix(name: str) -> str:
+    """The ending of a file's name in lower case: `.jpg`."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  ten times faster
 
 
-def _closed(path: Path, error: Exception) -> RequestError:
+def is_image(name: str) -> bool:
+    """Whether the name of a file, with or without its folders, is that of an image."""
+    return suffix(name) in SUFFIXES and os.path.basename(name)[0] != "."  # noqa: PTH119
+
+
+def closed(path: Path | str, error: Exception) -> RequestError:
+    """A folder or link that cannot be read."""
     reason = error.strerror if isinstance(error, OSError) else "it is a link that leads in a circle"
     return RequestError(
         f"{str(path)!r} cannot be read: {reason}.",
         expected="folders and images this user may read.",
         hint="check its permissions and where it leads, or take it out of the folder.",
     )
-
-
-def _refuse_outside(link: Path, root: Path) -> None:
-    if not link.resolve().is_relative_to(root.resolve()):
-        raise RequestError(
-            f"{str(link)!r} is a link that leads out of the folder.",
-            expected="files inside the folder, so that its content is its own.",
-            hint="--follow-links takes what it points to; else copy that.",
-        )

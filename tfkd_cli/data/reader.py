@@ -1,13 +1,16 @@
 """What a data set's own file offers: where its files are, what they are, their pixels.
 
-A reader is a module with these functions; `facts.DATASETS` names it.
+A reader is a module with these functions; `DataSet.module` names it. Only `decode` is needed: without the
+others, the set has one content, which comes with a package.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Protocol, cast
 
 from tfkd_cli.errors import RequestError
 
@@ -31,7 +34,10 @@ class Reader(Protocol):
         ...
 
     def identify(self, path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-        """The facts of what is at `path`; another name than the official one for other content."""
+        """The facts of what is at `path`; another name than the official one for other content.
+
+        With a parameter `progress` it is told how to say how far it is.
+        """
         ...
 
     def decode(self, path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
@@ -41,6 +47,34 @@ class Reader(Protocol):
     def fetch(self, facts: DataSet, folder: Path) -> Path:
         """Load the official files into `folder`, digest checked; OSError or RuntimeError otherwise."""
         ...
+
+    def lacks(self, given: Path) -> str:
+        """What a folder lacks in which nothing was located, in words."""
+        ...
+
+
+def reader_of(facts: DataSet) -> Reader:
+    """The reader of a data set, with defaults for what its module leaves out."""
+    if not facts.module:
+        raise RequestError(f"the data set {facts.name} names no module that reads it.")
+    return cast(Reader, SimpleNamespace(**(_DEFAULTS | vars(importlib.import_module(facts.module)))))
+
+
+def _no_download(facts: DataSet, folder: Path) -> Path:
+    raise RequestError(
+        f"{facts.label} cannot be downloaded.",
+        expected=f"{facts.source}.",
+        hint=f"`tfkd data {facts.name} --from PATH` takes files that you have.",
+    )
+
+
+_DEFAULTS = {
+    "DOWNLOAD": None,
+    "locate": lambda places, facts: EMBEDDED,
+    "identify": lambda path, facts, *, cache: facts,
+    "fetch": _no_download,
+    "lacks": lambda given: "",
+}
 
 
 def silent(what: str, share: float) -> None:

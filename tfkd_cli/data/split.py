@@ -1,4 +1,4 @@
-"""Splitting one body of images into parts: by class, by content, deterministic."""
+"""Splitting images into parts, or a validation part off the training images: by class, by content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from tfkd_cli.data.facts import Arrays
+from tfkd_cli.data.image_files import ImageFiles
 from tfkd_cli.errors import RequestError
 
 SEED = 0
@@ -47,3 +51,34 @@ def split(
                 count -= len(group)
         parts[first] += [position for group in groups for position in group]
     return {part: sorted(positions) for part, positions in parts.items()}
+
+
+def hold_out(arrays: Arrays, share: float) -> Arrays:
+    """`arrays` with this share of the training images, by class and content, as its validation part.
+
+    A data set that has a validation part, or a share of 0, is given back as it is.
+    """
+    if share == 0 or arrays.val_images_NCHW is not None:
+        return arrays
+    images_NCHW: Any = arrays.train_images_NCHW  # or ImageFiles
+    labels_N = arrays.train_labels_N
+    hashes = (
+        images_NCHW.hashes()
+        if isinstance(images_NCHW, ImageFiles)
+        else [hashlib.sha256(image.tobytes()).digest() for image in images_NCHW]
+    )
+    parts = split(
+        hashes,
+        [int(label) for label in labels_N],
+        {"train": 1 - share, "val": share},
+        names=arrays.class_names,
+    )
+    train, val = parts["train"], parts["val"]
+    return replace(
+        arrays,
+        facts=replace(arrays.facts, train_images=len(train), val_images=len(val)),
+        train_images_NCHW=images_NCHW[train],
+        train_labels_N=labels_N[train],
+        val_images_NCHW=images_NCHW[val],
+        val_labels_N=labels_N[val],
+    )

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tfkd_cli.data import cache as caches
 from tfkd_cli.data.cache import Draft
 from tfkd_cli.data.download import load_file
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.images import SUFFIXES, Look, decode_all, naming_all, parallel
-from tfkd_cli.data.images import decode as decode_image
+from tfkd_cli.data.files import read_file, stamp
+from tfkd_cli.data.images import MAX_BYTES, Look, parallel
+from tfkd_cli.data.layout import Layout, is_image
 from tfkd_cli.data.reader import Progress
-from tfkd_cli.data.trees import FolderTree, Tree, ZipTree, has_md5, stamp
 from tfkd_cli.errors import RequestError
-
-if TYPE_CHECKING:
-    from numpy import uint8
-    from numpy.typing import NDArray
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5, BYTES = "90528d7ca1a48142e341f4ef8d21d0de", 248_100_043
@@ -37,17 +33,16 @@ LOOK = Look(size=64, channels=3)  # grey-scale JPEGs become RGB
 
 DOWNLOAD: str | None = "tiny-imagenet-200.zip from cs231n.stanford.edu, 248 MB"
 
-Item = tuple[str, int]  # file name, label
 
+@dataclass(frozen=True, kw_only=True)
+class _Contents(Layout):
+    """What a folder or a zip in the official layout holds; classes are sorted as released."""
 
-@dataclass(frozen=True)
-class Contents:
-    """What a tree in the official layout holds."""
+    words: Mapping[str, str]  # of each class
+    read_name: Callable[[str], bytes]
 
-    tree: Tree
-    wnids: tuple[str, ...]  # sorted, as ImageFolder of the released loader numbers them
-    train: list[Item]
-    val: list[Item]
+    def read(self, position: int) -> bytes:
+        return self.read_name(self.files[position])
 
 
 def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
@@ -69,16 +64,9 @@ def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
     """Training and validation part; the validation part is what is tested on."""
-    contents = read_contents(path)
-
-    def one(item: Item) -> NDArray[uint8]:
-        return decode_image(contents.tree.read(item[0]), LOOK, name=item[0])
-
-    with naming_all([*contents.train, *contents.val], one):
-        for part, items in (("train", contents.train), ("test", contents.val)):
-            images = decode_all(items, one, what=f"decoding {part}", progress=progress)
-            draft.write(part, images, [label for _, label in items])
-    draft.class_names = _class_names(contents)
+    contents = _contents(path)
+    contents.write(draft, contents.parts, LOOK, progress)
+    draft.class_names = tuple(f"{wnid} {contents.words.get(wnid, '')}".strip() for wnid in contents.classes)
     return facts
 
 
@@ -87,37 +75,49 @@ def fetch(facts: DataSet, folder: Path) -> Path:
     return load_file(URL, folder, md5=MD5)
 
 
-def read_contents(path: Path) -> Contents:
+def _contents(path: Path) -> _Contents:
     """The images and labels of a zip or folder; RequestError when it is not in the official layout."""
-    tree = _tree(path)
-    names = tree.names()
+    names, read = _opened(path)
     if "wnids.txt" not in names or "val/val_annotations.txt" not in names:
         raise _wrong_layout(path, "no wnids.txt or val/val_annotations.txt in it")
-    wnids = tuple(sorted(set(_lines(tree, "wnids.txt"))))
-    labels = {wnid: label for label, wnid in enumerate(wnids)}
-    train = [
-        (name, labels[parts[1]])
-        for name in names
-        if len(parts := name.split("/")) == 4 and parts[0] == "train" and parts[2] == "images"
-        if parts[1] in labels and _is_image(name)
-    ]
-    val = _validation(tree, [name for name in names if name.startswith("val/images/")], labels)
-    missing = set(range(len(wnids))) - {label for _, label in train}
+
+    def lines(name: str) -> list[str]:
+        return [line for line in read(name).decode(errors="replace").splitlines() if line.strip()]
+
+    wnids = tuple(sorted(set(lines("wnids.txt"))))
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    images, wnid_of = [name for name in names if is_image(name)], {}
+    for name in images:
+        part, wnid, folder, *_ = [*name.split("/"), "", ""]
+        if part == "train" and folder == "images" and wnid in label_of and name.count("/") == 3:
+            wnid_of[name] = wnid
+    trained = [*wnid_of]
+    val = [name for name in images if name.startswith("val/images/")]
+    wnid_of |= _validation(lines("val/val_annotations.txt"), val, label_of)
+    missing = sorted(set(wnids) - {wnid_of[name] for name in trained})
     if missing or not val:
-        what = f"no training image of {wnids[min(missing)]}" if missing else "no validation image"
-        raise _wrong_layout(path, what)
-    return Contents(tree, wnids, train, val)
+        raise _wrong_layout(path, f"no training image of {missing[0]}" if missing else "no validation image")
+    fields = [line.split("\t") for line in (lines("words.txt") if "words.txt" in names else [])]
+    files = trained + val
+    return _Contents(
+        root=path,
+        classes=wnids,
+        files=files,
+        labels=[label_of[wnid_of[file]] for file in files],
+        parts={"train": range(len(trained)), "test": range(len(trained), len(files))},
+        words={wnid: words[0].split(",")[0] for wnid, *words in fields if words},
+        read_name=read,
+    )
 
 
-def _validation(tree: Tree, names: Sequence[str], labels: Mapping[str, int]) -> list[Item]:
-    """The validation images with the labels of val_annotations.txt: each image exactly one."""
+def _validation(lines: Sequence[str], images: Sequence[str], wnids: Collection[str]) -> dict[str, str]:
+    """The class of each validation image, of which val_annotations.txt names exactly one."""
     wnid_of = {}
-    for line in _lines(tree, "val/val_annotations.txt"):
+    for line in lines:
         image, wnid, *_ = [*line.split("\t"), ""]
-        if wnid not in labels:
+        if wnid not in wnids:
             raise RequestError(f"val_annotations.txt: {image!r} has the unknown class {wnid[:40]!r}.")
         wnid_of[f"val/images/{image}"] = wnid
-    images = [name for name in names if _is_image(name)]
     odd = sorted(set(images) ^ set(wnid_of))
     if odd:
         raise RequestError(
@@ -125,61 +125,63 @@ def _validation(tree: Tree, names: Sequence[str], labels: Mapping[str, int]) -> 
             expected="a label for each validation image, and an image for each label.",
             hint="labels are never guessed from folders; use the official zip.",
         )
-    return [(name, labels[wnid_of[name]]) for name in images]
+    return wnid_of
 
 
 def _identify(path: Path, facts: DataSet) -> DataSet:
-    contents = read_contents(path)
+    contents = _contents(path)
     counts = _counts(contents)
-    if path.is_file() and has_md5(path, MD5, size=BYTES):
+    if _official(path):
         if counts != OFFICIAL_COUNTS:
             raise _wrong_layout(path, f"the official md5, but {counts} classes and images of each")
         return facts
     unchecked = counts == OFFICIAL_COUNTS
-    return replace(
+    train, test = (len(contents.parts[part]) for part in ("train", "test"))
+    found = f"{train:,} training and {test:,} validation images of {len(contents.classes)} classes"
+    note = (
+        f"an unchecked full copy: {found} as in {ZIP}, but only that file's md5 is known to us"
+        if unchecked
+        else f"not the official {ZIP} (md5): {found}"
+    )
+    return contents.facts(
         facts,
-        name=f"{facts.name}@{_fingerprint(contents)[:12]}",
+        _fingerprint(contents)[:12],
+        contents.parts,
         label=f"{facts.label} ({'unchecked full copy' if unchecked else 'sample'})",
-        classes=len(contents.wnids),
-        train_images=len(contents.train),
-        test_images=len(contents.val),
         source=f"{path.name}, in the layout of {ZIP}",
         full=False,
         unchecked=unchecked,
-        notes=(_origin_note(contents, unchecked=unchecked),),
+        notes=(note,),
     )
 
 
-def _origin_note(contents: Contents, *, unchecked: bool) -> str:
-    counts = (
-        f"{len(contents.train):,} training and {len(contents.val):,} validation images of "
-        f"{len(contents.wnids)} classes"
-    )
-    if unchecked:
-        return f"an unchecked full copy: {counts} as in {ZIP}, but only that file's md5 is known to us"
-    return f"not the official {ZIP} (md5): {counts}"
+def _official(path: Path) -> bool:
+    """Whether this is the zip of the md5 that its publisher names; hashed only at the right size."""
+    if not path.is_file() or path.stat().st_size != BYTES:
+        return False
+    from torchvision.datasets.utils import check_integrity
+
+    return bool(check_integrity(str(path), MD5))
 
 
-def _counts(contents: Contents) -> tuple[int, int, int]:
+def _counts(contents: _Contents) -> tuple[int, int, int]:
     """Classes, training and validation images of each; 0 where classes differ."""
     per_class = []
-    for items in (contents.train, contents.val):
-        counts = Counter(label for _, label in items)
-        alike = len(counts) == len(contents.wnids) and len(set(counts.values())) == 1
+    for part in ("train", "test"):
+        counts = Counter(contents.labels[position] for position in contents.parts[part])
+        alike = len(counts) == len(contents.classes) and len(set(counts.values())) == 1
         per_class.append(counts[0] if alike else 0)
-    return len(contents.wnids), per_class[0], per_class[1]
+    return len(contents.classes), per_class[0], per_class[1]
 
 
-def _fingerprint(contents: Contents) -> str:
+def _fingerprint(contents: _Contents) -> str:
     """sha256 over classes, labels and bytes: the same for a zip and for the folder it unpacks to."""
-    items = [*contents.train, *contents.val]
-    digest = hashlib.sha256(" ".join(contents.wnids).encode())
-    position = 0
-    for hashes in parallel(lambda item: hashlib.sha256(contents.tree.read(item[0])).digest(), items):
-        for each in hashes:
-            name, label = items[position]
-            digest.update(f"{name}\0{label}\0".encode(errors="surrogateescape") + each)
-            position += 1
+    digest = hashlib.sha256(" ".join(contents.classes).encode())
+    positions = range(len(contents.files))
+    hashed = parallel(lambda position: hashlib.sha256(contents.read(position)).digest(), positions)
+    hashes = (each for block in hashed for each in block)
+    for name, label, each in zip(contents.files, contents.labels, hashes, strict=True):
+        digest.update(f"{name}\0{label}\0".encode(errors="surrogateescape") + each)
     return digest.hexdigest()
 
 
@@ -187,35 +189,44 @@ def _stamp(path: Path) -> str:
     """Size and time of the zip, or of every file of the folder."""
     if path.is_file():
         return stamp(path)
-    stamps = "\n".join(stamp(path / name) for name in FolderTree(path).names())
+    stamps = "\n".join(stamp(path / name) for name in _opened(path)[0])
     return hashlib.sha256(os.fsencode(stamps)).hexdigest()
 
 
-def _tree(path: Path) -> Tree:
+def _opened(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """The names of the files of a folder or zip, sorted, and what reads one of them; nothing is unpacked."""
     if path.is_dir():
-        return FolderTree(path)
-    tree = ZipTree(path)
-    tops = [name for name in tree.names() if name.endswith("wnids.txt")]
+        files = (each for each in path.rglob("*") if each.is_file())
+        return sorted(each.relative_to(path).as_posix() for each in files), lambda name: read_file(
+            path / name
+        )
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise RequestError(
+            f"{path} cannot be read as a zip: {error}.",
+            expected="a zip file that is whole.",
+            hint="load or copy it again.",
+        ) from error
+    inside = [name for name in archive.namelist() if not name.endswith("/")]
+    tops = [name.removesuffix("wnids.txt") for name in inside if name.endswith("wnids.txt")]
     if not tops:
         raise _wrong_layout(path, "no wnids.txt in it")
-    return tree.below(min(tops, key=len).removesuffix("wnids.txt"))
+    top = min(tops, key=len)
 
+    def read(name: str) -> bytes:
+        """Called from many threads: `ZipFile.read` locks."""
+        try:
+            info = archive.getinfo(top + name)
+            if info.file_size > MAX_BYTES:
+                raise ValueError(f"it unpacks to {info.file_size:,} bytes")
+            return archive.read(info)
+        except Exception as error:  # zipfile and zlib raise a dozen kinds on damaged input
+            raise RequestError(
+                f"{path}: {name!r} cannot be read: {error}.", hint="load or copy it again."
+            ) from error
 
-def _class_names(contents: Contents) -> tuple[str, ...]:
-    """`n02124075 Egyptian cat`; the number alone where words.txt has no word."""
-    if "words.txt" not in contents.tree.names():
-        return contents.wnids
-    lines = (line.split("\t") for line in _lines(contents.tree, "words.txt"))
-    words = {parts[0]: parts[1].split(",")[0] for parts in lines if len(parts) > 1}
-    return tuple(f"{wnid} {words.get(wnid, '')}".strip() for wnid in contents.wnids)
-
-
-def _lines(tree: Tree, name: str) -> list[str]:
-    return [line for line in tree.read(name).decode(errors="replace").splitlines() if line.strip()]
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
+    return sorted(name.removeprefix(top) for name in inside if name.startswith(top)), read
 
 
 def _wrong_layout(path: Path, what: str) -> RequestError:

@@ -1,38 +1,142 @@
-"""`torchvision:NAME`: the sets of `torchvision_names.py`, loaded, checked and read by torchvision."""
+"""`torchvision:NAME`: classification sets that torchvision loads, checks and reads.
+
+Listed with their facts, so that planning needs neither torchvision nor the files. `torchvision224:NAME` asks
+for another size than the usual one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkd_cli.data.cache import Draft, locked
+from tfkd_cli.data.cache import Draft
+from tfkd_cli.data.download import one_at_a_time
 from tfkd_cli.data.facts import DataSet
-from tfkd_cli.data.folder import SHARES
+from tfkd_cli.data.folder import FINETUNE_SIZE, SHARES, SIZE, SMALLEST, SPLIT_NOTE, UPSCALED, template
 from tfkd_cli.data.images import Look, decode_all, see
-from tfkd_cli.data.reader import Progress, silent
+from tfkd_cli.data.reader import Progress
 from tfkd_cli.data.split import split
-from tfkd_cli.data.torchvision_names import KNOWN, Arguments, Known
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import RequestError, canonical
 
 if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
 DOWNLOAD: str | None = "the official files, through torchvision"
+Arguments = Mapping[str, Any]
+BY_FLAG: Mapping[str, Arguments] = {"train": {"train": True}, "test": {"train": False}}
+
+
+def _by_name(*names: str) -> Mapping[str, Arguments]:
+    parts = ("train", "test") if len(names) == 2 else ("train", "val", "test")
+    return {part: {"split": name} for part, name in zip(parts, names, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A class of torchvision.datasets: what it holds, and how its parts are asked for."""
+
+    classes: int
+    images: tuple[int, ...]  # of train, test or train, val, test; of all where `parts` is empty
+    parts: Mapping[str, Arguments]  # constructor arguments of each part; empty: one body, split here
+    marker: str  # a file or folder that is there when the files are
+    size: int = 0  # the images' own; 0: of several sizes
+    channels: int = 3
+
+
+def _digits(marker: str, *images: int, classes: int = 10, size: int = 28) -> Known:
+    return Known(
+        classes=classes,
+        images=images,
+        parts=BY_FLAG,
+        marker=marker,
+        size=size,
+        channels=1,
+    )
+
+
+THREE = ("train", "val", "test")
+KNOWN: Mapping[str, Known] = {
+    "MNIST": _digits("MNIST/raw/train-images-idx3-ubyte", 60_000, 10_000),
+    "KMNIST": _digits("KMNIST/raw/train-images-idx3-ubyte", 60_000, 10_000),
+    "USPS": _digits("usps.bz2", 7_291, 2_007, size=16),
+    "SVHN": Known(
+        classes=10,
+        images=(73_257, 26_032),
+        parts=_by_name("train", "test"),
+        marker="train_32x32.mat",
+        size=32,
+    ),
+    "STL10": Known(
+        classes=10, images=(5_000, 8_000), parts=_by_name("train", "test"), marker="stl10_binary", size=96
+    ),
+    "GTSRB": Known(classes=43, images=(26_640, 12_630), parts=_by_name("train", "test"), marker="gtsrb"),
+    "EuroSAT": Known(classes=10, images=(27_000,), parts={}, marker="eurosat/2750", size=64),
+    "Flowers102": Known(
+        classes=102, images=(1_020, 1_020, 6_149), parts=_by_name(*THREE), marker="flowers-102"
+    ),
+    "DTD": Known(classes=47, images=(1_880,) * 3, parts=_by_name(*THREE), marker="dtd"),
+    "FGVCAircraft": Known(
+        classes=100, images=(3_334, 3_333, 3_333), parts=_by_name(*THREE), marker="fgvc-aircraft-2013b"
+    ),
+    "OxfordIIITPet": Known(
+        classes=37, images=(3_680, 3_669), parts=_by_name("trainval", "test"), marker="oxford-iiit-pet"
+    ),
+    "Food101": Known(
+        classes=101, images=(75_750, 25_250), parts=_by_name("train", "test"), marker="food-101"
+    ),
+    "Imagenette": Known(
+        classes=10, images=(9_469, 3_925), parts=_by_name("train", "val"), marker="imagenette2"
+    ),
+}
+
+
+def named(name: str, *, size: int) -> DataSet:
+    """The facts of `torchvision:NAME` (`torchvision224:NAME`); RequestError for a name that is not listed."""
+    name = canonical(name, KNOWN, kind="data set of torchvision", hint="see `tfkd list datasets`.")
+    known, base = KNOWN[name], template(size)
+    pixels = size or _size(known)
+    channels = 3 if pixels >= FINETUNE_SIZE else known.channels
+    counts = known.images if known.parts else _share(known.images[0])
+    notes = [f"through torchvision: {Look(pixels, channels).text}"] if pixels != known.size else []
+    return replace(
+        base,
+        name=f"torchvision{size or ''}:{name}",
+        label=name,
+        classes=known.classes,
+        channels=channels,
+        size=pixels,
+        train_images=counts[0],
+        val_images=counts[1] if len(counts) == 3 else 0,
+        test_images=counts[-1],
+        mean=base.mean if channels == 3 else (0.5,),
+        std=base.std if channels == 3 else (0.25,),
+        module="tfkd_cli.data.torchvision_sets",
+        source=f"torchvision.datasets.{name}, md5 checked",
+        full=True,
+        notes=(*notes, *(() if known.parts else (SPLIT_NOTE,))),
+    )
+
+
+def _size(known: Known) -> int:
+    if known.size and known.size < SMALLEST:
+        return UPSCALED
+    return known.size if 0 < known.size <= SIZE else SIZE
+
+
+def _share(count: int) -> tuple[int, ...]:
+    """About how many images each part of a split gets; exact once it is decoded."""
+    val, test = round(count * SHARES["val"]), round(count * SHARES["test"])
+    return count - val - test, val, test
 
 
 def locate(places: Sequence[Path], facts: DataSet) -> Path | None:
     """The first place with this set's files, as torchvision lays them out."""
     return next((place for place in places if (place / _known(facts).marker).exists()), None)
-
-
-def identify(path: Path, facts: DataSet, *, cache: Path) -> DataSet:
-    """The listed facts: torchvision checks what it loads."""
-    return facts
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
@@ -55,8 +159,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
 
 def fetch(facts: DataSet, folder: Path) -> Path:
     """All parts, loaded and unpacked by torchvision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / f".lock-{_name(facts)}", progress=silent):
+    with one_at_a_time(folder, _name(facts)):
         for arguments in list(_known(facts).parts.values()) or [{}]:
             _open(facts, folder, arguments, download=True)
     return folder

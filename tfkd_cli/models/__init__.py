@@ -1,8 +1,8 @@
 """The networks: their facts, which need no torch, and how one is built.
 
-A new network is a file here, with a function `factory(*, classes, channels)`, and its entry in `NETWORKS`.
-Besides these, a student or teacher may be `torchvision:NAME[:pretrained]`, `timm:NAME[:pretrained]` or
-`python:module.path:factory`.
+A new network is a file here, with a class or function that takes `classes` and `channels` by name, and its
+entry in `NETWORKS`. Besides these, a student or teacher may be `torchvision:NAME[:pretrained]`,
+`timm:NAME[:pretrained]` or `python:module.path:factory`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.models import own, torchvision_costs
-from tfkd_cli.models.network import COUNTED_AT, Network
-from tfkd_cli.models.own import PUBLISHED, PUBLISHED_NETWORKS, published_digest
+from tfkd_cli.models import own
+from tfkd_cli.models.network import Network
+from tfkd_cli.models.own import (
+    PUBLISHED,
+    PUBLISHED_NETWORKS,
+    published_digest,
+    published_file,
+    published_to_fetch,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
 __all__ = [
@@ -31,23 +35,34 @@ __all__ = [
     "network",
     "parameters",
     "published_digest",
-    "published_network",
+    "published_file",
     "published_to_fetch",
-    "published_weights",
     "resolve",
     "short",
-    "weights_to_fetch",
 ]
 
 _HERE = "tfkd_cli.models"
-_HE = "He et al. 2016, section 4.2"
+
+
+def _thin(name: str, label: str, parameters: int, multiply_adds: int) -> Network:
+    return Network(
+        name=name,
+        label=label,
+        module=f"{_HERE}.thin_resnet",
+        factory=name,
+        source="He et al. 2016, section 4.2",
+        note="thin (16-32-64 channels); not in the paper",
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+    )
+
 
 _ALL = (
     Network(
         name="plain-cnn",
         label="Plain CNN",
         module=f"{_HERE}.plain_cnn",
-        factory="plain_cnn",
+        factory="PlainCNN",
         source="released model/net.py",
         parameters=369_124,
         multiply_adds=10_596_864,
@@ -56,7 +71,7 @@ _ALL = (
         name="mobilenetv2",
         label="MobileNetV2",
         module=f"{_HERE}.mobilenetv2",
-        factory="mobilenetv2",
+        factory="MobileNetV2",
         source="released model/mobilenetv2.py",
         parameters=2_369_380,
         multiply_adds=64_947_264,
@@ -65,7 +80,7 @@ _ALL = (
         name="shufflenetv2",
         label="ShuffleNetV2",
         module=f"{_HERE}.shufflenetv2",
-        factory="shufflenetv2",
+        factory="ShuffleNetV2",
         source="released model/shufflenetv2.py",
         parameters=1_360_896,
         multiply_adds=43_675_520,
@@ -92,7 +107,7 @@ _ALL = (
         name="googlenet",
         label="GoogLeNet",
         module=f"{_HERE}.googlenet",
-        factory="googlenet",
+        factory="GoogLeNet",
         source="released model/googlenet.py",
         parameters=6_258_500,
         multiply_adds=1_521_848_320,
@@ -127,36 +142,9 @@ _ALL = (
         parameters=128_247_716,
         multiply_adds=19_077_566_464,
     ),
-    Network(
-        name="resnet8",
-        label="ResNet8",
-        module=f"{_HERE}.thin_resnet",
-        factory="resnet8",
-        source=_HE,
-        note="thin (16-32-64 channels); not in the paper",
-        parameters=81_140,
-        multiply_adds=12_245_248,
-    ),
-    Network(
-        name="resnet14",
-        label="ResNet14",
-        module=f"{_HERE}.thin_resnet",
-        factory="resnet14",
-        source=_HE,
-        note="thin (16-32-64 channels); not in the paper",
-        parameters=178_356,
-        multiply_adds=26_401_024,
-    ),
-    Network(
-        name="resnet20",
-        label="ResNet20",
-        module=f"{_HERE}.thin_resnet",
-        factory="resnet20",
-        source=_HE,
-        note="thin (16-32-64 channels); not in the paper",
-        parameters=275_572,
-        multiply_adds=40_556_800,
-    ),
+    _thin("resnet8", "ResNet8", parameters=81_140, multiply_adds=12_245_248),
+    _thin("resnet14", "ResNet14", parameters=178_356, multiply_adds=26_401_024),
+    _thin("resnet20", "ResNet20", parameters=275_572, multiply_adds=40_556_800),
 )
 
 NETWORKS: Mapping[str, Network] = {each.name: each for each in _ALL}
@@ -186,15 +174,13 @@ def short(name: str) -> str:
 
 def parameters(name: str) -> int | None:
     """About how many weights and biases a network has, whatever its classes; None where it is unknown."""
-    return network(name).parameters or torchvision_costs.parameters(name)
+    return network(name).parameters
 
 
 def multiply_adds(name: str, *, size: int) -> int | None:
     """About how many multiply-adds one image of `size` × `size` pixels takes; None where it is unknown."""
-    ours = network(name).multiply_adds
-    return (
-        round(ours * (size / COUNTED_AT) ** 2) if ours else torchvision_costs.multiply_adds(name, size=size)
-    )
+    facts = network(name)
+    return facts.multiply_adds and round(facts.multiply_adds * (size / facts.counted_at) ** 2)
 
 
 def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
@@ -210,32 +196,4 @@ def build(name: str, *, classes: int, channels: int, size: int) -> nn.Module:
         built: nn.Module = factory(facts.name, classes=classes, channels=channels, size=size)
     else:
         built = factory(classes=classes, channels=channels)
-    return built
-
-
-def weights_to_fetch(name: str) -> str | None:
-    """A description of what building `name` would download, or None. Imports torch if it is pretrained."""
-    facts = network(name)
-    if not facts.pretrained:
-        return None
-    words: str | None = importlib.import_module(facts.module).weights_to_fetch(facts.name)
-    return words
-
-
-def published_to_fetch(name: str) -> str | None:
-    """A description of the PUBLISHED weights that would be downloaded, or None; imports no torch."""
-    file = own.published_file(name)
-    size = 4e-6 * (parameters(name) or 0)
-    return None if file.exists() else f"{own.WEIGHTS_URL}/{file.name} ({size:.0f} MB) to {file}"
-
-
-def published_weights(name: str, *, fetch: bool = False) -> Path:
-    """The file of torchvision's PUBLISHED weights in torch's cache; downloaded with `fetch` (RunError)."""
-    file: Path = importlib.import_module(own.BUILDER).published_weights(name, fetch=fetch)
-    return file
-
-
-def published_network(name: str) -> nn.Module:
-    """torchvision's network with its PUBLISHED weights, whose file is in torch's cache."""
-    built: nn.Module = importlib.import_module(own.BUILDER).published_network(name)
     return built

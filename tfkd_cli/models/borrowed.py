@@ -12,8 +12,9 @@ from torch import nn  # noqa: TID253
 
 from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.models.own import PUBLISHED, OwnName, parse, require_known, require_timm
+from tfkd_cli.models.own import PUBLISHED, OwnName, parse, published_file, require_known, require_timm
 
+CLASSIFIER = "a network whose classifier is a fully connected layer or a convolution."
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}  # torchvision's
 
 
@@ -31,26 +32,23 @@ def weights_to_fetch(name: str) -> str | None:
     parsed = parse(name)
     if parsed.library != "torchvision" or not parsed.pretrained:
         return None
-    weights, file = _torchvision_weights(parsed, "DEFAULT")
+    weights = _torchvision_weights(parsed, "DEFAULT")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     return None if file.exists() else f"{weights.url} ({weights.meta['_file_size']:.0f} MB) to {file}"
 
 
-def published_weights(name: str, *, fetch: bool) -> Path:
-    """The file of torchvision's PUBLISHED weights in torch's cache; downloaded with `fetch` (RunError)."""
+def fetch_published(name: str) -> None:
+    """Download torchvision's PUBLISHED weights into torch's cache; RunError where that fails."""
     parsed = parse(name)
-    weights, file = _torchvision_weights(parsed, PUBLISHED)
-    if fetch and not file.exists():
-        try:
-            weights.get_state_dict(progress=False, check_hash=True)
-        except (
-            Exception
-        ) as error:  # no network, a full disk, or another file than the digest in its name says
-            raise RunError(
-                f'the weights of "{parsed}" cannot be fetched: {type(error).__name__}: {error}.',
-                expected=f"{weights.url} as {file}.",
-                hint="copy the file there from a machine with a network.",
-            ) from error
-    return file
+    weights = _torchvision_weights(parsed, PUBLISHED)
+    try:
+        weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # no network, a full disk, or another file than the digest in its name says
+        raise RunError(
+            f'the weights of "{parsed}" cannot be fetched: {type(error).__name__}: {error}.',
+            expected=f"{weights.url} as {published_file(name)}.",
+            hint="copy the file there from a machine with a network.",
+        ) from error
 
 
 def published_network(name: str) -> nn.Module:
@@ -61,12 +59,11 @@ def published_network(name: str) -> nn.Module:
     return _made(lambda: torchvision.models.get_model(parsed.rest, weights=PUBLISHED), parsed)
 
 
-def _torchvision_weights(parsed: OwnName, version: str) -> tuple[Any, Path]:
-    """An entry of torchvision's own list of weights, and the file it has in torch's cache."""
+def _torchvision_weights(parsed: OwnName, version: str) -> Any:
+    """An entry of torchvision's own list of weights."""
     import torchvision
 
-    weights = torchvision.models.get_model_weights(parsed.rest)[version]
-    return weights, Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    return torchvision.models.get_model_weights(parsed.rest)[version]
 
 
 def _from_torchvision(parsed: OwnName, *, classes: int, channels: int) -> nn.Module:
@@ -120,7 +117,7 @@ def _replace_head(built: nn.Module, parsed: OwnName, *, classes: int) -> None:
         if outputs and getattr(module, outputs) == 1000:
             found = name, _like(module, classes=classes)
     if found is None:
-        raise RequestError(f'"{parsed}" has no classifier that can be replaced.', expected=_TRAIN_ANEW)
+        raise RequestError(f'"{parsed}" has no classifier that can be replaced.', expected=CLASSIFIER)
     built.set_submodule(*found)
 
 
@@ -197,6 +194,3 @@ def torchvision_names() -> list[str]:
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
-
-
-_TRAIN_ANEW = "a network whose classifier is a fully connected layer or a convolution."

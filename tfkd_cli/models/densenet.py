@@ -6,6 +6,8 @@ Source: released model/densenet.py. Quirks kept: a 3×3 stem to 64 channels with
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch  # noqa: TID253  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253
 
@@ -62,6 +64,4 @@ class DenseNet(nn.Module):
         return logits_NK
 
 
-def densenet121(*, classes: int, channels: int) -> nn.Module:
-    """7 048 548 parameters at 100 classes."""
-    return DenseNet((6, 12, 24, 16), growth=32, classes=classes, channels=channels)
+densenet121 = partial(DenseNet, (6, 12, 24, 16), growth=32)

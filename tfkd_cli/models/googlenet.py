@@ -80,8 +80,3 @@ class GoogLeNet(nn.Module):
         pooled = self.dropout(global_average(maps)[:, :, None, None])
         logits_NK: Tensor = self.classifier(pooled.flatten(1))
         return logits_NK
-
-
-def googlenet(*, classes: int, channels: int) -> nn.Module:
-    """6 258 500 parameters at 100 classes."""
-    return GoogLeNet(classes=classes, channels=channels)

@@ -74,8 +74,3 @@ def _stage(c_in: int, c_out: int, *, blocks: int, stride: int, expansion: int) -
     first = InvertedResidual(c_in, c_out, stride=stride, expansion=expansion)
     rest = (InvertedResidual(c_out, c_out, stride=1, expansion=expansion) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)
-
-
-def mobilenetv2(*, classes: int, channels: int) -> nn.Module:
-    """2 369 380 parameters at 100 classes."""
-    return MobileNetV2(classes=classes, channels=channels)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COUNTED_AT = 32  # pixels
-
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A network and its facts. `module`:`factory` builds it, given `classes` and `channels`.
 
-    `parameters` are those with 100 classes and 3 channels, `multiply_adds` those of convolutions and fully
-    connected layers for one image of 32 pixels; None: unknown before it is built.
+    `parameters` are those with 3 channels and 100 classes (10, of torchvision's), `multiply_adds` those of
+    convolutions and fully connected layers for one image of `counted_at` pixels; None: unknown before it is
+    built.
     """
 
     name: str  # as typed and hashed
@@ -25,3 +24,5 @@ class Network:
     pretrained: bool = False
     parameters: int | None = None
     multiply_adds: int | None = None
+    counted_at: int = 32
+    slowness: float = 1.0  # time per multiply-add on a CPU, against that of the networks of the paper

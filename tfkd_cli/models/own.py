@@ -12,13 +12,13 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, fold
 from tfkd_cli.models.network import Network
-from tfkd_cli.models.torchvision_costs import COSTS
+from tfkd_cli.models.torchvision_costs import COSTS, COUNTED_AT, DEPTHWISE, DEPTHWISE_SLOWNESS, SLOWNESS
 
 BUILDER = "tfkd_cli.models.borrowed"  # reached through importlib: it imports torch
 
@@ -82,14 +82,25 @@ def _spell(model: str) -> str:
 def network(name: str) -> Network:
     """The facts of an own network, with its label where the paper used it on ImageNet."""
     parsed = parse(name)
-    label = IMAGENET[parsed.rest][0] if parsed.library == "torchvision" and parsed.rest in IMAGENET else ""
-    return Network(
+    facts = Network(
         name=str(parsed),
-        label=label + " (pretrained)" * parsed.pretrained if label else str(parsed),
+        label=str(parsed),
         module=BUILDER,
         factory="build",
         source=parsed.library,
         pretrained=parsed.pretrained,
+    )
+    if parsed.library != "torchvision":
+        return facts
+    label = IMAGENET[parsed.rest][0] + " (pretrained)" * parsed.pretrained if parsed.rest in IMAGENET else ""
+    millions, thousands = COSTS.get(parsed.rest, (None, None))
+    return replace(
+        facts,
+        label=label or facts.label,
+        parameters=thousands and 1_000 * thousands,
+        multiply_adds=millions and 1_000_000 * millions,
+        counted_at=COUNTED_AT,
+        slowness=DEPTHWISE_SLOWNESS if parsed.rest.startswith(DEPTHWISE) else SLOWNESS,
     )
 
 
@@ -118,6 +129,13 @@ def published_file(name: str) -> Path:
     home = Path(os.environ.get("TORCH_HOME") or caches / "torch")
     file = f"{name.partition(':')[2]}-{published_digest(name)}.pth"
     return home.expanduser() / "hub" / "checkpoints" / file
+
+
+def published_to_fetch(name: str) -> str | None:
+    """A description of the PUBLISHED weights that would be downloaded, or None where their file is here."""
+    file = published_file(name)
+    size = 4e-6 * (network(name).parameters or 0)
+    return None if file.exists() else f"{WEIGHTS_URL}/{file.name} ({size:.0f} MB) to {file}"
 
 
 def require_timm(parsed: OwnName) -> None:

@@ -34,8 +34,3 @@ class PlainCNN(nn.Module):
         hidden = F.relu(self.bn4(self.fc1(maps.flatten(1))))
         logits_NK: Tensor = self.fc2(self.dropout(hidden))
         return logits_NK
-
-
-def plain_cnn(*, classes: int, channels: int) -> nn.Module:
-    """369 124 parameters at 100 classes."""
-    return PlainCNN(classes=classes, channels=channels)

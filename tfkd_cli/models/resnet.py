@@ -6,10 +6,12 @@ global instead of 4×4, which is the same at 32 px and lets 64 px in.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import global_average
+from tfkd_cli.models.layers import conv_bn, global_average
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -21,22 +23,17 @@ class ResidualBlock(nn.Module):
         super().__init__()
         c_out = width * expansion
         if expansion == 1:
-            layers = [*_conv_bn(c_in, width, 3, stride=stride), nn.ReLU(inplace=True)]
+            layers = [*conv_bn(c_in, width, 3, stride=stride), nn.ReLU(inplace=True)]
         else:
-            layers = [*_conv_bn(c_in, width, 1), nn.ReLU(inplace=True)]
-            layers += [*_conv_bn(width, width, 3, stride=stride), nn.ReLU(inplace=True)]
-        self.residual = nn.Sequential(*layers, *_conv_bn(width, c_out, 3 if expansion == 1 else 1))
+            layers = [*conv_bn(c_in, width, 1), nn.ReLU(inplace=True)]
+            layers += [*conv_bn(width, width, 3, stride=stride), nn.ReLU(inplace=True)]
+        self.residual = nn.Sequential(*layers, *conv_bn(width, c_out, 3 if expansion == 1 else 1))
         changes = stride != 1 or c_in != c_out
-        self.shortcut = nn.Sequential(*(_conv_bn(c_in, c_out, 1, stride=stride) if changes else []))
+        self.shortcut = nn.Sequential(*(conv_bn(c_in, c_out, 1, stride=stride) if changes else []))
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, width × expansion, ⌈H/stride⌉, ⌈W/stride⌉)."""
         return F.relu(self.residual(maps_NCHW) + self.shortcut(maps_NCHW), inplace=True)
-
-
-def _conv_bn(c_in: int, c_out: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return [conv, nn.BatchNorm2d(c_out)]
 
 
 class ResNet(nn.Module):
@@ -44,7 +41,7 @@ class ResNet(nn.Module):
 
     def __init__(self, blocks: tuple[int, ...], *, expansion: int, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_conv_bn(channels, 64, 3), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*conv_bn(channels, 64, 3), nn.ReLU(inplace=True))
         stages, c_in = [], 64
         for stage, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True)):
             layers = []
@@ -63,11 +60,5 @@ class ResNet(nn.Module):
         return logits_NK
 
 
-def resnet18(*, classes: int, channels: int) -> nn.Module:
-    """11 220 132 parameters at 100 classes."""
-    return ResNet((2, 2, 2, 2), expansion=1, classes=classes, channels=channels)
-
-
-def resnet50(*, classes: int, channels: int) -> nn.Module:
-    """23 705 252 parameters at 100 classes."""
-    return ResNet((3, 4, 6, 3), expansion=4, classes=classes, channels=channels)
+resnet18 = partial(ResNet, (2, 2, 2, 2), expansion=1)
+resnet50 = partial(ResNet, (3, 4, 6, 3), expansion=4)

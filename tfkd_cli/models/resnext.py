@@ -7,10 +7,12 @@ in Table 5, was not released: ours is the released class at depth 101 = 9·11 + 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import global_average
+from tfkd_cli.models.layers import conv_bn, global_average
 
 CARDINALITY = 8
 WIDTHS = (256, 512, 1024)  # channels out of each stage
@@ -23,22 +25,17 @@ class AggregatedBlock(nn.Module):
         super().__init__()
         inner = CARDINALITY * c_out // 4
         self.residual = nn.Sequential(
-            *_conv_bn(c_in, inner, 1),
+            *conv_bn(c_in, inner, 1),
             nn.ReLU(inplace=True),
-            *_conv_bn(inner, inner, 3, stride=stride, groups=CARDINALITY),
+            *conv_bn(inner, inner, 3, stride=stride, groups=CARDINALITY),
             nn.ReLU(inplace=True),
-            *_conv_bn(inner, c_out, 1),
+            *conv_bn(inner, c_out, 1),
         )
-        self.shortcut = nn.Sequential(*(_conv_bn(c_in, c_out, 1, stride=stride) if c_in != c_out else []))
+        self.shortcut = nn.Sequential(*(conv_bn(c_in, c_out, 1, stride=stride) if c_in != c_out else []))
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         """Maps (N, c_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         return F.relu(self.residual(maps_NCHW) + self.shortcut(maps_NCHW), inplace=True)
-
-
-def _conv_bn(c_in: int, c_out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(c_out)]
 
 
 class ResNeXt(nn.Module):
@@ -46,7 +43,7 @@ class ResNeXt(nn.Module):
 
     def __init__(self, depth: int, *, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_conv_bn(channels, 64, 3), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(*conv_bn(channels, 64, 3), nn.ReLU(inplace=True))
         stages, c_in = [], 64
         for stage, width in enumerate(WIDTHS):
             first = AggregatedBlock(c_in, width, stride=1 if stage == 0 else 2)
@@ -71,11 +68,5 @@ class ResNeXt(nn.Module):
         return logits_NK
 
 
-def resnext29(*, classes: int, channels: int) -> nn.Module:
-    """34 518 948 parameters at 100 classes (8×64d)."""
-    return ResNeXt(29, classes=classes, channels=channels)
-
-
-def resnext101(*, classes: int, channels: int) -> nn.Module:
-    """The same class at depth 101, 8×64d: assumed."""
-    return ResNeXt(101, classes=classes, channels=channels)
+resnext29 = partial(ResNeXt, 29)
+resnext101 = partial(ResNeXt, 101)  # assumed

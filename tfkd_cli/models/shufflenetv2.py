@@ -70,8 +70,3 @@ class ShuffleNetV2(nn.Module):
         maps = self.last(self.stages(self.stem(images_NCHW)))
         logits_NK: Tensor = self.classifier(global_average(maps))
         return logits_NK
-
-
-def shufflenetv2(*, classes: int, channels: int) -> nn.Module:
-    """1 360 896 parameters at 100 classes."""
-    return ShuffleNetV2(classes=classes, channels=channels)

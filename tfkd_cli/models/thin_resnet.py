@@ -6,10 +6,12 @@ new channels with zeros (their option A), initialised after He et al. 2015.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F  # noqa: TID253, N812  reached only through importlib
 from torch import Tensor, nn  # noqa: TID253  reached only through importlib
 
-from tfkd_cli.models.layers import global_average
+from tfkd_cli.models.layers import conv_bn, global_average
 
 WIDTHS = (16, 32, 64)
 
@@ -21,11 +23,7 @@ class ThinBlock(nn.Module):
         super().__init__()
         self.stride, self.new_channels = (1 if c_in == c_out else 2), c_out - c_in
         self.residual = nn.Sequential(
-            nn.Conv2d(c_in, c_out, 3, stride=self.stride, padding=1, bias=False),
-            nn.BatchNorm2d(c_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(c_out),
+            *conv_bn(c_in, c_out, 3, stride=self.stride), nn.ReLU(inplace=True), *conv_bn(c_out, c_out, 3)
         )
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
@@ -42,9 +40,7 @@ class ThinResNet(nn.Module):
 
     def __init__(self, n: int, *, classes: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(*conv_bn(channels, 16, 3), nn.ReLU(inplace=True))
         stages, c_in = [], 16
         for width in WIDTHS:
             stages.append(
@@ -64,16 +60,6 @@ class ThinResNet(nn.Module):
         return logits_NK
 
 
-def resnet8(*, classes: int, channels: int) -> nn.Module:
-    """75 290 parameters at 10 classes."""
-    return ThinResNet(1, classes=classes, channels=channels)
-
-
-def resnet14(*, classes: int, channels: int) -> nn.Module:
-    """172 506 parameters at 10 classes."""
-    return ThinResNet(2, classes=classes, channels=channels)
-
-
-def resnet20(*, classes: int, channels: int) -> nn.Module:
-    """269 722 parameters at 10 classes (He et al.: 0.27 M)."""
-    return ThinResNet(3, classes=classes, channels=channels)
+resnet8 = partial(ThinResNet, 1)
+resnet14 = partial(ThinResNet, 2)
+resnet20 = partial(ThinResNet, 3)

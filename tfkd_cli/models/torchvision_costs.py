@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-AT_SIZE = 224
+COUNTED_AT = 224  # pixels
 DEPTHWISE = ("mobilenet", "mnasnet", "efficientnet", "shufflenet")
 DEPTHWISE_SLOWNESS = 7.0  # measured 5 to 10 at 32 to 224 pixels, one thread of a 2023 server
 SLOWNESS = 1.5  # ResNet18: 1.1 at 224 pixels, 2.4 at 32
@@ -45,28 +45,3 @@ COSTS: Mapping[str, tuple[int, int]] = {
     )
 }
 """Name → millions of multiply-adds at 224 pixels, thousands of parameters with 10 classes."""
-
-
-def multiply_adds(network: str, *, size: int) -> int | None:
-    """About how many one image of `size` × `size` pixels takes; None for a network that is not listed."""
-    name = _name(network)
-    return round(1e6 * COSTS[name][0] * (size / AT_SIZE) ** 2) if name in COSTS else None
-
-
-def parameters(network: str) -> int | None:
-    """About how many weights and biases it has; None for a network that is not listed."""
-    name = _name(network)
-    return 1000 * COSTS[name][1] if name in COSTS else None
-
-
-def slowness(network: str) -> float:
-    """Time per multiply-add against that of our own networks; 1 for those of other libraries."""
-    if not (name := _name(network)):
-        return 1.0
-    return DEPTHWISE_SLOWNESS if name.startswith(DEPTHWISE) else SLOWNESS
-
-
-def _name(network: str) -> str:
-    """`torchvision:resnet18:pretrained` → `resnet18`; empty for other libraries."""
-    library, _, name = network.partition(":")
-    return name.partition(":")[0] if library == "torchvision" else ""

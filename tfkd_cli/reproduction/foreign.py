@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tfkd_cli import data
 from tfkd_cli.data import cache as caches
@@ -23,8 +23,6 @@ from tfkd_cli.regular_files import WEIGHTS_LIMIT, open_regular
 from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -74,27 +72,6 @@ def identify(path: Path, networks: tuple[str, ...], **inputs: Any) -> ForeignTea
     return ForeignTeacher(network=networks[0], digest=digest, **inputs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """How a foreign teacher does on a part of the data, and what chance would do (percent, balanced)."""
-
-    network: str
-    part: str
-    images: int
-    scores: Scores
-    chance: float
-    note: str = ""  # what was changed to make the file fit
-
-    @property
-    def sentence(self) -> str:
-        """What the user is shown before any training."""
-        return (
-            f"Teacher {self.network} from the file: {self.scores.accuracy:.2f} % on the {self.part} part "
-            f"({self.images:,} images), balanced accuracy {self.scores.balanced_accuracy:.2f} %; "
-            f"chance is {self.chance:.2f} %." + (f" Note: {self.note}." if self.note else "")
-        )
-
-
 def with_usual_inputs(
     teacher: ForeignTeacher, facts: DataSet, *, execution: Execution, sources: Mapping[str, str]
 ) -> tuple[ForeignTeacher, str]:
@@ -109,12 +86,12 @@ def with_usual_inputs(
         from tfkd_cli.training.teacher_logits import OwnInputs
 
         arrays = data.load(facts.name, execution=execution)
-        part = _part_to_judge(arrays, most=TRIED_IMAGES)
+        _, *part = _part_to_judge(arrays, most=TRIED_IMAGES)
         network: Any = loaded(replace(teacher, mean=facts.mean, std=facts.std), path, facts)[0].network
         found = {}
         for name, (mean, std) in known.items():
             seen = OwnInputs(network, replace(teacher, mean=mean, std=std), facts)
-            scores = _scored(seen, arrays, execution, part)
+            scores = _scored(seen, facts, execution, *part)
             found[name] = [scores.accuracy, _reordered_accuracy(scores), -scores.loss]
         return found
 
@@ -153,73 +130,60 @@ def _normalisations(facts: DataSet) -> Normalisations:
     return {name: own, **usual}
 
 
-def judge(
-    teacher: ForeignTeacher, *, dataset: str, execution: Execution, sources: Mapping[str, str]
-) -> Judged:
-    """The teacher's scores on the validation part of a decoded data set, else on some training images.
+def judge(teacher: ForeignTeacher, *, dataset: str, execution: Execution, sources: Mapping[str, str]) -> str:
+    """The teacher's scores on the validation part of a data set, else on some training images, in words.
 
     RequestError when the file does not fit the network and the classes, the teacher scores as chance, or its
     classes are in another order than the data set's.
     """
-    arrays = data.load(dataset, execution=execution)
-    path = Path(sources[teacher.digest])
-    part = _part_to_judge(arrays)
-    labels = part.labels[:: part.every]
-    network, note = loaded(teacher, path, arrays.facts)
-    scores = _scored(network, arrays, execution, part)
+    import numpy as np
+
+    arrays, path = data.load(dataset, execution=execution), Path(sources[teacher.digest])
+    facts = arrays.facts
+    part, images, labels_N = _part_to_judge(arrays)
+    network, note = loaded(teacher, path, facts)
+    scores = _scored(network, facts, execution, images, labels_N)
     confusions = [scores.confusion]
-    if part.name == VALIDATION and len(labels) < ORDER_IMAGES:
-        more = _some_training_images(arrays, most=ORDER_IMAGES)
-        confusions.append(_scored(network, arrays, execution, more).confusion)
+    if part == VALIDATION and len(labels_N) < ORDER_IMAGES:
+        more = _some(arrays.train_images_NCHW, arrays.train_labels_N, most=ORDER_IMAGES)
+        confusions.append(_scored(network, facts, execution, *more).confusion)
     _check_order(confusions, arrays.class_names, path=str(path))
-    chance = 100 / arrays.facts.classes
-    threshold = chance + CHANCE_ERRORS * _chance_error(_counts(labels), classes=arrays.facts.classes)
+    chance, counts = 1 / facts.classes, np.bincount(labels_N)
+    counts = counts[counts > 0]
+    # Of the balanced accuracy of guesses that hit each class with 1/K.
+    error = math.sqrt((chance * (1 - chance) / counts).sum()) / len(counts)
+    threshold = 100 * (chance + CHANCE_ERRORS * error)
     if scores.balanced_accuracy <= threshold:
-        raise _at_chance(scores, arrays, part=part.name, threshold=threshold, path=str(path))
-    return Judged(
-        network=teacher.network,
-        part=part.name,
-        images=len(labels),
-        scores=scores,
-        chance=chance,
-        note=note,
+        raise _at_chance(scores, arrays, part=part, threshold=threshold, path=str(path))
+    return (
+        f"Teacher {teacher.network} from the file: {scores.accuracy:.2f} % on the {part} part "
+        f"({len(labels_N):,} images), balanced accuracy {scores.balanced_accuracy:.2f} %; "
+        f"chance is {100 * chance:.2f} %." + (f" Note: {note}." if note else "")
     )
 
 
-class PartToJudge(NamedTuple):
-    """A part of a data set on which a teacher is judged, or one image of `every` so many of it."""
-
-    name: str
-    images: Any  # uint8 NCHW
-    labels: Any  # int64 N
-    every: int = 1
-
-
-def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> PartToJudge:
+def _part_to_judge(arrays: Arrays, *, most: int | None = None) -> tuple[str, Any, Any]:
     """The validation part, or of a data set without one some training images; never the test part."""
-    if arrays.val_images_NCHW is None or arrays.val_labels_N is None:
-        return _some_training_images(arrays, most=most or ORDER_IMAGES)
-    every = math.ceil(len(arrays.val_labels_N) / most) if most else 1
-    return PartToJudge(VALIDATION, arrays.val_images_NCHW, arrays.val_labels_N, every)
+    if arrays.val_labels_N is None:
+        return "training", *_some(arrays.train_images_NCHW, arrays.train_labels_N, most=most or ORDER_IMAGES)
+    return VALIDATION, *_some(arrays.val_images_NCHW, arrays.val_labels_N, most=most)
 
 
-def _some_training_images(arrays: Arrays, *, most: int) -> PartToJudge:
-    every = math.ceil(len(arrays.train_labels_N) / most)
-    return PartToJudge("training", arrays.train_images_NCHW, arrays.train_labels_N, every)
+def _some(images: Any, labels_N: Any, *, most: int | None) -> tuple[Any, Any]:
+    """Evenly spread images (uint8 NCHW, or image files) of a part and their labels, at most so many."""
+    every = math.ceil(len(labels_N) / (most or len(labels_N)))
+    if every == 1:
+        return images, labels_N
+    return images[[*range(0, len(labels_N), every)]], labels_N[::every]
 
 
-def _scored(network: nn.Module, arrays: Arrays, execution: Execution, part: PartToJudge) -> Scores:
-    """The network's scores on a part."""
+def _scored(network: nn.Module, facts: DataSet, execution: Execution, images: Any, labels_N: Any) -> Scores:
+    """The network's scores on these images."""
     from tfkd_cli.training import evaluation, parts, provenance
 
     device: torch.device = provenance.choose_device(execution.device)
-    scores: Scores = evaluation.evaluate(
-        network.to(device),
-        parts.part_of(part.images, part.labels, device),
-        arrays.facts,
-        most_classes=MOST_CLASSES,
-        share=lambda indices_N: indices_N[:: part.every],
-    )
+    part = parts.part_of(images, labels_N, device)
+    scores: Scores = evaluation.evaluate(network.to(device), part, facts, most_classes=MOST_CLASSES)
     return scores
 
 
@@ -301,18 +265,6 @@ def loaded(teacher: ForeignTeacher, path: Path, facts: DataSet) -> tuple[nn.Modu
             expected=f"{error.expected.rstrip('.')}, for the {facts.classes} classes of {facts.label}.",
             hint=error.hint,
         ) from error
-
-
-def _counts(labels: object) -> Counter[int]:
-    from collections import Counter
-
-    return Counter(map(int, labels))  # type: ignore[call-overload]
-
-
-def _chance_error(counts: Mapping[int, int], *, classes: int) -> float:
-    """Standard error, in points, of the balanced accuracy of guesses that hit each class with 1/K."""
-    p = 1 / classes
-    return 100 * math.sqrt(sum(p * (1 - p) / count for count in counts.values())) / max(1, len(counts))
 
 
 def _shown(names: Sequence[str]) -> str:

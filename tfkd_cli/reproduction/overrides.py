@@ -15,7 +15,7 @@ from tfkd_cli.spec import Recipe
 RECIPE_FIELDS: Mapping[str, Any] = schema.types_of(Recipe)
 LOSS_FIELDS: Mapping[str, Any] = field_types()
 TeacherWeights = Literal["trained", "pretrained"]
-"""Teachers are trained here, or torchvision's pretrained networks (`models.published_network`) teach."""
+"""Teachers are trained here, or torchvision's pretrained networks (`published_network`) teach."""
 TEACHER_FIELDS: Mapping[str, Any] = {"weights": TeacherWeights}
 OF_DATA = ("corrupt", "decoder")
 FINETUNE = "finetune"

@@ -129,14 +129,18 @@ def make_networks_ready(
         hint = "--set teacher.weights=trained trains the teachers here."
         if words is not None and _accepted(words, name, accept, say=say, hint=hint):
             say(f"Fetching {words} …")
-            models.published_weights(name, fetch=True)
+            from tfkd_cli.models import borrowed  # with torch
+
+            borrowed.fetch_published(name)
     used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
     used += [(each.network, dataset, each.size or each.resize) for each, dataset in foreign.items()]
     for name, dataset, own_size in dict.fromkeys(used):
         known = ":" not in name or (accept is None and name in models.PUBLISHED_NETWORKS)
         if known or dataset not in facts:
             continue
-        words = models.weights_to_fetch(name)
+        from tfkd_cli.models import borrowed
+
+        words = borrowed.weights_to_fetch(name)
         hint = "without `:pretrained` the network is trained from scratch."
         if words is not None and not _accepted(words, name, accept, say=say, hint=hint):
             continue

@@ -18,8 +18,8 @@ import torch  # noqa: TID253 - reached only from the worker, which needs it
 
 from tfkd_cli import data, models
 from tfkd_cli.data.augment import Normalise
-from tfkd_cli.data.holdout import hold_out
 from tfkd_cli.data.image_files import Reading
+from tfkd_cli.data.split import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
@@ -376,7 +376,7 @@ def _numerics(
 
 def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Path:
     """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
-    source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
+    source = models.published_file(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
     if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
         raise RunError(

@@ -32,6 +32,7 @@ from torch import Tensor, nn  # noqa: TID253
 from tfkd_cli import locks, models
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.models import borrowed
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher, canonical_json
 from tfkd_cli.store import files
@@ -119,7 +120,7 @@ def build_teacher(teacher: Teacher | ForeignTeacher, weights: Path, facts: DataS
     RunError where they do not fit; RequestError for a normalisation of another number of channels.
     """
     if isinstance(teacher, ForeignTeacher) and teacher.published:
-        return models.published_network(teacher.network), ""
+        return borrowed.published_network(teacher.network), ""
     inputs = teacher.inputs if isinstance(teacher, ForeignTeacher) else {}
     if len(inputs.get("mean", ())) not in (0, 1, facts.channels):
         raise RequestError(
