@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tfkd_cli.schema import Count, Digest, Record
 from tfkd_cli.store import description, files, lease, reading
 from tfkd_cli.store.lease import LEASE, OWNER, Clock
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.run_state import METRICS, Environment, Failure, fitting
+from tfkd_cli.store.run_state import LINE, METRICS, Environment, Failure
 
 ATTEMPTS = "attempts"
 FAILURE = "failure.json"
@@ -172,17 +172,11 @@ def environment(run: Path, number: int) -> dict[str, Any]:
 
 def latest_metrics(run: Path) -> Lines:
     """The metrics of the newest attempt that has any (each begins with what it took over)."""
-    for lines in _metrics_backwards(run):
-        return lines
-    return Lines()
-
-
-def _metrics_backwards(run: Path) -> Iterator[Lines]:
     for number in reversed(attempt_numbers(run)):
-        path = attempt_path(run, number) / METRICS
-        lines = reading.read_lines(path)
+        lines = reading.read_lines(attempt_path(run, number) / METRICS, *LINE)
         if lines is not None:
-            yield fitting(lines, path=path)
+            return lines
+    return Lines([])
 
 
 def encode_lines(lines: list[dict[str, Any]]) -> bytes:

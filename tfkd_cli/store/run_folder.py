@@ -15,7 +15,7 @@ from tfkd_cli.store import attempts, description, files, lease, publishing, read
 from tfkd_cli.store.attempt import Attempt
 from tfkd_cli.store.lease import Clock, Lease
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.run_state import METRICS, RunState
+from tfkd_cli.store.run_state import LINE, METRICS, RunState
 
 NUMERICS = "numerics.json"
 STUDENT = "student.pt"
@@ -83,7 +83,9 @@ class RunFolder:
         """
         if result is None:
             return attempts.latest_metrics(self.path)
-        return reading.parse_lines(publishing.read_metrics(self.path, result), path=self.path / METRICS)
+        return reading.parse_lines(
+            publishing.read_metrics(self.path, result), *LINE, path=self.path / METRICS
+        )
 
     def weights(self, name: str) -> Path:
         """The file of published weights ("best.pt", "last.pt", "epoch-001.pt"), its digest checked.

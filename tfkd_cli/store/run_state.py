@@ -8,10 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tfkd_cli import schema
-from tfkd_cli.errors import RequestError
 from tfkd_cli.schema import Count, Digest, FileName, Number, Positive, Record
-from tfkd_cli.store.reading import DamagedFile, Lines, as_kind
+from tfkd_cli.store.reading import DamagedFile, as_kind
 
 SCHEMA = 2  # of a result: 2 carries its own digest
 METRICS = "metrics.jsonl"
@@ -53,6 +51,10 @@ class NewerFile(DamagedFile):
 
 class _Line(msgspec.Struct):
     epoch: Positive
+
+
+LINE = (dict[str, Count | Number | None], _Line)
+"""What a line of the metrics is: numbers, of an epoch."""
 
 
 class _Scores(msgspec.Struct):
@@ -139,24 +141,6 @@ class _Result(msgspec.Struct):
     skipped: list[str] | None = None
     diff: str | None = None
     finished_at: str | Number | None = None
-
-
-def fitting(lines: Lines, *, path: Path) -> Lines:
-    """The lines that hold an epoch and numbers; where others are left out, `damage` says so."""
-    kept = [line for line in lines.lines if _fits(line)]
-    if len(kept) == len(lines.lines):
-        return lines
-    left_out = len(lines.lines) - len(kept)
-    return Lines(kept, lines.damage or f"{path}: {left_out} lines hold no numbers and are left out.")
-
-
-def _fits(line: dict[str, Any]) -> bool:
-    try:
-        schema.convert(line, _Line)
-        schema.convert(line, dict[str, Number | None])
-    except RequestError:
-        return False
-    return True
 
 
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
