@@ -17,7 +17,7 @@ from tfkd_cli import models
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
-from tfkd_cli.store import Store, files
+from tfkd_cli.store import Store, reading
 from tfkd_cli.training import checkpoints, provenance, runner
 from tfkd_cli.training.runner import Blocked, Interrupted
 
@@ -377,7 +377,7 @@ def test_a_foreign_teacher_is_known_by_its_digest(
     network = models.build("resnet8", classes=2, channels=3, size=32)
     path = tmp_path / "theirs.pth.tar"
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, path)
-    teacher = ForeignTeacher(network="resnet8", digest=files.digest(path))
+    teacher = ForeignTeacher(network="resnet8", digest=reading.digest(path))
     spec = replace(baseline, loss=Distillation(), teacher=teacher)
     run(spec, store, execution={"sources": {teacher.digest: str(path)}})
     other = replace(spec, seed=1)
@@ -393,7 +393,7 @@ def test_a_published_teacher_is_the_file_in_torchs_cache_whose_digest_its_name_h
     path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    teacher = ForeignTeacher(network="torchvision:resnet18", digest=files.digest(path)[:8])
+    teacher = ForeignTeacher(network="torchvision:resnet18", digest=reading.digest(path)[:8])
     assert runner._foreign_weights(teacher, {}) == path
     with pytest.raises(RunError, match="other ones by now"):
         runner._foreign_weights(replace(teacher, digest="f37072fd"), {})

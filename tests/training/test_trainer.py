@@ -113,7 +113,7 @@ def stopped_at(spec: RunSpec, stop: int) -> tuple[dict[str, Any], list[Epoch]]:
         nonlocal passed
         passed += 1
         if passed == stop:
-            checkpoints.write_state(saved, training.state())
+            saved.write(checkpoints.to_bytes(training.state()))
             raise StopHereError
 
     training = training_of(spec, at_step)

@@ -1,10 +1,14 @@
-"""The attempts of a run: numbered folders, and what each keeps for the next one."""
+"""The attempts of a run: numbered folders, and what each keeps for the next one.
+
+Only the owner of an attempt writes in its folder; publishing is the one way out of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +17,14 @@ import msgspec
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.schema import Count, Digest, Record
-from tfkd_cli.store import description, files, lease, reading
-from tfkd_cli.store.lease import LEASE, OWNER, Clock
+from tfkd_cli.store import description, files, lease, publishing, reading
+from tfkd_cli.store.lease import OWNER
+from tfkd_cli.store.publishing import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.run_state import LINE, METRICS, Environment, Failure
+from tfkd_cli.store.run_state import LINE, METRICS, SCHEMA, Environment, Failure, sealed, unsealed
 
-ATTEMPTS = "attempts"
 FAILURE = "failure.json"
 ENVIRONMENT = "env.json"
-STAGED = "publish"
 
 
 class _Note(Record):
@@ -58,11 +61,6 @@ class State:
         files.remove(self.path)
 
 
-def attempt_path(run: Path, number: int) -> Path:
-    """`attempts/0003`."""
-    return run / ATTEMPTS / f"{number:04d}"
-
-
 def attempt_numbers(run: Path) -> list[int]:
     """The attempts made so far, ascending."""
     folder = run / ATTEMPTS
@@ -84,28 +82,20 @@ def new_attempt(run: Path, owner: Mapping[str, Any]) -> int:
     return number
 
 
-def claim(run: Path, owner: Mapping[str, Any], *, clock: Clock) -> int | None:
+def claim(run: Path, owner: Mapping[str, Any]) -> int | None:
     """Like `new_attempt`, but None when somebody is at work on the newest; of many callers one gets it."""
     newest = max(attempt_numbers(run), default=0)
-    if newest and is_live(run, newest, clock=clock):
+    found = lease.read(attempt_path(run, newest) / OWNER)
+    if found is not None and found.live:
         return None
     return newest + 1 if _make(run, newest + 1, owner) else None
-
-
-def is_live(run: Path, number: int, *, clock: Clock) -> bool:
-    """Whether the owner of this attempt seems to be at work: not released or failed, a fresh sign of life."""
-    folder = attempt_path(run, number)
-    if (folder / FAILURE).exists() or not (folder / OWNER).exists():
-        return False
-    signs = (lease.read(path, clock=clock) for path in (run / LEASE, folder / OWNER))
-    return any(sign is not None and sign.attempt == number and sign.live for sign in signs)
 
 
 def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
     """An atomic mkdir of a folder that says from its first moment whose it is, and of which run."""
     target = attempt_path(run, number)
     files.make_folder(target.parent)
-    content = {OWNER: lease.encode(owner, attempt=number, progress={})}
+    content = {OWNER: lease.encode(owner, progress={})}
     with contextlib.suppress(RunError):
         content[description.SPEC] = description.encode(description.read(run))
     return files.make_filled_folder(target, content)
@@ -165,9 +155,8 @@ def read_failure(run: Path, number: int) -> dict[str, Any] | None:
 def environment(run: Path, number: int) -> dict[str, Any]:
     """Where and how an attempt ran (env.json); empty where it did not say. DamagedFile for anything else."""
     path = attempt_path(run, number) / ENVIRONMENT
-    began = reading.read_object(path) or {}
-    reading.as_kind(began, Environment, path=path)
-    return began
+    data = reading.read_bytes(path)
+    return {} if data is None else unsealed(data, Environment, path=path)
 
 
 def latest_metrics(run: Path) -> Lines:
@@ -179,6 +168,100 @@ def latest_metrics(run: Path) -> Lines:
     return Lines([])
 
 
-def encode_lines(lines: list[dict[str, Any]]) -> bytes:
-    """The bytes of a `.jsonl` file."""
-    return b"".join(files.encode_json(line, indent=None) for line in lines)
+class Attempt:
+    """`attempts/0003`, made by its owner with a number nobody else has."""
+
+    def __init__(self, run: Path, *, number: int, owner: Mapping[str, Any]) -> None:
+        self._run, self._owner = run, owner
+        self._saved = 0
+        self.number = number
+        self.path = attempt_path(run, number)
+        self.log_path = self.path / "log"
+
+    def heartbeat(self, progress: Mapping[str, Any]) -> bool:
+        """Say that this attempt is alive and how far it is; False when a later attempt has taken over."""
+        with contextlib.suppress(RunError):  # a hint: a full disk shows itself where it matters
+            if max(attempt_numbers(self._run)) > self.number:
+                return False
+            files.write_hint(self.path / OWNER, lease.encode(self._owner, progress=progress))
+        return True
+
+    def release(self) -> None:
+        """Say that nobody works on this attempt any more, so that nobody waits for its lease to expire."""
+        with contextlib.suppress(RunError):
+            files.move(self.path / OWNER, self.path / "released.json")
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        """Keep where this attempt ran: env.json."""
+        files.write_atomic(self.path / ENVIRONMENT, sealed(env))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one epoch; numbers that are not finite are kept as null."""
+        files.append(self.path / METRICS, encode_lines([dict(line)]))
+
+    def begin_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Begin with the epochs that were done before, of the state from which training goes on."""
+        files.write_atomic(self.path / METRICS, encode_lines(lines))
+
+    def save_state(self, data: bytes, *, step: int, epoch: int) -> Path:
+        """Save a training state and keep the one before; older ones go.
+
+        `step` is counted over the whole run, `epoch` are the epochs done. It counts once its digest is noted.
+        """
+        self._saved += 1
+        path = self.path / f"state-{self._saved:06d}.pt"
+        files.write_atomic(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        note = {"sha256": digest, "size": len(data), "step": step, "epoch": epoch}
+        files.write_atomic(path.with_suffix(".json"), files.encode_json(note))
+        for state in self._superseded(step):
+            state.drop()
+        return path
+
+    def _superseded(self, step: int) -> list[State]:
+        """Own states but the newest two; with two of them also those of earlier attempts not beyond."""
+        own = states(self._run, self.number)
+        if len(own) < 2:
+            return []
+        earlier = [s for s in all_states(self._run) if s.attempt < self.number and s.step <= step]
+        return own[2:] + earlier
+
+    def fail(self, failure: Mapping[str, Any]) -> None:
+        """Keep why this attempt ended, where that can be written, and release the run."""
+        with contextlib.suppress(RunError):
+            files.write_atomic(self.path / FAILURE, files.encode_json(dict(failure)))
+        self.release()
+
+    def publish(
+        self, *, metrics: list[dict[str, Any]], weights: Mapping[str, Path], result: Mapping[str, Any]
+    ) -> bool:
+        """Make metrics, weights (file name → file) and result the run's, result.json last; see `publishing`.
+
+        `schema`, `attempt`, `folder` and the digests under `records` and `weights` are filled in here; `key`
+        must be the full one. False when another attempt's result is the one that stands.
+        """
+        publishing.finish(self._run)
+        records, digests = publishing.stage(self.path, metrics=metrics, weights=weights)
+        standing = publishing.read_result(self._run)
+        if standing is None:
+            own = {"schema": SCHEMA, "attempt": self.number, "folder": self._run.name}
+            publishing.decide(self._run, {**result, **own, "records": records, "weights": digests})
+            won = (publishing.read_result(self._run) or {}).get("attempt") == self.number
+        else:
+            won = publishing.give_back(self._run, standing, attempt=self.number, staged=digests)
+        self._tidy(weights.values())
+        return won
+
+    def _tidy(self, sources: Iterable[Path]) -> None:
+        """A finished run needs no training states and no second names of its weights.
+
+        What a crash leaves of them, `tfkd clean` shows.
+        """
+        with contextlib.suppress(RunError):
+            files.remove(self.path / STAGED)
+            for source in sources:
+                if source.is_relative_to(self.path):
+                    files.remove(source)
+            for state in all_states(self._run):
+                state.drop()
+        self.release()

@@ -18,9 +18,8 @@ from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import cleaning, files, packing, reading, scan, teacher_logits
+from tfkd_cli.store import cleaning, files, packing, reading, teacher_logits
 from tfkd_cli.store.cleaning import Cleanable
-from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
 from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
 from tfkd_cli.store.run_state import RunState
@@ -32,7 +31,6 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.source = root  # what the user named: the folder, or the pack it was read from
-        self._clock = Clock(root)
 
     @classmethod
     def open(cls, root: Path, *, create: bool, writable: bool = True) -> Store:
@@ -110,12 +108,12 @@ class Store:
         path = self.runs_path / name
         if path.is_symlink() or self.runs_path.is_symlink():
             raise RequestError(f"{path} is a link.", expected="a folder inside the store.")
-        return RunFolder(path, clock=self._clock)
+        return RunFolder(path)
 
     def runs(self) -> Iterator[RunFolder]:
         """The runs that have a folder, by name; whatever else lies there is left alone."""
         for name in self._names():
-            yield RunFolder(self.runs_path / name, clock=self._clock)
+            yield RunFolder(self.runs_path / name)
 
     def _names(self) -> list[str]:
         if self.runs_path.is_symlink():
@@ -143,19 +141,15 @@ class Store:
             f'no run "{prefix_or_name[:80]}" in {self.root}.', hint="`tfkd runs` lists the runs."
         )
 
-    def scan(self, keys: Iterable[str] | None = None, *, deep: bool = False) -> dict[str, RunState]:
+    def scan(self, keys: Iterable[str] | None = None) -> dict[str, RunState]:
         """Key (64 hex digits) → state, of all runs or of these; a run without a folder is `todo`."""
-        names = self._names()
         if keys is None:
-            states = (scan.run_state(self.runs_path / n, clock=self._clock, deep=deep) for n in names)
-            return {state.key: state for state in states}
-        by_key = {name[-12:]: name for name in names}
-        return {key: self._state(key, by_key.get(key[:12]), deep=deep) for key in keys}
-
-    def _state(self, key: str, name: str | None, *, deep: bool) -> RunState:
-        if name is None:
-            return RunState(key=key, name="", status="todo")
-        return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
+            return {state.key: state for state in (run.state() for run in self.runs())}
+        by_key = {run.short_key: run for run in self.runs()}
+        unknown = {key: RunState(key=key, name="", status="todo") for key in keys}
+        return {
+            key: by_key[key[:12]].state() if key[:12] in by_key else state for key, state in unknown.items()
+        }
 
     def pack(self, keys: Iterable[str] | None, out: Path, *, force: bool = False) -> int:
         """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size.
@@ -175,10 +169,10 @@ class Store:
         `teachers`: cache prefixes of those whose logits unfinished runs may use. Where `needed` is None
         it is not known what plans need: snapshots and cached logits are kept.
         """
-        found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+        found = cleaning.cleanable(self.runs(), needed=needed)
         if needed is None:
             return found
-        unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers, clock=self._clock)
+        unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers)
         return [*found, *unused]
 
     def add_request(self, data: Mapping[str, Any]) -> str:

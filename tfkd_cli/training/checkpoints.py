@@ -65,11 +65,6 @@ def to_bytes(saved: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_state(stream: IO[bytes], state: Mapping[str, Any]) -> None:
-    """Write a training state to an open binary file."""
-    torch.save(dict(state), stream)
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """The training state in a file of ours; RunError when it cannot be read."""
     _refuse_enormous(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import statistics
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import attempts, files
+from tfkd_cli.store import attempts, files, reading
 from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ class Recorder:
             for name, (number, sha256) in state["snapshots"].items()
         }
         for source, sha256 in kept.values():
-            if not source.is_file() or files.digest(source) != sha256:
+            if not source.is_file() or reading.digest(source) != sha256:
                 raise RunError(f"the snapshot {source} is missing or damaged")
         training.load(state["training"])
         for name, (source, sha256) in kept.items():
-            files.link_or_copy(source, self.attempt.path / name)
+            files.write_atomic(self.attempt.path / name, source.read_bytes())
             self._snapshots[name] = sha256
         self.lines = list(state["metrics"])
         self.mixed = state["mixed"] or state["numerics"] != self.numerics
@@ -126,10 +127,7 @@ class Recorder:
             "mixed": self.mixed,
         }
         step = (training.epoch - 1) * training.steps + training.step
-        self.attempt.save_state(
-            lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
-        )
-        self._folder.fix_numerics(self.numerics)
+        self.attempt.save_state(checkpoints.to_bytes(state), step=step, epoch=training.epoch - 1)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -153,7 +151,6 @@ class Recorder:
         self._write("best.pt", training.best_weights)
         self._write("last.pt", checkpoints.weights_of(training.network))
         self._write("student.pt", self._student(training, arrays))
-        self._folder.fix_numerics(self.numerics)
         names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
         return self.attempt.publish(
             metrics=self.lines,
@@ -185,9 +182,9 @@ class Recorder:
         }
 
     def _write(self, name: str, saved: Mapping[str, Any]) -> str:
-        path = self.attempt.path / name
-        files.write_atomic(path, checkpoints.to_bytes(saved))
-        return files.digest(path)
+        data = checkpoints.to_bytes(saved)
+        files.write_atomic(self.attempt.path / name, data)
+        return hashlib.sha256(data).hexdigest()
 
     def _student(self, training: Training, arrays: Arrays) -> dict[str, Any]:
         """What student.pt holds besides the best weights; `checkpoints` shows how it is loaded."""

@@ -23,7 +23,7 @@ from tfkd_cli.data.image_files import Reading
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
-from tfkd_cli.store import files, lease
+from tfkd_cli.store import lease, reading
 from tfkd_cli.training import attempt_log, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.ranks import Ranks
@@ -313,7 +313,7 @@ class _Work:
         folder = teacher_logits.cache_folder(
             self._store.teacher_logits_path,
             spec=self._spec,
-            weights_digest=files.digest(self._teacher_path()),
+            weights_digest=reading.digest(self._teacher_path()),
             numerics=self._numerics,
             batch=batch,
         )
@@ -378,7 +378,7 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
     """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
     source = models.published_weights(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
-    if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
+    if path is None or not path.is_file() or not reading.digest(path).startswith(teacher.digest):
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
