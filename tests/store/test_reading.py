@@ -73,7 +73,7 @@ def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate(1 << 40)  # sparse
     with pytest.raises(DamagedFile, match="1,099,511,627,776 bytes"):
-        reading.read_json(tmp_path / "x")
+        reading.read_object(tmp_path / "x")
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device"])
@@ -89,7 +89,7 @@ def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path, kind: str
     else:
         path = Path("/dev/zero")
     with pytest.raises(RunError, match="it is a"):
-        reading.read_json(path)
+        reading.read_object(path)
 
 
 @given(st.text())

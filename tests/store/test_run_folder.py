@@ -382,7 +382,7 @@ def test_no_flipped_bit_of_a_result_changes_what_is_read(finished: RunFolder, da
     flipped = bytearray(sound)
     flipped[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedFile):
-        publishing.parse_result(bytes(flipped), path=path, key=finished.short_key)
+        publishing.parse_result(bytes(flipped), path, key=finished.short_key)
     path.write_bytes(flipped)
     assert finished.result() == result
     assert path.read_bytes() == sound

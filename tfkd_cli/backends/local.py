@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -168,19 +167,14 @@ class _Pool:
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
-        self._children: dict[str, list[str]] = {}
-        self._graph: TopologicalSorter[str] = TopologicalSorter()
-        for spec in specs:
-            parents = [parent.folder for parent in spec.parents if parent.folder in self._index]
-            self._graph.add(spec.folder, *parents)
-            for parent in parents:
-                self._children.setdefault(parent, []).append(spec.folder)
-        self._graph.prepare()
+        self._teachers = {
+            spec.folder: {each.folder for each in spec.parents} & self._index.keys() for spec in specs
+        }
         # Every setting has one seed before any has a second, so that a table can be read early.
         left = left_seconds(runs)
-        self._place = {spec.folder: (spec.seed, -left[spec.folder]) for spec in specs}
+        self._place = {spec.folder: (spec.seed, -left[spec.folder], at) for at, spec in enumerate(specs)}
         self._launches: Counter[str] = Counter()
-        self._ready: list[str] = []
+        self._waiting = set(self._index)  # to be started
         self._free = list(range(len(slots.environments)))
         self._running: list[_Running] = []
         self._elsewhere: dict[str, float] = {}  # folder → when to look again
@@ -188,15 +182,17 @@ class _Pool:
     def work(self) -> None:
         """Until nothing runs and nothing can be started."""
         while True:
-            self._ready += self._graph.get_ready()
             self._look_elsewhere()
-            if self._free:
-                self._ready.sort(key=self._place.__getitem__)
-            while self._ready and self._free:
-                self._start(self._ready.pop(0))
-            if not (self._running or self._elsewhere or self._ready):
+            while self._free and (ready := self._ready()):
+                self._start(min(ready, key=self._place.__getitem__))
+            if not (self._running or self._elsewhere):
                 return
             self._look()
+
+    def _ready(self) -> list[str]:
+        """What waits for a place only: its teachers are done."""
+        done = set(self._done)
+        return [each for each in self._waiting if self._teachers[each] <= done]
 
     def interrupt(self) -> None:
         """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
@@ -239,6 +235,7 @@ class _Pool:
         in_use = [environments[each.slot] for each in self._running]
         slot = min(self._free, key=lambda slot: in_use.count(environments[slot]))  # the least shared GPU
         self._free.remove(slot)
+        self._waiting.remove(folder)
         self._launches[folder] += 1
         self._tell("started", folder)
         given = (str(self._store.root.absolute()), self._submission, str(self._index[folder]))
@@ -293,7 +290,7 @@ class _Pool:
         elif len(running.codes) > 1 and running.lost:
             self._fail(folder, f"{running.lost}.\n{self._printed(folder)}".strip())
         elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
-            self._ready.append(folder)  # killed, or another process was in the way
+            self._waiting.add(folder)  # killed, or another process was in the way
         else:
             self._fail(folder, self._reason(folder, code))
 
@@ -305,7 +302,6 @@ class _Pool:
 
     def _finish(self, folder: str, *, accuracy: float) -> None:
         self._done.append(folder)
-        self._graph.done(folder)
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
@@ -314,8 +310,8 @@ class _Pool:
         self._block_children(folder, failed=folder)
 
     def _block_children(self, folder: str, *, failed: str) -> None:
-        for child in self._children.get(folder, ()):
-            if child not in self._blocked:
+        for child, teachers in self._teachers.items():
+            if folder in teachers and child not in self._blocked:
                 self._blocked.append(child)
                 self._tell("blocked", child, message=f"its teacher {failed} failed")
                 self._block_children(child, failed=failed)
@@ -363,4 +359,4 @@ class _Pool:
                 self._finish(folder, accuracy=state.result["best"]["accuracy"])
             else:
                 self._launches[folder] -= 1  # it was not its fault
-                self._ready.append(folder)
+                self._waiting.add(folder)

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +26,24 @@ FAILURE = "failure.json"
 ENVIRONMENT = "env.json"
 
 
-class _Note(Record):
+class State(Record):
     """`state-000001.json`, which stands for the training state beside it."""
 
     sha256: Digest
     size: Count
     step: Count
     epoch: Count
+    note: str = ""  # the path of this file, set when it is read
 
+    @property
+    def path(self) -> Path:
+        """The training state."""
+        return Path(self.note).with_suffix(".pt")
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """A saved training state: where, how far, and what its bytes must hash to."""
-
-    path: Path
-    attempt: int
-    number: int
-    step: int
-    epoch: int
-    size: int
-    sha256: str
+    @property
+    def attempt(self) -> int:
+        """The attempt that saved it."""
+        return int(self.path.parent.name)
 
     def is_sound(self) -> bool:
         """Whether the file still holds the bytes that were saved (reads all of it)."""
@@ -57,7 +54,7 @@ class State:
 
     def drop(self) -> None:
         """Remove it; the note first, so that no note ever stands for a missing file."""
-        files.remove(self.path.with_suffix(".json"))
+        files.remove(Path(self.note))
         files.remove(self.path)
 
 
@@ -103,32 +100,19 @@ def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
 
 def states(run: Path, number: int) -> list[State]:
     """The training states attempt `number` noted, newest first; their bytes are not looked at."""
-    folder = attempt_path(run, number)
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - half the time of iterdir, in a scan
-    except OSError:
-        return []
-    notes = sorted((n for n in names if n.startswith("state-") and n.endswith(".json")), reverse=True)
-    return [state for name in notes if (state := _read_note(folder / name, number)) is not None]
-
-
-def _read_note(path: Path, attempt: int) -> State | None:
-    try:
-        note = reading.read_as(path, _Note, limit=4096)
-        sequence = int(path.stem.removeprefix("state-"))
-    except (RunError, ValueError):
-        return None
-    if note is None:
-        return None
-    return State(
-        path=path.with_suffix(".pt"), attempt=attempt, number=sequence, **msgspec.structs.asdict(note)
-    )
+    found = []
+    for note in sorted(attempt_path(run, number).glob("state-*.json"), reverse=True):
+        with contextlib.suppress(RunError):
+            state: State | None = reading.read_as(note, State, limit=4096)
+            if state is not None:
+                found.append(msgspec.structs.replace(state, note=str(note)))
+    return found
 
 
 def all_states(run: Path) -> list[State]:
     """The training states of all attempts, the furthest first."""
     found = [state for number in attempt_numbers(run) for state in states(run, number)]
-    return sorted(found, key=lambda s: (s.step, s.attempt, s.number), reverse=True)
+    return sorted(found, key=lambda s: (s.step, s.attempt, s.note), reverse=True)
 
 
 def newest_failure(run: Path) -> dict[str, Any] | None:

@@ -9,19 +9,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import shutil
 import signal
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.regular_files import open_to_append
+from tfkd_cli.store.reading import JSON_LIMIT, DamagedFile, read_bytes
 
 KILL_VARIABLE = "TFKD_KILL_AT_WRITE"  # tests only: the number of the write point at which to die
+T = TypeVar("T")
+log = logging.getLogger("tfkd")
 _points_left = int(os.environ.get(KILL_VARIABLE, "0"))
 
 
@@ -63,6 +67,40 @@ def put_back(path: Path, data: bytes) -> None:
     if path.is_dir() and not path.is_symlink():
         move(path, path.with_name(f"{path.name}.bad"))
     write_atomic(path, data)
+
+
+def read_or_repair(
+    path: Path,
+    copies: Iterable[Path],
+    parse: Callable[[bytes, Path], T],
+    *,
+    hint: str = "",
+    limit: int = JSON_LIMIT,
+) -> T:
+    """What `parse` makes of a file, or else of the first of its copies that is sound, which is put back.
+
+    The repair is logged. Raises DamagedFile, with `hint`, where no copy is sound either.
+    """
+
+    def read(path: Path) -> tuple[T, bytes]:
+        data = read_bytes(path, limit=limit)
+        if data is None:
+            raise DamagedFile(path, "is missing.", hint=hint)
+        return parse(data, path), data
+
+    try:
+        return read(path)[0]
+    except DamagedFile as damage:
+        for copy in copies:
+            with contextlib.suppress(RunError):
+                value, data = read(copy)
+                log.warning("%s was damaged; the copy in %s is sound and is used.", path, copy)
+                with contextlib.suppress(RunError):  # in a folder that may only be read
+                    put_back(path, data)
+                return value
+        if hint and not damage.has_own_hint:
+            damage.hint = hint
+        raise
 
 
 def write_hint(path: Path, data: bytes) -> None:

@@ -13,20 +13,19 @@ the new weights, and the result stays as it is.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.errors import RunError
 from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.run_state import METRICS, SCHEMA, NewerFile, check_result, check_seal, sealed, unsealed
+from tfkd_cli.store.run_state import METRICS, SCHEMA, check_result, check_seal, sealed, unsealed
 
 RESULT = "result.json"
 WEIGHTS = "weights"
@@ -79,12 +78,12 @@ def stage(
 def decide(run: Path, result: Mapping[str, Any]) -> None:
     """Make this the run's result, unless there is one; then finish whichever it is."""
     data = sealed(result)
-    parse_result(data, path=run / RESULT, key=result["key"])
+    parse_result(data, run / RESULT, key=result["key"])
     files.create_once(run / ATTEMPTS / WINNER, data)
     finish(run)
 
 
-def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
+def parse_result(data: bytes, path: Path, *, key: str) -> dict[str, Any]:
     """The result in these bytes, of the run whose key begins with `key`; DamagedFile for any other bytes."""
     result = check_result(reading.parse_json(data, path=path), path=path, key=key)
     check_seal(data, result["digest"], path=path)
@@ -94,41 +93,22 @@ def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
 def read_result(run: Path) -> dict[str, Any] | None:
     """The run's result, its digest and that of its metrics checked; None while there is none.
 
-    What is damaged is repaired from the copy of the attempt, and that is logged; DamagedFile where that
-    copy is missing or damaged too.
+    What is damaged is repaired from the copy of the attempt; DamagedFile where that is damaged too.
     """
-    path, key = run / RESULT, run.name[-12:]
-    try:
-        data = reading.read_bytes(path)
-        if data is None:
-            return None
-        result = parse_result(data, path=path, key=key)
-    except DamagedFile as damage:
-        copy = run / ATTEMPTS / WINNER
-        try:
-            data = reading.read_bytes(copy) or b""
-            result = parse_result(data, path=copy, key=key)
-        except RunError:
-            if not isinstance(damage, NewerFile):
-                damage.advise(_bring_back(run))
-            raise damage from None
-        _repair(path, data, source=copy)
+    path, copy = run / RESULT, run / ATTEMPTS / WINNER
+    if not os.path.lexists(path):
+        return None
+    parse = partial(parse_result, key=run.name[-12:])
+    result: dict[str, Any] = files.read_or_repair(path, [copy], parse, hint=_bring_back(run))
     read_metrics(run, result)
     return result
-
-
-def _repair(path: Path, data: bytes, *, source: Path) -> None:
-    """Put back what was damaged, where the folder may be written; the sound bytes are used in any case."""
-    log.warning("%s was damaged; the copy in %s is sound and is used.", path, source)
-    with contextlib.suppress(RunError):
-        files.put_back(path, data)
 
 
 def finish(run: Path) -> None:
     """Do what is left to do after a decision; nothing where there is none, or where all is done."""
     decided = not os.path.lexists(run / RESULT) and reading.read_bytes(run / ATTEMPTS / WINNER)
     if decided:
-        winner = parse_result(decided, path=run / ATTEMPTS / WINNER, key=run.name[-12:])
+        winner = parse_result(decided, run / ATTEMPTS / WINNER, key=run.name[-12:])
         _move_staged(run, attempt=winner["attempt"], names=[METRICS])
         _move_weights(run, winner)
         _check_moved(run, winner)
@@ -169,30 +149,20 @@ def _check_moved(run: Path, result: Mapping[str, Any]) -> None:
 def read_metrics(run: Path, result: Mapping[str, Any]) -> bytes:
     """The bytes of metrics.jsonl that the result vouches for; DamagedFile where there are none.
 
-    They are repaired from the copy of the attempt, and that is logged.
+    They are repaired from the copy of the attempt.
     """
-    path, expected = run / METRICS, result["records"][METRICS]
-    if (data := _with_digest(path, expected)) is not None:
+
+    def check(data: bytes, path: Path) -> bytes:
+        if hashlib.sha256(data).hexdigest() != result["records"][METRICS]:
+            raise DamagedFile(
+                path,
+                "is not what its result.json vouches for (wrong digest).",
+                expected="the file whose digest stands in its result.json.",
+            )
         return data
+
     copy = attempt_path(run, result.get("attempt") or 1) / METRICS
-    if (data := _with_digest(copy, expected)) is not None:
-        _repair(path, data, source=copy)
-        return data
-    raise DamagedFile(
-        path,
-        "is not what its result.json vouches for (wrong digest)." if os.path.lexists(path) else "is missing.",
-        expected="the file whose digest stands in its result.json.",
-        hint=_bring_back(run),
-    )
-
-
-def _with_digest(path: Path, expected: str) -> bytes | None:
-    """The bytes of a file of metrics; None where it is missing, no file, or holds others."""
-    with contextlib.suppress(DamagedFile):
-        data = reading.read_bytes(path, limit=LINES_LIMIT)
-        if data is not None and hashlib.sha256(data).hexdigest() == expected:
-            return data
-    return None
+    return files.read_or_repair(run / METRICS, [copy], check, hint=_bring_back(run), limit=LINES_LIMIT)
 
 
 def _bring_back(run: Path) -> str:

@@ -32,13 +32,12 @@ class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
     def __init__(self, path: Path, problem: str, *, expected: str = "", hint: str = "") -> None:
         folder = next((each for each in path.parents if each in packs), None)
         shown = f"{packs[folder]} ({path.relative_to(folder)})" if folder else str(path)
-        super().__init__(f"{shown}: {problem}", expected=expected)
-        self.path, self.problem, self._is_packed = path, problem, folder is not None
-        self.advise(hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.")
-
-    def advise(self, hint: str) -> None:
-        """Give this hint, unless the file was unpacked from a pack: that stays as it is."""
-        self.hint = "copy the pack again, or make it again with `tfkd pack`." if self._is_packed else hint
+        again = f"move it away (mv '{path}' '{path}.bad'), then give the same command again."
+        super().__init__(f"{shown}: {problem}", expected=expected, hint=hint or again)
+        self.path, self.problem, self.has_own_hint = path, problem, bool(hint)
+        if folder:
+            self.hint = "copy the pack again, or make it again with `tfkd pack`."
+            self.has_own_hint = True
 
 
 def is_safe_name(name: object) -> bool:
@@ -68,14 +67,6 @@ def refuse(path: Path, error: OSError) -> NoReturn:
     if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
         raise DamagedFile(path, f"{error.strerror}.", expected="a file of the store.") from error
     raise RunError(f"cannot read {path}: {error.strerror}.", hint="check its permissions.") from error
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`; DamagedFile when it is missing, too large, too deep or no JSON."""
-    data = read_bytes(path)
-    if data is None:
-        raise DamagedFile(path, "is not there.", hint="give the same command again.")
-    return parse_json(data, path=path)
 
 
 def read_object(path: Path, *, limit: int = JSON_LIMIT) -> Any:

@@ -48,10 +48,6 @@ class RunState:
         return self.result is not None and name in self.result["weights"] and name not in self.missing
 
 
-class NewerFile(DamagedFile):
-    """A file that seems to be of a later version of tfkd."""
-
-
 class _Line(msgspec.Struct):
     epoch: Positive
 
@@ -169,7 +165,7 @@ def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
     """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
     newer = data.get("schema") if isinstance(data, dict) else None
     if isinstance(newer, int) and newer > SCHEMA:
-        raise NewerFile(
+        raise DamagedFile(
             path,
             f"has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",

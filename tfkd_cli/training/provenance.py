@@ -108,27 +108,24 @@ def now() -> str:
 @cache
 def cpu_name() -> str:
     """The model of the processor, and the instructions that decide how it is calculated with."""
-    text = ""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
+    text = _cpuinfo()
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found.group(1).strip() if found else platform.processor() or platform.machine()
-    features = next((each for each in FEATURES if re.search(rf"\b{each}\b", text)), "")
+    features = next((each for each in FEATURES if each in text.split()), "")
     return f"{name} ({features})" if features else name
 
 
 def cpu_has_bf16_units() -> bool:
     """Whether the processor multiplies in bf16 faster than in fp32."""
-    instructions = _cpu_instructions()
+    known = set(_cpuinfo().split())
     # Measured: AMD's avx512_bf16 (Zen 4) multiplies twice as fast as fp32; Intel's, without AMX, is slower.
-    return "amx_bf16" in instructions or {"avx512_bf16", "AuthenticAMD"} <= instructions
+    return "amx_bf16" in known or {"avx512_bf16", "AuthenticAMD"} <= known
 
 
-def _cpu_instructions() -> frozenset[str]:
-    """The words of /proc/cpuinfo (instruction sets and vendor); none where there is no such file."""
+def _cpuinfo() -> str:
     with contextlib.suppress(OSError):
-        return frozenset(Path("/proc/cpuinfo").read_text().split())
-    return frozenset()
+        return Path("/proc/cpuinfo").read_text()
+    return ""
 
 
 def cores() -> int:

@@ -49,7 +49,7 @@ class Recorder:
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
         self._resumed = False
-        self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
+        self._snapshots: dict[str, list[Any]] = {}  # file name → the attempt that saved it, sha256
         self._checkpoint_seconds = 60 * checkpoint_minutes
         self._began = time.perf_counter()
         self._saved_at = self._beaten_at = time.monotonic()
@@ -66,7 +66,7 @@ class Recorder:
         """Load the furthest valid state into `training`; metrics of later epochs are dropped."""
         for path in self._folder.newest_states():
             try:
-                self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
+                self._take_over(training, checkpoints.read_state(path))
             except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
                 log.warning("%s cannot be used, an older state is tried: %s", path, error)
                 continue
@@ -76,21 +76,20 @@ class Recorder:
         self._resumed = True
         self.beat()
 
-    def _take_over(self, training: Training, state: Mapping[str, Any], *, attempts: Path) -> None:
+    def _take_over(self, training: Training, state: Mapping[str, Any]) -> None:
         """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
-        kept = {
-            name: (attempts / f"{number:04d}" / name, sha256)
-            for name, (number, sha256) in state["snapshots"].items()
-        }
-        for source, sha256 in kept.values():
+        for name, (number, sha256) in state["snapshots"].items():
+            source = self._path_of(name, number)
             if not source.is_file() or reading.digest(source) != sha256:
                 raise RunError(f"the snapshot {source} is missing or damaged")
         training.load(state["training"])
-        for name, (source, sha256) in kept.items():
-            files.write_atomic(self.attempt.path / name, source.read_bytes())
-            self._snapshots[name] = sha256
+        self._snapshots = dict(state["snapshots"])
         self.lines = list(state["metrics"])
         self.mixed = state["mixed"] or state["numerics"] != self.numerics
+
+    def _path_of(self, name: str, number: int) -> Path:
+        """A file of an attempt at this run."""
+        return self.attempt.path.with_name(f"{number:04d}") / name
 
     def add(self, epoch: Epoch, training: Training) -> None:
         """Take in a finished epoch: its line, its snapshot, and where that is cheap the training state."""
@@ -98,7 +97,8 @@ class Recorder:
         self.lines.append(line)
         if epoch.epoch in self.spec.snapshots:
             name = f"epoch-{epoch.epoch:03d}.pt"
-            self._snapshots[name] = self._write(name, checkpoints.weights_of(training.network))
+            sha256 = self._write(name, checkpoints.weights_of(training.network))
+            self._snapshots[name] = [self.attempt.number, sha256]
         self.attempt.append_metrics(line)
         now = time.monotonic()
         if now - self._beaten_at > EPOCH_HEARTBEAT_SECONDS:
@@ -122,7 +122,7 @@ class Recorder:
             "schema": 1,
             "training": training.state(),
             "metrics": self.lines,
-            "snapshots": {name: [self.attempt.number, sha256] for name, sha256 in self._snapshots.items()},
+            "snapshots": self._snapshots,
             "numerics": self.numerics,
             "mixed": self.mixed,
         }
@@ -151,10 +151,11 @@ class Recorder:
         self._write("best.pt", training.best_weights)
         self._write("last.pt", checkpoints.weights_of(training.network))
         self._write("student.pt", self._student(training, arrays))
-        names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
+        weights = {name: self.attempt.path / name for name in ("best.pt", "last.pt", "student.pt")}
+        snapshots = {name: self._path_of(name, number) for name, (number, _) in self._snapshots.items()}
         return self.attempt.publish(
             metrics=self.lines,
-            weights={name: self.attempt.path / name for name in names},
+            weights=weights | snapshots,
             result={
                 **self._result(training),
                 "class_names": self._class_names(training, arrays),

@@ -56,7 +56,6 @@ def run(
     store: Store,
     execution: Execution,
     stop: Callable[[], str | None] = lambda: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     cache_logits: bool = False,
     weights: Collection[str] = (),
     ranks: Ranks | None = None,
@@ -86,7 +85,7 @@ def run(
     with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
         ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
         work = _Work(spec, store=store, execution=execution, ranks=ranks)
-        return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
+        return work.do(attempt, stop=stop, cache_logits=cache_logits)
 
 
 @contextlib.contextmanager
@@ -169,14 +168,7 @@ class _Work:
         self._folder = store.run(spec)
         self._device, self._numerics = _numerics(spec, self._folder, execution, ranks)
 
-    def do(
-        self,
-        attempt: Attempt,
-        *,
-        stop: Callable[[], str | None],
-        on_epoch: Callable[[Epoch], None],
-        cache_logits: bool,
-    ) -> dict[str, Any]:
+    def do(self, attempt: Attempt, *, stop: Callable[[], str | None], cache_logits: bool) -> dict[str, Any]:
         """Train from the furthest state to the end, and publish; the result that stands."""
         record = self._record(attempt)
         record.begin()
@@ -200,8 +192,10 @@ class _Work:
         for epoch in training.epochs():
             record.add(epoch, training)
             scalars(epoch)
-            _log_epoch(epoch, self._spec.recipe.epochs)
-            on_epoch(epoch)
+            log.info(
+                "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
+                epoch.epoch, self._spec.recipe.epochs, epoch.test_accuracy, epoch.train_loss, epoch.seconds,
+            )  # fmt: skip
         self._ranks.leave()
         won = record.publish(training, arrays)
         log.info("done" if won else "done, but another attempt was first: its result stands")
@@ -387,14 +381,3 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
             else "give the command again with the file's path.",
         )
     return path
-
-
-def _log_epoch(epoch: Epoch, epochs: int) -> None:
-    log.info(
-        "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
-        epoch.epoch,
-        epochs,
-        epoch.test_accuracy,
-        epoch.train_loss,
-        epoch.seconds,
-    )

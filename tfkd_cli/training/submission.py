@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,8 +29,7 @@ from tfkd_cli.training import provenance
 JOBS_PER_FILE = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobRun:
+class JobRun(NamedTuple):
     """A run of a job, as the plan has decided it (`plan.PlannedRun`)."""
 
     spec: RunSpec
@@ -44,12 +43,6 @@ class _JobRun(Record):
     spec: dict[str, Any]
     weights: tuple[FileName, ...]
     caches_logits: bool
-
-    def job_run(self) -> JobRun:
-        """RequestError where its spec is none."""
-        return JobRun(
-            spec=RunSpec.from_json(self.spec), weights=self.weights, caches_logits=self.caches_logits
-        )
 
 
 _Pack = Annotated[list[_JobRun], schema.Meta(min_length=1)]
@@ -85,27 +78,18 @@ def write(
 
     `more` is stored beside it: the profile, the staged code.
     """
-    name = store.add_submission(
-        {
-            "schema": 2,
-            "backend": backend,
-            **more,
-            "created": provenance.now(),
-            "execution": execution.to_json(),
-        }
-    )
+    settings = {"created": provenance.now(), "execution": execution.to_json()}
+    name = store.add_submission({"schema": 2, "backend": backend, **more, **settings})
     folder = store.submission_path(name)
     files.make_folder(folder / "jobs")
     for start in range(0, len(jobs), JOBS_PER_FILE):
-        chunk = [
-            [
-                {"spec": run.spec.to_json(), "weights": run.weights, "caches_logits": run.caches_logits}
-                for run in runs
-            ]
-            for runs in jobs[start : start + JOBS_PER_FILE]
-        ]
+        chunk = [[_encoded(run) for run in runs] for runs in jobs[start : start + JOBS_PER_FILE]]
         files.create_once(_jobs_path(folder, start), files.encode_json(chunk, indent=None))
     return name
+
+
+def _encoded(run: PlannedRun) -> dict[str, Any]:
+    return {"spec": run.spec.to_json(), "weights": run.weights, "caches_logits": run.caches_logits}
 
 
 def read_job(store: str, submission: str, index: str) -> Job:
@@ -128,18 +112,13 @@ def read_job(store: str, submission: str, index: str) -> Job:
             f"submission {submission} has no run {index}.", expected="a job that a backend of tfkd wrote."
         ) from error
     with reading.found_in(path):
-        runs = tuple(each.job_run() for each in chosen)
+        runs = tuple(JobRun(RunSpec.from_json(r.spec), r.weights, r.caches_logits) for r in chosen)
     with reading.found_in(folder / "submission.json"):
-        execution = Execution.from_json(
-            schema.convert(
-                data, _Submission, hint="give the command again: it writes a new submission."
-            ).execution
-        )
+        hint = "give the command again: it writes a new submission."
+        execution = Execution.from_json(schema.convert(data, _Submission, hint=hint).execution)
     threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
-    return Job(
-        store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
-        runs=runs,
-    )  # fmt: skip
+    execution = replace(execution, threads=threads)
+    return Job(store=opened, submission=submission, index=index, execution=execution, runs=runs)
 
 
 def _jobs_path(folder: Path, index: int) -> Path:
