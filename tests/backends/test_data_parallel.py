@@ -184,7 +184,7 @@ def test_each_process_decodes_its_own_part_of_the_images(tiny_data: TinyData, tm
         outcome = run_local(
             planned([spec], to), store=to, execution=execution, slots=chosen, on_event=lambda event: None
         )
-        assert outcome.done == (spec.folder,), outcome
+        assert outcome.done == [spec.folder], outcome
         done.append(to.run(spec))
     assert_alike(*done, images=4)
 
@@ -256,7 +256,7 @@ def test_a_warning_to_any_rank_saves_once_and_stops_all(
     outcome = train(
         LONG, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGUSR2), more=SLOW
     )
-    assert outcome.done == (LONG.folder,)  # the pool has started it again
+    assert outcome.done == [LONG.folder]  # the pool has started it again
     assert len(folder.attempts()) == 2
     assert "stopped: USR2" in log_of(folder, 0)
     assert "continuing in epoch" in log_of(folder, 1)

@@ -58,7 +58,7 @@ def run_local(
             pool.interrupt()
         finally:
             pool.close()
-    return pool.outcome()
+    return pool.outcome
 
 
 def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
@@ -159,10 +159,7 @@ class _Pool:
         self, runs: Sequence[PlannedRun], *, store: Store, submission: str, slots: Slots, on_event: OnEvent
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
-        self._done: list[str] = []
-        self._reasons: dict[str, str] = {}  # of the failed ones
-        self._blocked: list[str] = []
-        self._interrupted = False
+        self.outcome = Outcome()
         self.ctrl_c = _CtrlC()
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
@@ -191,12 +188,12 @@ class _Pool:
 
     def _ready(self) -> list[str]:
         """What waits for a place only: its teachers are done."""
-        done = set(self._done)
+        done = set(self.outcome.done)
         return [each for each in self._waiting if self._teachers[each] <= done]
 
     def interrupt(self) -> None:
         """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
-        self._interrupted = True
+        self.outcome.interrupted = True
         self.ctrl_c.answered()
         self._forget_unstarted()
         for end in (BaseProcess.terminate, BaseProcess.kill):
@@ -212,7 +209,7 @@ class _Pool:
         self._forget_unstarted()
         left = [process for running in self._running for process in running.processes.values()]
         for process in left:
-            process.kill() if self._interrupted else process.terminate()
+            process.kill() if self.outcome.interrupted else process.terminate()
         for process in left:
             process.join()
 
@@ -220,15 +217,6 @@ class _Pool:
         for running in self._running:
             running.processes = {r: each for r, each in running.processes.items() if each.pid is not None}
         self._running = [each for each in self._running if each.processes]
-
-    def outcome(self) -> Outcome:
-        """What became of the runs so far."""
-        return Outcome(
-            done=tuple(self._done),
-            reasons=dict(self._reasons),
-            blocked=tuple(self._blocked),
-            interrupted=self._interrupted,
-        )
 
     def _start(self, folder: str) -> None:
         environments = self._slots.environments
@@ -285,7 +273,7 @@ class _Pool:
             self._elsewhere[folder] = time.monotonic() + ELSEWHERE_SECONDS
         elif code == worker.UNUSABLE:
             raise RunError(self._reason(folder, code))
-        elif self._interrupted and code != worker.CRASHED:
+        elif self.outcome.interrupted and code != worker.CRASHED:
             return
         elif len(running.codes) > 1 and running.lost:
             self._fail(folder, f"{running.lost}.\n{self._printed(folder)}".strip())
@@ -301,18 +289,18 @@ class _Pool:
         return None
 
     def _finish(self, folder: str, *, accuracy: float) -> None:
-        self._done.append(folder)
+        self.outcome.done.append(folder)
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
-        self._reasons[folder] = reason
+        self.outcome.reasons[folder] = reason
         self._tell("failed", folder, message=reason)
         self._block_children(folder, failed=folder)
 
     def _block_children(self, folder: str, *, failed: str) -> None:
         for child, teachers in self._teachers.items():
-            if folder in teachers and child not in self._blocked:
-                self._blocked.append(child)
+            if folder in teachers and child not in self.outcome.blocked:
+                self.outcome.blocked.append(child)
                 self._tell("blocked", child, message=f"its teacher {failed} failed")
                 self._block_children(child, failed=failed)
 
@@ -343,8 +331,7 @@ class _Pool:
         if lease is None or not lease.live:
             return False
         if folder not in self._elsewhere:
-            host = lease.host.split()[0] if lease.host else "?"
-            self._tell("waiting", folder, message=f"process {lease.pid} on {host} works on it")
+            self._tell("waiting", folder, message=f"{lease} works on it")
         return True
 
     def _look_elsewhere(self) -> None:

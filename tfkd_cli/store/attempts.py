@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,23 +72,6 @@ def attempt_numbers(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 10)
 
 
-def new_attempt(run: Path, owner: Mapping[str, Any]) -> int:
-    """Make the folder of the next attempt, `owner` noted in it; its number, which no other caller gets."""
-    number = max(attempt_numbers(run), default=0) + 1
-    while not _make(run, number, owner):
-        number += 1
-    return number
-
-
-def claim(run: Path, owner: Mapping[str, Any]) -> int | None:
-    """Like `new_attempt`, but None when somebody is at work on the newest; of many callers one gets it."""
-    newest = max(attempt_numbers(run), default=0)
-    found = lease.read(attempt_path(run, newest) / OWNER)
-    if found is not None and found.live:
-        return None
-    return newest + 1 if _make(run, newest + 1, owner) else None
-
-
 def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
     """An atomic mkdir of a folder that says from its first moment whose it is, and of which run."""
     target = attempt_path(run, number)
@@ -113,14 +97,6 @@ def all_states(run: Path) -> list[State]:
     """The training states of all attempts, the furthest first."""
     found = [state for number in attempt_numbers(run) for state in states(run, number)]
     return sorted(found, key=lambda s: (s.step, s.attempt, s.note), reverse=True)
-
-
-def newest_failure(run: Path) -> dict[str, Any] | None:
-    """What the newest attempt that failed says about it; a damaged note still counts as a failure."""
-    for number in reversed(attempt_numbers(run)):
-        if (failure := read_failure(run, number)) is not None:
-            return failure
-    return None
 
 
 def read_failure(run: Path, number: int) -> dict[str, Any] | None:
@@ -152,6 +128,24 @@ def latest_metrics(run: Path) -> Lines:
     return Lines([])
 
 
+def begin(run: Path, *, given: Mapping[str, Any], alone: bool) -> Attempt | None:
+    """The next attempt, with a number that no other caller gets; `given` says what is known of its owner.
+
+    `alone`: None while somebody else is at work on the newest one, or where another caller was faster.
+    """
+    publishing.finish(run)
+    owner, newest = lease.new_owner(given), max(attempt_numbers(run), default=0)
+    holder = lease.read(attempt_path(run, newest) / OWNER)
+    if alone and holder is not None and holder.live:
+        return None
+    for number in itertools.count(newest + 1):
+        if _make(run, number, owner):
+            return Attempt(run, number=number, owner=owner)
+        if alone:
+            break
+    return None
+
+
 class Attempt:
     """`attempts/0003`, made by its owner with a number nobody else has."""
 
@@ -165,7 +159,7 @@ class Attempt:
     def heartbeat(self, progress: Mapping[str, Any]) -> bool:
         """Say that this attempt is alive and how far it is; False when a later attempt has taken over."""
         with contextlib.suppress(RunError):  # a hint: a full disk shows itself where it matters
-            if max(attempt_numbers(self._run)) > self.number:
+            if max(attempt_numbers(self._run), default=0) > self.number:
                 return False
             files.write_hint(self.path / OWNER, lease.encode(self._owner, progress=progress))
         return True

@@ -43,6 +43,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     progress: Mapping[str, int | Number | None] = {}
     age: float = 0.0  # seconds, by the time of the file
 
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.split()[0] if self.host else '?'}"
+
     @property
     def live(self) -> bool:
         """Whether somebody seems to work: a fresh heartbeat, and a process that exists where we can see."""

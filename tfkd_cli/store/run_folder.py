@@ -155,16 +155,13 @@ class RunFolder:
 
     def start_attempt(self, *, owner: Mapping[str, Any]) -> Attempt:
         """A new attempt with a number of its own, whoever else is at work."""
-        publishing.finish(self.path)
-        mine = lease.new_owner(owner)
-        return Attempt(self.path, number=attempts.new_attempt(self.path, mine), owner=mine)
+        attempt = attempts.begin(self.path, given=owner, alone=False)
+        assert attempt is not None
+        return attempt
 
     def claim_attempt(self, *, owner: Mapping[str, Any]) -> Attempt | None:
         """Like `start_attempt`, but None while somebody else is at work; of many callers one gets it."""
-        publishing.finish(self.path)
-        mine = lease.new_owner(owner)
-        number = attempts.claim(self.path, mine)
-        return None if number is None else Attempt(self.path, number=number, owner=mine)
+        return attempts.begin(self.path, given=owner, alone=True)
 
     def numerics(self) -> dict[str, Any] | None:
         """Those of the result, or of the attempt that saved the furthest state: device, threads, torch."""
@@ -178,8 +175,10 @@ class RunFolder:
         return None
 
     def failure(self) -> dict[str, Any] | None:
-        """What the newest failed attempt says."""
-        return attempts.newest_failure(self.path)
+        """What the newest attempt that failed says about it; a damaged note still counts as a failure."""
+        numbers = reversed(attempts.attempt_numbers(self.path))
+        found = (attempts.read_failure(self.path, number) for number in numbers)
+        return next((failure for failure in found if failure is not None), None)
 
     def newest_states(self) -> list[Path]:
         """The sound training states of all attempts, the furthest first; unsound ones are passed over."""

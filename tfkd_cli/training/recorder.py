@@ -18,6 +18,7 @@ from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
+    from tfkd_cli.execution import Execution
     from tfkd_cli.store import Attempt, RunFolder
     from tfkd_cli.training.trainer import Epoch, Training
 
@@ -42,7 +43,7 @@ class Recorder:
         folder: RunFolder,
         attempt: Attempt,
         numerics: Mapping[str, Any],
-        checkpoint_minutes: float,
+        execution: Execution,
     ) -> None:
         self.spec, self.attempt, self._folder = spec, attempt, folder
         self.numerics = dict(numerics)
@@ -50,7 +51,9 @@ class Recorder:
         self.lines: list[dict[str, Any]] = []
         self._resumed = False
         self._snapshots: dict[str, list[Any]] = {}  # file name → the attempt that saved it, sha256
-        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._checkpoint_seconds = 60 * execution.checkpoint_minutes
+        self._tensorboard = execution.tensorboard
+        self._scalars: Any = None  # writes epochs to `<results>/tensorboard/<run>`
         self._began = time.perf_counter()
         self._saved_at = self._beaten_at = time.monotonic()
         self._save_seconds = 0.0
@@ -75,6 +78,11 @@ class Recorder:
         self.attempt.begin_metrics(self.lines)
         self._resumed = True
         self.beat()
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = self._folder.path.parents[1] / "tensorboard" / self._folder.name
+            self._scalars = SummaryWriter(str(folder), purge_step=training.epoch)
 
     def _take_over(self, training: Training, state: Mapping[str, Any]) -> None:
         """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
@@ -93,6 +101,10 @@ class Recorder:
 
     def add(self, epoch: Epoch, training: Training) -> None:
         """Take in a finished epoch: its line, its snapshot, and where that is cheap the training state."""
+        log.info(
+            "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
+            epoch.epoch, self.spec.recipe.epochs, epoch.test_accuracy, epoch.train_loss, epoch.seconds,
+        )  # fmt: skip
         line = epoch.line(attempt=self.attempt.number)
         self.lines.append(line)
         if epoch.epoch in self.spec.snapshots:
@@ -100,6 +112,11 @@ class Recorder:
             sha256 = self._write(name, checkpoints.weights_of(training.network))
             self._snapshots[name] = [self.attempt.number, sha256]
         self.attempt.append_metrics(line)
+        if self._scalars is not None:
+            for name, value in line.items():
+                if value is not None and name not in ("epoch", "attempt"):
+                    self._scalars.add_scalar(name, value, epoch.epoch)
+            self._scalars.flush()
         now = time.monotonic()
         if now - self._beaten_at > EPOCH_HEARTBEAT_SECONDS:
             self.beat()

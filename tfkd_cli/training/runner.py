@@ -29,7 +29,7 @@ from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.ranks import Ranks
 from tfkd_cli.training.recorder import Recorder
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
-from tfkd_cli.training.trainer import Epoch, Training
+from tfkd_cli.training.trainer import Training
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
@@ -85,7 +85,15 @@ def run(
     with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
         ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
         work = _Work(spec, store=store, execution=execution, ranks=ranks)
-        return work.do(attempt, stop=stop, cache_logits=cache_logits)
+        log.info("attempt %d of %s on %s", attempt.number, spec.folder, work.numerics)
+        record = Recorder(spec, folder=folder, attempt=attempt, numerics=work.numerics, execution=execution)
+        record.begin()
+        won = record.publish(*work.train(stop=stop, record=record, cache_logits=cache_logits))
+        log.info("done" if won else "done, but another attempt was first: its result stands")
+        result = folder.result()
+        if result is None:
+            raise RunError(f"{spec.folder} is trained, but its result cannot be found.")
+        return result
 
 
 @contextlib.contextmanager
@@ -116,7 +124,7 @@ def _assist(
             )
         )
         with contextlib.suppress(Interrupted):
-            _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
+            _Work(spec, store=store, execution=execution, ranks=ranks).train(stop=stop)
         ranks.await_end()
     except KeyboardInterrupt:
         raise
@@ -152,11 +160,7 @@ def _start_attempt(folder: RunFolder) -> Attempt:
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})
     if attempt is None:
-        other = folder.lease()
-        owner = (
-            f"process {other.pid} on {other.host.split()[0]}" if other and other.host else "another process"
-        )
-        raise Blocked(f"{folder.name} is being trained by {owner}.")
+        raise Blocked(f"{folder.name} is being trained by {folder.lease() or 'another process'}.")
     return attempt
 
 
@@ -165,110 +169,46 @@ class _Work:
 
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks) -> None:
         self._spec, self._store, self._execution, self._ranks = spec, store, execution, ranks
-        self._folder = store.run(spec)
-        self._device, self._numerics = _numerics(spec, self._folder, execution, ranks)
+        self._device, self.numerics = _numerics(spec, store.run(spec), execution, ranks)
 
-    def do(self, attempt: Attempt, *, stop: Callable[[], str | None], cache_logits: bool) -> dict[str, Any]:
-        """Train from the furthest state to the end, and publish; the result that stands."""
-        record = self._record(attempt)
-        record.begin()
-        arrays = self._arrays()
-
-        def at_step() -> None:
-            reason = self._ranks.agree(stop() or record.keep_up(training))
-            if reason is not None:
-                record.save(training)
-                raise Interrupted(reason)
-
-        training = self._training(
-            arrays,
-            at_step=at_step,
-            at_batch=lambda: record.keep_up(training),
-            cache_logits=cache_logits,
-        )
-        record.resume(training)
-        self._ranks.send(training.state)
-        scalars = self._scalars(training)
-        for epoch in training.epochs():
-            record.add(epoch, training)
-            scalars(epoch)
-            log.info(
-                "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
-                epoch.epoch, self._spec.recipe.epochs, epoch.test_accuracy, epoch.train_loss, epoch.seconds,
-            )  # fmt: skip
-        self._ranks.leave()
-        won = record.publish(training, arrays)
-        log.info("done" if won else "done, but another attempt was first: its result stands")
-        result = self._folder.result()
-        if result is None:
-            raise RunError(f"{self._spec.folder} is trained, but its result cannot be found.")
-        return result
-
-    def assist(self, *, stop: Callable[[], str | None]) -> None:
-        """Train along with rank 0, from its state to the end."""
-
-        def at_step() -> None:
-            reason = self._ranks.agree(stop())
-            if reason is not None:
-                raise Interrupted(reason)
-
-        training = self._training(self._arrays(), at_step=at_step, at_batch=lambda: None)
-        training.load(self._ranks.receive())
-        for _ in training.epochs():
-            pass
-        self._ranks.leave()
-
-    def _record(self, attempt: Attempt) -> Recorder:
-        log.info("attempt %d of %s on %s", attempt.number, self._spec.folder, self._numerics)
-        return Recorder(
-            self._spec,
-            folder=self._folder,
-            attempt=attempt,
-            numerics=self._numerics,
-            checkpoint_minutes=self._execution.checkpoint_minutes,
-        )
-
-    def _arrays(self) -> Arrays:
-        return hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
-
-    def _training(
-        self,
-        arrays: Arrays,
-        *,
-        at_step: Callable[[], None],
-        at_batch: Callable[[], object],
-        cache_logits: bool = False,
-    ) -> Training:
-        """The training of these arrays, once all ranks have what they need for it."""
+    def train(
+        self, *, stop: Callable[[], str | None], record: Recorder | None = None, cache_logits: bool = False
+    ) -> tuple[Training, Arrays]:
+        """Train from the furthest state to the end. Rank 0 has a record; the others go on from its state."""
+        arrays = hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
         teacher = self._teacher(arrays)
-        self._ranks.join(self._device)
-        return Training(
+        self._ranks.join(self._device)  # all ranks have what they need
+
+        def at_step() -> None:
+            reason = self._ranks.agree(stop() or keep_up())
+            if reason is not None:
+                if record is not None:
+                    record.save(training)
+                raise Interrupted(reason)
+
+        def keep_up() -> str | None:
+            return None if record is None else record.keep_up(training)
+
+        training = Training(
             self._spec,
             data=arrays,
             device=self._device,
             teacher=teacher,
             teacher_logits=self._teacher_logits(teacher, arrays, cache=cache_logits),
             at_step=at_step,
-            at_batch=at_batch,
+            at_batch=keep_up,
             ranks=self._ranks,
         )
-
-    def _scalars(self, training: Training) -> Callable[[Epoch], None]:
-        """Writes an epoch to `<results>/tensorboard/<run>` (`--tensorboard`), or does nothing."""
-        if not self._execution.tensorboard:
-            return lambda epoch: None
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder = self._store.root / "tensorboard" / self._spec.folder
-        writer = SummaryWriter(str(folder), purge_step=training.epoch)
-
-        def write(epoch: Epoch) -> None:
-            for name, value in epoch.line(attempt=0).items():
-                if value is not None and name not in ("epoch", "attempt"):
-                    writer.add_scalar(name, value, epoch.epoch)
-            writer.flush()
-
-        return write
+        if record is None:
+            training.load(self._ranks.receive())
+        else:
+            record.resume(training)
+            self._ranks.send(training.state)
+        for epoch in training.epochs():
+            if record is not None:
+                record.add(epoch, training)
+        self._ranks.leave()
+        return training, arrays
 
     def _teacher(self, arrays: Arrays) -> FrozenTeacher | None:
         teacher = self._spec.teacher
@@ -308,7 +248,7 @@ class _Work:
             self._store.teacher_logits_path,
             spec=self._spec,
             weights_digest=reading.digest(self._teacher_path()),
-            numerics=self._numerics,
+            numerics=self.numerics,
             batch=batch,
         )
         return TeacherLogits(
