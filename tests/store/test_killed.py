@@ -59,14 +59,6 @@ def test_repeated_kills_at_random_points_cost_nothing_but_time(
         assert play.outcome(root, tiny_spec) == expected
 
 
-def test_the_environment_names_a_write_point_to_die_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Any
-) -> None:
-    monkeypatch.setattr(files, "_points_left", 3)
-    assert play.Child(lambda: files.write_atomic(tmp_path / "x", b"")).wait() == -signal.SIGKILL
-    assert not (tmp_path / "x").exists()
-
-
 def test_an_owner_stopped_at_any_write_point_does_no_harm_when_it_wakes(
     tmp_path: Path, tiny_spec: RunSpec, play: Any
 ) -> None:

@@ -69,9 +69,9 @@ def stage(
     for name, source in weights.items():
         if not reading.is_safe_name(name):
             raise ValueError(f"weights cannot be named {name!r}")
-        data = source.read_bytes()
-        files.write_atomic(staged / WEIGHTS / name, data)
-        digests[name] = hashlib.sha256(data).hexdigest()
+        files.link_or_copy(source, staged / WEIGHTS / name)
+        digests[name] = reading.digest(staged / WEIGHTS / name)
+    files.sync_folder(staged / WEIGHTS)
     return {METRICS: hashlib.sha256(lines).hexdigest()}, digests
 
 

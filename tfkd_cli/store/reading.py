@@ -27,17 +27,16 @@ packs: dict[Path, Path] = {}
 
 
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
-    """A file of the store that cannot be believed; `path` says which."""
+    """A file of the store that cannot be believed."""
 
     def __init__(self, path: Path, problem: str, *, expected: str = "", hint: str = "") -> None:
         folder = next((each for each in path.parents if each in packs), None)
         shown = f"{packs[folder]} ({path.relative_to(folder)})" if folder else str(path)
+        self.has_own_hint = bool(hint or folder)
+        if folder:
+            hint = "copy the pack again, or make it again with `tfkd pack`."
         again = f"move it away (mv '{path}' '{path}.bad'), then give the same command again."
         super().__init__(f"{shown}: {problem}", expected=expected, hint=hint or again)
-        self.path, self.problem, self.has_own_hint = path, problem, bool(hint)
-        if folder:
-            self.hint = "copy the pack again, or make it again with `tfkd pack`."
-            self.has_own_hint = True
 
 
 def is_safe_name(name: object) -> bool:

@@ -199,11 +199,10 @@ class _Work:
             at_batch=keep_up,
             ranks=self._ranks,
         )
-        if record is None:
-            training.load(self._ranks.receive())
-        else:
+        if record is not None:
             record.resume(training)
-            self._ranks.send(training.state)
+        if self._ranks.size > 1:
+            training.load(self._ranks.of_first(training.state))
         for epoch in training.epochs():
             if record is not None:
                 record.add(epoch, training)
