@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 import time
-import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -51,7 +50,7 @@ class Store:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
             if writable and root.exists():
-                _try_writing(root)
+                tempfile.TemporaryFile(dir=root).close()
         except OSError as error:
             raise RequestError(
                 f"cannot write the results folder {root}: {error.strerror}.",
@@ -185,7 +184,7 @@ class Store:
             with contextlib.suppress(OSError):
                 os.utime(path)  # asked again: the newest wish
             return path.stem
-        name = f"{_stamp()}-{digest}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
         files.create_once(folder / f"{name}.json", encoded)
         return name
 
@@ -201,9 +200,8 @@ class Store:
         folder, dated = self.root / "requests", []
         try:
             with os.scandir(folder) as entries:
-                dated = [
-                    (e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)
-                ]
+                named = [e for e in entries if e.name.endswith(".json") and reading.is_safe_name(e.name)]
+                dated = [(each.stat(follow_symlinks=False).st_mtime, each.name) for each in named]
         except FileNotFoundError:
             return
         except OSError as error:
@@ -213,22 +211,6 @@ class Store:
                 yield _read_request(folder / name)
             except RunError as error:
                 yield error
-
-    def add_submission(self, data: Mapping[str, Any]) -> str:
-        """Keep what a backend is to run, as `submissions/<id>/submission.json`; the id."""
-        name = f"{_stamp()}-{uuid.uuid4().hex[:10]}"
-        path = self.submission_path(name)
-        files.make_folder(path)
-        files.create_once(path / "submission.json", files.encode_json(dict(data)))
-        return name
-
-    def submission(self, name: str) -> dict[str, Any]:
-        """What `add_submission` was given; DamagedFile when it cannot be read."""
-        path = self.submission_path(name) / "submission.json"
-        value = reading.read_object(path)
-        if value is None:
-            raise RequestError(f'no submission "{name}" in {self.root}.')
-        return value
 
     def submission_path(self, name: str) -> Path:
         """`submissions/<id>`; RequestError for an id that could not be one."""
@@ -242,10 +224,6 @@ def _names_run(text: str, name: str) -> bool:
     if re.fullmatch(r"[0-9a-f]{4,64}", text) and name[-12:].startswith(text[:12]):
         return True
     return len(text) >= 4 and name.startswith(text)
-
-
-def _is_request(name: str) -> bool:
-    return name.endswith(".json") and reading.is_safe_name(name)
 
 
 def _short_digest(data: bytes) -> str:
@@ -263,13 +241,3 @@ def _read_request(path: Path) -> dict[str, Any]:
         )
     asked: dict[str, Any] = reading.as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
     return {**asked, "id": path.stem}
-
-
-def _stamp() -> str:
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-
-
-def _try_writing(root: Path) -> None:
-    probe = root / f".writable.{uuid.uuid4().hex[:16]}.tmp"
-    probe.touch(exist_ok=False)
-    probe.unlink()

@@ -10,6 +10,8 @@ to the disk, would take 15 s.
 from __future__ import annotations
 
 import re
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,10 +80,12 @@ def write(
 
     `more` is stored beside it: the profile, the staged code.
     """
-    settings = {"created": provenance.now(), "execution": execution.to_json()}
-    name = store.add_submission({"schema": 2, "backend": backend, **more, **settings})
+    created = provenance.now()
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:10]}"
     folder = store.submission_path(name)
     files.make_folder(folder / "jobs")
+    settings = {"schema": 2, "backend": backend, **more, "created": created, "execution": execution.to_json()}
+    files.create_once(folder / "submission.json", files.encode_json(settings))
     for start in range(0, len(jobs), JOBS_PER_FILE):
         chunk = [[_encoded(run) for run in runs] for runs in jobs[start : start + JOBS_PER_FILE]]
         files.create_once(_jobs_path(folder, start), files.encode_json(chunk, indent=None))
@@ -98,7 +102,10 @@ def read_job(store: str, submission: str, index: str) -> Job:
     RequestError when there is none, DamagedFile when the submission's files cannot be believed.
     """
     opened = Store.open(Path(store), create=False)
-    folder, data = opened.submission_path(submission), opened.submission(submission)
+    folder = opened.submission_path(submission)
+    settings: _Submission | None = reading.read_as(folder / "submission.json", _Submission)
+    if settings is None:
+        raise RequestError(f'no submission "{submission}" in {opened.root}.')
     place, _, member = index.partition(".")
     try:
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", index):
@@ -114,8 +121,7 @@ def read_job(store: str, submission: str, index: str) -> Job:
     with reading.found_in(path):
         runs = tuple(JobRun(RunSpec.from_json(r.spec), r.weights, r.caches_logits) for r in chosen)
     with reading.found_in(folder / "submission.json"):
-        hint = "give the command again: it writes a new submission."
-        execution = Execution.from_json(schema.convert(data, _Submission, hint=hint).execution)
+        execution = Execution.from_json(settings.execution)
     threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
     execution = replace(execution, threads=threads)
     return Job(store=opened, submission=submission, index=index, execution=execution, runs=runs)

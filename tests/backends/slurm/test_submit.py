@@ -344,7 +344,7 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 0))
-    data = store.submission(sent.submission)
+    data = json.loads((store.submission_path(sent.submission) / "submission.json").read_text())
     staged = store.code_path / data["code"]
     assert data["execution"]["threads"] == 1  # a GPU is asked for: one thread feeds it
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()
