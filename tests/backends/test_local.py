@@ -143,9 +143,10 @@ def test_ctrl_c_stops_the_workers_which_save_and_the_same_call_goes_on(
     waiting = replace(long, seed=1)
 
     def interrupt(event: Event) -> None:
-        if event.kind == "progress" and event.epoch:
-            raise KeyboardInterrupt
+        if event.kind == "progress" and event.epoch and signal.getsignal(signal.SIGINT) != before:
+            signal.raise_signal(signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     outcome, _ = do([long, waiting], store, tiny_data, jobs=1, on_event=interrupt)
     assert outcome == Outcome(interrupted=True)
     assert store.run(long).state().status == "resumable"
@@ -167,11 +168,11 @@ def test_a_second_ctrl_c_kills_the_workers(
             pids.append(lease.pid)
             os.kill(lease.pid, signal.SIGSTOP)  # it will not heed the first one
             monkeypatch.setattr(local, "wait", again)
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def again(*_: object, **__: object) -> None:
         monkeypatch.undo()
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     outcome, _ = do([long], store, tiny_data, on_event=interrupt)
     assert outcome == Outcome(interrupted=True)

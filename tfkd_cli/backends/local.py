@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -51,13 +51,13 @@ def run_local(
         backend="local",
     )
     pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
-    with pool.ctrl_c:
-        try:
+    try:
+        with _noting_ctrl_c(pool.outcome):
             pool.work()
-        except KeyboardInterrupt:
-            pool.interrupt()
-        finally:
-            pool.close()
+    except KeyboardInterrupt:
+        pool.outcome.interrupted = True
+    finally:
+        pool.close()
     return pool.outcome
 
 
@@ -80,41 +80,28 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     return left
 
 
-class _CtrlC:
-    """Raises KeyboardInterrupt for each Ctrl-C, again where the first one came to nothing.
+@contextlib.contextmanager
+def _noting_ctrl_c(outcome: Outcome) -> Iterator[None]:
+    """The first Ctrl-C is noted, and the pool looks for it; the next raises KeyboardInterrupt, as usual.
 
-    It is noted and looked at later, like the signals of a worker (`worker.Stop.leave_if_asked`, which says
-    why); here a second one counts, too. A SIGINT that is ignored (`nohup`) stays ignored.
+    What a signal handler raises may be lost (`worker.Stop.leave_if_asked`). A SIGINT that is ignored
+    (`nohup`) stays ignored.
     """
+    before = signal.getsignal(signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()
+    if before is not signal.default_int_handler or not here:
+        yield
+        return
 
-    def __init__(self) -> None:
-        self._pending = False
+    def note(number: int, frame: FrameType | None) -> None:
+        outcome.interrupted = True
+        signal.signal(signal.SIGINT, before)
 
-    def __enter__(self) -> None:
-        self._before = signal.getsignal(signal.SIGINT)
-        self._installed = (
-            self._before is signal.default_int_handler
-            and threading.current_thread() is threading.main_thread()
-        )
-        if self._installed:
-            signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._pending = True
-        raise KeyboardInterrupt
-
-    def raise_if_pending(self) -> None:
-        """Raise for a Ctrl-C that was not answered yet."""
-        if self._pending:
-            raise KeyboardInterrupt
-
-    def answered(self) -> None:
-        """The last Ctrl-C has been acted on."""
-        self._pending = False
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(kw_only=True)
@@ -160,7 +147,6 @@ class _Pool:
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
         self.outcome = Outcome()
-        self.ctrl_c = _CtrlC()
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
@@ -177,13 +163,17 @@ class _Pool:
         self._elsewhere: dict[str, float] = {}  # folder → when to look again
 
     def work(self) -> None:
-        """Until nothing runs and nothing can be started."""
-        while True:
+        """Until nothing runs and nothing can be started; after Ctrl-C, until all workers have saved."""
+        while not self.outcome.interrupted:
             self._look_elsewhere()
-            while self._free and (ready := self._ready()):
+            while self._free and not self.outcome.interrupted and (ready := self._ready()):
                 self._start(min(ready, key=self._place.__getitem__))
             if not (self._running or self._elsewhere):
                 return
+            self._look()
+        for process in self._processes():
+            process.terminate()
+        while self._running:
             self._look()
 
     def _ready(self) -> list[str]:
@@ -191,32 +181,16 @@ class _Pool:
         done = set(self.outcome.done)
         return [each for each in self._waiting if self._teachers[each] <= done]
 
-    def interrupt(self) -> None:
-        """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
-        self.outcome.interrupted = True
-        self.ctrl_c.answered()
-        self._forget_unstarted()
-        for end in (BaseProcess.terminate, BaseProcess.kill):
-            with contextlib.suppress(KeyboardInterrupt):
-                for process in (each for running in self._running for each in running.processes.values()):
-                    end(process)
-                while self._running:
-                    self._look()
-            self.ctrl_c.answered()
-
     def close(self) -> None:
-        """No worker is left behind; those that still run after an interrupt are killed."""
-        self._forget_unstarted()
-        left = [process for running in self._running for process in running.processes.values()]
+        """No worker is left behind; those that still run after Ctrl-C are killed."""
+        left = [process for process in self._processes() if process.pid is not None]
         for process in left:
             process.kill() if self.outcome.interrupted else process.terminate()
         for process in left:
             process.join()
 
-    def _forget_unstarted(self) -> None:
-        for running in self._running:
-            running.processes = {r: each for r, each in running.processes.items() if each.pid is not None}
-        self._running = [each for each in self._running if each.processes]
+    def _processes(self) -> list[BaseProcess]:
+        return [process for running in self._running for process in running.processes.values()]
 
     def _start(self, folder: str) -> None:
         environments = self._slots.environments
@@ -241,9 +215,7 @@ class _Pool:
 
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""
-        self.ctrl_c.raise_if_pending()
-        left = [process for running in self._running for process in running.processes.values()]
-        ready = wait([process.sentinel for process in left], timeout=POLL_SECONDS)
+        ready = wait([process.sentinel for process in self._processes()], timeout=POLL_SECONDS)
         for running in list(self._running):
             running.collect(ready)
             if not running.processes:
