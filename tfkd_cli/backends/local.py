@@ -84,7 +84,7 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
 def _noting_ctrl_c(outcome: Outcome) -> Iterator[None]:
     """The first Ctrl-C is noted, and the pool looks for it; the next raises KeyboardInterrupt, as usual.
 
-    What a signal handler raises may be lost (`worker.Stop.leave_if_asked`). A SIGINT that is ignored
+    What a signal handler raises may be lost (`worker.Stop`). A SIGINT that is ignored
     (`nohup`) stays ignored.
     """
     before = signal.getsignal(signal.SIGINT)

@@ -175,7 +175,7 @@ class _Work:
         self, *, stop: Callable[[], str | None], record: Recorder | None = None, cache_logits: bool = False
     ) -> tuple[Training, Arrays]:
         """Train from the furthest state to the end. Rank 0 has a record; the others go on from its state."""
-        arrays = hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
+        arrays = self._arrays(stop)
         teacher = self._teacher(arrays)
         self._ranks.join(self._device)  # all ranks have what they need
 
@@ -208,6 +208,22 @@ class _Work:
                 record.add(epoch, training)
         self._ranks.leave()
         return training, arrays
+
+    def _arrays(self, stop: Callable[[], str | None]) -> Arrays:
+        """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
+
+        def progress(what: str, share: float) -> None:
+            if not share:
+                log.info(what)
+            if self._ranks.size == 1 and (reason := stop()):  # several ranks stop together, at a step
+                raise Interrupted(reason)
+
+        recipe, workers = self._spec.recipe, self._execution.data_workers
+        if workers is None:
+            workers = self._execution.threads or provenance.cores()
+        reading = Reading(decoder=recipe.decoder, corrupt=recipe.corrupt, workers=workers)
+        loaded = data.load(self._spec.dataset, execution=self._execution, reading=reading, progress=progress)
+        return hold_out(loaded, recipe.holdout)
 
     def _teacher(self, arrays: Arrays) -> FrozenTeacher | None:
         teacher = self._spec.teacher
@@ -259,19 +275,6 @@ class _Work:
             folder=folder,
             limit_bytes=1e9 * self._execution.teacher_cache_gb if cache else 0.0,
         )
-
-
-def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
-    """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
-    workers = (
-        execution.threads or provenance.cores() if execution.data_workers is None else execution.data_workers
-    )
-    return data.load(
-        spec.dataset,
-        execution=execution,
-        reading=Reading(decoder=spec.recipe.decoder, corrupt=spec.recipe.corrupt, workers=workers),
-        progress=lambda what, share: None if share else log.info(what),
-    )
 
 
 def _numerics(
