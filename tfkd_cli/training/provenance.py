@@ -36,9 +36,6 @@ FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
 """One of these exists where a driver is loaded: of NVIDIA, of AMD, and of Windows under WSL."""
 
-NUMERICS = ("device", "device_name", "threads", "torch")
-"""What two computations must share to be promised equal bit for bit (on the CPU)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
@@ -216,8 +213,13 @@ def device_count(kind: str) -> int:
 
 
 def numerics_of(device: torch.device, *, threads: int) -> dict[str, Any]:
-    """The numerics of a computation here, by the names of `NUMERICS`."""
+    """What two computations must share to be promised equal bit for bit (on the CPU)."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return dict(zip(NUMERICS, (device.type, name, threads, str(torch.__version__)), strict=True))
+    return {
+        "device": device.type,
+        "device_name": name,
+        "threads": threads,
+        "torch": str(torch.__version__),
+    }

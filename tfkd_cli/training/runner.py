@@ -221,8 +221,8 @@ class _Work:
         recipe, workers = self._spec.recipe, self._execution.data_workers
         if workers is None:
             workers = self._execution.threads or provenance.cores()
-        reading = Reading(decoder=recipe.decoder, corrupt=recipe.corrupt, workers=workers)
-        loaded = data.load(self._spec.dataset, execution=self._execution, reading=reading, progress=progress)
+        how = Reading(decoder=recipe.decoder, corrupt=recipe.corrupt, workers=workers)
+        loaded = data.load(self._spec.dataset, execution=self._execution, reading=how, progress=progress)
         return hold_out(loaded, recipe.holdout)
 
     def _teacher(self, arrays: Arrays) -> FrozenTeacher | None:
