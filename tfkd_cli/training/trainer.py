@@ -367,9 +367,7 @@ class Training:
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
         self.teacher_seconds = state["teacher_seconds"]
-        # States of before the parts had names have a place for a KL term, whatever the loss.
-        parts = len(self._sums) - 1
-        self._sums.copy_(torch.cat([state["sums"][:parts], state["sums"][-1:]]))
+        self._sums.copy_(state["sums"])
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])
         self.best_weights = dict(state["best_weights"])
