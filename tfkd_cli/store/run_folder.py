@@ -187,7 +187,7 @@ class RunFolder:
     def attempts(self) -> list[Path]:
         """The folders of the attempts, oldest first."""
         numbers = attempts.attempt_numbers(self.path)
-        return [attempts.attempt_path(self.path, number) for number in numbers]
+        return [publishing.attempt_path(self.path, number) for number in numbers]
 
     def log_path(self) -> Path | None:
         """The log of the newest attempt that has one, for `open_regular(…, below=self.path)`."""

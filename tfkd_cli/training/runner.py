@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,37 +81,42 @@ def run(
     if ranks.rank:
         _assist(spec, store=store, execution=execution, ranks=ranks, stop=stop)
         return {}
+    return _lead(spec, store=store, execution=execution, ranks=ranks, stop=stop, cache_logits=cache_logits)
+
+
+def _lead(
+    spec: RunSpec,
+    *,
+    store: Store,
+    execution: Execution,
+    ranks: Ranks,
+    stop: Callable[[], str | None],
+    cache_logits: bool,
+) -> dict[str, Any]:
+    folder = store.run(spec)
     attempt = _start_attempt(folder)
-    with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
-        ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
-        work = _Work(spec, store=store, execution=execution, ranks=ranks)
-        log.info("attempt %d of %s on %s", attempt.number, spec.folder, work.numerics)
-        record = Recorder(spec, folder=folder, attempt=attempt, numerics=work.numerics, execution=execution)
-        record.begin()
-        won = record.publish(*work.train(stop=stop, record=record, cache_logits=cache_logits))
-        log.info("done" if won else "done, but another attempt was first: its result stands")
-        result = folder.result()
-        if result is None:
-            raise RunError(f"{spec.folder} is trained, but its result cannot be found.")
-        return result
-
-
-@contextlib.contextmanager
-def _ending(attempt: Attempt, ranks: Ranks) -> Iterator[None]:
-    """However an attempt ends, nobody waits for its lease, and its failure is in the store."""
-    try:
-        yield
-    except Interrupted as stopped:
-        log.info("stopped: %s", stopped.reason)
-        attempt.release()
-        raise
-    except KeyboardInterrupt:
-        attempt.release()
-        raise
-    except BaseException as error:  # a student's own code may even call sys.exit
-        raise attempt_log.recorded(ranks.cause_of(error), attempt) from error
-    finally:
-        ranks.over()
+    with attempt_log.logged(attempt.log_path, verbose=execution.verbose):
+        try:
+            ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
+            work = _Work(spec, store=store, execution=execution, ranks=ranks)
+            log.info("attempt %d of %s on %s", attempt.number, spec.folder, work.numerics)
+            record = Recorder(
+                spec, folder=folder, attempt=attempt, numerics=work.numerics, execution=execution
+            )
+            record.begin()
+            won = record.publish(*work.train(stop=stop, record=record, cache_logits=cache_logits))
+            log.info("done" if won else "done, but another attempt was first: its result stands")
+            if (result := folder.result()) is None:
+                raise RunError(f"{spec.folder} is trained, but its result cannot be found.")
+            return result
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            log.info("stopped: %s", stopped)
+            attempt.release()  # so that nobody waits for its lease
+            raise
+        except BaseException as error:  # a student's own code may even call sys.exit
+            raise attempt_log.recorded(ranks.cause_of(error), attempt) from error
+        finally:
+            ranks.over()
 
 
 def _assist(
