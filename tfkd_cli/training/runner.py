@@ -41,10 +41,6 @@ log = logging.getLogger("tfkd")
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop; its state is saved."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
 
 class Blocked(RunError):  # noqa: N818 - it waits
     """A run cannot start: its teacher is not finished, or another process is training it."""

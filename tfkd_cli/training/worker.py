@@ -168,7 +168,7 @@ def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) 
             ranks=Ranks.of_environment(sync_batch_norm=job.execution.sync_batch_norm),
         )  # fmt: skip
     except runner.Interrupted as stopped:
-        return on_stop(stopped.reason)
+        return on_stop(str(stopped))
     except runner.Blocked as blocked:
         print(blocked, file=sys.stderr)
         return TRY_AGAIN
