@@ -30,9 +30,6 @@ class RunFolder:
         self.path = path
         self.name = path.name
 
-    def __repr__(self) -> str:
-        return f"RunFolder({self.name})"
-
     @property
     def short_key(self) -> str:
         """The 12 hex digits of the key that end the name."""

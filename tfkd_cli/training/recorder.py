@@ -174,8 +174,7 @@ class Recorder:
             metrics=self.lines,
             weights=weights | snapshots,
             result={
-                **self._result(training),
-                "class_names": self._class_names(training, arrays),
+                **self._result(training, arrays),
                 **self._soft_targets(training, arrays),
                 **({"skipped": sorted(training.skipped)} if training.skipped else {}),
             },
@@ -224,10 +223,6 @@ class Recorder:
             "weights": training.best_weights,
         }
 
-    def _class_names(self, training: Training, arrays: Arrays) -> list[str] | None:
-        """The names that go with the confusion matrix in `best`, which is of the best weights."""
-        return [str(name) for name in arrays.class_names] if training.best_scores.get("confusion") else None
-
     def _commits(self) -> dict[str, str]:
         """Attempt → the commit it ran, with the digest of what was changed on top of it."""
         found = {}
@@ -238,13 +233,10 @@ class Recorder:
                 found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
         return found
 
-    def _outside_epochs(self) -> float:
-        """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
-        epochs: float = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
-        return max(0.0, time.perf_counter() - self._began - epochs)
-
-    def _result(self, training: Training) -> dict[str, Any]:
+    def _result(self, training: Training, arrays: Arrays) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()
+        spent = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
+        names = [str(name) for name in arrays.class_names]
         last_scores = {name: value for name, value in training.last_scores.items() if name != "confusion"}
         return {
             "key": self.spec.key,
@@ -254,7 +246,8 @@ class Recorder:
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
-            "start_seconds": self._outside_epochs(),
+            # Of this attempt, what was not spent in epochs: data, networks, saving.
+            "start_seconds": max(0.0, time.perf_counter() - self._began - spent),
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
             "attempts": self.attempt.number,
             "numerics": {**self.numerics, "mixed": self.mixed},
@@ -264,4 +257,5 @@ class Recorder:
             "commits": self._commits(),
             "versions": provenance.versions(),
             "finished_at": provenance.now(),
+            "class_names": names if training.best_scores.get("confusion") else None,  # of its rows
         }

@@ -139,18 +139,7 @@ def begin(store: str, submission: str, index: str, environment: Mapping[str, str
 
 
 def _do_run(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    try:
-        _prepare_process(job)
-        return _train(job, run, stop=stop, on_stop=on_stop)
-    except TfkdError as error:
-        print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        why = RunError("the student's own code raised KeyboardInterrupt.", hint="look into its module.")
-        print(why, file=sys.stderr)
-    return CRASHED
-
-
-def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+    _prepare_process(job)
     from tfkd_cli.training import preload  # torch: only now, with its threads set
 
     if preload.failure is not None:
@@ -167,12 +156,18 @@ def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) 
             cache_logits=run.caches_logits, weights=run.weights,
             ranks=Ranks.of_environment(sync_batch_norm=job.execution.sync_batch_norm),
         )  # fmt: skip
+        return DONE
     except runner.Interrupted as stopped:
         return on_stop(str(stopped))
     except runner.Blocked as blocked:
         print(blocked, file=sys.stderr)
         return TRY_AGAIN
-    return DONE
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        why = RunError("the student's own code raised KeyboardInterrupt.", hint="look into its module.")
+        print(why, file=sys.stderr)
+    return CRASHED
 
 
 def _prepare_process(job: Job) -> None:
