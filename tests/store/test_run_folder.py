@@ -150,23 +150,6 @@ def test_an_owner_elsewhere_is_taken_for_dead_after_ten_minutes(run: RunFolder) 
     assert run.claim_attempt(owner={}) is not None
 
 
-def test_a_wrong_clock_here_neither_kills_nor_revives_an_owner(
-    store: Store, run: RunFolder, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run.start_attempt(owner={"host": "another", "pid": 1})
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 7200)
-    lease._ahead.clear()
-    assert Store(store.root).run(tiny_spec).state().status == "running"
-    past = now - lease.LIVE_SECONDS - 60
-    os.utime(run.path / "attempts/0001/owner.json", (past, past))
-    monkeypatch.setattr(time, "time", lambda: now - 700)
-    lease._ahead.clear()
-    assert Store(store.root).run(tiny_spec).state().status == "todo"
-    monkeypatch.undo()
-    lease._ahead.clear()
-
-
 def test_an_overtaken_owner_is_told_and_does_not_take_the_lease_back(run: RunFolder) -> None:
     old = run.start_attempt(owner={})
     new = run.start_attempt(owner={"pid": 1})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfkd_cli.regular_files import link_on_the_way
-from tfkd_cli.store import attempts, files, lease, teacher_logits
+from tfkd_cli.store import attempts, files, teacher_logits
 from tfkd_cli.store.publishing import WEIGHTS
 from tfkd_cli.store.run_folder import RunFolder
 
@@ -100,7 +101,7 @@ def _temporary(folder: Path) -> Iterator[Cleanable]:
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names) if is_temporary(name)):
             with contextlib.suppress(FileNotFoundError):
-                if lease.age(path) > _OLD_SECONDS:
+                if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
                     yield Cleanable(path, _size(path), "left by a write that was cut short")
 
 

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -29,8 +27,6 @@ JOB_VARIABLE = "TFKD_JOB"
 
 OWNER = "owner.json"
 _LIMIT = 64 << 10  # bytes
-_ahead: dict[int, float] = {}
-"""Device → by how many seconds its file server's clock is ahead of this machine's."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +71,7 @@ def read(path: Path) -> Lease | None:
     """The lease in a file; a damaged one is none."""
     try:
         found: Lease | None = reading.read_as(path, Lease, limit=_LIMIT)
-        return found and msgspec.structs.replace(found, age=age(path))
+        return found and msgspec.structs.replace(found, age=time.time() - path.lstat().st_mtime)
     except (OSError, RunError):
         return None
 
@@ -110,28 +106,3 @@ def _exists(pid: int) -> str:
     except OSError:
         pass
     return "alive"
-
-
-def age(path: Path) -> float:
-    """Seconds since `path` was written, by the clock of the file server, whatever this machine's says.
-
-    The server is asked once, by a probe file beside `path`; where none can be written, this machine's clock
-    counts.
-    """
-    found = path.lstat()
-    if found.st_dev not in _ahead:
-        _ahead[found.st_dev] = _probe(path.parent)
-    return time.time() + _ahead[found.st_dev] - found.st_mtime
-
-
-def _probe(folder: Path) -> float:
-    probe = folder / f".clock.{uuid.uuid4().hex[:16]}.tmp"
-    try:
-        probe.write_bytes(b"?")
-        ahead = probe.stat().st_mtime - time.time()
-    except OSError:
-        return 0.0
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-    return ahead if abs(ahead) > 1.0 else 0.0
