@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from tfkd_cli.schema import Count, Digest, Record
 from tfkd_cli.store import description, files, lease, publishing, reading
 from tfkd_cli.store.lease import OWNER
 from tfkd_cli.store.publishing import ATTEMPTS, STAGED, attempt_path, encode_lines
-from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.run_state import LINE, METRICS, SCHEMA, Environment, Failure, sealed, unsealed
+from tfkd_cli.store.reading import DamagedFile
+from tfkd_cli.store.run_state import METRICS, SCHEMA, Environment, Failure, sealed, unsealed
 
 FAILURE = "failure.json"
 ENVIRONMENT = "env.json"
@@ -72,16 +72,6 @@ def attempt_numbers(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 10)
 
 
-def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
-    """An atomic mkdir of a folder that says from its first moment whose it is, and of which run."""
-    target = attempt_path(run, number)
-    files.make_folder(target.parent)
-    content = {OWNER: lease.encode(owner, progress={})}
-    with contextlib.suppress(RunError):
-        content[description.SPEC] = description.encode(description.read(run))
-    return files.make_filled_folder(target, content)
-
-
 def states(run: Path, number: int) -> list[State]:
     """The training states attempt `number` noted, newest first; their bytes are not looked at."""
     found = []
@@ -119,18 +109,10 @@ def environment(run: Path, number: int) -> dict[str, Any]:
     return {} if data is None else unsealed(data, Environment, path=path)
 
 
-def latest_metrics(run: Path) -> Lines:
-    """The metrics of the newest attempt that has any (each begins with what it took over)."""
-    for number in reversed(attempt_numbers(run)):
-        lines = reading.read_lines(attempt_path(run, number) / METRICS, *LINE)
-        if lines is not None:
-            return lines
-    return Lines([])
-
-
 def begin(run: Path, *, given: Mapping[str, Any], alone: bool) -> Attempt | None:
     """The next attempt, with a number that no other caller gets; `given` says what is known of its owner.
 
+    Its folder is placed whole: it says from its first moment whose it is, and of which run.
     `alone`: None while somebody else is at work on the newest one, or where another caller was faster.
     """
     publishing.finish(run)
@@ -138,8 +120,12 @@ def begin(run: Path, *, given: Mapping[str, Any], alone: bool) -> Attempt | None
     holder = lease.read(attempt_path(run, newest) / OWNER)
     if alone and holder is not None and holder.live:
         return None
+    files.make_folder(run / ATTEMPTS)
+    content = {OWNER: lease.encode(owner, progress={})}
+    with contextlib.suppress(RunError):
+        content[description.SPEC] = description.encode(description.read(run))
     for number in itertools.count(newest + 1):
-        if _make(run, number, owner):
+        if files.make_filled_folder(attempt_path(run, number), content):
             return Attempt(run, number=number, owner=owner)
         if alone:
             break
@@ -227,19 +213,13 @@ class Attempt:
             won = (publishing.read_result(self._run) or {}).get("attempt") == self.number
         else:
             won = publishing.give_back(self._run, standing, attempt=self.number, staged=digests)
-        self._tidy(weights.values())
-        return won
-
-    def _tidy(self, sources: Iterable[Path]) -> None:
-        """A finished run needs no training states and no second names of its weights.
-
-        What a crash leaves of them, `tfkd clean` shows.
-        """
-        with contextlib.suppress(RunError):
+        # A finished run needs no training states and no second names of its weights.
+        with contextlib.suppress(RunError):  # what a crash leaves of them, `tfkd clean` shows
             files.remove(self.path / STAGED)
-            for source in sources:
+            for source in weights.values():
                 if source.is_relative_to(self.path):
                     files.remove(source)
             for state in all_states(self._run):
                 state.drop()
         self.release()
+        return won

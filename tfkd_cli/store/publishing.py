@@ -201,14 +201,6 @@ def _retrained_path(run: Path, number: int) -> Path:
     return run / ATTEMPTS / f"retrained-{number}.json"
 
 
-def vouched_weights(run: Path, result: Mapping[str, Any]) -> dict[str, str]:
-    """File name → digest of the weights this run stands for."""
-    digests = dict(result[WEIGHTS])
-    for again in retrained(run):
-        digests.update(again[WEIGHTS])
-    return digests
-
-
 def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
     """The weights the result names that are not there (freed by `clean`, or left out of a pack)."""
     _refuse_link(run / WEIGHTS)

@@ -117,8 +117,10 @@ class RunFolder:
 
         What had to be left out of these is said in words. DamagedFile where the published ones are damaged.
         """
-        if result is None:
-            return attempts.latest_metrics(self.path)
+        if result is None:  # each attempt begins with what it took over
+            paths = (path / METRICS for path in reversed(self.attempts()))
+            found = (reading.read_lines(path, *LINE) for path in paths)
+            return next((lines for lines in found if lines is not None), Lines([]))
         return reading.parse_lines(
             publishing.read_metrics(self.path, result), *LINE, path=self.path / METRICS
         )
@@ -131,7 +133,9 @@ class RunFolder:
         result = self.result()
         if result is None:
             raise RunError(f"{self.name} is not finished.", hint="give the command that trains it again.")
-        expected = publishing.vouched_weights(self.path, result).get(name)
+        expected = result["weights"].get(name)
+        for again in publishing.retrained(self.path):
+            expected = again["weights"].get(name, expected)
         if expected is None:
             known = ", ".join(sorted(result["weights"])) or "none"
             raise RunError(f'{self.name} keeps no weights "{name}".', expected=f"kept: {known}.")
@@ -139,14 +143,14 @@ class RunFolder:
         if path.is_symlink() or path.parent.is_symlink():
             raise DamagedFile(path, "is a link.", expected="a file of the store.")
         teaches = name != STUDENT  # which no command trains again for the sake of it
-        again = f"move the run away (mv '{self.path}' ELSEWHERE) and give the command that trains it again."
+        anew = f"move the run away (mv '{self.path}' ELSEWHERE) and give the command that trains it again."
         if not path.is_file():
             raise RunError(
                 f"{self.name} is finished, but its weights {name} are gone.",
-                hint="the command that needs them trains them again." if teaches else again,
+                hint="the command that needs them trains them again." if teaches else anew,
             )
         if reading.digest(path) != expected:
-            hint = f"rm '{path}' has it trained again; the result stays." if teaches else again
+            hint = f"rm '{path}' has it trained again; the result stays." if teaches else anew
             raise DamagedFile(path, "does not hold the weights its result vouches for.", hint=hint)
         return path
 
