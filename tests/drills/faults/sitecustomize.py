@@ -23,7 +23,7 @@ if point := os.environ.get("DRILL_KILL_COMMAND") or (FORKSERVER and os.environ.g
     _points = itertools.count(1)
 
     def _die(name: str) -> None:
-        if next(_points) == int(point):
+        if next(_points) == int(point or 0):
             os.kill(os.getpid(), signal.SIGKILL)
 
     files.at_write_point = _die
