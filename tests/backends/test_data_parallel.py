@@ -194,7 +194,7 @@ def test_a_run_goes_on_in_another_number_of_processes(
     train: Callable[..., Outcome], store: Store, tmp_path: Path, first: int, second: int
 ) -> None:
     assert train(LONG, processes=first, then=interrupt, more=SLOW).interrupted
-    assert train(LONG, processes=second).done == (LONG.folder,)
+    assert train(LONG, processes=second).done == [LONG.folder]
     log = log_of(store.run(LONG))
     assert "continuing in epoch" in log
     assert "the saved states were made with" in log
@@ -218,7 +218,7 @@ def test_a_rank_that_is_killed_ends_the_run_which_says_so_and_can_go_on(
     assert len(folder.attempts()) == 1
     if rank:  # rank 0 has written it down
         assert "rank 1 (process" in (folder.failure() or {})["message"]
-    assert train(LONG, processes=2).done == (LONG.folder,)
+    assert train(LONG, processes=2).done == [LONG.folder]
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.drill), 1])
