@@ -90,7 +90,7 @@ def train(execution: Execution, store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 
 def interrupt() -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def log_of(folder: RunFolder, attempt: int = -1) -> str:
