@@ -67,8 +67,6 @@ def stage(
     files.write_atomic(staged / METRICS, lines)
     digests = {}
     for name, source in weights.items():
-        if not reading.is_safe_name(name):
-            raise ValueError(f"weights cannot be named {name!r}")
         files.link_or_copy(source, staged / WEIGHTS / name)
         digests[name] = reading.digest(staged / WEIGHTS / name)
     files.sync_folder(staged / WEIGHTS)
