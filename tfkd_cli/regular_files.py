@@ -33,9 +33,9 @@ def open_regular(
     raise OSError(errno.EFBIG, f"it is enormous: {size:,} bytes of at most {limit:,}", str(path))
 
 
-def open_to_append(path: Path) -> io.FileIO:
+def open_to_append(path: Path) -> io.BufferedWriter:
     """`path`, made where it is missing, to write at its end; OSError for a link, or no regular file."""
-    return io.FileIO(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
+    return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW), "ab")
 
 
 def _open(path: Path, flags: int) -> int:

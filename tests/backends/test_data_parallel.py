@@ -90,7 +90,7 @@ def train(execution: Execution, store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 
 def interrupt() -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def log_of(folder: RunFolder, attempt: int = -1) -> str:
@@ -184,7 +184,7 @@ def test_each_process_decodes_its_own_part_of_the_images(tiny_data: TinyData, tm
         outcome = run_local(
             planned([spec], to), store=to, execution=execution, slots=chosen, on_event=lambda event: None
         )
-        assert outcome.done == (spec.folder,), outcome
+        assert outcome.done == [spec.folder], outcome
         done.append(to.run(spec))
     assert_alike(*done, images=4)
 
@@ -194,7 +194,7 @@ def test_a_run_goes_on_in_another_number_of_processes(
     train: Callable[..., Outcome], store: Store, tmp_path: Path, first: int, second: int
 ) -> None:
     assert train(LONG, processes=first, then=interrupt, more=SLOW).interrupted
-    assert train(LONG, processes=second).done == (LONG.folder,)
+    assert train(LONG, processes=second).done == [LONG.folder]
     log = log_of(store.run(LONG))
     assert "continuing in epoch" in log
     assert "the saved states were made with" in log
@@ -218,7 +218,7 @@ def test_a_rank_that_is_killed_ends_the_run_which_says_so_and_can_go_on(
     assert len(folder.attempts()) == 1
     if rank:  # rank 0 has written it down
         assert "rank 1 (process" in (folder.failure() or {})["message"]
-    assert train(LONG, processes=2).done == (LONG.folder,)
+    assert train(LONG, processes=2).done == [LONG.folder]
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.drill), 1])
@@ -256,7 +256,7 @@ def test_a_warning_to_any_rank_saves_once_and_stops_all(
     outcome = train(
         LONG, processes=2, then=lambda: os.kill(process_of(folder, rank), signal.SIGUSR2), more=SLOW
     )
-    assert outcome.done == (LONG.folder,)  # the pool has started it again
+    assert outcome.done == [LONG.folder]  # the pool has started it again
     assert len(folder.attempts()) == 2
     assert "stopped: USR2" in log_of(folder, 0)
     assert "continuing in epoch" in log_of(folder, 1)

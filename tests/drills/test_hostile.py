@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkd_cli.__main__ import main
-from tfkd_cli.store import Store, files, publishing
+from tfkd_cli.store import Store, reading, run_state
 
 if TYPE_CHECKING:
     from tests.drills.conftest import Drill
@@ -28,7 +28,6 @@ FILES = (
     "runs/{run}/spec.json",
     "runs/{run}/result.json",
     "runs/{run}/metrics.jsonl",
-    "runs/{run}/numerics.json",
     "runs/{run}/attempts/winner.json",
     "runs/{run}/attempts/0001/env.json",
     "runs/{run}/attempts/0001/metrics.jsonl",
@@ -229,7 +228,7 @@ def test_a_training_state_that_would_run_code_is_passed_over(
         run = attacked.store.run(each.spec())
         run.declare(each.spec())
         attempt = run.start_attempt(owner={})
-        attempt.save_state(lambda stream: stream.write(pickle.dumps(Evil(mark))), step=3, epoch=1)
+        attempt.save_state(pickle.dumps(Evil(mark)), step=3, epoch=1)
         attempt.release()
     recovers(attacked)
     assert not mark.exists()
@@ -245,8 +244,8 @@ def test_weights_that_would_run_code_are_refused_with_a_message(
     for run in attacked.store.runs():
         result = json.loads((run.path / "result.json").read_bytes())
         (run.path / "weights/best.pt").write_bytes(pickle.dumps(Evil(mark)))
-        result["weights"]["best.pt"] = files.digest(run.path / "weights/best.pt")
-        (run.path / "result.json").write_bytes(publishing.sealed(result))
+        result["weights"]["best.pt"] = reading.digest(run.path / "weights/best.pt")
+        (run.path / "result.json").write_bytes(run_state.sealed(result))
         if "kd" in run.name:
             shutil.rmtree(run.path)
     ended = attacked()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     MakeDrill = Callable[..., Drill]
     Recovers = Callable[[Drill], None]
 
-COMMAND, WORKERS = "TFKD_KILL_AT_WRITE", "DRILL_KILL_WORKERS"
+COMMAND, WORKERS = "DRILL_KILL_COMMAND", "DRILL_KILL_WORKERS"
 AT_ONCE = 2
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tfkd_cli import report
 from tfkd_cli.report import Written
-from tfkd_cli.store import publishing
+from tfkd_cli.store import run_state
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,7 +37,7 @@ class Grid:
     def change(self, index: int, **changes: Any) -> None:
         """Change a run's result.json, its digest too."""
         path = self.path(index) / "result.json"
-        path.write_bytes(publishing.sealed({**json.loads(path.read_text()), **changes}))
+        path.write_bytes(run_state.sealed({**json.loads(path.read_text()), **changes}))
 
     def report(self) -> Written:
         """Its report, beside it."""

@@ -76,6 +76,6 @@ def test_a_stopped_run_keeps_the_epochs_its_state_has(one_run: Any, tmp_path: Pa
     for epoch in (1, 2, 3):
         attempt.append_metrics(line(epoch, 1))
         if epoch == 2:
-            attempt.save_state(lambda stream: stream.write(b"state"), step=20, epoch=2)
+            attempt.save_state(b"state", step=20, epoch=2)
     attempt.release()
     assert hours(campaign, tmp_path) == {"used": 3, "wasted": 1}

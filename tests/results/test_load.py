@@ -17,7 +17,7 @@ from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import LOSSES, Distillation, LabelSmoothing, TfReg
 from tfkd_cli.results import columns
 from tfkd_cli.spec import TRAINER_VERSION, Recipe, RunSpec, Teacher
-from tfkd_cli.store import RunFolder, Store, publishing
+from tfkd_cli.store import RunFolder, Store, run_state
 
 BASELINE = RunSpec(dataset="digits", student="resnet8", recipe=Recipe().with_epochs(2))
 SPECS = (
@@ -179,7 +179,7 @@ def test_a_run_that_contradicts_its_metrics_is_damaged_and_has_no_number(store: 
     folder = store.run(SPECS[0])
     path = folder.path / "result.json"
     forged = {**json.loads(path.read_text()), "best": {"epoch": 2, "accuracy": 99.0}}
-    path.write_bytes(publishing.sealed(forged))
+    path.write_bytes(run_state.sealed(forged))
     runs, epochs = results.load(store.root)
     found = runs.set_index("run").loc[folder.name]
     assert found["status"] == "damaged"

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,20 +21,6 @@ from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store, files
 from tfkd_cli.store.reading import parse_json
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    files.write_atomic(path, b"old")
-
-    def half(stream: BinaryIO) -> None:
-        stream.write(b"ne")
-        raise ValueError("interrupted")
-
-    with pytest.raises(ValueError, match="interrupted"):
-        files.write_stream(path, half)
-    assert path.read_bytes() == b"old"
-    assert [each.name for each in tmp_path.iterdir()] == ["x"]
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_return(
@@ -81,50 +67,31 @@ def test_a_rename_that_the_server_did_but_reported_as_failed_counts(
     assert (tmp_path / "x").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
-def test_without_hard_links_a_file_is_still_created_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+def test_a_file_system_without_hard_links_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **more: Any) -> None:
-        raise OSError(number, os.strerror(number))
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refuse)
-    assert files.create_once(tmp_path / "x", b"first")
-    assert not files.create_once(tmp_path / "x", b"second")
-    assert (tmp_path / "x").read_bytes() == b"first"
+    with pytest.raises(RunError, match=r"cannot write[\s\S]*no hard links[\s\S]*--results"):
+        files.create_once(tmp_path / "x", b"first")
+    assert not list(tmp_path.iterdir())
 
 
-def test_without_hard_links_a_choice_cut_short_is_completed_with_the_first_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Any
-) -> None:
-    monkeypatch.setattr(os, "link", play.no_links)
-    files.create_once(tmp_path / "x", b"first")
-    (tmp_path / "x").unlink()
-    assert not files.create_once(tmp_path / "x", b"second")
-    assert (tmp_path / "x").read_bytes() == b"first"
-
-
-def save_like_torch(stream: BinaryIO) -> None:
-    """torch.save reports a full disk like this (torch 2.14)."""
-    try:
-        stream.write(b"0" * 4_000_000)
-    except OSError:
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598") from None
-
-
-def test_a_limit_on_file_size_is_named_even_under_torch_save(tmp_path: Path, play: Any) -> None:
+def test_a_limit_on_file_size_is_named(tmp_path: Path, play: Any) -> None:
     def work() -> bool:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         with pytest.raises(RunError, match=r"cannot write .*x\.pt: File too large[\s\S]*ulimit"):
-            files.write_stream(tmp_path / "x.pt", save_like_torch)
+            files.write_atomic(tmp_path / "x.pt", b"0" * 4_000_000)
         files.append(tmp_path / "lines", b"a" * 4000)
         with pytest.raises(RunError, match="File too large"):
-            files.append(tmp_path / "lines", b"b" * 200)
+            files.append(tmp_path / "lines", b"b" * 200)  # a line that is cut off
         return True
 
     assert play.Child(work).wait() == 0
     assert [each.name for each in tmp_path.iterdir()] == ["lines"]
-    assert (tmp_path / "lines").read_bytes() == b"a" * 4000
+    assert (tmp_path / "lines").read_bytes().startswith(b"a" * 4000)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a user to become")
@@ -183,10 +150,10 @@ def test_a_run_on_a_disk_that_was_full_goes_on_when_there_is_room(
     run = Store(small_disk / "results").run(tiny_spec)
     run.declare(tiny_spec)
     attempt = run.start_attempt(owner={})
-    kept = attempt.save_state(lambda stream: stream.write(b"1" * 5000), step=1, epoch=0)
+    kept = attempt.save_state(b"1" * 5000, step=1, epoch=0)
     hog.write_bytes(b"0" * (small_disk_room(small_disk) - 8192))
     with pytest.raises(RunError, match=r"No space left on device[\s\S]*tfkd clean"):
-        attempt.save_state(lambda stream: stream.write(b"2" * 50_000), step=2, epoch=0)
+        attempt.save_state(b"2" * 50_000, step=2, epoch=0)
     assert run.newest_states() == [kept]
     attempt.fail({"message": "full"})
     hog.unlink()

@@ -25,23 +25,10 @@ def expected(tmp_path: Path, tiny_spec: RunSpec, play: Any) -> dict[str, bytes]:
     return published
 
 
-@pytest.mark.parametrize(
-    ("links", "stride"),
-    [(True, 1), (False, 4), pytest.param(False, 1, marks=pytest.mark.drill)],
-    ids=["links", "no-links", "no-links-all"],
-)
 def test_a_kill_at_any_write_point_costs_nothing_but_time(
-    tmp_path: Path,
-    tiny_spec: RunSpec,
-    play: Any,
-    expected: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    links: bool,
-    stride: int,
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, expected: Any
 ) -> None:
-    if not links:
-        monkeypatch.setattr(os, "link", play.no_links)
-    for point in itertools.count(1, stride):
+    for point in itertools.count(1):
         root = tmp_path / str(point)
         child = play.Child(lambda: _train_until(root, tiny_spec, play=play, point=point))  # noqa: B023
         ended = child.wait()
@@ -72,18 +59,11 @@ def test_repeated_kills_at_random_points_cost_nothing_but_time(
         assert play.outcome(root, tiny_spec) == expected
 
 
-def test_the_environment_names_a_write_point_to_die_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play: Any
-) -> None:
-    monkeypatch.setattr(files, "_points_left", 3)
-    assert play.Child(lambda: files.write_atomic(tmp_path / "x", b"")).wait() == -signal.SIGKILL
-    assert not (tmp_path / "x").exists()
-
-
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.drill)])
 def test_an_owner_stopped_at_any_write_point_does_no_harm_when_it_wakes(
-    tmp_path: Path, tiny_spec: RunSpec, play: Any
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, stride: int
 ) -> None:
-    for point in itertools.count(1):
+    for point in itertools.count(1, stride):
         root = tmp_path / str(point)
         sleeper = play.Child(lambda: _train_and_stop(root, tiny_spec, play=play, point=point))  # noqa: B023
         if not sleeper.is_stopped():
@@ -120,11 +100,17 @@ def test_a_kill_while_weights_are_given_back_leaves_them_missing_or_sound(
             break
 
 
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.drill)])
 def test_a_full_disk_at_any_write_point_is_one_clear_error_and_the_run_goes_on_later(
-    tmp_path: Path, tiny_spec: RunSpec, play: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_spec: RunSpec,
+    play: Any,
+    expected: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    stride: int,
 ) -> None:
     monkeypatch.setattr(files, "at_write_point", files.at_write_point)  # to be put back
-    for point in itertools.count(1):
+    for point in itertools.count(1, stride):
         root = tmp_path / str(point)
         disk = _FullDisk()
         play.at_point(point, disk.refuse)

@@ -39,7 +39,7 @@ def test_a_pack_is_read_like_the_store_it_came_from(store: Store, packed: Path, 
     assert reader.requests()[0]["names"] == ["demo"]
     states = reader.scan()
     assert {state.status for state in states.values()} == {"done", "failed"}
-    assert not states[tiny_spec.key].weights
+    assert states[tiny_spec.key].missing
     assert not list(reader.root.rglob("*.pt"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,18 +31,9 @@ def race(play: Any, processes: int, work: Callable[[int], object]) -> list[int]:
 
 
 @SIZES
-@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
 def test_of_many_racing_attempts_one_wins_and_its_files_stand_together(
-    tmp_path: Path,
-    tiny_spec: RunSpec,
-    play: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    processes: int,
-    rounds: int,
-    links: bool,
+    tmp_path: Path, tiny_spec: RunSpec, play: Any, processes: int, rounds: int
 ) -> None:
-    if not links:
-        monkeypatch.setattr(os, "link", play.no_links)
     for number in range(rounds):
         root = tmp_path / str(number)
         codes = race(play, processes, lambda who: play.train(root, tiny_spec, flavour=f"<{who}>"))  # noqa: B023
@@ -56,12 +46,7 @@ def test_of_many_racing_attempts_one_wins_and_its_files_stand_together(
 
 
 @SIZES
-@pytest.mark.parametrize("links", [True, False], ids=["links", "no-links"])
-def test_a_file_created_once_has_one_creator(
-    tmp_path: Path, play: Any, monkeypatch: pytest.MonkeyPatch, processes: int, rounds: int, links: bool
-) -> None:
-    if not links:
-        monkeypatch.setattr(os, "link", play.no_links)
+def test_a_file_created_once_has_one_creator(tmp_path: Path, play: Any, processes: int, rounds: int) -> None:
     for number in range(rounds):
         path = tmp_path / f"{number}.json"
         codes = race(play, processes, lambda who: files.create_once(path, b"%d" % who))  # noqa: B023

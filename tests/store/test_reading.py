@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfkd_cli.errors import RunError
 from tfkd_cli.store import reading
 from tfkd_cli.store.reading import DamagedFile
-from tfkd_cli.store.run_state import check_result
+from tfkd_cli.store.run_state import LINE, check_result
 
 PATH = Path("results/runs/x/result.json")
 
@@ -54,13 +54,14 @@ def test_any_bytes_are_lines_and_what_was_left_out(data: bytes) -> None:
 def test_a_last_line_cut_off_is_left_out_and_named() -> None:
     found = reading.parse_lines(b'{"epoch": 1}\n{"epoch": 2}\n{"epo', path=PATH)
     assert [line["epoch"] for line in found.lines] == [1, 2]
-    assert found.damage == f"{PATH}: line 3 is cut off and is left out."
+    assert found.damage == f"{PATH}: line 3 is cut off or damaged and is left out."
 
 
-def test_a_line_in_the_middle_is_left_out_and_named() -> None:
-    found = reading.parse_lines(b'{"epoch": 1}\nnonsense\n{"epoch": 3}\n', path=PATH)
+@pytest.mark.parametrize("bad", [b"nonsense", b'{"epoch": "2"}', b'{"lr": 1}', b'{"epoch": 2, "lr": 1e999}'])
+def test_a_line_in_the_middle_that_holds_no_epoch_or_other_than_numbers_is_left_out(bad: bytes) -> None:
+    found = reading.parse_lines(b'{"epoch": 1}\n%s\n{"epoch": 3, "lr": null}\n' % bad, *LINE, path=PATH)
     assert [line["epoch"] for line in found.lines] == [1, 3]
-    assert "line 2 cannot be read" in found.damage
+    assert "line 2 is" in found.damage
 
 
 def test_a_key_that_stands_twice_is_damage() -> None:
@@ -72,7 +73,7 @@ def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as stream:
         stream.truncate(1 << 40)  # sparse
     with pytest.raises(DamagedFile, match="1,099,511,627,776 bytes"):
-        reading.read_json(tmp_path / "x")
+        reading.read_object(tmp_path / "x")
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "device"])
@@ -88,7 +89,7 @@ def test_what_is_no_file_is_refused_and_does_not_block(tmp_path: Path, kind: str
     else:
         path = Path("/dev/zero")
     with pytest.raises(RunError, match="it is a"):
-        reading.read_json(path)
+        reading.read_object(path)
 
 
 @given(st.text())

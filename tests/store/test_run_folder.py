@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import Recipe, RunSpec
-from tfkd_cli.store import Attempt, DamagedFile, RunFolder, Store, files, lease, publishing
+from tfkd_cli.store import Attempt, DamagedFile, RunFolder, Store, files, lease, publishing, run_state
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def finished(store: Store, tiny_spec: RunSpec, play: Any) -> RunFolder:
 
 
 def save(attempt: Attempt, data: bytes, *, step: int) -> Path:
-    return attempt.save_state(lambda stream: stream.write(data), step=step, epoch=step)
+    return attempt.save_state(data, step=step, epoch=step)
 
 
 def test_a_run_is_declared_once_and_known_by_its_spec(run: RunFolder, tiny_spec: RunSpec) -> None:
@@ -124,22 +123,12 @@ def test_a_new_run_is_todo_then_running_then_resumable(run: RunFolder) -> None:
 
 def test_a_failed_run_says_why_until_a_new_attempt_begins(run: RunFolder) -> None:
     attempt = run.start_attempt(owner={})
-    assert attempt.fail({"kind": "ValueError", "message": "no"})
+    attempt.fail({"kind": "ValueError", "message": "no"})
     state = run.state()
     assert (state.status, state.failure) == ("failed", {"attempt": 1, "kind": "ValueError", "message": "no"})
     run.start_attempt(owner={}).release()
     assert run.state().status == "todo"
     assert run.failure() == state.failure
-
-
-def test_where_there_is_no_room_for_the_traceback_the_message_is_kept(run: RunFolder, play: Any) -> None:
-    def fail() -> None:
-        attempt = run.start_attempt(owner={})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        attempt.fail({"kind": "RunError", "message": "no room", "traceback": "x" * 20_000})
-
-    play.Child(fail).wait()
-    assert run.failure() == {"attempt": 1, "kind": "RunError", "message": "no room"}
 
 
 def test_an_owner_that_died_on_this_machine_is_known_to_be_dead(run: RunFolder, play: Any) -> None:
@@ -156,64 +145,41 @@ def test_an_owner_elsewhere_is_taken_for_dead_after_ten_minutes(run: RunFolder) 
     assert run.state().status == "running"
     assert run.claim_attempt(owner={}) is None
     past = time.time() - lease.LIVE_SECONDS - 60
-    for path in (run.path / "lease.json", run.path / "attempts/0001/owner.json"):
-        os.utime(path, (past, past))
+    os.utime(run.path / "attempts/0001/owner.json", (past, past))
     assert run.state().status == "todo"
     assert run.claim_attempt(owner={}) is not None
 
 
-def test_a_wrong_clock_here_neither_kills_nor_revives_an_owner(
-    store: Store, run: RunFolder, tiny_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run.start_attempt(owner={"host": "another", "pid": 1})
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 7200)
-    assert Store(store.root).run(tiny_spec).state().status == "running"
-    past = now - lease.LIVE_SECONDS - 60
-    os.utime(run.path / "lease.json", (past, past))
-    monkeypatch.setattr(time, "time", lambda: now - 700)
-    assert Store(store.root).run(tiny_spec).state().status == "todo"
-
-
 def test_an_overtaken_owner_is_told_and_does_not_take_the_lease_back(run: RunFolder) -> None:
-    old = run.start_attempt(owner={"uuid": "old"})
-    new = run.start_attempt(owner={"uuid": "new"})
+    old = run.start_attempt(owner={})
+    new = run.start_attempt(owner={"pid": 1})
     assert not old.heartbeat({"epoch": 9})
     old.release()
     assert new.heartbeat({"epoch": 1})
     found = run.lease()
     assert found is not None
-    assert (found.owner, found.attempt) == ("new", 2)
+    assert (found.pid, found.progress) == (1, {"epoch": 1})
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"uuid": 1}', b'{"uuid": "x", "attempt": "y"}', b"\0" * 99])
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"host": 1}', b'{"host": "x", "pid": "y"}', b"\0" * 99])
 def test_a_damaged_lease_is_none(run: RunFolder, data: bytes) -> None:
-    run.start_attempt(owner={}).release()
-    (run.path / "lease.json").write_bytes(data)
+    (run.start_attempt(owner={}).path / "owner.json").write_bytes(data)
     assert run.lease() is None
     assert run.claim_attempt(owner={}) is not None
 
 
-def test_numerics_are_fixed_by_the_first_attempt(run: RunFolder) -> None:
-    assert run.numerics() is None
-    assert run.fix_numerics({"threads": 1}) == {"threads": 1}
-    assert run.fix_numerics({"threads": 2}) == {"threads": 1}
-
-
-@pytest.mark.parametrize(
-    "damage", [b"", b"[]", b'{"threads": 9}' * 2, b'{"threads": "4"}', b'{"threads": 0}']
-)
-def test_damaged_numerics_are_those_of_the_attempt_that_saved_a_state(run: RunFolder, damage: bytes) -> None:
-    attempt = run.start_attempt(owner={})
-    attempt.write_env({"numerics": {"threads": 4, "device": "cpu"}})
-    save(attempt, b"state", step=1)
-    run.fix_numerics({"threads": 4, "device": "cpu"})
-    path = run.path / "numerics.json"
+def test_numerics_are_those_of_the_attempt_that_saved_the_furthest_state(run: RunFolder) -> None:
+    for threads, step in ((1, None), (2, 5), (3, 4), (4, None)):
+        attempt = run.start_attempt(owner={})
+        attempt.write_env({"numerics": {"threads": threads}})
+        if step:
+            save(attempt, b"state", step=step)
+    assert run.numerics() == {"threads": 2}
+    path = run.path / "attempts/0002/env.json"
     sound = path.read_bytes()
-    for bad in (damage, sound.replace(b"4", b"5", 1)):
-        path.write_bytes(bad)
-        assert run.numerics() == {"threads": 4, "device": "cpu"}
-        assert path.read_bytes() == sound
+    for damage in (b"", b"[]", sound * 2, sound.replace(b"2", b"9"), sound.replace(b"2", b'"2"')):
+        path.write_bytes(damage)
+        assert run.numerics() == {"threads": 3}
 
 
 def test_the_two_newest_states_of_an_attempt_are_kept(run: RunFolder) -> None:
@@ -263,12 +229,12 @@ def test_a_metrics_file_cut_off_is_read_up_to_there_and_said(run: RunFolder) -> 
     path = attempt.path / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     assert run.metrics() == [{"epoch": 1}]
-    assert "line 2 is cut off and is left out" in run.read_metrics(None).damage
+    assert "line 2 is cut off" in run.read_metrics(None).damage
 
 
 def test_a_finished_run_gives_its_records_and_keeps_no_training_states(finished: RunFolder) -> None:
     state, result = finished.state(), finished.result()
-    assert (state.status, state.weights, state.missing) == ("done", True, ())
+    assert (state.status, state.missing) == ("done", ())
     assert result is not None
     assert result["attempt"] == 1
     assert [line["epoch"] for line in finished.metrics()] == [1, 2]
@@ -282,7 +248,7 @@ def test_a_finished_run_gives_its_records_and_keeps_no_training_states(finished:
 def test_absent_weights_make_a_run_that_is_done_but_cannot_teach(finished: RunFolder) -> None:
     (finished.path / "weights/best.pt").unlink()
     state = finished.state()
-    assert (state.status, state.weights, state.missing) == ("done", False, ("best.pt",))
+    assert (state.status, state.missing) == ("done", ("best.pt",))
     assert state.can_teach(1)
     assert not state.can_teach("best")
     with pytest.raises(RunError, match=r"best\.pt are gone"):
@@ -319,7 +285,7 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
         "cut": lambda: note.write_bytes(sound[:20]),
         "link": lambda: note.symlink_to("/etc/passwd"),
         "pipe": lambda: os.mkfifo(note),
-        "another's": lambda: note.write_bytes(publishing.sealed({**json.loads(sound), "key": "0" * 64})),
+        "another's": lambda: note.write_bytes(run_state.sealed({**json.loads(sound), "key": "0" * 64})),
     }
     damaged[damage]()
     finished.declare(tiny_spec)
@@ -331,13 +297,12 @@ def test_a_damaged_note_on_weights_trained_again_vouches_for_nothing_and_stops_n
     assert b"yet others" in finished.weights("best.pt").read_bytes()
 
 
-def test_weights_with_other_bytes_are_damage_when_loaded(finished: RunFolder, store: Store) -> None:
+def test_weights_with_other_bytes_are_damage_when_loaded(finished: RunFolder) -> None:
     path = finished.path / "weights/best.pt"
     path.write_bytes(path.read_bytes() + b"!")
     assert finished.state().status == "done"
     with pytest.raises(DamagedFile, match=r"best\.pt: does not hold the weights its result vouches for"):
         finished.weights("best.pt")
-    assert store.scan(deep=True)[finished.spec().key].status == "damaged"
 
 
 @pytest.mark.parametrize("name", ["../result.json", "/etc/passwd", "best.pt\0", "best", ""])
@@ -354,7 +319,7 @@ def test_weights_behind_a_link_are_refused(finished: RunFolder, tmp_path: Path) 
         finished.weights("best.pt")
 
 
-DAMAGED = [b"", b"{", b"[]", b"{}", b'{"schema": 1}', b"[" * 99999, b"\xff\0"]
+DAMAGED = [b"", b"{}", b"[" * 99999, b"\xff\0"]
 
 
 @pytest.mark.parametrize("data", DAMAGED)
@@ -391,7 +356,7 @@ def test_a_result_without_a_sound_copy_is_damage_and_is_made_again_when_both_com
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 def test_no_flipped_bit_of_a_result_changes_what_is_read(finished: RunFolder, data: st.DataObject) -> None:
     """With the attempt's copy the result is repaired; in a pack, which has none, it is refused."""
     path = finished.path / "result.json"
@@ -400,7 +365,7 @@ def test_no_flipped_bit_of_a_result_changes_what_is_read(finished: RunFolder, da
     flipped = bytearray(sound)
     flipped[bit // 8] ^= 1 << bit % 8
     with pytest.raises(DamagedFile):
-        publishing.parse_result(bytes(flipped), path=path, key=finished.short_key)
+        publishing.parse_result(bytes(flipped), path, key=finished.short_key)
     path.write_bytes(flipped)
     assert finished.result() == result
     assert path.read_bytes() == sound

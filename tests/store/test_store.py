@@ -116,8 +116,6 @@ def test_any_text_is_a_run_or_a_wrong_request(store: Store, text: str) -> None:
         store.find(text)
     with pytest.raises(RequestError):
         store.folder(text)
-    with pytest.raises(RequestError):
-        store.submission(text)
 
 
 def test_a_request_is_kept_once_and_the_newest_wish_is_last(store: Store) -> None:
@@ -130,11 +128,10 @@ def test_a_request_is_kept_once_and_the_newest_wish_is_last(store: Store) -> Non
     assert [request["names"] for request in store.requests()] == [["demo"]]
 
 
-def test_a_submission_is_given_back_as_it_was(store: Store) -> None:
-    name = store.add_submission({"runs": [["a"], ["b"]]})
-    assert store.submission(name) == {"runs": [["a"], ["b"]]}
-    assert store.submission_path(name).is_dir()
-    assert store.add_submission({"runs": []}) != name
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a\0b", "x" * 300, ".hidden"])
+def test_a_submission_lies_among_the_submissions(store: Store, name: str) -> None:
+    with pytest.raises(RequestError, match="no submission's id"):
+        store.submission_path(name)
 
 
 def test_a_clear_message_when_a_file_stands_where_a_folder_must_be(store: Store) -> None:

@@ -17,7 +17,7 @@ from tfkd_cli import models
 from tfkd_cli.errors import RunError
 from tfkd_cli.methods import CrossEntropy, Distillation, TfReg
 from tfkd_cli.spec import ForeignTeacher, Recipe, RunSpec, Teacher
-from tfkd_cli.store import Store, files
+from tfkd_cli.store import Store, reading
 from tfkd_cli.training import checkpoints, provenance, runner
 from tfkd_cli.training.runner import Blocked, Interrupted
 
@@ -86,10 +86,8 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def test_a_run_leaves_its_result_metrics_and_weights(store: Store, baseline: RunSpec, run: Run) -> None:
-    epochs: list[int] = []
-    result = run(baseline, store, on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    result = run(baseline, store)
     folder = store.run(baseline)
-    assert epochs == [1, 2, 3]
     assert [line["epoch"] for line in folder.metrics()] == [1, 2, 3]
     assert set(result["weights"]) == {
         "best.pt", "last.pt", "student.pt", "epoch-001.pt", "epoch-002.pt", "epoch-003.pt"
@@ -202,12 +200,12 @@ def test_lines_beyond_the_checkpoint_are_left_behind(store: Store, baseline: Run
     class KilledError(KeyboardInterrupt):
         pass
 
-    def die(epoch: Any) -> None:
-        if epoch.epoch == 2:
+    def die() -> None:
+        if len(store.run(baseline).metrics()) == 2:
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(baseline, store, on_epoch=die)  # no state was saved: the lines of two epochs are
+        run(baseline, store, stop=die)  # no state was saved: the lines of two epochs are
     assert len(store.run(baseline).metrics()) == 2
     run(baseline, store)
     assert [line["attempt"] for line in store.run(baseline).metrics()] == [2, 2, 2]
@@ -241,11 +239,11 @@ def test_an_attempt_that_was_overtaken_stops(
 ) -> None:
     monkeypatch.setattr("tfkd_cli.training.recorder.HEARTBEAT_SECONDS", 0.0)
 
-    def overtake(epoch: Any) -> None:
+    def overtake() -> None:
         store.run(baseline).start_attempt(owner={})
 
     with pytest.raises(Interrupted, match="another attempt has taken over"):
-        run(baseline, store, on_epoch=overtake)
+        run(baseline, store, stop=overtake)
 
 
 def test_a_failure_is_kept_with_its_words_and_its_traceback(
@@ -377,7 +375,7 @@ def test_a_foreign_teacher_is_known_by_its_digest(
     network = models.build("resnet8", classes=2, channels=3, size=32)
     path = tmp_path / "theirs.pth.tar"
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, path)
-    teacher = ForeignTeacher(network="resnet8", digest=files.digest(path))
+    teacher = ForeignTeacher(network="resnet8", digest=reading.digest(path))
     spec = replace(baseline, loss=Distillation(), teacher=teacher)
     run(spec, store, execution={"sources": {teacher.digest: str(path)}})
     other = replace(spec, seed=1)
@@ -393,7 +391,7 @@ def test_a_published_teacher_is_the_file_in_torchs_cache_whose_digest_its_name_h
     path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    teacher = ForeignTeacher(network="torchvision:resnet18", digest=files.digest(path)[:8])
+    teacher = ForeignTeacher(network="torchvision:resnet18", digest=reading.digest(path)[:8])
     assert runner._foreign_weights(teacher, {}) == path
     with pytest.raises(RunError, match="other ones by now"):
         runner._foreign_weights(replace(teacher, digest="f37072fd"), {})

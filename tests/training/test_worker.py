@@ -5,7 +5,6 @@ Workers are started as the local backend starts them; one is started as SLURM st
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -248,35 +247,23 @@ def test_cancelled_is_final_and_a_time_limit_is_not() -> None:
     assert (stop(), worker.exit_code(stop() or "")) == (worker.TERMINATED, worker.CANCELLED)
 
 
-def test_a_signal_ends_a_run_at_once_while_there_is_nothing_to_save(
-    store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def preparing(*args: object, stop: worker.Stop, **more: object) -> None:
-        stop._note(signal.SIGTERM, None)
-        pytest.fail("it went on reading data until SLURM would have killed it")
-
-    monkeypatch.setattr(runner, "run", preparing)
-    monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
-    monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
-    name = submitted(store, tiny_data, spec)
-    code = worker.main(str(store.root), name, "0", on_stop={worker.TERMINATED: 75}.__getitem__)
-    assert code == 75
-
-
-def test_a_signal_that_a_callback_swallows_ends_it_once_torch_is_imported(
+def test_a_signal_ends_a_run_while_its_data_are_prepared(
     store: Store, spec: RunSpec, tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = worker.Stop()
 
-    def preparing(job: object) -> None:
-        with contextlib.suppress(worker.Leave):  # as in a callback of a weak reference
-            stop._note(signal.SIGTERM, None)
+    def loading(*_: object, progress: Callable[[str, float], None], **more: object) -> None:
+        stop._note(signal.SIGTERM, None)
+        progress("decoding", 0.5)
+        pytest.fail("it went on reading data until SLURM would have killed it")
 
-    monkeypatch.setattr(worker, "_prepare_process", preparing)
+    monkeypatch.setattr("tfkd_cli.data.load", loading)
+    monkeypatch.setattr(worker, "_prepare_process", lambda job: None)
     monkeypatch.setattr(worker.Stop, "listen", lambda stop: None)
     name = submitted(store, tiny_data, spec)
-    assert worker.main(str(store.root), name, "0", stop=stop) == worker.CANCELLED
-    assert not store.run(spec).attempts()
+    code = worker.main(str(store.root), name, "0", stop=stop, on_stop={worker.TERMINATED: 75}.__getitem__)
+    assert code == 75
+    assert store.run(spec).state().status == "todo"
 
 
 def test_a_signal_from_before_a_run_ends_it_before_it_begins(
@@ -289,14 +276,6 @@ def test_a_signal_from_before_a_run_ends_it_before_it_begins(
     stop._note(signal.SIGUSR2, None)
     assert worker.main(str(store.root), name, "0", stop=stop) == worker.TRY_AGAIN
     assert not store.run(spec).attempts()
-
-
-def test_once_there_is_something_to_save_a_signal_waits_for_the_step() -> None:
-    stop = worker.Stop()
-    with stop.at_once():
-        assert stop() is None
-        stop._note(signal.SIGTERM, None)
-        assert stop() == worker.TERMINATED
 
 
 def test_a_worker_as_slurm_starts_it_does_a_pack_and_loads_only_what_it_needs(

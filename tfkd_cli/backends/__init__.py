@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,16 +21,16 @@ class Event:
     message: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Outcome:
     """What became of the runs, by folder name; what is in none of these is still to do."""
 
-    done: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)  # of those that failed: why
-    blocked: tuple[str, ...] = ()
+    done: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)  # of those that failed: why
+    blocked: list[str] = field(default_factory=list)
     interrupted: bool = False
 
     @property
-    def failed(self) -> tuple[str, ...]:
+    def failed(self) -> list[str]:
         """Those that failed."""
-        return tuple(self.reasons)
+        return list(self.reasons)

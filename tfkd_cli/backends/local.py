@@ -12,9 +12,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from graphlib import TopologicalSorter
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -52,14 +51,14 @@ def run_local(
         backend="local",
     )
     pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
-    with pool.ctrl_c:
-        try:
+    try:
+        with _noting_ctrl_c(pool.outcome):
             pool.work()
-        except KeyboardInterrupt:
-            pool.interrupt()
-        finally:
-            pool.close()
-    return pool.outcome()
+    except KeyboardInterrupt:
+        pool.outcome.interrupted = True
+    finally:
+        pool.close()
+    return pool.outcome
 
 
 def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
@@ -81,41 +80,28 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
     return left
 
 
-class _CtrlC:
-    """Raises KeyboardInterrupt for each Ctrl-C, again where the first one came to nothing.
+@contextlib.contextmanager
+def _noting_ctrl_c(outcome: Outcome) -> Iterator[None]:
+    """The first Ctrl-C is noted, and the pool looks for it; the next raises KeyboardInterrupt, as usual.
 
-    It is noted and looked at later, like the signals of a worker (`worker.Stop.leave_if_asked`, which says
-    why); here a second one counts, too. A SIGINT that is ignored (`nohup`) stays ignored.
+    What a signal handler raises may be lost (`worker.Stop`). A SIGINT that is ignored
+    (`nohup`) stays ignored.
     """
+    before = signal.getsignal(signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()
+    if before is not signal.default_int_handler or not here:
+        yield
+        return
 
-    def __init__(self) -> None:
-        self._pending = False
+    def note(number: int, frame: FrameType | None) -> None:
+        outcome.interrupted = True
+        signal.signal(signal.SIGINT, before)
 
-    def __enter__(self) -> None:
-        self._before = signal.getsignal(signal.SIGINT)
-        self._installed = (
-            self._before is signal.default_int_handler
-            and threading.current_thread() is threading.main_thread()
-        )
-        if self._installed:
-            signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._pending = True
-        raise KeyboardInterrupt
-
-    def raise_if_pending(self) -> None:
-        """Raise for a Ctrl-C that was not answered yet."""
-        if self._pending:
-            raise KeyboardInterrupt
-
-    def answered(self) -> None:
-        """The last Ctrl-C has been acted on."""
-        self._pending = False
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(kw_only=True)
@@ -160,85 +146,58 @@ class _Pool:
         self, runs: Sequence[PlannedRun], *, store: Store, submission: str, slots: Slots, on_event: OnEvent
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
-        self._done: list[str] = []
-        self._reasons: dict[str, str] = {}  # of the failed ones
-        self._blocked: list[str] = []
-        self._interrupted = False
-        self.ctrl_c = _CtrlC()
+        self.outcome = Outcome()
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
-        self._children: dict[str, list[str]] = {}
-        self._graph: TopologicalSorter[str] = TopologicalSorter()
-        for spec in specs:
-            parents = [parent.folder for parent in spec.parents if parent.folder in self._index]
-            self._graph.add(spec.folder, *parents)
-            for parent in parents:
-                self._children.setdefault(parent, []).append(spec.folder)
-        self._graph.prepare()
+        self._teachers = {
+            spec.folder: {each.folder for each in spec.parents} & self._index.keys() for spec in specs
+        }
         # Every setting has one seed before any has a second, so that a table can be read early.
         left = left_seconds(runs)
-        self._place = {spec.folder: (spec.seed, -left[spec.folder]) for spec in specs}
+        self._place = {spec.folder: (spec.seed, -left[spec.folder], at) for at, spec in enumerate(specs)}
         self._launches: Counter[str] = Counter()
-        self._ready: list[str] = []
+        self._waiting = set(self._index)  # to be started
         self._free = list(range(len(slots.environments)))
         self._running: list[_Running] = []
         self._elsewhere: dict[str, float] = {}  # folder → when to look again
 
     def work(self) -> None:
-        """Until nothing runs and nothing can be started."""
-        while True:
-            self._ready += self._graph.get_ready()
+        """Until nothing runs and nothing can be started; after Ctrl-C, until all workers have saved."""
+        while not self.outcome.interrupted:
             self._look_elsewhere()
-            if self._free:
-                self._ready.sort(key=self._place.__getitem__)
-            while self._ready and self._free:
-                self._start(self._ready.pop(0))
-            if not (self._running or self._elsewhere or self._ready):
+            while self._free and not self.outcome.interrupted and (ready := self._ready()):
+                self._start(min(ready, key=self._place.__getitem__))
+            if not (self._running or self._elsewhere):
                 return
             self._look()
+        for process in self._processes():
+            process.terminate()
+        while self._running:
+            self._look()
 
-    def interrupt(self) -> None:
-        """Let all workers save and end, and wait for them; another Ctrl-C kills them."""
-        self._interrupted = True
-        self.ctrl_c.answered()
-        self._forget_unstarted()
-        for end in (BaseProcess.terminate, BaseProcess.kill):
-            with contextlib.suppress(KeyboardInterrupt):
-                for process in (each for running in self._running for each in running.processes.values()):
-                    end(process)
-                while self._running:
-                    self._look()
-            self.ctrl_c.answered()
+    def _ready(self) -> list[str]:
+        """What waits for a place only: its teachers are done."""
+        done = set(self.outcome.done)
+        return [each for each in self._waiting if self._teachers[each] <= done]
 
     def close(self) -> None:
-        """No worker is left behind; those that still run after an interrupt are killed."""
-        self._forget_unstarted()
-        left = [process for running in self._running for process in running.processes.values()]
+        """No worker is left behind; those that still run after Ctrl-C are killed."""
+        left = [process for process in self._processes() if process.pid is not None]
         for process in left:
-            process.kill() if self._interrupted else process.terminate()
+            process.kill() if self.outcome.interrupted else process.terminate()
         for process in left:
             process.join()
 
-    def _forget_unstarted(self) -> None:
-        for running in self._running:
-            running.processes = {r: each for r, each in running.processes.items() if each.pid is not None}
-        self._running = [each for each in self._running if each.processes]
-
-    def outcome(self) -> Outcome:
-        """What became of the runs so far."""
-        return Outcome(
-            done=tuple(self._done),
-            reasons=dict(self._reasons),
-            blocked=tuple(self._blocked),
-            interrupted=self._interrupted,
-        )
+    def _processes(self) -> list[BaseProcess]:
+        return [process for running in self._running for process in running.processes.values()]
 
     def _start(self, folder: str) -> None:
         environments = self._slots.environments
         in_use = [environments[each.slot] for each in self._running]
         slot = min(self._free, key=lambda slot: in_use.count(environments[slot]))  # the least shared GPU
         self._free.remove(slot)
+        self._waiting.remove(folder)
         self._launches[folder] += 1
         self._tell("started", folder)
         given = (str(self._store.root.absolute()), self._submission, str(self._index[folder]))
@@ -256,9 +215,7 @@ class _Pool:
 
     def _look(self) -> None:
         """Wait a moment for a worker to end, and report what has happened."""
-        self.ctrl_c.raise_if_pending()
-        left = [process for running in self._running for process in running.processes.values()]
-        ready = wait([process.sentinel for process in left], timeout=POLL_SECONDS)
+        ready = wait([process.sentinel for process in self._processes()], timeout=POLL_SECONDS)
         for running in list(self._running):
             running.collect(ready)
             if not running.processes:
@@ -288,12 +245,12 @@ class _Pool:
             self._elsewhere[folder] = time.monotonic() + ELSEWHERE_SECONDS
         elif code == worker.UNUSABLE:
             raise RunError(self._reason(folder, code))
-        elif self._interrupted and code != worker.CRASHED:
+        elif self.outcome.interrupted and code != worker.CRASHED:
             return
         elif len(running.codes) > 1 and running.lost:
             self._fail(folder, f"{running.lost}.\n{self._printed(folder)}".strip())
         elif code not in (worker.DONE, worker.CRASHED, worker.BAD_SPEC) and self._launches[folder] < LAUNCHES:
-            self._ready.append(folder)  # killed, or another process was in the way
+            self._waiting.add(folder)  # killed, or another process was in the way
         else:
             self._fail(folder, self._reason(folder, code))
 
@@ -304,19 +261,18 @@ class _Pool:
         return None
 
     def _finish(self, folder: str, *, accuracy: float) -> None:
-        self._done.append(folder)
-        self._graph.done(folder)
+        self.outcome.done.append(folder)
         self._tell("finished", folder, epoch=self._epochs[folder], accuracy=accuracy)
 
     def _fail(self, folder: str, reason: str) -> None:
-        self._reasons[folder] = reason
+        self.outcome.reasons[folder] = reason
         self._tell("failed", folder, message=reason)
         self._block_children(folder, failed=folder)
 
     def _block_children(self, folder: str, *, failed: str) -> None:
-        for child in self._children.get(folder, ()):
-            if child not in self._blocked:
-                self._blocked.append(child)
+        for child, teachers in self._teachers.items():
+            if folder in teachers and child not in self.outcome.blocked:
+                self.outcome.blocked.append(child)
                 self._tell("blocked", child, message=f"its teacher {failed} failed")
                 self._block_children(child, failed=failed)
 
@@ -347,8 +303,7 @@ class _Pool:
         if lease is None or not lease.live:
             return False
         if folder not in self._elsewhere:
-            host = lease.host.split()[0] if lease.host else "?"
-            self._tell("waiting", folder, message=f"process {lease.pid} on {host} works on it")
+            self._tell("waiting", folder, message=f"{lease} works on it")
         return True
 
     def _look_elsewhere(self) -> None:
@@ -363,4 +318,4 @@ class _Pool:
                 self._finish(folder, accuracy=state.result["best"]["accuracy"])
             else:
                 self._launches[folder] -= 1  # it was not its fault
-                self._ready.append(folder)
+                self._waiting.add(folder)

@@ -1,11 +1,15 @@
-"""The attempts of a run: numbered folders, and what each keeps for the next one."""
+"""The attempts of a run: numbered folders, and what each keeps for the next one.
+
+Only the owner of an attempt writes in its folder; publishing is the one way out of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +17,34 @@ import msgspec
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.schema import Count, Digest, Record
-from tfkd_cli.store import description, files, lease, reading
-from tfkd_cli.store.lease import LEASE, OWNER, Clock
-from tfkd_cli.store.reading import DamagedFile, Lines
-from tfkd_cli.store.run_state import METRICS, Environment, Failure, fitting
+from tfkd_cli.store import description, files, lease, publishing, reading
+from tfkd_cli.store.lease import OWNER
+from tfkd_cli.store.publishing import ATTEMPTS, STAGED, attempt_path, encode_lines
+from tfkd_cli.store.reading import DamagedFile
+from tfkd_cli.store.run_state import METRICS, SCHEMA, Environment, Failure, sealed, unsealed
 
-ATTEMPTS = "attempts"
 FAILURE = "failure.json"
 ENVIRONMENT = "env.json"
-STAGED = "publish"
 
 
-class _Note(Record):
+class State(Record):
     """`state-000001.json`, which stands for the training state beside it."""
 
     sha256: Digest
     size: Count
     step: Count
     epoch: Count
+    note: str = ""  # the path of this file, set when it is read
 
+    @property
+    def path(self) -> Path:
+        """The training state."""
+        return Path(self.note).with_suffix(".pt")
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """A saved training state: where, how far, and what its bytes must hash to."""
-
-    path: Path
-    attempt: int
-    number: int
-    step: int
-    epoch: int
-    size: int
-    sha256: str
+    @property
+    def attempt(self) -> int:
+        """The attempt that saved it."""
+        return int(self.path.parent.name)
 
     def is_sound(self) -> bool:
         """Whether the file still holds the bytes that were saved (reads all of it)."""
@@ -54,13 +55,8 @@ class State:
 
     def drop(self) -> None:
         """Remove it; the note first, so that no note ever stands for a missing file."""
-        files.remove(self.path.with_suffix(".json"))
+        files.remove(Path(self.note))
         files.remove(self.path)
-
-
-def attempt_path(run: Path, number: int) -> Path:
-    """`attempts/0003`."""
-    return run / ATTEMPTS / f"{number:04d}"
 
 
 def attempt_numbers(run: Path) -> list[int]:
@@ -76,77 +72,21 @@ def attempt_numbers(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 10)
 
 
-def new_attempt(run: Path, owner: Mapping[str, Any]) -> int:
-    """Make the folder of the next attempt, `owner` noted in it; its number, which no other caller gets."""
-    number = max(attempt_numbers(run), default=0) + 1
-    while not _make(run, number, owner):
-        number += 1
-    return number
-
-
-def claim(run: Path, owner: Mapping[str, Any], *, clock: Clock) -> int | None:
-    """Like `new_attempt`, but None when somebody is at work on the newest; of many callers one gets it."""
-    newest = max(attempt_numbers(run), default=0)
-    if newest and is_live(run, newest, clock=clock):
-        return None
-    return newest + 1 if _make(run, newest + 1, owner) else None
-
-
-def is_live(run: Path, number: int, *, clock: Clock) -> bool:
-    """Whether the owner of this attempt seems to be at work: not released or failed, a fresh sign of life."""
-    folder = attempt_path(run, number)
-    if (folder / FAILURE).exists() or not (folder / OWNER).exists():
-        return False
-    signs = (lease.read(path, clock=clock) for path in (run / LEASE, folder / OWNER))
-    return any(sign is not None and sign.attempt == number and sign.live for sign in signs)
-
-
-def _make(run: Path, number: int, owner: Mapping[str, Any]) -> bool:
-    """An atomic mkdir of a folder that says from its first moment whose it is, and of which run."""
-    target = attempt_path(run, number)
-    files.make_folder(target.parent)
-    content = {OWNER: lease.encode(owner, attempt=number, progress={})}
-    with contextlib.suppress(RunError):
-        content[description.SPEC] = description.encode(description.read(run))
-    return files.make_filled_folder(target, content)
-
-
 def states(run: Path, number: int) -> list[State]:
     """The training states attempt `number` noted, newest first; their bytes are not looked at."""
-    folder = attempt_path(run, number)
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - half the time of iterdir, in a scan
-    except OSError:
-        return []
-    notes = sorted((n for n in names if n.startswith("state-") and n.endswith(".json")), reverse=True)
-    return [state for name in notes if (state := _read_note(folder / name, number)) is not None]
-
-
-def _read_note(path: Path, attempt: int) -> State | None:
-    try:
-        note = reading.read_as(path, _Note, limit=4096)
-        sequence = int(path.stem.removeprefix("state-"))
-    except (RunError, ValueError):
-        return None
-    if note is None:
-        return None
-    return State(
-        path=path.with_suffix(".pt"), attempt=attempt, number=sequence, **msgspec.structs.asdict(note)
-    )
+    found = []
+    for note in sorted(attempt_path(run, number).glob("state-*.json"), reverse=True):
+        with contextlib.suppress(RunError):
+            state: State | None = reading.read_as(note, State, limit=4096)
+            if state is not None:
+                found.append(msgspec.structs.replace(state, note=str(note)))
+    return found
 
 
 def all_states(run: Path) -> list[State]:
     """The training states of all attempts, the furthest first."""
     found = [state for number in attempt_numbers(run) for state in states(run, number)]
-    return sorted(found, key=lambda s: (s.step, s.attempt, s.number), reverse=True)
-
-
-def newest_failure(run: Path) -> dict[str, Any] | None:
-    """What the newest attempt that failed says about it; a damaged note still counts as a failure."""
-    for number in reversed(attempt_numbers(run)):
-        if (failure := read_failure(run, number)) is not None:
-            return failure
-    return None
+    return sorted(found, key=lambda s: (s.step, s.attempt, s.note), reverse=True)
 
 
 def read_failure(run: Path, number: int) -> dict[str, Any] | None:
@@ -165,26 +105,121 @@ def read_failure(run: Path, number: int) -> dict[str, Any] | None:
 def environment(run: Path, number: int) -> dict[str, Any]:
     """Where and how an attempt ran (env.json); empty where it did not say. DamagedFile for anything else."""
     path = attempt_path(run, number) / ENVIRONMENT
-    began = reading.read_object(path) or {}
-    reading.as_kind(began, Environment, path=path)
-    return began
+    data = reading.read_bytes(path)
+    return {} if data is None else unsealed(data, Environment, path=path)
 
 
-def latest_metrics(run: Path) -> Lines:
-    """The metrics of the newest attempt that has any (each begins with what it took over)."""
-    for lines in _metrics_backwards(run):
-        return lines
-    return Lines()
+def begin(run: Path, *, given: Mapping[str, Any], alone: bool) -> Attempt | None:
+    """The next attempt, with a number that no other caller gets; `given` says what is known of its owner.
+
+    Its folder is placed whole: it says from its first moment whose it is, and of which run.
+    `alone`: None while somebody else is at work on the newest one, or where another caller was faster.
+    """
+    publishing.finish(run)
+    owner, newest = lease.new_owner(given), max(attempt_numbers(run), default=0)
+    holder = lease.read(attempt_path(run, newest) / OWNER)
+    if alone and holder is not None and holder.live:
+        return None
+    files.make_folder(run / ATTEMPTS)
+    content = {OWNER: lease.encode(owner, progress={})}
+    with contextlib.suppress(RunError):
+        content[description.SPEC] = description.encode(description.read(run))
+    for number in itertools.count(newest + 1):
+        if files.make_filled_folder(attempt_path(run, number), content):
+            return Attempt(run, number=number, owner=owner)
+        if alone:
+            break
+    return None
 
 
-def _metrics_backwards(run: Path) -> Iterator[Lines]:
-    for number in reversed(attempt_numbers(run)):
-        path = attempt_path(run, number) / METRICS
-        lines = reading.read_lines(path)
-        if lines is not None:
-            yield fitting(lines, path=path)
+class Attempt:
+    """`attempts/0003`, made by its owner with a number nobody else has."""
 
+    def __init__(self, run: Path, *, number: int, owner: Mapping[str, Any]) -> None:
+        self._run, self._owner = run, owner
+        self._saved = 0
+        self.number = number
+        self.path = attempt_path(run, number)
+        self.log_path = self.path / "log"
 
-def encode_lines(lines: list[dict[str, Any]]) -> bytes:
-    """The bytes of a `.jsonl` file."""
-    return b"".join(files.encode_json(line, indent=None) for line in lines)
+    def heartbeat(self, progress: Mapping[str, Any]) -> bool:
+        """Say that this attempt is alive and how far it is; False when a later attempt has taken over."""
+        with contextlib.suppress(RunError):  # a hint: a full disk shows itself where it matters
+            if max(attempt_numbers(self._run), default=0) > self.number:
+                return False
+            files.write_hint(self.path / OWNER, lease.encode(self._owner, progress=progress))
+        return True
+
+    def release(self) -> None:
+        """Say that nobody works on this attempt any more, so that nobody waits for its lease to expire."""
+        with contextlib.suppress(RunError):
+            files.move(self.path / OWNER, self.path / "released.json")
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        """Keep where this attempt ran: env.json."""
+        files.write_atomic(self.path / ENVIRONMENT, sealed(env))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one epoch; numbers that are not finite are kept as null."""
+        files.append(self.path / METRICS, encode_lines([dict(line)]))
+
+    def begin_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Begin with the epochs that were done before, of the state from which training goes on."""
+        files.write_atomic(self.path / METRICS, encode_lines(lines))
+
+    def save_state(self, data: bytes, *, step: int, epoch: int) -> Path:
+        """Save a training state and keep the one before; older ones go.
+
+        `step` is counted over the whole run, `epoch` are the epochs done. It counts once its digest is noted.
+        """
+        self._saved += 1
+        path = self.path / f"state-{self._saved:06d}.pt"
+        files.write_atomic(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        note = {"sha256": digest, "size": len(data), "step": step, "epoch": epoch}
+        files.write_atomic(path.with_suffix(".json"), files.encode_json(note))
+        for state in self._superseded(step):
+            state.drop()
+        return path
+
+    def _superseded(self, step: int) -> list[State]:
+        """Own states but the newest two; with two of them also those of earlier attempts not beyond."""
+        own = states(self._run, self.number)
+        if len(own) < 2:
+            return []
+        earlier = [s for s in all_states(self._run) if s.attempt < self.number and s.step <= step]
+        return own[2:] + earlier
+
+    def fail(self, failure: Mapping[str, Any]) -> None:
+        """Keep why this attempt ended, where that can be written, and release the run."""
+        with contextlib.suppress(RunError):
+            files.write_atomic(self.path / FAILURE, files.encode_json(dict(failure)))
+        self.release()
+
+    def publish(
+        self, *, metrics: list[dict[str, Any]], weights: Mapping[str, Path], result: Mapping[str, Any]
+    ) -> bool:
+        """Make metrics, weights (file name → file) and result the run's, result.json last; see `publishing`.
+
+        `schema`, `attempt`, `folder` and the digests under `records` and `weights` are filled in here; `key`
+        must be the full one. False when another attempt's result is the one that stands.
+        """
+        publishing.finish(self._run)
+        records, digests = publishing.stage(self.path, metrics=metrics, weights=weights)
+        standing = publishing.read_result(self._run)
+        if standing is None:
+            own = {"schema": SCHEMA, "attempt": self.number, "folder": self._run.name}
+            publishing.decide(self._run, {**result, **own, "records": records, "weights": digests})
+            won = (publishing.read_result(self._run) or {}).get("attempt") == self.number
+        else:
+            won = publishing.give_back(self._run, standing, attempt=self.number, staged=digests)
+        # A finished run needs no training states and no second names of its weights.
+        with contextlib.suppress(RunError):  # what a crash leaves of them, `tfkd clean` shows
+            files.remove(self.path / STAGED)
+            for source in weights.values():
+                if source.is_relative_to(self.path):
+                    files.remove(source)
+            for state in all_states(self._run):
+                state.drop()
+        self.release()
+        return won

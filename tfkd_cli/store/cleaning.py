@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfkd_cli.regular_files import link_on_the_way
-from tfkd_cli.store import attempts, files, scan, teacher_logits
-from tfkd_cli.store.attempts import ATTEMPTS
-from tfkd_cli.store.lease import Clock
+from tfkd_cli.store import attempts, files, teacher_logits
 from tfkd_cli.store.publishing import WEIGHTS
 from tfkd_cli.store.run_folder import RunFolder
 
 _OLD_SECONDS = 3600.0  # no write takes longer: what is still temporary then was left by a crash
-_SNAPSHOT = "epoch-"
-_RUNS = "runs"
-REPORT = "report"
-REPORT_FILES = (".md", ".csv", ".tex", ".html", ".png", ".svg", ".pdf")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Cleanable:
     """A file or folder that may go, its size, and why it is not needed."""
 
@@ -29,14 +25,8 @@ class Cleanable:
     bytes: int
     why: str
 
-    def __post_init__(self) -> None:
-        if not _may_go(self.path):
-            raise ValueError(f"{self.path} is never freed")
 
-
-def cleanable(
-    runs: Iterable[RunFolder], *, needed: Mapping[str, Collection[str]] | None, clock: Clock
-) -> list[Cleanable]:
+def cleanable(runs: Iterable[RunFolder], *, needed: Mapping[str, Collection[str]] | None) -> list[Cleanable]:
     """What may go in these runs; `needed` maps a run's key to the snapshots ("epoch-001.pt") a plan needs
     (None: that is not known, and all are kept).
 
@@ -44,7 +34,7 @@ def cleanable(
     """
     found: list[Cleanable] = []
     for run in runs:
-        state = scan.run_state(run.path, clock=clock)
+        state = run.state()
         if state.status == "done":
             found += _left_over(run)
             if needed is not None:
@@ -52,18 +42,18 @@ def cleanable(
         elif state.status in ("resumable", "failed"):
             found += _superseded(run)
         if state.status != "running":
-            found += _temporary(run.path, clock=clock)
+            found += _temporary(run.path)
     return found
 
 
-def unused_logits(root: Path, *, teachers: Collection[str], clock: Clock) -> Iterator[Cleanable]:
+def unused_logits(root: Path, *, teachers: Collection[str]) -> Iterator[Cleanable]:
     """Cached logits of all but these teachers, and temporary files beside those of these.
 
     `teachers`: cache prefixes of the teachers of unfinished runs.
     """
     for path, name in teacher_logits.folders(root):
         if name["teacher"] in teachers:
-            yield from _temporary(path, clock=clock)
+            yield from _temporary(path)
         else:
             size = teacher_logits.bytes_below(path)
             yield Cleanable(path, size, "cached teacher logits no unfinished run uses")
@@ -84,28 +74,8 @@ def free(found: Iterable[Cleanable], root: Path) -> int:
     return freed
 
 
-def _may_go(path: Path) -> bool:
-    if teacher_logits.FOLDER.fullmatch(path.name) and path.parent.name == teacher_logits.TEACHER_LOGITS:
-        return True
-    if REPORT in path.parts[:-1] and path.suffix in REPORT_FILES and _RUNS not in path.parts:
-        return True
-    inside = _inside_a_run(path)
-    if is_temporary(path.name) or ATTEMPTS in inside:
-        return path.suffix in (".tmp", ".pt")
-    return path.parent.name == WEIGHTS and path.name.startswith(_SNAPSHOT)
-
-
-def _inside_a_run(path: Path) -> tuple[str, ...]:
-    """The folders between a run's own and `path`: what the results folder lies in says nothing."""
-    folders = path.parts[:-1]
-    if _RUNS not in folders:
-        return ()
-    last = len(folders) - 1 - folders[::-1].index(_RUNS)
-    return folders[last + 2 :]
-
-
 def _snapshots(run: RunFolder, needed: Collection[str]) -> Iterator[Cleanable]:
-    for path in sorted((run.path / WEIGHTS).glob(f"{_SNAPSHOT}*.pt")):
+    for path in sorted((run.path / WEIGHTS).glob("epoch-*.pt")):
         if path.name not in needed:
             yield Cleanable(path, _size(path), "a snapshot no plan needs (it can be trained again)")
 
@@ -127,18 +97,12 @@ def _superseded(run: RunFolder) -> Iterator[Cleanable]:
             sound += state.is_sound()
 
 
-def _temporary(folder: Path, *, clock: Clock) -> Iterator[Cleanable]:
+def _temporary(folder: Path) -> Iterator[Cleanable]:
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names) if is_temporary(name)):
-            if _age(path, clock) > _OLD_SECONDS:
-                yield Cleanable(path, _size(path), "left by a write that was cut short")
-
-
-def _age(path: Path, clock: Clock) -> float:
-    try:
-        return clock.now() - path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
+                    yield Cleanable(path, _size(path), "left by a write that was cut short")
 
 
 def is_temporary(name: str) -> bool:
@@ -148,8 +112,6 @@ def is_temporary(name: str) -> bool:
 
 def _size(path: Path) -> int:
     try:
-        found = path.lstat()
+        return path.lstat().st_size
     except FileNotFoundError:  # gone meanwhile
         return 0
-    names = max(1, found.st_nlink)  # a snapshot taken over by a later attempt has several
-    return found.st_size // names

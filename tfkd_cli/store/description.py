@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tfkd_cli.errors import RequestError, RunError
@@ -14,6 +15,7 @@ from tfkd_cli.store import files, reading
 from tfkd_cli.store.reading import DamagedFile
 
 SPEC = "spec.json"
+_HINT = "the command that asked for this run writes it again; `tfkd status` and reports go on without it."
 
 log = logging.getLogger("tfkd")
 
@@ -44,20 +46,10 @@ def write(run: Path, spec: RunSpec) -> None:
 def read(run: Path) -> RunSpec:
     """The run that a folder is for, its key checked against the folder's name.
 
-    A damaged or missing spec.json is repaired from the copy of an attempt, and that is logged; DamagedFile
-    where there is no sound copy either.
+    A damaged or missing spec.json is repaired from the copy of an attempt; DamagedFile where there is no
+    sound copy either.
     """
-    try:
-        return _parse(run, run / SPEC)
-    except DamagedFile as damage:
-        for copy in _copies(run):
-            with contextlib.suppress(RunError):
-                spec = _parse(run, copy)
-                log.warning("%s The copy in %s is sound and is used.", damage.what, copy)
-                with contextlib.suppress(RunError):  # a folder that may only be read
-                    files.put_back(run / SPEC, encode(spec))
-                return spec
-        raise
+    return files.read_or_repair(run / SPEC, _copies(run), partial(_parse, run), hint=_HINT)
 
 
 def _copies(run: Path) -> Iterator[Path]:
@@ -66,15 +58,13 @@ def _copies(run: Path) -> Iterator[Path]:
             yield run / "attempts" / name / SPEC
 
 
-def _parse(run: Path, path: Path) -> RunSpec:
-    hint = "the command that asked for this run writes it again; `tfkd status` and reports go on without it."
+def _parse(run: Path, data: bytes, path: Path) -> RunSpec:
     try:
-        spec = RunSpec.from_json(reading.read_json(path))
-    except (RequestError, DamagedFile) as error:
-        what = error.problem if isinstance(error, DamagedFile) else error.what
-        raise DamagedFile(path, what, expected=error.expected, hint=hint) from error
+        spec = RunSpec.from_json(reading.parse_json(data, path=path))
+    except RequestError as error:
+        raise DamagedFile(path, error.what, expected=error.expected, hint=_HINT) from error
     if not spec.key.startswith(run.name[-12:]):
         raise DamagedFile(
-            path, f"describes run {spec.key[:12]}.", expected=f"run {run.name[-12:]}.", hint=hint
+            path, f"describes run {spec.key[:12]}.", expected=f"run {run.name[-12:]}.", hint=_HINT
         )
     return spec

@@ -8,59 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
+import logging
 import math
 import os
 import shutil
-import signal
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.regular_files import open_to_append
-from tfkd_cli.store.reading import DamagedFile, digest, read_bytes, read_json
+from tfkd_cli.store.reading import JSON_LIMIT, DamagedFile, read_bytes
 
-__all__ = [
-    "DamagedFile",
-    "append",
-    "at_write_point",
-    "create_once",
-    "digest",
-    "encode_json",
-    "make_filled_folder",
-    "make_folder",
-    "put_back",
-    "read_bytes",
-    "read_json",
-    "remove",
-    "write_atomic",
-    "write_hint",
-    "write_stream",
-]
-
-KILL_VARIABLE = "TFKD_KILL_AT_WRITE"  # tests only: the number of the write point at which to die
-_NO_LINKS = {
-    errno.EPERM,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.EMLINK,
-    errno.EXDEV,
-    errno.EACCES,
-}
-_points_left = int(os.environ.get(KILL_VARIABLE, "0"))
+T = TypeVar("T")
+log = logging.getLogger("tfkd")
 
 
 def at_write_point(name: str) -> None:
-    """Called before and after each durable change; dies here when a test has asked for it."""
-    global _points_left
-    if _points_left:
-        _points_left -= 1
-        if not _points_left:
-            os.kill(os.getpid(), signal.SIGKILL)
+    """Called before and after each durable change; tests replace it, to stop or kill a process there."""
 
 
 def encode_json(value: Any, *, indent: int | None = 1) -> bytes:
@@ -80,12 +47,7 @@ def _finite(value: Any) -> Any:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Put `data` under `path`, replacing what was there; RunError when it cannot be written."""
-    write_stream(path, lambda stream: stream.write(data))
-
-
-def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Like `write_atomic`, for bytes that `write` puts into a stream."""
-    with _written(path, write) as temporary:
+    with _written(path, data) as temporary:
         at_write_point(f"replace {path.name}")
         _replace(temporary, path)
         at_write_point(f"replaced {path.name}")
@@ -99,27 +61,56 @@ def put_back(path: Path, data: bytes) -> None:
     write_atomic(path, data)
 
 
+def read_or_repair(
+    path: Path,
+    copies: Iterable[Path],
+    parse: Callable[[bytes, Path], T],
+    *,
+    hint: str = "",
+    limit: int = JSON_LIMIT,
+) -> T:
+    """What `parse` makes of a file, or else of the first of its copies that is sound, which is put back.
+
+    The repair is logged. Raises DamagedFile, with `hint`, where no copy is sound either.
+    """
+
+    def read(path: Path) -> tuple[T, bytes]:
+        data = read_bytes(path, limit=limit)
+        if data is None:
+            raise DamagedFile(path, "is missing.", hint=hint)
+        return parse(data, path), data
+
+    try:
+        return read(path)[0]
+    except DamagedFile as damage:
+        for copy in copies:
+            with contextlib.suppress(RunError):
+                value, data = read(copy)
+                log.warning("%s was damaged; the copy in %s is sound and is used.", path, copy)
+                with contextlib.suppress(RunError):  # in a folder that may only be read
+                    put_back(path, data)
+                return value
+        if hint and not damage.has_own_hint:
+            damage.hint = hint
+        raise
+
+
 def write_hint(path: Path, data: bytes) -> None:
     """Replace a file whose loss costs nothing: atomic for readers, but not forced to the disk."""
-    with _written(path, lambda stream: stream.write(data), durable=False) as temporary:
+    with _written(path, data, durable=False) as temporary:
         temporary.replace(path)
 
 
 def create_once(path: Path, data: bytes) -> bool:
     """Put `data` under `path` unless something is there: whether it was this call that did.
 
-    Exactly one of many callers, on any number of machines, gets True.
+    Exactly one of many callers, on any number of machines, gets True. A hard link decides which.
     """
     if os.path.lexists(path):
         return False
-    with _written(path, lambda stream: stream.write(data)) as temporary:
+    with _written(path, data) as temporary:
         at_write_point(f"link {path.name}")
-        try:
-            created = _link(temporary, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            created = _create_without_links(temporary, path)
+        created = _link(temporary, path)
         at_write_point(f"linked {path.name}")
         sync_folder(path.parent)
     return created
@@ -138,24 +129,12 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _create_without_links(temporary: Path, path: Path) -> bool:
-    """Where there are no hard links, the folder `.NAME.once` decides, made once with the bytes in it.
-
-    Whoever finds it without the file completes that from it, always with the same bytes.
-    """
-    chosen = path.with_name(f".{path.name}.once")
-    won = make_filled_folder(chosen, {"content": temporary.read_bytes()})
-    if not os.path.lexists(path):
-        write_atomic(path, (chosen / "content").read_bytes())
-    return won
-
-
 def make_filled_folder(path: Path, content: Mapping[str, bytes]) -> bool:
     """Make a folder that has its files from the first moment: whether it was this call that made it.
 
     Renaming a folder onto one that is not empty fails on every file system, so there is one maker.
     """
-    mine = path.with_name(f".{path.name[:120]}.{uuid.uuid4().hex[:16]}.tmp")
+    mine = _temporary(path)
     with _reported(path):
         try:
             mine.mkdir()
@@ -189,36 +168,18 @@ def append(path: Path, data: bytes) -> None:
     """Add `data` at the end of a file that one process writes; on return it is on the disk."""
     with _reported(path), open_to_append(path) as stream:
         at_write_point(f"append {path.name}")
-        start = os.fstat(stream.fileno()).st_size
-        try:
-            _write_all(stream.fileno(), data)
-            os.fsync(stream.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                stream.truncate(start)
-            raise
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
         at_write_point(f"appended {path.name}")
 
 
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
-
-
 def link_or_copy(source: Path, target: Path) -> None:
-    """`target` becomes the same file as `source`, or a copy of it where that cannot be; durable."""
-    with _reported(target):
-        at_write_point(f"keep {target.name}")
-        sync_file(source)
-        try:
-            target.hardlink_to(source)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            shutil.copyfile(source, target)
-            sync_file(target)
-        at_write_point(f"kept {target.name}")
+    """`target` becomes the same file as `source`, or a copy where links may not leave a folder (BeeGFS)."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        write_atomic(target, source.read_bytes())
 
 
 def move(source: Path, target: Path) -> bool:
@@ -233,21 +194,16 @@ def move(source: Path, target: Path) -> bool:
     return True
 
 
-def make_folder(path: Path, *, exist_ok: bool = True) -> bool:
-    """Make one folder (and its parents), durably: whether it was this call that made it."""
+def make_folder(path: Path) -> None:
+    """Make one folder (and its parents), durably, unless it is there."""
+    if path.is_dir():
+        return
     with _reported(path):
-        if not path.parent.is_dir():
-            make_folder(path.parent)
+        make_folder(path.parent)
         at_write_point(f"mkdir {path.name}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            if exist_ok and not path.is_dir():
-                raise
-            return False
+        path.mkdir(exist_ok=True)
         at_write_point(f"made {path.name}")
         sync_folder(path.parent)
-    return True
 
 
 def remove(path: Path) -> None:
@@ -260,64 +216,37 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync_file(path: Path) -> None:
-    """Force a file's bytes to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def sync_folder(path: Path) -> None:
     """Force a folder's names to the disk, where the file system can."""
     with contextlib.suppress(OSError):
-        sync_file(path)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
-def _written(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = True) -> Iterator[Path]:
+def _written(path: Path, data: bytes, *, durable: bool = True) -> Iterator[Path]:
     """A complete temporary file beside `path`, under a name nobody else uses; gone afterwards."""
-    temporary = path.with_name(f".{path.name[:120]}.{uuid.uuid4().hex[:16]}.tmp")
+    temporary = _temporary(path)
     with _reported(path):
         try:
             at_write_point(f"open {path.name}")
-            with _RecordingFile(temporary, "xb") as raw:
-                _fill(raw, write)
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
                 at_write_point(f"written {path.name}")
                 if durable:
-                    os.fsync(raw.fileno())
+                    os.fsync(stream.fileno())
             yield temporary
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
-class _RecordingFile(io.FileIO):
-    """Remembers why a write failed: torch.save turns a full disk into "unexpected pos 704 vs 598"."""
-
-    failure: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.failure = error
-            raise
-
-
-def _fill(raw: _RecordingFile, write: Callable[[BinaryIO], object]) -> None:
-    stream = io.BufferedWriter(raw, buffer_size=1 << 20)
-    try:
-        write(stream)
-        stream.flush()
-    except Exception as error:
-        if raw.failure is not None and raw.failure is not error:
-            raise raw.failure from error
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            stream.detach()
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:120]}.{uuid.uuid4().hex[:16]}.tmp")
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -332,14 +261,17 @@ def _replace(temporary: Path, path: Path) -> None:
         raise
 
 
+_OTHER = "choose another folder with --results."
 _CURES = {
     errno.ENOSPC: "free space (tfkd clean shows what can go), then give the same command again.",
     errno.EDQUOT: "your quota is used up: free space (tfkd clean), then give the same command again.",
     errno.EFBIG: "a limit on file size is set (ulimit -f): raise it, then give the same command again.",
-    errno.EROFS: "the file system is read-only: choose another folder with --results.",
+    errno.EROFS: f"the file system is read-only: {_OTHER}",
     errno.EACCES: "check who owns the folder, or choose another with --results.",
-    errno.EPERM: "check who owns the folder, or choose another with --results.",
-    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --results.",
+    errno.EPERM: f"check who owns the folder; if its file system has no hard links, {_OTHER}",
+    errno.ENOTSUP: f"the file system has no hard links: {_OTHER}",
+    errno.ENOSYS: f"the file system has no hard links: {_OTHER}",
+    errno.ENOTDIR: f"a file stands where a folder is needed: {_OTHER}",
 }
 
 

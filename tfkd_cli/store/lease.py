@@ -1,16 +1,13 @@
 """Who works on a run: a hint that saves time. A duplicate costs time, never correctness.
 
-`attempts/0003/owner.json` says who began an attempt; `lease.json` beside it all, replaced at every heartbeat,
-how far the newest one is.
+`attempts/0003/owner.json` says who made this attempt and, replaced at every heartbeat, how far it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -28,22 +25,22 @@ LIVE_SECONDS = 600.0
 JOB_VARIABLE = "TFKD_JOB"
 """Set in a job that tfkd's SLURM backend started, to its id; being inside an allocation alone is not that."""
 
-LEASE = "lease.json"
 OWNER = "owner.json"
 _LIMIT = 64 << 10  # bytes
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The last sign of life: who, in which attempt, how far; lease.json and owner.json."""
+    """The last sign of life of an attempt: who, and how far."""
 
-    owner: str = msgspec.field(name="uuid")
-    attempt: Count
-    host: str = ""
-    pid: Count = 0
-    process_start: str = ""
+    host: str
+    pid: Count
+    process_start: str
     slurm: str | None = None
     progress: Mapping[str, int | Number | None] = {}
     age: float = 0.0  # seconds, by the time of the file
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.split()[0] if self.host else '?'}"
 
     @property
     def live(self) -> bool:
@@ -59,29 +56,24 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 def new_owner(given: Mapping[str, Any]) -> dict[str, Any]:
     """What `given` says about an owner, completed by what this process knows of itself."""
     pid = os.getpid()
+    slurm = os.environ.get(JOB_VARIABLE)
     return {
-        "uuid": uuid.uuid4().hex,
-        "host": this_host(),
-        "pid": pid,
-        "process_start": _process_start(pid),
-        "slurm": os.environ.get(JOB_VARIABLE),
-        **{key: value for key, value in given.items() if value is not None},
-    }
+        "host": this_host(), "pid": pid, "process_start": _process_start(pid), "slurm": slurm, **given
+    }  # fmt: skip
 
 
-def encode(owner: Mapping[str, Any], *, attempt: int, progress: Mapping[str, Any]) -> bytes:
+def encode(owner: Mapping[str, Any], *, progress: Mapping[str, Any]) -> bytes:
     """The bytes of a lease."""
-    return files.encode_json({**owner, "attempt": attempt, "progress": dict(progress)})
+    return files.encode_json({**owner, "progress": dict(progress)})
 
 
-def read(path: Path, *, clock: Clock) -> Lease | None:
+def read(path: Path) -> Lease | None:
     """The lease in a file; a damaged one is none."""
     try:
-        written = path.stat().st_mtime
         found: Lease | None = reading.read_as(path, Lease, limit=_LIMIT)
+        return found and msgspec.structs.replace(found, age=time.time() - path.lstat().st_mtime)
     except (OSError, RunError):
         return None
-    return found and msgspec.structs.replace(found, age=clock.now() - written)
 
 
 @cache
@@ -114,33 +106,3 @@ def _exists(pid: int) -> str:
     except OSError:
         pass
     return "alive"
-
-
-class Clock:
-    """The file server's time, in seconds: what it stamps on files, whatever this machine's clock says."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ahead: float | None = None
-
-    def now(self) -> float:
-        """The server's time; asked once by a probe file, this machine's where none can be written."""
-        if self._ahead is None:
-            self._ahead = self._probe()
-        return time.time() + self._ahead
-
-    def _probe(self) -> float:
-        probe = self._folder / f".clock.{uuid.uuid4().hex[:16]}.tmp"
-        try:
-            with probe.open("xb") as stream:
-                stream.write(b"?")
-                stream.flush()
-                os.fsync(stream.fileno())
-                stamped = os.fstat(stream.fileno()).st_mtime
-        except OSError:
-            return 0.0
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
-        ahead = stamped - time.time()
-        return ahead if abs(ahead) > 1.0 else 0.0

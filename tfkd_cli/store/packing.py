@@ -12,7 +12,6 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.store import files, reading
@@ -20,14 +19,14 @@ from tfkd_cli.store.attempts import FAILURE
 from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.run_folder import NUMERICS, RUN_NAME, RunFolder
+from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
 from tfkd_cli.store.run_state import METRICS
 
 log = logging.getLogger("tfkd")
 
 _TOTAL_LIMIT = 2 << 30  # bytes unpacked: 10,000 runs are 600 MB
 _MEMBERS_LIMIT = 500_000
-_RUN_FILES = (SPEC, RESULT, METRICS, NUMERICS)
+_RUN_FILES = (SPEC, RESULT, METRICS, "numerics.json")  # the last was written by an earlier tfkd
 _ATTEMPT_FILES = ("env.json", FAILURE)
 _MEMBER = re.compile(
     rf"runs/{RUN_NAME.pattern}/(?:{'|'.join(map(re.escape, _RUN_FILES))}"
@@ -81,19 +80,17 @@ def pack(runs: Iterable[RunFolder], out: Path, *, requests: Path | None = None) 
 
     `requests`, the store's folder of that name, goes in too. What is no file is left out, and that is logged.
     """
-
-    def write(stream: IO[bytes]) -> None:
-        with (
-            gzip.GzipFile(fileobj=stream, mode="wb", filename="", mtime=0, compresslevel=6) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for name, data in _members(runs, requests):
-                member = tarfile.TarInfo(name)
-                member.size, member.mode = len(data), 0o644
-                tar.addfile(member, io.BytesIO(data))
-
-    files.write_stream(out, write)
-    return out.stat().st_size
+    written = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=written, mode="wb", filename="", mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, data in _members(runs, requests):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    files.write_atomic(out, written.getvalue())
+    return len(written.getvalue())
 
 
 def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple[str, bytes]]:

@@ -7,32 +7,31 @@
 A crash or a stop before 2 leaves nothing but an attempt; after 2 any later process does the rest, without
 training. Losers never touch what the winner staged, so files of two attempts cannot mix.
 
-A finished run whose weights were freed may be trained again to teach: weights with the same digests just
-return to their place; others are vouched for by `attempts/retrained-1.json`, and the result stays as it is.
+A finished run whose weights were freed may be trained again to teach: `attempts/retrained-1.json` vouches for
+the new weights, and the result stays as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.errors import RunError
 from tfkd_cli.schema import Count, Digest, FileName, Positive, Record
 from tfkd_cli.store import files, reading
-from tfkd_cli.store.attempts import ATTEMPTS, STAGED, attempt_path, encode_lines
 from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
-from tfkd_cli.store.run_state import METRICS, SCHEMA, NewerFile, SealedNumerics, check_result
+from tfkd_cli.store.run_state import METRICS, SCHEMA, check_result, check_seal, sealed, unsealed
 
 RESULT = "result.json"
 WEIGHTS = "weights"
 WINNER = "winner.json"
-NO_DIGEST = b"0" * 64  # stands in the place of a result's own digest while that is computed
+ATTEMPTS = "attempts"
+STAGED = "publish"
 
 log = logging.getLogger("tfkd")
 
@@ -47,6 +46,16 @@ class _Retrained(Record):
     digest: Digest | None = None
 
 
+def attempt_path(run: Path, number: int) -> Path:
+    """`attempts/0003`."""
+    return run / ATTEMPTS / f"{number:04d}"
+
+
+def encode_lines(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a `.jsonl` file."""
+    return b"".join(files.encode_json(line, indent=None) for line in lines)
+
+
 def stage(
     attempt: Path, *, metrics: list[dict[str, Any]], weights: Mapping[str, Path]
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -58,8 +67,6 @@ def stage(
     files.write_atomic(staged / METRICS, lines)
     digests = {}
     for name, source in weights.items():
-        if not reading.is_safe_name(name):
-            raise ValueError(f"weights cannot be named {name!r}")
         files.link_or_copy(source, staged / WEIGHTS / name)
         digests[name] = reading.digest(staged / WEIGHTS / name)
     files.sync_folder(staged / WEIGHTS)
@@ -69,100 +76,51 @@ def stage(
 def decide(run: Path, result: Mapping[str, Any]) -> None:
     """Make this the run's result, unless there is one; then finish whichever it is."""
     data = sealed(result)
-    parse_result(data, path=run / RESULT, key=result["key"])
+    parse_result(data, run / RESULT, key=result["key"])
     files.create_once(run / ATTEMPTS / WINNER, data)
     finish(run)
 
 
-def sealed(record: Mapping[str, Any]) -> bytes:
-    """The bytes of a record, with the sha256 of all of them (its own 64 digits as zeros) as `digest`."""
-    blank = files.encode_json({**record, "digest": NO_DIGEST.decode()})
-    return blank.replace(NO_DIGEST, hashlib.sha256(blank).hexdigest().encode())
-
-
-def unsealed(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
-    """The numerics in these bytes; those of an earlier tfkd, which have no digest, stand as they are."""
-    found: dict[str, Any] = reading.parse_json(data, path=path)
-    reading.as_kind(found, SealedNumerics, path=path)
-    if "digest" in found:
-        _check_seal(data, found["digest"], path=path)
-    if found.pop("key", key) != key:
-        raise DamagedFile(path, "belongs to another run.", expected=f"key {key}.")
-    return {name: each for name, each in found.items() if name != "digest"}
-
-
-def _check_seal(data: bytes, digest: str, *, path: Path) -> None:
-    if hashlib.sha256(data.replace(digest.encode(), NO_DIGEST)).hexdigest() != digest:
-        raise DamagedFile(
-            path,
-            "does not hold what was written (wrong digest).",
-            expected="the bytes whose digest stands in it.",
-        )
-
-
-def parse_result(data: bytes, *, path: Path, key: str) -> dict[str, Any]:
+def parse_result(data: bytes, path: Path, *, key: str) -> dict[str, Any]:
     """The result in these bytes, of the run whose key begins with `key`; DamagedFile for any other bytes."""
     result = check_result(reading.parse_json(data, path=path), path=path, key=key)
-    _check_seal(data, result["digest"], path=path)
+    check_seal(data, result["digest"], path=path)
     return result
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
     """The run's result, its digest and that of its metrics checked; None while there is none.
 
-    What is damaged is repaired from the copy of the attempt, and that is logged; DamagedFile where that
-    copy is missing or damaged too.
+    What is damaged is repaired from the copy of the attempt; DamagedFile where that is damaged too.
     """
-    path, key = run / RESULT, run.name[-12:]
-    try:
-        data = reading.read_bytes(path)
-        if data is None:
-            return None
-        result = parse_result(data, path=path, key=key)
-    except DamagedFile as damage:
-        copy = run / ATTEMPTS / WINNER
-        try:
-            data = reading.read_bytes(copy) or b""
-            result = parse_result(data, path=copy, key=key)
-        except RunError:
-            if not isinstance(damage, NewerFile):
-                damage.advise(_bring_back(run))
-            raise damage from None
-        _repair(path, data, source=copy)
+    path, copy = run / RESULT, run / ATTEMPTS / WINNER
+    if not os.path.lexists(path):
+        return None
+    parse = partial(parse_result, key=run.name[-12:])
+    result: dict[str, Any] = files.read_or_repair(path, [copy], parse, hint=_bring_back(run))
     read_metrics(run, result)
     return result
-
-
-def _repair(path: Path, data: bytes, *, source: Path) -> None:
-    """Put back what was damaged, where the folder may be written; the sound bytes are used in any case."""
-    log.warning("%s was damaged; the copy in %s is sound and is used.", path, source)
-    with contextlib.suppress(RunError):
-        files.put_back(path, data)
 
 
 def finish(run: Path) -> None:
     """Do what is left to do after a decision; nothing where there is none, or where all is done."""
     decided = not os.path.lexists(run / RESULT) and reading.read_bytes(run / ATTEMPTS / WINNER)
     if decided:
-        winner = read_winner(run, decided)
+        winner = parse_result(decided, run / ATTEMPTS / WINNER, key=run.name[-12:])
         _move_staged(run, attempt=winner["attempt"], names=[METRICS])
-        _move_weights(run, attempt=winner["attempt"], names=winner[WEIGHTS])
+        _move_weights(run, winner)
         _check_moved(run, winner)
         files.create_once(run / RESULT, decided)
     for again in retrained(run):
-        _move_weights(run, attempt=again.attempt, names=again.weights)
+        _move_weights(run, again)
 
 
-def read_winner(run: Path, data: bytes) -> dict[str, Any]:
-    """The decided result; DamagedFile when it is none."""
-    path = run / ATTEMPTS / WINNER
-    return parse_result(data, path=path, key=run.name[-12:])
-
-
-def _move_weights(run: Path, *, attempt: int, names: Iterable[str]) -> None:
+def _move_weights(run: Path, record: Mapping[str, Any]) -> None:
+    """The weights that a result, or a note on weights trained again, vouches for."""
     _refuse_link(run / WEIGHTS)
     files.make_folder(run / WEIGHTS)
-    _move_staged(run, attempt=attempt, names=[f"{WEIGHTS}/{name}" for name in names])
+    names = [f"{WEIGHTS}/{name}" for name in record[WEIGHTS]]
+    _move_staged(run, attempt=record["attempt"], names=names)
     files.sync_folder(run / WEIGHTS)
 
 
@@ -179,36 +137,30 @@ def _check_moved(run: Path, result: Mapping[str, Any]) -> None:
     for name, expected in result[WEIGHTS].items():
         path = run / WEIGHTS / name
         if path.exists() and reading.digest(path) != expected:
-            raise DamagedFile(path, "does not hold the weights that were saved.", hint=_remove(path))
+            raise DamagedFile(
+                path,
+                "does not hold the weights that were saved.",
+                hint=f"remove it (rm '{path}'), then give the same command again.",
+            )
 
 
 def read_metrics(run: Path, result: Mapping[str, Any]) -> bytes:
     """The bytes of metrics.jsonl that the result vouches for; DamagedFile where there are none.
 
-    They are repaired from the copy of the attempt, and that is logged.
+    They are repaired from the copy of the attempt.
     """
-    path, expected = run / METRICS, result["records"][METRICS]
-    if (data := _with_digest(path, expected)) is not None:
+
+    def check(data: bytes, path: Path) -> bytes:
+        if hashlib.sha256(data).hexdigest() != result["records"][METRICS]:
+            raise DamagedFile(
+                path,
+                "is not what its result.json vouches for (wrong digest).",
+                expected="the file whose digest stands in its result.json.",
+            )
         return data
+
     copy = attempt_path(run, result.get("attempt") or 1) / METRICS
-    if (data := _with_digest(copy, expected)) is not None:
-        _repair(path, data, source=copy)
-        return data
-    raise DamagedFile(
-        path,
-        "is not what its result.json vouches for (wrong digest)." if os.path.lexists(path) else "is missing.",
-        expected="the file whose digest stands in its result.json.",
-        hint=_bring_back(run),
-    )
-
-
-def _with_digest(path: Path, expected: str) -> bytes | None:
-    """The bytes of a file of metrics; None where it is missing, no file, or holds others."""
-    with contextlib.suppress(DamagedFile):
-        data = reading.read_bytes(path, limit=LINES_LIMIT)
-        if data is not None and hashlib.sha256(data).hexdigest() == expected:
-            return data
-    return None
+    return files.read_or_repair(run / METRICS, [copy], check, hint=_bring_back(run), limit=LINES_LIMIT)
 
 
 def _bring_back(run: Path) -> str:
@@ -220,32 +172,21 @@ def _refuse_link(folder: Path) -> None:
         raise DamagedFile(folder, "is a link.", expected="a folder of the store.")
 
 
-def _remove(path: Path) -> str:
-    return f"remove it (rm '{path}'), then give the same command again."
-
-
-def retrained(run: Path) -> list[_Retrained]:
-    """The later trainings that gave this finished run its weights back, in order.
+def retrained(run: Path) -> list[dict[str, Any]]:
+    """The notes on later trainings that gave this finished run its weights back, in order.
 
     A damaged note vouches for nothing and is left aside, which is logged.
     """
     found = []
     for path in _retrained_paths(run):
         try:
-            found.append(_read_retrained(path, key=run.name[-12:]))
+            again = unsealed(reading.read_bytes(path) or b"", _Retrained, path=path)
+            if not again["key"].startswith(run.name[-12:]):
+                raise DamagedFile(path, "belongs to another run.", expected=f"key {run.name[-12:]}.")
+            found.append(again)
         except DamagedFile as damage:
             log.warning("%s It is left aside; the weights that it vouched for are not used.", damage.what)
     return found
-
-
-def _read_retrained(path: Path, *, key: str) -> _Retrained:
-    data = reading.read_bytes(path) or b""
-    again: _Retrained = reading.as_kind(reading.parse_json(data, path=path), _Retrained, path=path)
-    if again.digest is not None:
-        _check_seal(data, again.digest, path=path)
-    if not again.key.startswith(key):
-        raise DamagedFile(path, "belongs to another run.", expected=f"key {key}.")
-    return again
 
 
 def _retrained_paths(run: Path) -> list[Path]:
@@ -256,14 +197,6 @@ def _retrained_paths(run: Path) -> list[Path]:
 
 def _retrained_path(run: Path, number: int) -> Path:
     return run / ATTEMPTS / f"retrained-{number}.json"
-
-
-def vouched_weights(run: Path, result: Mapping[str, Any]) -> dict[str, str]:
-    """File name → digest of the weights this run stands for."""
-    digests = dict(result[WEIGHTS])
-    for again in retrained(run):
-        digests.update(again.weights)
-    return digests
 
 
 def missing_weights(run: Path, result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -281,15 +214,9 @@ def give_back(run: Path, result: Mapping[str, Any], *, attempt: int, staged: Map
     number = len(_retrained_paths(run)) + 1  # before looking: whoever decides meanwhile takes this number
     finish(run)
     missing = [name for name in missing_weights(run, result) if name in staged]
-    if not missing:
-        return False
-    vouched = vouched_weights(run, result)
-    other = {name: staged[name] for name in missing if staged[name] != vouched[name]}
-    if other:
-        note = {"schema": SCHEMA, "key": result["key"], "attempt": attempt, "weights": other}
+    if missing:
+        digests = {name: staged[name] for name in missing}
+        note = {"schema": SCHEMA, "key": result["key"], "attempt": attempt, "weights": digests}
         files.create_once(_retrained_path(run, number), sealed(note))
         finish(run)
-    same = [f"{WEIGHTS}/{name}" for name in missing if name not in other]
-    files.make_folder(run / WEIGHTS)
-    _move_staged(run, attempt=attempt, names=same)
-    return not missing_weights(run, result)
+    return bool(missing) and not missing_weights(run, result)

@@ -8,9 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
 
 from tfkd_cli import schema
 from tfkd_cli.errors import RequestError, RunError
@@ -26,18 +27,16 @@ packs: dict[Path, Path] = {}
 
 
 class DamagedFile(RunError):  # noqa: N818 - what it is, not that it is an error
-    """A file of the store that cannot be believed; `path` says which."""
+    """A file of the store that cannot be believed."""
 
     def __init__(self, path: Path, problem: str, *, expected: str = "", hint: str = "") -> None:
         folder = next((each for each in path.parents if each in packs), None)
         shown = f"{packs[folder]} ({path.relative_to(folder)})" if folder else str(path)
-        super().__init__(f"{shown}: {problem}", expected=expected)
-        self.path, self.problem, self._is_packed = path, problem, folder is not None
-        self.advise(hint or f"move it away (mv '{path}' '{path}.bad'), then give the same command again.")
-
-    def advise(self, hint: str) -> None:
-        """Give this hint, unless the file was unpacked from a pack: that stays as it is."""
-        self.hint = "copy the pack again, or make it again with `tfkd pack`." if self._is_packed else hint
+        self.has_own_hint = bool(hint or folder)
+        if folder:
+            hint = "copy the pack again, or make it again with `tfkd pack`."
+        again = f"move it away (mv '{path}' '{path}.bad'), then give the same command again."
+        super().__init__(f"{shown}: {problem}", expected=expected, hint=hint or again)
 
 
 def is_safe_name(name: object) -> bool:
@@ -69,23 +68,9 @@ def refuse(path: Path, error: OSError) -> NoReturn:
     raise RunError(f"cannot read {path}: {error.strerror}.", hint="check its permissions.") from error
 
 
-def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
-    """The JSON value in `path`; DamagedFile when it is missing, too large, too deep or no JSON."""
-    data = read_bytes(path, limit=limit)
-    if data is None:
-        raise DamagedFile(path, "is not there.", hint="give the same command again.")
-    return parse_json(data, path=path)
-
-
-def read_object(path: Path, *, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
+def read_object(path: Path, *, limit: int = JSON_LIMIT) -> Any:
     """The JSON object in `path`, None where there is no file."""
-    data = read_bytes(path, limit=limit)
-    if data is None:
-        return None
-    value = parse_json(data, path=path)
-    if not isinstance(value, dict):
-        raise DamagedFile(path, f"holds a {type(value).__name__}.", expected="a JSON object.")
-    return value
+    return read_as(path, dict[str, Any], limit=limit)
 
 
 def read_as(path: Path, kind: Any, *, limit: int = JSON_LIMIT) -> Any:
@@ -111,24 +96,15 @@ def found_in(path: Path) -> Iterator[None]:
 
 def parse_json(data: bytes, *, path: Path) -> Any:
     """The JSON value in `data`; `path` is named in the DamagedFile raised for anything else."""
-    value = _decoded(data, path=path)
-    if _brackets(data) > DEPTH_LIMIT and _depth_exceeds(value):
-        raise DamagedFile(path, f"is nested more than {DEPTH_LIMIT} levels deep.")
-    return value
-
-
-def _decoded(data: bytes, *, path: Path) -> Any:
     try:
-        return _DECODER.decode(data.decode("utf-8"))
+        value = _DECODER.decode(data.decode("utf-8"))
+        if _depth_exceeds(value):
+            raise RecursionError
     except RecursionError as error:
-        raise DamagedFile(path, "is nested too deeply.") from error
+        raise DamagedFile(path, f"is nested more than {DEPTH_LIMIT} levels deep.") from error
     except ValueError as error:
         raise DamagedFile(path, f"is no JSON ({str(error)[:120]}).", expected="a file tfkd wrote.") from error
-
-
-def _brackets(data: bytes) -> int:
-    """How deep the JSON in `data` can be at most."""
-    return data.count(b"[") + data.count(b"{")
+    return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,53 +136,35 @@ def _depth_exceeds(value: Any) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Lines:
+class Lines(NamedTuple):
     """The readable lines of a `.jsonl` file and, in words, what had to be left out."""
 
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[dict[str, Any]]
     damage: str = ""
 
 
-def read_lines(path: Path, *, limit: int = LINES_LIMIT) -> Lines | None:
-    """The JSON objects of a `.jsonl` file, None where there is none; unreadable lines are left out, named."""
-    data = read_bytes(path, limit=limit)
-    return None if data is None else parse_lines(data, path=path)
+def read_lines(path: Path, *kinds: Any) -> Lines | None:
+    """The lines of a `.jsonl` file, as `parse_lines` gives them; None where there is no file."""
+    data = read_bytes(path, limit=LINES_LIMIT)
+    return None if data is None else parse_lines(data, *kinds, path=path)
 
 
-def parse_lines(data: bytes, *, path: Path) -> Lines:
-    """The JSON objects in `data`, one a line."""
-    raw = data.split(b"\n")
-    present = list(filter(None, raw))
-    if max(map(_brackets, present), default=0) <= DEPTH_LIMIT:
-        try:  # all at once: a third of the time saved, and nearly always enough
-            values = _decoded(b"[" + b",".join(present) + b"]", path=path)
-        except DamagedFile:
-            values = []
-        if len(values) == len(present) and all(isinstance(value, dict) for value in values):
-            return Lines(values)
-    return _parse_each(raw, path=path)
+def parse_lines(data: bytes, *kinds: Any, path: Path) -> Lines:
+    """The JSON objects in `data`, one a line; others are left out, and named.
 
-
-def _parse_each(raw: list[bytes], *, path: Path) -> Lines:
+    All of `kinds` must fit; a line is given as the first of them.
+    """
+    decoders = [msgspec.json.Decoder(kind) for kind in kinds or (dict[str, Any],)]
     lines, bad = [], []
-    for number, text in enumerate(raw, start=1):
-        value = _try_object(text, path=path)
-        if value is not None:
-            lines.append(value)
-        elif text.strip():
+    for number, text in enumerate(data.split(b"\n"), start=1):
+        try:
+            if text.strip():
+                line, *_ = [each.decode(text) for each in decoders]
+                lines.append(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             bad.append(number)
-    what = "is cut off" if bad == [len(raw)] else "cannot be read"
     named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-    return Lines(lines, f"{path}: line {named} {what} and is left out." if bad else "")
-
-
-def _try_object(text: bytes, *, path: Path) -> dict[str, Any] | None:
-    try:
-        value = parse_json(text, path=path)
-    except DamagedFile:
-        return None
-    return value if isinstance(value, dict) else None
+    return Lines(lines, f"{path}: line {named} is cut off or damaged and is left out." if bad else "")
 
 
 def digest(path: Path) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from tfkd_cli import schema
-from tfkd_cli.errors import RequestError
 from tfkd_cli.schema import Count, Digest, FileName, Number, Positive, Record
-from tfkd_cli.store.reading import DamagedFile, Lines, as_kind
+from tfkd_cli.store import files, reading
+from tfkd_cli.store.reading import DamagedFile, as_kind
 
 SCHEMA = 2  # of a result: 2 carries its own digest
 METRICS = "metrics.jsonl"
+NO_DIGEST = b"0" * 64  # stands in the place of a record's own digest while that is computed
 
 Status = Literal["done", "running", "resumable", "todo", "failed", "damaged"]
 
@@ -23,8 +25,8 @@ Status = Literal["done", "running", "resumable", "todo", "failed", "damaged"]
 class RunState:
     """What the folder of a run says about it, derived at each look and stored nowhere.
 
-    `weights`: every weight file the result vouches for is there (`missing` names the others); such a run
-    can teach. `heartbeat_age` in seconds, of a running run. `damage`: what cannot be believed, in words.
+    `missing`: weight files the result vouches for that are not there. `heartbeat_age` in seconds, of a
+    running run. `damage`: what cannot be believed, in words.
     """
 
     key: str
@@ -35,7 +37,6 @@ class RunState:
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
     attempts: int = 0
-    weights: bool = False
     missing: tuple[str, ...] = ()
     damage: str = ""
     heartbeat_age: float | None = None
@@ -47,12 +48,12 @@ class RunState:
         return self.result is not None and name in self.result["weights"] and name not in self.missing
 
 
-class NewerFile(DamagedFile):
-    """A file that seems to be of a later version of tfkd."""
-
-
 class _Line(msgspec.Struct):
     epoch: Positive
+
+
+LINE = (dict[str, Count | Number | None], _Line)
+"""What a line of the metrics is: numbers, of an epoch."""
 
 
 class _Scores(msgspec.Struct):
@@ -81,13 +82,6 @@ class Numerics(msgspec.Struct):
     sync_batch_norm: bool | None = None
 
 
-class SealedNumerics(Numerics, forbid_unknown_fields=True):
-    """numerics.json; without key and digest where an earlier tfkd wrote it."""
-
-    key: str | None = None
-    digest: Digest | None = None
-
-
 class Failure(msgspec.Struct):
     """failure.json of an attempt."""
 
@@ -104,6 +98,7 @@ class Environment(msgspec.Struct):
     cpu: str | None = None
     numerics: Numerics | None = None
     versions: dict[str, Any] | None = None
+    digest: Digest | None = None  # none where an earlier tfkd wrote it
 
 
 class _Records(Record):
@@ -141,29 +136,36 @@ class _Result(msgspec.Struct):
     finished_at: str | Number | None = None
 
 
-def fitting(lines: Lines, *, path: Path) -> Lines:
-    """The lines that hold an epoch and numbers; where others are left out, `damage` says so."""
-    kept = [line for line in lines.lines if _fits(line)]
-    if len(kept) == len(lines.lines):
-        return lines
-    left_out = len(lines.lines) - len(kept)
-    return Lines(kept, lines.damage or f"{path}: {left_out} lines hold no numbers and are left out.")
+def sealed(record: Mapping[str, Any]) -> bytes:
+    """The bytes of a record, with the sha256 of all of them (its own 64 digits as zeros) as `digest`."""
+    blank = files.encode_json({**record, "digest": NO_DIGEST.decode()})
+    return blank.replace(NO_DIGEST, hashlib.sha256(blank).hexdigest().encode())
 
 
-def _fits(line: dict[str, Any]) -> bool:
-    try:
-        schema.convert(line, _Line)
-        schema.convert(line, dict[str, Number | None])
-    except RequestError:
-        return False
-    return True
+def unsealed(data: bytes, kind: Any, *, path: Path) -> dict[str, Any]:
+    """The record in these bytes, which fits `kind` and its own digest, if it has one; DamagedFile if not."""
+    found: dict[str, Any] = reading.parse_json(data, path=path)
+    digest = as_kind(found, kind, path=path).digest
+    if digest is not None:
+        check_seal(data, digest, path=path)
+    return {name: each for name, each in found.items() if name != "digest"}
+
+
+def check_seal(data: bytes, digest: str, *, path: Path) -> None:
+    """DamagedFile unless a record was written with this digest."""
+    if hashlib.sha256(data.replace(digest.encode(), NO_DIGEST)).hexdigest() != digest:
+        raise DamagedFile(
+            path,
+            "does not hold what was written (wrong digest).",
+            expected="the bytes whose digest stands in it.",
+        )
 
 
 def check_result(data: Any, *, path: Path, key: str) -> dict[str, Any]:
     """`data` as a result of the run whose key begins with `key`; DamagedFile for anything else."""
     newer = data.get("schema") if isinstance(data, dict) else None
     if isinstance(newer, int) and newer > SCHEMA:
-        raise NewerFile(
+        raise DamagedFile(
             path,
             f"has schema {newer}, a newer tfkd wrote it.",
             expected=f"schema {SCHEMA}.",

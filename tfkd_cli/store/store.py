@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import time
-import uuid
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -18,9 +16,8 @@ from typing import Any
 
 from tfkd_cli.errors import RequestError, RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import cleaning, files, packing, reading, scan, teacher_logits
+from tfkd_cli.store import cleaning, files, packing, reading, teacher_logits
 from tfkd_cli.store.cleaning import Cleanable
-from tfkd_cli.store.lease import Clock
 from tfkd_cli.store.reading import DamagedFile
 from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
 from tfkd_cli.store.run_state import RunState
@@ -32,7 +29,6 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.source = root  # what the user named: the folder, or the pack it was read from
-        self._clock = Clock(root)
 
     @classmethod
     def open(cls, root: Path, *, create: bool, writable: bool = True) -> Store:
@@ -53,7 +49,7 @@ class Store:
             if create:
                 root.mkdir(parents=True, exist_ok=True)
             if writable and root.exists():
-                _try_writing(root)
+                tempfile.TemporaryFile(dir=root).close()
         except OSError as error:
             raise RequestError(
                 f"cannot write the results folder {root}: {error.strerror}.",
@@ -110,12 +106,12 @@ class Store:
         path = self.runs_path / name
         if path.is_symlink() or self.runs_path.is_symlink():
             raise RequestError(f"{path} is a link.", expected="a folder inside the store.")
-        return RunFolder(path, clock=self._clock)
+        return RunFolder(path)
 
     def runs(self) -> Iterator[RunFolder]:
         """The runs that have a folder, by name; whatever else lies there is left alone."""
         for name in self._names():
-            yield RunFolder(self.runs_path / name, clock=self._clock)
+            yield RunFolder(self.runs_path / name)
 
     def _names(self) -> list[str]:
         if self.runs_path.is_symlink():
@@ -133,7 +129,9 @@ class Store:
         """The one run whose key or folder name begins like this; RequestError when there is none, or many."""
         text = prefix_or_name.strip().lower()
         names = self._names()
-        found = [n for n in names if n == text] or [n for n in names if _names_run(text, n)]
+        found = [name for name in names if name == text]
+        if not found and len(text) >= 4:  # the first 12 of the key's 64 digits end the name
+            found = [name for name in names if name.startswith(text) or name[-12:].startswith(text[:12])]
         if len(found) == 1:
             return self.folder(found[0])
         if found:
@@ -143,19 +141,15 @@ class Store:
             f'no run "{prefix_or_name[:80]}" in {self.root}.', hint="`tfkd runs` lists the runs."
         )
 
-    def scan(self, keys: Iterable[str] | None = None, *, deep: bool = False) -> dict[str, RunState]:
+    def scan(self, keys: Iterable[str] | None = None) -> dict[str, RunState]:
         """Key (64 hex digits) → state, of all runs or of these; a run without a folder is `todo`."""
-        names = self._names()
         if keys is None:
-            states = (scan.run_state(self.runs_path / n, clock=self._clock, deep=deep) for n in names)
-            return {state.key: state for state in states}
-        by_key = {name[-12:]: name for name in names}
-        return {key: self._state(key, by_key.get(key[:12]), deep=deep) for key in keys}
-
-    def _state(self, key: str, name: str | None, *, deep: bool) -> RunState:
-        if name is None:
-            return RunState(key=key, name="", status="todo")
-        return scan.run_state(self.runs_path / name, clock=self._clock, deep=deep)
+            return {state.key: state for state in (run.state() for run in self.runs())}
+        by_key = {run.short_key: run for run in self.runs()}
+        unknown = {key: RunState(key=key, name="", status="todo") for key in keys}
+        return {
+            key: by_key[key[:12]].state() if key[:12] in by_key else state for key, state in unknown.items()
+        }
 
     def pack(self, keys: Iterable[str] | None, out: Path, *, force: bool = False) -> int:
         """Write the records of these runs (None: of all) and the requests to `out`, a .tar.gz: its size.
@@ -175,10 +169,10 @@ class Store:
         `teachers`: cache prefixes of those whose logits unfinished runs may use. Where `needed` is None
         it is not known what plans need: snapshots and cached logits are kept.
         """
-        found = cleaning.cleanable(self.runs(), needed=needed, clock=self._clock)
+        found = cleaning.cleanable(self.runs(), needed=needed)
         if needed is None:
             return found
-        unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers, clock=self._clock)
+        unused = cleaning.unused_logits(self.teacher_logits_path, teachers=teachers)
         return [*found, *unused]
 
     def add_request(self, data: Mapping[str, Any]) -> str:
@@ -191,7 +185,7 @@ class Store:
             with contextlib.suppress(OSError):
                 os.utime(path)  # asked again: the newest wish
             return path.stem
-        name = f"{_stamp()}-{digest}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
         files.create_once(folder / f"{name}.json", encoded)
         return name
 
@@ -207,9 +201,8 @@ class Store:
         folder, dated = self.root / "requests", []
         try:
             with os.scandir(folder) as entries:
-                dated = [
-                    (e.stat(follow_symlinks=False).st_mtime, e.name) for e in entries if _is_request(e.name)
-                ]
+                named = [e for e in entries if e.name.endswith(".json") and reading.is_safe_name(e.name)]
+                dated = [(each.stat(follow_symlinks=False).st_mtime, each.name) for each in named]
         except FileNotFoundError:
             return
         except OSError as error:
@@ -220,38 +213,11 @@ class Store:
             except RunError as error:
                 yield error
 
-    def add_submission(self, data: Mapping[str, Any]) -> str:
-        """Keep what a backend is to run, as `submissions/<id>/submission.json`; the id."""
-        name = f"{_stamp()}-{uuid.uuid4().hex[:10]}"
-        path = self.submission_path(name)
-        files.make_folder(path)
-        files.create_once(path / "submission.json", files.encode_json(dict(data)))
-        return name
-
-    def submission(self, name: str) -> dict[str, Any]:
-        """What `add_submission` was given; DamagedFile when it cannot be read."""
-        path = self.submission_path(name) / "submission.json"
-        value = reading.read_object(path)
-        if value is None:
-            raise RequestError(f'no submission "{name}" in {self.root}.')
-        return value
-
     def submission_path(self, name: str) -> Path:
         """`submissions/<id>`; RequestError for an id that could not be one."""
         if not reading.is_safe_name(name):
             raise RequestError(f"{name[:80]!r} is no submission's id.")
         return self.root / "submissions" / name
-
-
-def _names_run(text: str, name: str) -> bool:
-    """Whether `text` begins the run's key (at least 4 digits; all 64 are known by 12) or its name."""
-    if re.fullmatch(r"[0-9a-f]{4,64}", text) and name[-12:].startswith(text[:12]):
-        return True
-    return len(text) >= 4 and name.startswith(text)
-
-
-def _is_request(name: str) -> bool:
-    return name.endswith(".json") and reading.is_safe_name(name)
 
 
 def _short_digest(data: bytes) -> str:
@@ -269,13 +235,3 @@ def _read_request(path: Path) -> dict[str, Any]:
         )
     asked: dict[str, Any] = reading.as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
     return {**asked, "id": path.stem}
-
-
-def _stamp() -> str:
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-
-
-def _try_writing(root: Path) -> None:
-    probe = root / f".writable.{uuid.uuid4().hex[:16]}.tmp"
-    probe.touch(exist_ok=False)
-    probe.unlink()

@@ -75,8 +75,6 @@ def explained(error: BaseException) -> RunError:
         return RunError(error.what, expected=error.expected, hint=error.hint)
     if (died := worker_died(error)) is not None:  # torch raises it wherever the trainer is
         return died
-    if isinstance(error, TfkdError):
-        return RunError(error.what, expected=error.expected, hint=error.hint)
     text = next(iter(str(error).strip().splitlines()), "")[:300]
     of_memory = ("allocate memory", "out of memory", "ALLOC_FAILED")  # the last is cuBLAS's
     if isinstance(error, MemoryError) or any(words in text for words in of_memory):

@@ -46,22 +46,21 @@ class _SumOverRanks(torch.autograd.Function):
 def _forward(layer: _BatchNorm, maps_NC: Tensor) -> Tensor:
     """Maps (N, C, …) normalised by the mean and biased variance of all ranks (Ioffe and Szegedy 2015).
 
-    Two passes: the variance as a difference of two large numbers would lose digits.
+    Sums are in float64, so that the variance as a difference of two large numbers keeps its digits.
     """
     if not layer.training or layer.running_mean is None:
         return type(layer).forward(layer, maps_NC)
-    values_NC, others = maps_NC.float(), [0, *range(2, maps_NC.dim())]  # all dimensions but C
-    count = torch.tensor(float(values_NC.numel() // values_NC.shape[1]), device=maps_NC.device)
-    dist.all_reduce(count)
+    values_NC, others = maps_NC.double(), [0, *range(2, maps_NC.dim())]  # all dimensions but C
+    counts_C = torch.full_like(layer.running_mean, maps_NC.numel() // maps_NC.shape[1])
+    sums_3C = torch.stack([counts_C.double(), values_NC.sum(others), values_NC.square().sum(others)])
+    count_C, sum_C, squares_C = _SumOverRanks.apply(sums_3C)
+    mean_C = sum_C / count_C
+    variance_C = squares_C / count_C - mean_C.square()
+    _track(layer, mean_C.detach(), (variance_C * count_C / (count_C - 1)).detach())
     shape = [1, -1, *([1] * (maps_NC.dim() - 2))]
-    mean_C = _SumOverRanks.apply(values_NC.sum(others)) / count
-    centred_NC = values_NC - mean_C.view(shape)
-    variance_C = _SumOverRanks.apply(centred_NC.square().sum(others)) / count
-    _track(layer, mean_C.detach(), variance_C.detach() * count / (count - 1))
-    scale_C = (variance_C + layer.eps).rsqrt()
-    normalised_NC = centred_NC * (scale_C * layer.weight if layer.affine else scale_C).view(shape)
+    normalised_NC = (values_NC - mean_C.view(shape)) * (variance_C + layer.eps).rsqrt().view(shape)
     if layer.affine:
-        normalised_NC = normalised_NC + layer.bias.view(shape)
+        normalised_NC = normalised_NC * layer.weight.view(shape) + layer.bias.view(shape)
     result_NC: Tensor = normalised_NC.to(maps_NC.dtype)
     return result_NC
 
@@ -73,5 +72,5 @@ def _track(layer: _BatchNorm, mean_C: Tensor, variance_C: Tensor) -> None:
     assert layer.num_batches_tracked is not None
     layer.num_batches_tracked.add_(1)
     share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
-    layer.running_mean.lerp_(mean_C, share)
-    layer.running_var.lerp_(variance_C, share)
+    layer.running_mean.lerp_(mean_C.to(layer.running_mean.dtype), share)
+    layer.running_var.lerp_(variance_C.to(layer.running_var.dtype), share)

@@ -65,11 +65,6 @@ def to_bytes(saved: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_state(stream: IO[bytes], state: Mapping[str, Any]) -> None:
-    """Write a training state to an open binary file."""
-    torch.save(dict(state), stream)
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """The training state in a file of ours; RunError when it cannot be read."""
     _refuse_enormous(path)
@@ -93,7 +88,8 @@ def read_weights(path: Path) -> Weights:
     saved = _read(path, _named_objects(path))
     weights = _tensors(saved)
     if not weights:
-        objects = (each for each in (saved, *_values(saved)) if isinstance(each, _Placeholder))
+        inside = saved.values() if isinstance(saved, dict) else ()
+        objects = (each for each in (saved, *inside) if isinstance(each, _Placeholder))
         what = next((f"a {type(each).__module__}.{type(each).__name__}"[:80] for each in objects), None)
         what = f"{what}, and no file may run code" if what else "no state dict (names → tensors)"
         raise _refusal(path, f"it holds {what}")
@@ -110,7 +106,8 @@ def fill(network: nn.Module, weights: Weights, *, path: Path, name: str) -> str:
     # Old files lack BatchNorm's counter of batches; nothing here reads it.
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     left_out = [each for each in INSIDE if any(each in key for key in weights.keys() - own.keys())]
-    weights = {_without(left_out, key): value for key, value in weights.items()}
+    pattern = "|".join(map(re.escape, left_out))
+    weights = {re.sub(pattern, "", key): value for key, value in weights.items()}
     prefix, passed_over = _prefix(weights, own.keys() - counters.keys(), path=path)
     named = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     fitting = {**counters, **named}
@@ -132,12 +129,6 @@ def _said(prefix: str, passed_over: Collection[str], left_out: Collection[str], 
     taken += [f'those under "{each}", which fit too, are not used' for each in passed_over]
     taken += [f'"{each}" was left out of their names' for each in left_out]
     return ", ".join(taken + [f"{others} other tensors were ignored"] * bool(taken and others))
-
-
-def _without(parts: Collection[str], name: str) -> str:
-    for part in parts:
-        name = name.replace(part, "")
-    return name
 
 
 def _check_values(weights: Weights, own: Weights, *, path: Path) -> None:
@@ -206,10 +197,6 @@ def _tensors(saved: Any, above: str = "", depth: int = DEPTH) -> Weights:
     return found
 
 
-def _values(saved: Any) -> list[Any]:
-    return list(saved.values()) if isinstance(saved, dict) else []
-
-
 def _read(path: Path, placeholders: Mapping[str, type[_Placeholder]]) -> Any:
     allowed: list[Any] = [
         (_Mapping if kind.is_mapping else kind, name) for name, kind in placeholders.items()
@@ -220,7 +207,7 @@ def _read(path: Path, placeholders: Mapping[str, type[_Placeholder]]) -> Any:
             with torch.serialization.safe_globals(allowed):
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refusal(path, _blocked(str(error))) from error
+        raise _refusal(path, "it is damaged, or holds more than tensors, and no file may run code") from error
     except Exception as error:  # torch raises a dozen kinds for broken files; each means the same here
         raise _refusal(path, _first_line(error)) from error
 
@@ -316,13 +303,6 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
             stream.seek(0)
             for _ in range(LEGACY_PICKLES):
                 yield stream
-
-
-def _blocked(text: str) -> str:
-    """Which foreign class or function the file asks for, where torch says so."""
-    found = re.search(r"GLOBAL ([\w.]+)", text)
-    what = f"a {found[1][:80]}" if found else "more than tensors"
-    return f"it is damaged, or holds {what}, and no file may run code"
 
 
 def _refuse_enormous(path: Path) -> None:

@@ -1,13 +1,12 @@
 """A part of a data set (training, validation or test images) as the trainer reads it: batch by batch.
 
-`Part` is the interface, and `part_of` chooses its implementation: `MemoryPart` for decoded images,
-`StreamedPart` for images that worker processes decode while the network trains.
+`part_of` chooses: `MemoryPart` for decoded images, `StreamedPart` for images that worker processes decode
+while the network trains. Both give the same batches.
 """
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,42 +28,25 @@ class Images(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part(ABC):
-    """The images of one part by index, and their labels (int64 N, on the device)."""
-
-    labels_N: Tensor
-
-    @property
-    def skipped(self) -> Collection[str]:
-        """What was wrong with the files that were skipped so far."""
-        return ()
-
-    @abstractmethod
-    def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
-        """The images of each batch of indices, in order, without augmentation."""
-
-    @abstractmethod
-    def views(
-        self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
-    ) -> Iterator[Images]:
-        """The same in their views of this epoch, which depend on (stream, epoch, index) alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPart(Part):
+class MemoryPart:
     """Images (uint8 NCHW) on the device; on the CPU they may be memory-mapped."""
 
+    labels_N: Tensor  # int64, on the device
     images_NCHW: Tensor
+    skipped: Collection[str] = ()  # what was wrong with files that were skipped so far
 
     def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
-        """As in `Part`."""
+        """The images of each batch of indices, in order, without augmentation."""
         for indices_N in batches:
             yield Images(indices_N, self.images_NCHW[indices_N])
 
     def views(
         self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
     ) -> Iterator[Images]:
-        """As in `Part`; the views of the whole part are drawn at once, on the device."""
+        """The same in their views of this epoch, which depend on (stream, epoch, index) alone.
+
+        The views of the whole part are drawn at once, on the device.
+        """
         all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
         views_NV = augment.draw(stream=stream, epoch=epoch, indices_N=all_N)
         for indices_N, images_NCHW in self.images(batches):
@@ -72,25 +54,26 @@ class MemoryPart(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamedPart(Part):
+class StreamedPart:
     """Image files that are decoded in the order in which batches are needed; one pass at a time."""
 
+    labels_N: Tensor  # int64, on the device
     stream: Stream
     full_size: bool  # as in DataSet
 
     @property
     def skipped(self) -> Collection[str]:
-        """As in `Part`."""
+        """What was wrong with the files that were skipped so far."""
         return self.stream.skipped
 
     def images(self, batches: Sequence[Tensor]) -> Iterator[Images]:
-        """As in `Part`."""
+        """As in `MemoryPart`."""
         return self._decoded(batches, None)
 
     def views(
         self, batches: Sequence[Tensor], augment: Augment, *, stream: int, epoch: int
     ) -> Iterator[Images]:
-        """As in `Part`; random resized crops of images of their own size are cut while decoding."""
+        """As in `MemoryPart`; random resized crops of images of their own size are cut while decoding."""
         view = {"stream": stream, "epoch": epoch}
         crops_of = (stream, epoch) if self.full_size and augment.recipe.resized_crop else None
         for indices_N, images_NCHW in self._decoded(batches, crops_of):
@@ -106,6 +89,9 @@ class StreamedPart(Part):
             units = list(islice(decoded, len(batch)))
             images = [each.images_NCHW.to(device, non_blocking=True) for each in units]
             yield Images(torch.cat([each.indices_N for each in units]).to(device), torch.cat(images))
+
+
+Part = MemoryPart | StreamedPart
 
 
 def part_of(images: Any, labels: Any, device: torch.device) -> Part:

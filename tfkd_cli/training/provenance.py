@@ -36,9 +36,6 @@ FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 DRIVERS = ("/proc/driver/nvidia/version", "/dev/kfd", "/dev/dxg")
 """One of these exists where a driver is loaded: of NVIDIA, of AMD, and of Windows under WSL."""
 
-NUMERICS = ("device", "device_name", "threads", "torch")
-"""What two computations must share to be promised equal bit for bit (on the CPU)."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
@@ -108,27 +105,24 @@ def now() -> str:
 @cache
 def cpu_name() -> str:
     """The model of the processor, and the instructions that decide how it is calculated with."""
-    text = ""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
+    text = _cpuinfo()
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     name = found.group(1).strip() if found else platform.processor() or platform.machine()
-    features = next((each for each in FEATURES if re.search(rf"\b{each}\b", text)), "")
+    features = next((each for each in FEATURES if each in text.split()), "")
     return f"{name} ({features})" if features else name
 
 
 def cpu_has_bf16_units() -> bool:
     """Whether the processor multiplies in bf16 faster than in fp32."""
-    instructions = _cpu_instructions()
+    known = set(_cpuinfo().split())
     # Measured: AMD's avx512_bf16 (Zen 4) multiplies twice as fast as fp32; Intel's, without AMX, is slower.
-    return "amx_bf16" in instructions or {"avx512_bf16", "AuthenticAMD"} <= instructions
+    return "amx_bf16" in known or {"avx512_bf16", "AuthenticAMD"} <= known
 
 
-def _cpu_instructions() -> frozenset[str]:
-    """The words of /proc/cpuinfo (instruction sets and vendor); none where there is no such file."""
+def _cpuinfo() -> str:
     with contextlib.suppress(OSError):
-        return frozenset(Path("/proc/cpuinfo").read_text().split())
-    return frozenset()
+        return Path("/proc/cpuinfo").read_text()
+    return ""
 
 
 def cores() -> int:
@@ -219,8 +213,13 @@ def device_count(kind: str) -> int:
 
 
 def numerics_of(device: torch.device, *, threads: int) -> dict[str, Any]:
-    """The numerics of a computation here, by the names of `NUMERICS`."""
+    """What two computations must share to be promised equal bit for bit (on the CPU)."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return dict(zip(NUMERICS, (device.type, name, threads, str(torch.__version__)), strict=True))
+    return {
+        "device": device.type,
+        "device_name": name,
+        "threads": threads,
+        "torch": str(torch.__version__),
+    }

@@ -209,16 +209,11 @@ class Ranks:
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._hosts)
         return min(filter(None, self.of_all(reason))) if asked else None
 
-    def send(self, value: Callable[[], object]) -> None:
-        """On rank 0: give the others a value, if there are any."""
-        if self.size > 1:
-            dist.broadcast_object_list([value()], src=0, group=self._hosts)
-
-    def receive(self) -> Any:
-        """On the others: what rank 0 sends."""
-        received: list[Any] = [None]
-        dist.broadcast_object_list(received, src=0, group=self._hosts)
-        return received[0]
+    def of_first(self, value: Callable[[], T]) -> T:
+        """The value of rank 0, on every rank."""
+        values: list[Any] = [None if self.rank else value()]
+        dist.broadcast_object_list(values, src=0, group=self._hosts)
+        return values[0]  # type: ignore[no-any-return]
 
     def of_all(self, value: T) -> list[T]:
         """The values of all ranks, in their order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import statistics
 import time
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import attempts, files
+from tfkd_cli.store import attempts, files, reading
 from tfkd_cli.training import checkpoints, provenance
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
+    from tfkd_cli.execution import Execution
     from tfkd_cli.store import Attempt, RunFolder
     from tfkd_cli.training.trainer import Epoch, Training
 
@@ -41,15 +43,17 @@ class Recorder:
         folder: RunFolder,
         attempt: Attempt,
         numerics: Mapping[str, Any],
-        checkpoint_minutes: float,
+        execution: Execution,
     ) -> None:
         self.spec, self.attempt, self._folder = spec, attempt, folder
         self.numerics = dict(numerics)
         self.mixed = False  # whether an earlier part was calculated with other numerics
         self.lines: list[dict[str, Any]] = []
         self._resumed = False
-        self._snapshots: dict[str, str] = {}  # file name in the attempt's folder → sha256
-        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._snapshots: dict[str, list[Any]] = {}  # file name → the attempt that saved it, sha256
+        self._checkpoint_seconds = 60 * execution.checkpoint_minutes
+        self._tensorboard = execution.tensorboard
+        self._scalars: Any = None  # writes epochs to `<results>/tensorboard/<run>`
         self._began = time.perf_counter()
         self._saved_at = self._beaten_at = time.monotonic()
         self._save_seconds = 0.0
@@ -65,7 +69,7 @@ class Recorder:
         """Load the furthest valid state into `training`; metrics of later epochs are dropped."""
         for path in self._folder.newest_states():
             try:
-                self._take_over(training, checkpoints.read_state(path), attempts=path.parent.parent)
+                self._take_over(training, checkpoints.read_state(path))
             except (RunError, KeyError, TypeError, ValueError, RuntimeError) as error:
                 log.warning("%s cannot be used, an older state is tried: %s", path, error)
                 continue
@@ -74,31 +78,45 @@ class Recorder:
         self.attempt.begin_metrics(self.lines)
         self._resumed = True
         self.beat()
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def _take_over(self, training: Training, state: Mapping[str, Any], *, attempts: Path) -> None:
+            folder = self._folder.path.parents[1] / "tensorboard" / self._folder.name
+            self._scalars = SummaryWriter(str(folder), purge_step=training.epoch)
+
+    def _take_over(self, training: Training, state: Mapping[str, Any]) -> None:
         """Continue from `state`, with the snapshots it knows; RunError when one of them is lost."""
-        kept = {
-            name: (attempts / f"{number:04d}" / name, sha256)
-            for name, (number, sha256) in state["snapshots"].items()
-        }
-        for source, sha256 in kept.values():
-            if not source.is_file() or files.digest(source) != sha256:
+        for name, (number, sha256) in state["snapshots"].items():
+            source = self._path_of(name, number)
+            if not source.is_file() or reading.digest(source) != sha256:
                 raise RunError(f"the snapshot {source} is missing or damaged")
         training.load(state["training"])
-        for name, (source, sha256) in kept.items():
-            files.link_or_copy(source, self.attempt.path / name)
-            self._snapshots[name] = sha256
+        self._snapshots = dict(state["snapshots"])
         self.lines = list(state["metrics"])
         self.mixed = state["mixed"] or state["numerics"] != self.numerics
 
+    def _path_of(self, name: str, number: int) -> Path:
+        """A file of an attempt at this run."""
+        return self.attempt.path.with_name(f"{number:04d}") / name
+
     def add(self, epoch: Epoch, training: Training) -> None:
         """Take in a finished epoch: its line, its snapshot, and where that is cheap the training state."""
+        log.info(
+            "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
+            epoch.epoch, self.spec.recipe.epochs, epoch.test_accuracy, epoch.train_loss, epoch.seconds,
+        )  # fmt: skip
         line = epoch.line(attempt=self.attempt.number)
         self.lines.append(line)
         if epoch.epoch in self.spec.snapshots:
             name = f"epoch-{epoch.epoch:03d}.pt"
-            self._snapshots[name] = self._write(name, checkpoints.weights_of(training.network))
+            sha256 = self._write(name, checkpoints.weights_of(training.network))
+            self._snapshots[name] = [self.attempt.number, sha256]
         self.attempt.append_metrics(line)
+        if self._scalars is not None:
+            for name, value in line.items():
+                if value is not None and name not in ("epoch", "attempt"):
+                    self._scalars.add_scalar(name, value, epoch.epoch)
+            self._scalars.flush()
         now = time.monotonic()
         if now - self._beaten_at > EPOCH_HEARTBEAT_SECONDS:
             self.beat()
@@ -121,15 +139,12 @@ class Recorder:
             "schema": 1,
             "training": training.state(),
             "metrics": self.lines,
-            "snapshots": {name: [self.attempt.number, sha256] for name, sha256 in self._snapshots.items()},
+            "snapshots": self._snapshots,
             "numerics": self.numerics,
             "mixed": self.mixed,
         }
         step = (training.epoch - 1) * training.steps + training.step
-        self.attempt.save_state(
-            lambda stream: checkpoints.write_state(stream, state), step=step, epoch=training.epoch - 1
-        )
-        self._folder.fix_numerics(self.numerics)
+        self.attempt.save_state(checkpoints.to_bytes(state), step=step, epoch=training.epoch - 1)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -153,14 +168,13 @@ class Recorder:
         self._write("best.pt", training.best_weights)
         self._write("last.pt", checkpoints.weights_of(training.network))
         self._write("student.pt", self._student(training, arrays))
-        self._folder.fix_numerics(self.numerics)
-        names = ["best.pt", "last.pt", "student.pt", *self._snapshots]
+        weights = {name: self.attempt.path / name for name in ("best.pt", "last.pt", "student.pt")}
+        snapshots = {name: self._path_of(name, number) for name, (number, _) in self._snapshots.items()}
         return self.attempt.publish(
             metrics=self.lines,
-            weights={name: self.attempt.path / name for name in names},
+            weights=weights | snapshots,
             result={
-                **self._result(training),
-                "class_names": self._class_names(training, arrays),
+                **self._result(training, arrays),
                 **self._soft_targets(training, arrays),
                 **({"skipped": sorted(training.skipped)} if training.skipped else {}),
             },
@@ -185,9 +199,9 @@ class Recorder:
         }
 
     def _write(self, name: str, saved: Mapping[str, Any]) -> str:
-        path = self.attempt.path / name
-        files.write_atomic(path, checkpoints.to_bytes(saved))
-        return files.digest(path)
+        data = checkpoints.to_bytes(saved)
+        files.write_atomic(self.attempt.path / name, data)
+        return hashlib.sha256(data).hexdigest()
 
     def _student(self, training: Training, arrays: Arrays) -> dict[str, Any]:
         """What student.pt holds besides the best weights; `checkpoints` shows how it is loaded."""
@@ -209,10 +223,6 @@ class Recorder:
             "weights": training.best_weights,
         }
 
-    def _class_names(self, training: Training, arrays: Arrays) -> list[str] | None:
-        """The names that go with the confusion matrix in `best`, which is of the best weights."""
-        return [str(name) for name in arrays.class_names] if training.best_scores.get("confusion") else None
-
     def _commits(self) -> dict[str, str]:
         """Attempt → the commit it ran, with the digest of what was changed on top of it."""
         found = {}
@@ -223,13 +233,10 @@ class Recorder:
                 found[str(int(path.parent.name))] = f"{commit}+{diff[:8]}" if diff else commit
         return found
 
-    def _outside_epochs(self) -> float:
-        """Seconds of this attempt that were not spent in epochs: data, networks, saving."""
-        epochs: float = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
-        return max(0.0, time.perf_counter() - self._began - epochs)
-
-    def _result(self, training: Training) -> dict[str, Any]:
+    def _result(self, training: Training, arrays: Arrays) -> dict[str, Any]:
         last, code = self.lines[-1], provenance.code()
+        spent = sum(line["seconds"] for line in self.lines if line["attempt"] == self.attempt.number)
+        names = [str(name) for name in arrays.class_names]
         last_scores = {name: value for name, value in training.last_scores.items() if name != "confusion"}
         return {
             "key": self.spec.key,
@@ -239,7 +246,8 @@ class Recorder:
             "epochs": self.spec.recipe.epochs,
             "seconds": sum(line["seconds"] for line in self.lines),
             "teacher_seconds": sum(line.get("teacher_seconds", 0.0) for line in self.lines),
-            "start_seconds": self._outside_epochs(),
+            # Of this attempt, what was not spent in epochs: data, networks, saving.
+            "start_seconds": max(0.0, time.perf_counter() - self._began - spent),
             "images_per_second": statistics.median(line["images_per_second"] for line in self.lines),
             "attempts": self.attempt.number,
             "numerics": {**self.numerics, "mixed": self.mixed},
@@ -249,4 +257,5 @@ class Recorder:
             "commits": self._commits(),
             "versions": provenance.versions(),
             "finished_at": provenance.now(),
+            "class_names": names if training.best_scores.get("confusion") else None,  # of its rows
         }

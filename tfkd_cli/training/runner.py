@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,13 @@ from tfkd_cli.data.split import hold_out
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
-from tfkd_cli.store import files, lease
+from tfkd_cli.store import lease, reading
 from tfkd_cli.training import attempt_log, precision, provenance, teacher_logits
 from tfkd_cli.training.evaluation import images_at_once
 from tfkd_cli.training.ranks import Ranks
 from tfkd_cli.training.recorder import Recorder
 from tfkd_cli.training.teacher_logits import FrozenTeacher, TeacherLogits
-from tfkd_cli.training.trainer import Epoch, Training
+from tfkd_cli.training.trainer import Training
 
 if TYPE_CHECKING:
     from tfkd_cli.data import Arrays
@@ -40,10 +40,6 @@ log = logging.getLogger("tfkd")
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop; its state is saved."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Blocked(RunError):  # noqa: N818 - it waits
@@ -56,7 +52,6 @@ def run(
     store: Store,
     execution: Execution,
     stop: Callable[[], str | None] = lambda: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     cache_logits: bool = False,
     weights: Collection[str] = (),
     ranks: Ranks | None = None,
@@ -82,29 +77,42 @@ def run(
     if ranks.rank:
         _assist(spec, store=store, execution=execution, ranks=ranks, stop=stop)
         return {}
+    return _lead(spec, store=store, execution=execution, ranks=ranks, stop=stop, cache_logits=cache_logits)
+
+
+def _lead(
+    spec: RunSpec,
+    *,
+    store: Store,
+    execution: Execution,
+    ranks: Ranks,
+    stop: Callable[[], str | None],
+    cache_logits: bool,
+) -> dict[str, Any]:
+    folder = store.run(spec)
     attempt = _start_attempt(folder)
-    with attempt_log.logged(attempt.log_path, verbose=execution.verbose), _ending(attempt, ranks):
-        ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
-        work = _Work(spec, store=store, execution=execution, ranks=ranks)
-        return work.do(attempt, stop=stop, on_epoch=on_epoch, cache_logits=cache_logits)
-
-
-@contextlib.contextmanager
-def _ending(attempt: Attempt, ranks: Ranks) -> Iterator[None]:
-    """However an attempt ends, nobody waits for its lease, and its failure is in the store."""
-    try:
-        yield
-    except Interrupted as stopped:
-        log.info("stopped: %s", stopped.reason)
-        attempt.release()
-        raise
-    except KeyboardInterrupt:
-        attempt.release()
-        raise
-    except BaseException as error:  # a student's own code may even call sys.exit
-        raise attempt_log.recorded(ranks.cause_of(error), attempt) from error
-    finally:
-        ranks.over()
+    with attempt_log.logged(attempt.log_path, verbose=execution.verbose):
+        try:
+            ranks.meet(lambda lost: attempt_log.end_process(attempt_log.recorded(lost, attempt)))
+            work = _Work(spec, store=store, execution=execution, ranks=ranks)
+            log.info("attempt %d of %s on %s", attempt.number, spec.folder, work.numerics)
+            record = Recorder(
+                spec, folder=folder, attempt=attempt, numerics=work.numerics, execution=execution
+            )
+            record.begin()
+            won = record.publish(*work.train(stop=stop, record=record, cache_logits=cache_logits))
+            log.info("done" if won else "done, but another attempt was first: its result stands")
+            if (result := folder.result()) is None:
+                raise RunError(f"{spec.folder} is trained, but its result cannot be found.")
+            return result
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            log.info("stopped: %s", stopped)
+            attempt.release()  # so that nobody waits for its lease
+            raise
+        except BaseException as error:  # a student's own code may even call sys.exit
+            raise attempt_log.recorded(ranks.cause_of(error), attempt) from error
+        finally:
+            ranks.over()
 
 
 def _assist(
@@ -117,7 +125,7 @@ def _assist(
             )
         )
         with contextlib.suppress(Interrupted):
-            _Work(spec, store=store, execution=execution, ranks=ranks).assist(stop=stop)
+            _Work(spec, store=store, execution=execution, ranks=ranks).train(stop=stop)
         ranks.await_end()
     except KeyboardInterrupt:
         raise
@@ -153,11 +161,7 @@ def _start_attempt(folder: RunFolder) -> Attempt:
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})
     if attempt is None:
-        other = folder.lease()
-        owner = (
-            f"process {other.pid} on {other.host.split()[0]}" if other and other.host else "another process"
-        )
-        raise Blocked(f"{folder.name} is being trained by {owner}.")
+        raise Blocked(f"{folder.name} is being trained by {folder.lease() or 'another process'}.")
     return attempt
 
 
@@ -166,115 +170,61 @@ class _Work:
 
     def __init__(self, spec: RunSpec, *, store: Store, execution: Execution, ranks: Ranks) -> None:
         self._spec, self._store, self._execution, self._ranks = spec, store, execution, ranks
-        self._folder = store.run(spec)
-        self._device, self._numerics = _numerics(spec, self._folder, execution, ranks)
+        self._device, self.numerics = _numerics(spec, store.run(spec), execution, ranks)
 
-    def do(
-        self,
-        attempt: Attempt,
-        *,
-        stop: Callable[[], str | None],
-        on_epoch: Callable[[Epoch], None],
-        cache_logits: bool,
-    ) -> dict[str, Any]:
-        """Train from the furthest state to the end, and publish; the result that stands."""
-        record = self._record(attempt)
-        record.begin()
-        arrays = self._arrays()
-
-        def at_step() -> None:
-            reason = self._ranks.agree(stop() or record.keep_up(training))
-            if reason is not None:
-                record.save(training)
-                raise Interrupted(reason)
-
-        training = self._training(
-            arrays,
-            at_step=at_step,
-            at_batch=lambda: record.keep_up(training),
-            cache_logits=cache_logits,
-        )
-        record.resume(training)
-        self._ranks.send(training.state)
-        scalars = self._scalars(training)
-        for epoch in training.epochs():
-            record.add(epoch, training)
-            scalars(epoch)
-            _log_epoch(epoch, self._spec.recipe.epochs)
-            on_epoch(epoch)
-        self._ranks.leave()
-        won = record.publish(training, arrays)
-        log.info("done" if won else "done, but another attempt was first: its result stands")
-        result = self._folder.result()
-        if result is None:
-            raise RunError(f"{self._spec.folder} is trained, but its result cannot be found.")
-        return result
-
-    def assist(self, *, stop: Callable[[], str | None]) -> None:
-        """Train along with rank 0, from its state to the end."""
-
-        def at_step() -> None:
-            reason = self._ranks.agree(stop())
-            if reason is not None:
-                raise Interrupted(reason)
-
-        training = self._training(self._arrays(), at_step=at_step, at_batch=lambda: None)
-        training.load(self._ranks.receive())
-        for _ in training.epochs():
-            pass
-        self._ranks.leave()
-
-    def _record(self, attempt: Attempt) -> Recorder:
-        log.info("attempt %d of %s on %s", attempt.number, self._spec.folder, self._numerics)
-        return Recorder(
-            self._spec,
-            folder=self._folder,
-            attempt=attempt,
-            numerics=self._numerics,
-            checkpoint_minutes=self._execution.checkpoint_minutes,
-        )
-
-    def _arrays(self) -> Arrays:
-        return hold_out(_loaded(self._spec, self._execution), self._spec.recipe.holdout)
-
-    def _training(
-        self,
-        arrays: Arrays,
-        *,
-        at_step: Callable[[], None],
-        at_batch: Callable[[], object],
-        cache_logits: bool = False,
-    ) -> Training:
-        """The training of these arrays, once all ranks have what they need for it."""
+    def train(
+        self, *, stop: Callable[[], str | None], record: Recorder | None = None, cache_logits: bool = False
+    ) -> tuple[Training, Arrays]:
+        """Train from the furthest state to the end. Rank 0 has a record; the others go on from its state."""
+        arrays = self._arrays(stop)
         teacher = self._teacher(arrays)
-        self._ranks.join(self._device)
-        return Training(
+        self._ranks.join(self._device)  # all ranks have what they need
+
+        def at_step() -> None:
+            reason = self._ranks.agree(stop() or keep_up())
+            if reason is not None:
+                if record is not None:
+                    record.save(training)
+                raise Interrupted(reason)
+
+        def keep_up() -> str | None:
+            return None if record is None else record.keep_up(training)
+
+        training = Training(
             self._spec,
             data=arrays,
             device=self._device,
             teacher=teacher,
             teacher_logits=self._teacher_logits(teacher, arrays, cache=cache_logits),
             at_step=at_step,
-            at_batch=at_batch,
+            at_batch=keep_up,
             ranks=self._ranks,
         )
+        if record is not None:
+            record.resume(training)
+        if self._ranks.size > 1:
+            training.load(self._ranks.of_first(training.state))
+        for epoch in training.epochs():
+            if record is not None:
+                record.add(epoch, training)
+        self._ranks.leave()
+        return training, arrays
 
-    def _scalars(self, training: Training) -> Callable[[Epoch], None]:
-        """Writes an epoch to `<results>/tensorboard/<run>` (`--tensorboard`), or does nothing."""
-        if not self._execution.tensorboard:
-            return lambda epoch: None
-        from torch.utils.tensorboard import SummaryWriter
+    def _arrays(self, stop: Callable[[], str | None]) -> Arrays:
+        """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
 
-        folder = self._store.root / "tensorboard" / self._spec.folder
-        writer = SummaryWriter(str(folder), purge_step=training.epoch)
+        def progress(what: str, share: float) -> None:
+            if not share:
+                log.info(what)
+            if self._ranks.size == 1 and (reason := stop()):  # several ranks stop together, at a step
+                raise Interrupted(reason)
 
-        def write(epoch: Epoch) -> None:
-            for name, value in epoch.line(attempt=0).items():
-                if value is not None and name not in ("epoch", "attempt"):
-                    writer.add_scalar(name, value, epoch.epoch)
-            writer.flush()
-
-        return write
+        recipe, workers = self._spec.recipe, self._execution.data_workers
+        if workers is None:
+            workers = self._execution.threads or provenance.cores()
+        how = Reading(decoder=recipe.decoder, corrupt=recipe.corrupt, workers=workers)
+        loaded = data.load(self._spec.dataset, execution=self._execution, reading=how, progress=progress)
+        return hold_out(loaded, recipe.holdout)
 
     def _teacher(self, arrays: Arrays) -> FrozenTeacher | None:
         teacher = self._spec.teacher
@@ -313,8 +263,8 @@ class _Work:
         folder = teacher_logits.cache_folder(
             self._store.teacher_logits_path,
             spec=self._spec,
-            weights_digest=files.digest(self._teacher_path()),
-            numerics=self._numerics,
+            weights_digest=reading.digest(self._teacher_path()),
+            numerics=self.numerics,
             batch=batch,
         )
         return TeacherLogits(
@@ -326,19 +276,6 @@ class _Work:
             folder=folder,
             limit_bytes=1e9 * self._execution.teacher_cache_gb if cache else 0.0,
         )
-
-
-def _loaded(spec: RunSpec, execution: Execution) -> Arrays:
-    """The run's data set; what is damaged in the cache is decoded again, and the log says so."""
-    workers = (
-        execution.threads or provenance.cores() if execution.data_workers is None else execution.data_workers
-    )
-    return data.load(
-        spec.dataset,
-        execution=execution,
-        reading=Reading(decoder=spec.recipe.decoder, corrupt=spec.recipe.corrupt, workers=workers),
-        progress=lambda what, share: None if share else log.info(what),
-    )
 
 
 def _numerics(
@@ -378,7 +315,7 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
     """The file a foreign teacher was given as, or torchvision's, if it still holds the same weights."""
     source = models.published_file(teacher.network) if teacher.published else sources.get(teacher.digest)
     path = Path(source) if source else None
-    if path is None or not path.is_file() or not files.digest(path).startswith(teacher.digest):
+    if path is None or not path.is_file() or not reading.digest(path).startswith(teacher.digest):
         raise RunError(
             f"the teacher's weights {source or teacher.digest[:12]} are missing, or other ones by now.",
             expected=f"a file with sha256 {teacher.digest[:12]}….",
@@ -387,14 +324,3 @@ def _foreign_weights(teacher: ForeignTeacher, sources: Mapping[str, str]) -> Pat
             else "give the command again with the file's path.",
         )
     return path
-
-
-def _log_epoch(epoch: Epoch, epochs: int) -> None:
-    log.info(
-        "epoch %d of %d: test accuracy %.2f %%, train loss %.4f, %.1f s",
-        epoch.epoch,
-        epochs,
-        epoch.test_accuracy,
-        epoch.train_loss,
-        epoch.seconds,
-    )

@@ -10,10 +10,12 @@ to the disk, would take 15 s.
 from __future__ import annotations
 
 import re
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -29,8 +31,7 @@ from tfkd_cli.training import provenance
 JOBS_PER_FILE = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobRun:
+class JobRun(NamedTuple):
     """A run of a job, as the plan has decided it (`plan.PlannedRun`)."""
 
     spec: RunSpec
@@ -44,12 +45,6 @@ class _JobRun(Record):
     spec: dict[str, Any]
     weights: tuple[FileName, ...]
     caches_logits: bool
-
-    def job_run(self) -> JobRun:
-        """RequestError where its spec is none."""
-        return JobRun(
-            spec=RunSpec.from_json(self.spec), weights=self.weights, caches_logits=self.caches_logits
-        )
 
 
 _Pack = Annotated[list[_JobRun], schema.Meta(min_length=1)]
@@ -85,27 +80,20 @@ def write(
 
     `more` is stored beside it: the profile, the staged code.
     """
-    name = store.add_submission(
-        {
-            "schema": 2,
-            "backend": backend,
-            **more,
-            "created": provenance.now(),
-            "execution": execution.to_json(),
-        }
-    )
+    created = provenance.now()
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:10]}"
     folder = store.submission_path(name)
     files.make_folder(folder / "jobs")
+    settings = {"schema": 2, "backend": backend, **more, "created": created, "execution": execution.to_json()}
+    files.create_once(folder / "submission.json", files.encode_json(settings))
     for start in range(0, len(jobs), JOBS_PER_FILE):
-        chunk = [
-            [
-                {"spec": run.spec.to_json(), "weights": run.weights, "caches_logits": run.caches_logits}
-                for run in runs
-            ]
-            for runs in jobs[start : start + JOBS_PER_FILE]
-        ]
+        chunk = [[_encoded(run) for run in runs] for runs in jobs[start : start + JOBS_PER_FILE]]
         files.create_once(_jobs_path(folder, start), files.encode_json(chunk, indent=None))
     return name
+
+
+def _encoded(run: PlannedRun) -> dict[str, Any]:
+    return {"spec": run.spec.to_json(), "weights": run.weights, "caches_logits": run.caches_logits}
 
 
 def read_job(store: str, submission: str, index: str) -> Job:
@@ -114,7 +102,10 @@ def read_job(store: str, submission: str, index: str) -> Job:
     RequestError when there is none, DamagedFile when the submission's files cannot be believed.
     """
     opened = Store.open(Path(store), create=False)
-    folder, data = opened.submission_path(submission), opened.submission(submission)
+    folder = opened.submission_path(submission)
+    settings: _Submission | None = reading.read_as(folder / "submission.json", _Submission)
+    if settings is None:
+        raise RequestError(f'no submission "{submission}" in {opened.root}.')
     place, _, member = index.partition(".")
     try:
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", index):
@@ -128,18 +119,12 @@ def read_job(store: str, submission: str, index: str) -> Job:
             f"submission {submission} has no run {index}.", expected="a job that a backend of tfkd wrote."
         ) from error
     with reading.found_in(path):
-        runs = tuple(each.job_run() for each in chosen)
+        runs = tuple(JobRun(RunSpec.from_json(r.spec), r.weights, r.caches_logits) for r in chosen)
     with reading.found_in(folder / "submission.json"):
-        execution = Execution.from_json(
-            schema.convert(
-                data, _Submission, hint="give the command again: it writes a new submission."
-            ).execution
-        )
+        execution = Execution.from_json(settings.execution)
     threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
-    return Job(
-        store=opened, submission=submission, index=index, execution=replace(execution, threads=threads),
-        runs=runs,
-    )  # fmt: skip
+    execution = replace(execution, threads=threads)
+    return Job(store=opened, submission=submission, index=index, execution=execution, runs=runs)
 
 
 def _jobs_path(folder: Path, index: int) -> Path:

@@ -171,23 +171,22 @@ class Training:
             return self.network(normalised_NCHW).float()  # type: ignore[no-any-return]
 
     def _do_epoch(self) -> Epoch:
-        started, seconds_before = time.perf_counter(), self.seconds
-
-        def timed(call: Callable[[], object]) -> None:
-            self.seconds = seconds_before + time.perf_counter() - started
-            call()
-
+        self._began = time.perf_counter() - self.seconds
         if self.step < self.steps:
-            at_step = partial(timed, self.at_step)
+            at_step = partial(self._timed, self.at_step)
             self._train(self._teacher_of_epoch(at_step), at_step)
         self._refuse_divergence()
         self._ranks.share_buffers(self.network)
-        training_seconds = seconds_before + time.perf_counter() - started
-        tested = self._evaluate(self._test, partial(timed, self._at_batch))
-        checked = self._evaluate(self._val, partial(timed, self._at_batch)) if self._val else None
+        training_seconds = time.perf_counter() - self._began
+        tested = self._evaluate(self._test)
+        checked = self._evaluate(self._val) if self._val else None
         self._note_skipped()
-        self.seconds = seconds_before + time.perf_counter() - started
+        self.seconds = time.perf_counter() - self._began
         return self._finish_epoch(tested, checked, training_seconds=training_seconds)
+
+    def _timed(self, call: Callable[[], object]) -> None:
+        self.seconds = time.perf_counter() - self._began
+        call()
 
     def _note_skipped(self) -> None:
         if self.spec.recipe.corrupt == "skip":
@@ -196,8 +195,8 @@ class Training:
                 log.warning("skipped: %s", what)
                 self.skipped.add(what)
 
-    def _evaluate(self, part: Part, at_batch: Callable[[], None]) -> Scores:
-        share, gather = self._ranks.share, self._ranks.gather
+    def _evaluate(self, part: Part) -> Scores:
+        share, gather, at_batch = self._ranks.share, self._ranks.gather, partial(self._timed, self._at_batch)
         return evaluate(self.network, part, self._facts, at_step=at_batch, share=share, gather=gather)
 
     def _teacher_of_epoch(self, at_step: Callable[[], None]) -> TeacherOf | None:
@@ -368,9 +367,7 @@ class Training:
         self.epoch, self.step = state["epoch"], state["step"]
         self.seconds, self._lr = state["seconds"], state["lr"]
         self.teacher_seconds = state["teacher_seconds"]
-        # States of before the parts had names have a place for a KL term, whatever the loss.
-        parts = len(self._sums) - 1
-        self._sums.copy_(torch.cat([state["sums"][:parts], state["sums"][-1:]]))
+        self._sums.copy_(state["sums"])
         self.best_epoch, self.best_scores = state["best"]["epoch"], dict(state["best"]["scores"])
         self.last_scores = dict(state["last_scores"])
         self.best_weights = dict(state["best_weights"])

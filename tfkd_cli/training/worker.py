@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -45,26 +45,19 @@ LARGEST_INT = (1 << 31) - 1
 log = logging.getLogger("tfkd")
 
 
-class Leave(KeyboardInterrupt):
-    """A stop signal before there is a state to save; like Ctrl-C, no `except Exception` catches it."""
-
-
 class Stop:
     """The reason to stop, once there is one; signal handlers only note it.
 
-    Only while a run is being made ready do they end it at once: importing torch and reading data may take
-    longer than SLURM waits (KillWait) before it kills.
+    Python drops what a handler raises in a finaliser or in a callback of the import system.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._at_once = False
         self._parent = os.getppid()
         self.children: list[subprocess.Popen[bytes]] = []
 
     def __call__(self) -> str | None:
-        """The reason, None while there is none; asked at step boundaries, where there is a state to save."""
-        self._at_once = False
+        """The reason, None while there is none; asked while data are prepared, and at step boundaries."""
         if self.reason is None and os.getppid() != self._parent:
             self.reason = ORPHANED
         return self.reason
@@ -78,24 +71,6 @@ class Stop:
         if (parent := multiprocessing.parent_process()) is not None:
             threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Until somebody asks, a signal raises Leave."""
-        self._at_once = True
-        try:
-            self.leave_if_asked()
-            yield
-        finally:
-            self._at_once = False
-
-    def leave_if_asked(self) -> None:
-        """Raise Leave for a signal from before `at_once`, or one whose Leave was lost.
-
-        Python drops what a signal handler raises in a finaliser or in a callback of the import system.
-        """
-        if self._at_once and self.reason is not None:
-            raise Leave
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Cancelled is final: a time limit that passes while we save does not bring a run back.
         if self.reason != TERMINATED:
@@ -103,7 +78,6 @@ class Stop:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(number)
-        self.leave_if_asked()
 
 
 def _end_with(parent: BaseProcess) -> None:
@@ -165,21 +139,7 @@ def begin(store: str, submission: str, index: str, environment: Mapping[str, str
 
 
 def _do_run(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
-    try:
-        with stop.at_once():
-            _prepare_process(job)
-            return _train(job, run, stop=stop, on_stop=on_stop)
-    except Leave:
-        return on_stop(stop.reason or TERMINATED)
-    except TfkdError as error:
-        print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        why = RunError("the student's own code raised KeyboardInterrupt.", hint="look into its module.")
-        print(why, file=sys.stderr)
-    return CRASHED
-
-
-def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) -> int:
+    _prepare_process(job)
     from tfkd_cli.training import preload  # torch: only now, with its threads set
 
     if preload.failure is not None:
@@ -188,19 +148,26 @@ def _train(job: Job, run: JobRun, *, stop: Stop, on_stop: Callable[[str], int]) 
     from tfkd_cli.training import runner
     from tfkd_cli.training.ranks import Ranks
 
-    stop.leave_if_asked()  # while torch was imported
+    if reason := stop():  # while torch was imported
+        return on_stop(reason)
     try:
         runner.run(
             run.spec, store=job.store, execution=job.execution, stop=stop,
             cache_logits=run.caches_logits, weights=run.weights,
             ranks=Ranks.of_environment(sync_batch_norm=job.execution.sync_batch_norm),
         )  # fmt: skip
+        return DONE
     except runner.Interrupted as stopped:
-        return on_stop(stopped.reason)
+        return on_stop(str(stopped))
     except runner.Blocked as blocked:
         print(blocked, file=sys.stderr)
         return TRY_AGAIN
-    return DONE
+    except TfkdError as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        why = RunError("the student's own code raised KeyboardInterrupt.", hint="look into its module.")
+        print(why, file=sys.stderr)
+    return CRASHED
 
 
 def _prepare_process(job: Job) -> None:

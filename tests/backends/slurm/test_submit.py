@@ -343,7 +343,7 @@ def test_the_submission_says_how_runs_execute_and_which_code(
     fake_slurm: Any, send: Send, graph: Graph, store: Store
 ) -> None:
     sent = send(graph(1, 0))
-    data = store.submission(sent.name)
+    data = json.loads((store.submission_path(sent.name) / "submission.json").read_text())
     staged = store.code_path / data["code"]
     assert data["execution"]["threads"] is None  # the cores that the job is given
     assert (staged / "tfkd_cli" / "training" / "worker.py").is_file()

@@ -23,7 +23,7 @@ def train(job: Job, run: JobRun, *, stop: worker.Stop, on_stop: Callable[[str], 
     if attempt is None:
         return worker.TRY_AGAIN
     time.sleep(0.02)
-    attempt.save_state(lambda stream: stream.write(spec.key.encode()), step=1, epoch=1)
+    attempt.save_state(spec.key.encode(), step=1, epoch=1)
     if stop() is not None:
         attempt.release()
         return on_stop(stop() or "")
