@@ -7,7 +7,7 @@ from typing import Any
 
 from paper_tables.gains import Gain
 from paper_tables.printed import signed
-from paper_tables.render.cells import gain_text
+from paper_tables.render.cells import could_show_text, gain_text
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
 from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, DatasetGain
 
@@ -43,7 +43,7 @@ def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
         (verdict_text(verdict), None),
         (mean_gain_text(verdict), verdict.gain.mean if verdict.gain else None),
         ("" if verdict.p_holm is None else p_text(verdict.p_holm), verdict.p_holm),
-        (could_show_text(verdict), verdict.smallest_gain),
+        (could_show_text(verdict.smallest_gain, verdict.seeds_for_printed_gain), verdict.smallest_gain),
         (f"{verdict.cells}/{len(verdict.contrasts)}", verdict.cells),
         (f"{verdict.runs}/{verdict.runs_wanted}", verdict.runs),
     )
@@ -80,14 +80,6 @@ def mean_gain_text(verdict: ClaimVerdict) -> str:
         return signed(verdict.gain.mean)
     low, high = verdict.interval
     return f"{signed(verdict.gain.mean)} [{signed(low)}, {signed(high)}] {100 * verdict.confidence:.0f} %"
-
-
-def could_show_text(verdict: ClaimVerdict) -> str:
-    """`0.20, 2 seeds`: the smallest gain these seeds could have shown, the seeds the printed one needs."""
-    if verdict.smallest_gain is None:
-        return ""
-    seeds = verdict.seeds_for_printed_gain
-    return f"{verdict.smallest_gain:.2f}" + (f", {seeds} seeds" if seeds is not None else "")
 
 
 def p_text(p: float) -> str:
