@@ -7,7 +7,6 @@ pyplot, so no state is shared; the same data give the same bytes.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,16 +32,14 @@ DASHES: tuple[Any, ...] = (
 MARKERS = "os^Dv<P"
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
-SIZE = (4.8, 3.4)  # inches, 346 points: on a phone a point becomes a pixel
-LINE = 0.19  # inches of a legend's line
+SIZE = (3.9, 2.7)  # inches of the axes; the texts around them come on top
 LEGEND_WIDTH = 56  # characters of a label, in one column of two a bit less than half of it
-USUAL_LEGEND = 4  # lines; with more the figure grows
-GAIN_ROW, GAIN_LABEL = 0.36, 25  # inches of a row of a forest plot, characters of a line of its label
+GAIN_WIDTH, GAIN_ROW, GAIN_LINE = 3.1, 0.36, 0.19  # inches: axes of a forest plot, a row, a line of its label
+GAIN_LABEL = 25  # characters of such a line
 OURS, WITH_INTERVAL = "measured", ", with the 95 % interval"
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
-DPI = 160
 STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first comes with matplotlib
     "font.size": 10,
@@ -59,6 +56,8 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",  # texts, not outlines: a fifth of the size; other fonts are narrower than DejaVu
     "svg.hashsalt": "tfkd",
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
 }
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -73,13 +72,12 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
     """Writes `path` with each format's suffix and gives the files; the folder must exist."""
     from matplotlib import rc_context
 
-    written = []
+    figure, written = drawing(data), []
     with rc_context(STYLE):
-        figure = _drawing(data)
         for each in formats:
             file = path.with_name(f"{path.name}.{each}")
             metadata = {**UNDATED.get(each, {}), "Title": data.title}
-            figure.savefig(file, format=each, dpi=DPI, metadata=metadata, **SAVED.get(each, {}))
+            figure.savefig(file, format=each, metadata=metadata, **SAVED.get(each, {}))
             written.append(file)
     return tuple(written)
 
@@ -87,23 +85,35 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
 def drawing(data: FigureData) -> Drawing:
     """The matplotlib figure, not saved anywhere."""
     from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        return _drawing(data)
-
-
-def _drawing(data: FigureData) -> Drawing:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
-    figure = Drawing(figsize=SIZE)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(data.x_label)
-    axes.set_ylabel(data.y_label)
-    if data.gains:
-        _draw_gains(figure, axes, data.gains)
-        return figure
+    with rc_context(STYLE):
+        figure = Drawing(figsize=SIZE)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlabel(data.x_label)
+        axes.set_ylabel(data.y_label)
+        if data.gains:
+            _draw_gains(axes, data.gains)
+        else:
+            _draw_series(axes, data)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            columns = 1 if max(map(len, labels)) > LEGEND_WIDTH // 2 - 3 else 2
+            folded = [textwrap.fill(each, LEGEND_WIDTH) for each in labels]
+            axes.legend(
+                handles,
+                folded,
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                borderaxespad=4.2,  # lines of text: below the ticks and the label of the x axis
+                ncols=columns,
+            )
+    return figure
+
+
+def _draw_series(axes: Axes, data: FigureData) -> None:
     _draw_bars(axes, data.bars)
     for level in data.levels:
         _draw_level(axes, level)
@@ -114,35 +124,9 @@ def _drawing(data: FigureData) -> Drawing:
     _set_ranges(axes, data)
     if data.status:
         _draw_status(axes, data.status)
-    lines = _draw_legend(figure, axes)
-    _set_margins(figure, height=SIZE[1] + LINE * max(0, lines - USUAL_LEGEND), legend_lines=lines)
-    return figure
 
 
-def _draw_legend(figure: Drawing, axes: Axes) -> int:
-    """The legend below the axes; how many lines of text it takes."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return 0
-    columns = 1 if max(map(len, labels)) > LEGEND_WIDTH // 2 - 3 else 2
-    folded = [textwrap.fill(each, LEGEND_WIDTH) for each in labels]
-    figure.legend(handles, folded, loc="lower left", ncols=columns, borderaxespad=0.3)
-    return math.ceil(sum(each.count("\n") + 1 for each in folded) / columns)
-
-
-def _set_margins(figure: Drawing, *, height: float, legend_lines: int, left: float = 0.8) -> None:
-    """Room for the texts around the axes, which have known sizes: a layout engine draws everything twice."""
-    width = SIZE[0]
-    figure.set_size_inches(width, height)
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - 0.15 / width,
-        top=1 - 0.12 / height,
-        bottom=(0.6 + LINE * legend_lines) / height,
-    )
-
-
-def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
+def _draw_gains(axes: Axes, rows: Sequence[GainRow]) -> None:
     """A forest plot: a dot and its interval for each row, the printed gain as a hollow diamond."""
     places = range(len(rows))
     axes.axvline(0.0, color="#444444", linewidth=1.0, zorder=1)
@@ -163,11 +147,10 @@ def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
     axes.set_yticks(places, labels, fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
     axes.grid(visible=False, axis="y")
-    folded = [label.split("\n") for label in labels]
-    longest, most = max(len(line) for label in folded for line in label), max(map(len, folded))
-    lines = _draw_legend(figure, axes)
-    height = max(GAIN_ROW, LINE * most) * len(rows) + 0.72 + LINE * lines
-    _set_margins(figure, height=height, legend_lines=lines, left=0.2 + 0.073 * longest)
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(GAIN_WIDTH, max(GAIN_ROW, GAIN_LINE * lines) * len(rows))
 
 
 def _unbroken(labels: Sequence[str]) -> str:
