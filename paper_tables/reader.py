@@ -136,7 +136,7 @@ def _errata(table: Table) -> Iterator[Erratum]:
     for row in table.rows:
         for cell in filter(None, row.cells):
             if cell.erratum:
-                slip = table_toml.is_slip(cell, row)
+                slip = table_toml.is_slip(cell, row.cells)
                 yield Erratum(
                     table=table.name,
                     row=cell.row,
@@ -145,7 +145,7 @@ def _errata(table: Table) -> Iterator[Erratum]:
                     kind="gain" if slip else "two values",
                     text=cell.note,
                     printed=cell.published.gain,
-                    arithmetic=table_toml.arithmetic_gain(cell, row) if slip else None,
+                    arithmetic=table_toml.arithmetic_gain(cell, row.cells) if slip else None,
                 )
 
 
