@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
 from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Table
-from paper_tables.strict import Entry, Names, Plain, Text, near, shared
+from paper_tables.strict import Entry, Names, Plain, Text, near, parse, read_toml, shared
 
 
 class Over(Entry):
@@ -54,6 +55,11 @@ class Variants(Entry):
     """`variants.toml`."""
 
     variant: tuple[Variant, ...]
+
+
+def keys(name: str, data: Any) -> ClaimKeys:
+    """The entries of a claim's file; PaperTablesError with file and key."""
+    return parse(data, ClaimKeys, where=f"{name}.toml")
 
 
 def claim(name: str, keys: ClaimKeys, tables: Mapping[str, Table]) -> Claim:
@@ -112,9 +118,11 @@ def _gain(cell: Cell, other: Cell | None) -> float | None:
     return None if own is None or theirs is None else round(own - theirs, 3)
 
 
-def check_variants(variants: tuple[Variant, ...], names: Names) -> None:
-    """PaperTablesError where a variant names a method or a field that there is not."""
-    for number, each in enumerate(variants, 1):
-        where = f"variants.toml, variant {number}"
+def variants(path: Path, names: Names) -> tuple[Variant, ...]:
+    """The file; PaperTablesError where a variant names a method or a field that there is not."""
+    found = read_toml(path, Variants).variant
+    for number, each in enumerate(found, 1):
+        where = f"{path.name}, variant {number}"
         names.resolve("method", each.method, where=where)
         names.values("loss", each.loss, where=where)
+    return found
