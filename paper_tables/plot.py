@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_tables.figure_data import Bars, FigureData, GainRow, Level, Line, Points
+from paper_tables.figure_data import FigureData, GainRow, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,13 +114,15 @@ def drawing(data: FigureData) -> Drawing:
 
 
 def _draw_series(axes: Axes, data: FigureData) -> None:
-    _draw_bars(axes, data.bars)
-    for level in data.levels:
-        _draw_level(axes, level)
+    bars = [line for line in data.lines if line.look == "bars"]
+    _draw_bars(axes, bars)
     for line in data.lines:
-        _draw_line(axes, line)
-    for points in data.points:
-        _draw_points(axes, points, data.bars)
+        if line.look in ("level", "printed level"):
+            _draw_level(axes, line)
+        elif line.look in ("printed", "read off"):
+            _draw_points(axes, line, bars)
+        elif line.look != "bars":
+            _draw_line(axes, line)
     _set_ranges(axes, data)
     if data.status:
         _draw_status(axes, data.status)
@@ -164,7 +166,7 @@ def _colour(slot: int) -> str:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     colour, dashes = _colour(line.slot), DASHES[line.slot % len(DASHES)]
-    marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else ""
+    marker = MARKERS[line.slot % len(MARKERS)] if line.look == "marked line" or len(line.x) == 1 else ""
     axes.plot(
         line.x,
         line.y,
@@ -179,7 +181,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
-def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
+def _draw_points(axes: Axes, points: Line, bars: Sequence[Line]) -> None:
     """Filled diamonds are printed numbers; hollow ones were read off a printed figure."""
     colour = "#000000" if bars else _colour(points.slot)
     index = next((at for at, each in enumerate(bars) if each.slot == points.slot), None)
@@ -190,7 +192,7 @@ def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
         linestyle="none",
         marker="D",
         markersize=6,
-        markerfacecolor="white" if points.approximate else colour,
+        markerfacecolor="white" if points.look == "read off" else colour,
         markeredgecolor=colour,
         markeredgewidth=1.3,
         label=points.label,
@@ -198,24 +200,24 @@ def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
     )
 
 
-def _draw_level(axes: Axes, level: Level) -> None:
+def _draw_level(axes: Axes, level: Line) -> None:
     colour = _colour(level.slot)
-    dashes: Any = (0, (1, 2)) if level.published else "-"
-    axes.axhline(level.y, color=colour, linestyle=dashes, linewidth=1.6, label=level.label, zorder=2)
-    if level.low is not None and level.high is not None and level.high > level.low:
-        axes.axhspan(level.low, level.high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+    dashes: Any = (0, (1, 2)) if level.look == "printed level" else "-"
+    axes.axhline(level.y[0], color=colour, linestyle=dashes, linewidth=1.6, label=level.label, zorder=2)
+    if level.low != level.high:
+        axes.axhspan(level.low[0], level.high[0], color=colour, alpha=0.12, linewidth=0, zorder=1)
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[Line]) -> None:
     """Groups by category, counted from 1; the tallest bar of a set carries its number."""
     if not bars:
         return
     for index, each in enumerate(bars):
         shift = _bar_shift(index, len(bars))
-        x = [category + shift for category in range(1, len(each.heights) + 1)]
+        x = [category + shift for category in each.x]
         axes.bar(
             x,
-            each.heights,
+            each.y,
             width=BAR_ROOM / len(bars),
             color=_colour(each.slot),
             hatch=HATCHES[each.slot % len(HATCHES)],
@@ -224,10 +226,10 @@ def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
             label=each.label,
             zorder=2,
         )
-        _number_tallest(axes, x, each.heights, _colour(each.slot))
-    axes.set_xticks(range(1, max(len(each.heights) for each in bars) + 1))
+        _number_tallest(axes, x, each.y, _colour(each.slot))
+    axes.set_xticks(range(1, max(len(each.y) for each in bars) + 1))
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, 1.1 * max(max(each.heights) for each in bars))
+    axes.set_ylim(0, 1.1 * max(max(each.y) for each in bars))
 
 
 def _bar_shift(index: int, sets: int) -> float:

@@ -96,18 +96,14 @@ def _teacher_accuracy(spec: RunSpec, found: Mapping[str, results.Run]) -> float 
     if teacher is None or not teacher.done or not isinstance(spec.teacher, Teacher):
         return None
     if isinstance(spec.teacher.checkpoint, int):
-        by_epoch = {line["epoch"]: line["test_accuracy"] for line in teacher.lines}
-        return by_epoch.get(spec.teacher.checkpoint)
+        return curve(teacher).get(spec.teacher.checkpoint)
     return float(teacher.result[spec.teacher.checkpoint]["accuracy"])
 
 
 def curve(run: results.Run) -> Curve:
     """A run's test accuracy by epoch."""
-    seed = run.spec.seed if run.spec else 0
-    known = [
-        (line["epoch"], line["test_accuracy"]) for line in run.lines if line.get("test_accuracy") is not None
-    ]
-    return Curve(seed=seed, epochs=tuple(x for x, _ in known), accuracy=tuple(y for _, y in known))
+    known = {line["epoch"]: line.get("test_accuracy") for line in run.lines}
+    return {epoch: accuracy for epoch, accuracy in known.items() if accuracy is not None}
 
 
 def gains_name(slug: str) -> str:
