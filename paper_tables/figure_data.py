@@ -136,12 +136,6 @@ def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]
     )
 
 
-def forest_plot(name: str, title: str, rows: Iterable[GainRow], *, x_label: str = GAIN) -> FigureData | None:
-    """Gains as a forest plot; None without any."""
-    gains = tuple(rows)
-    return FigureData(name=name, title=title, x_label=x_label, y_label="", gains=gains) if gains else None
-
-
 def table_gains(comparison: Comparison) -> Iterator[GainRow]:
     """The gains of a table at the best epoch, of the cells that have one."""
     table = comparison.table

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from paper_tables.render import sheet_latex, sheet_markdown
 from paper_tables.render.as_data import comparison_csv
 from paper_tables.render.cells import comparison_sheet
 from paper_tables.render.claims import claims_sheet
-from paper_tables.render.sheet import Sheet
 from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, gather
@@ -83,8 +80,8 @@ def write(
             shown, campaigns, store, unreadable=unreadable, progress=progress, draw=drawing.start
         )
         progress("writing tables", 0.0)
-        for name, text in _texts(contents).items():
-            staging.write(name, text())
+        for name, text in _texts(contents):
+            staging.write(name, text)
         with reported(out):
             for name, frame in (("runs.csv", contents.frame), ("epochs.csv", contents.epochs)):
                 frame.to_csv(staging.path(name), index=False, errors="replace")
@@ -101,44 +98,34 @@ def write(
         )
 
 
-def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
-    """The name of each text file, and what gives its text."""
-    found: dict[str, Callable[[], str]] = {
-        "COLUMNS.md": lambda: COLUMNS_TEXT,
-        "report.json": lambda: json.dumps(record(contents)) + "\n",
-    }
-    for slug, comparison in contents.comparisons.items():
-        found |= _sheets_texts(slug, [comparison_sheet(comparison)])
-        found[f"{slug}.csv"] = partial(comparison_csv, comparison)
-    for slug, answer in contents.answers.items():
-        found |= _sheets_texts(slug, sheets.document(answer))
-        found[f"{slug}.csv"] = partial(sheets.csv_text, answer)
+def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
+    """The names and texts of all files but the frames and the page."""
+    yield "COLUMNS.md", COLUMNS_TEXT
+    yield "report.json", json.dumps(record(contents)) + "\n"
     judged = contents.claims[0]  # the paper's own scale
-    found |= _sheets_texts("claims", [claims_sheet(judged.best, judged.last)])
+    shown = {"claims": [claims_sheet(judged.best, judged.last)]}
+    for slug, comparison in contents.comparisons.items():
+        shown[slug] = [comparison_sheet(comparison)]
+        yield f"{slug}.csv", comparison_csv(comparison)
+    for slug, answer in contents.answers.items():
+        shown[slug] = sheets.document(answer)
+        yield f"{slug}.csv", sheets.csv_text(answer)
+    for name, found in shown.items():
+        yield f"{name}.md", "\n".join(map(sheet_markdown.markdown, found))
+        yield f"{name}.tex", "\n".join(map(sheet_latex.latex, found))
     for run in contents.runs.values():
         if rows := (run.result.get("best") or {}).get("confusion"):
-            found[f"confusion/{run.name}.csv"] = partial(_confusion, rows, run.result.get("class_names"))
-    return found
-
-
-def _sheets_texts(name: str, shown: Sequence[Sheet]) -> dict[str, Callable[[], str]]:
-    return {
-        f"{name}.md": lambda: "\n".join(map(sheet_markdown.markdown, shown)),
-        f"{name}.tex": lambda: "\n".join(map(sheet_latex.latex, shown)),
-    }
+            yield f"confusion/{run.name}.csv", _confusion(rows, run.result.get("class_names"))
 
 
 def _confusion(rows: Sequence[str], class_names: Sequence[str] | None) -> str:
     """A confusion matrix as CSV: a line for each true class, its accuracy (percent) in the last column."""
-    names = class_names or [str(number) for number in range(len(rows))]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_confusion_rows(rows, names))
-    return out.getvalue()
-
-
-def _confusion_rows(rows: Sequence[str], names: Sequence[str]) -> Iterator[list[Any]]:
-    yield ["true class \\ predicted", *names, "accuracy"]
+    names, out = class_names or range(len(rows)), io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["true class \\ predicted", *names, "accuracy"])
     for number, (name, text) in enumerate(zip(names, rows, strict=True)):
         counts = text.split(" ")
         images = sum(map(int, counts))
-        yield [name, *counts, f"{100 * int(counts[number]) / images:.2f}" if images else ""]
+        accuracy = f"{100 * int(counts[number]) / images:.2f}" if images else ""
+        writer.writerow([name, *counts, accuracy])
+    return out.getvalue()
