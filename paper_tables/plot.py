@@ -125,7 +125,7 @@ def _draw_series(axes: Axes, data: FigureData) -> None:
             _draw_line(axes, line)
     _set_ranges(axes, data)
     if data.status:
-        _draw_status(axes, data.status)
+        axes.set_title(data.status, color="#666666", style="italic")
 
 
 def _draw_gains(axes: Axes, rows: Sequence[GainRow]) -> None:
@@ -215,7 +215,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Line]) -> None:
     for index, each in enumerate(bars):
         shift = _bar_shift(index, len(bars))
         x = [category + shift for category in each.x]
-        axes.bar(
+        drawn = axes.bar(
             x,
             each.y,
             width=BAR_ROOM / len(bars),
@@ -226,33 +226,17 @@ def _draw_bars(axes: Axes, bars: Sequence[Line]) -> None:
             label=each.label,
             zorder=2,
         )
-        _number_tallest(axes, x, each.y, _colour(each.slot))
+        tallest = max(each.y) if max(each.y) > min(each.y) else None
+        numbers = [f"{y:.4f}" if y == tallest else "" for y in each.y]
+        axes.bar_label(drawn, numbers, padding=3, rotation=90, fontsize=8)
     axes.set_xticks(range(1, max(len(each.y) for each in bars) + 1))
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, 1.1 * max(max(each.y) for each in bars))
+    axes.set_ylim(0, 1.25 * max(max(each.y) for each in bars))
 
 
 def _bar_shift(index: int, sets: int) -> float:
     """How far the bars of one set stand from the middle of their category."""
     return (index - (sets - 1) / 2) * BAR_ROOM / sets
-
-
-def _number_tallest(axes: Axes, x: Sequence[float], heights: Sequence[float], colour: str) -> None:
-    if max(heights) == min(heights):
-        return
-    tallest = max(range(len(x)), key=heights.__getitem__)
-    axes.annotate(
-        f"{heights[tallest]:.4f}",
-        (x[tallest], heights[tallest]),
-        xytext=(0, -8),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-        rotation=90,
-        fontsize=8,
-        color="white",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.3},
-    )
 
 
 def _set_ranges(axes: Axes, data: FigureData) -> None:
@@ -270,19 +254,3 @@ def _set_ranges(axes: Axes, data: FigureData) -> None:
         last = axes.get_xlim()[1]
         ticks = MaxNLocator(6, integer=True).tick_values(1, last)
         axes.set_xticks([1, *(tick for tick in ticks if 2 <= tick <= last)])
-
-
-def _draw_status(axes: Axes, status: str) -> None:
-    axes.text(
-        0.5,
-        0.42,
-        status,
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        fontsize=12,
-        color="#666666",
-        style="italic",
-        zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-    )

@@ -133,19 +133,9 @@ def gather(
     """
     found = results.read(store, progress=progress)
     everything = results.runs_frame(found.values())
-    states = {run.state.key: run.state for run in found.values()}
     runs, frame = requested_runs(run_uses(items), found, store)
     progress("comparing with the paper", 0.0)
-    answers: dict[str, Answer] = {}
-    comparisons: dict[str, Comparison] = {}
-    drawn: dict[str, FigureData] = {}
-    for item in items:
-        if item.compared:
-            answers[item.slug] = answer(item.campaign.request, states, everything)
-        elif isinstance(item.what, Table):
-            comparisons[item.slug] = item.campaign.comparison(item.what, everything)
-        else:
-            drawn[item.slug] = data_of(item.what, item.campaign.request, found, everything)
+    answers, comparisons, drawn = _shown(items, found, everything)
     claims = judge(campaigns, everything)
     drawn |= _forest_plots({item.slug: item.title for item in items}, comparisons, answers, claims)
     draw(drawn, curves := pictures(runs.values()))
@@ -168,6 +158,24 @@ def gather(
         notes=tuple(_notes(runs, found, campaigns, {*older["run"]})),
         store=store,
     )
+
+
+def _shown(
+    items: Sequence[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
+) -> tuple[dict[str, Answer], dict[str, Comparison], dict[str, FigureData]]:
+    """The answers of comparisons, the tables and the figures, by their slugs."""
+    states = {run.state.key: run.state for run in found.values()}
+    answers: dict[str, Answer] = {}
+    tables: dict[str, Comparison] = {}
+    figures: dict[str, FigureData] = {}
+    for item in items:
+        if item.compared:
+            answers[item.slug] = answer(item.campaign.request, states, everything)
+        elif isinstance(item.what, Table):
+            tables[item.slug] = item.campaign.comparison(item.what, everything)
+        else:
+            figures[item.slug] = data_of(item.what, item.campaign.request, found, everything)
+    return answers, tables, figures
 
 
 def _forest_plots(

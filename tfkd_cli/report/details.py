@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
-from paper_tables.compare import CellComparison, Comparison
-from tfkd_cli.compare.answer import Answer
+from paper_tables.compare import CellComparison
+from paper_tables.measured import NOTHING
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
@@ -25,6 +25,9 @@ LOG_LEAST, LOG_MOST = 200, 4000  # of one run
 CURVE_BUDGET = 200_000  # points drawn in the page, of two curves a run
 CONFUSION_BUDGET = 600_000  # characters of confusion matrices in the page
 TRACEBACK = 3000  # characters
+
+Behind = Iterator[tuple[str, dict[str, Any]]]
+"""What stands behind numbers, by the names of the links that lead there."""
 
 
 def page_data(contents: Contents) -> dict[str, Any]:
@@ -54,7 +57,11 @@ def page_data(contents: Contents) -> dict[str, Any]:
         "epochs": epochs.values,
         "classNames": class_names.values,
         "items": {item.slug: item.title for item in contents.items},
-        "cells": dict(_cells(contents, numbers)),
+        "cells": {
+            name: behind
+            for part in (_cells, _methods, _contrasts)
+            for name, behind in part(contents, numbers)
+        },
         "pictures": [_picture(each, numbers) for each in contents.pictures],
         "pictureFormats": figures.curve_formats(contents.pictures),
     }
@@ -174,61 +181,56 @@ def _picture(picture: figures.Picture, numbers: Mapping[str, int]) -> dict[str, 
     return {"name": picture.name, "title": picture.title, "lines": lines}
 
 
-def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _cells(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind each number of a table."""
     for item in contents.tables:
         comparison = contents.comparisons[item.slug]
+        columns = {column.name: column.label for column in comparison.table.columns}
         by_setting = item.campaign.request.runs_by_setting(item.what)
         runs = {setting: [numbers[spec.folder] for spec in specs] for setting, specs in by_setting.items()}
-        for cell in comparison.cells():
-            setting = cell.cell.setting
-            yield (
-                cell_name(item, cell),
-                {
-                    "title": _title(item, comparison, cell),
-                    "published": printed.show(cell.cell.published),
-                    "note": cell.cell.note,
-                    "assumed": list(cell.assumed) if item.of_the_paper else [],
-                    "warnings": list(cell.warnings),
-                    "runs": runs.get(setting, []),
-                    "baseline": [] if cell.cell.is_baseline else runs.get(setting.baseline(), []),
-                },
-            )
+        for each in comparison.cells():
+            cell, labels = each.cell, comparison.table.rows[each.cell.row].labels
+            shown = {
+                "title": " · ".join([item.title, *labels, columns[cell.column]]),
+                "published": printed.show(cell.published),
+                "note": cell.note,
+                "assumed": "; ".join(each.assumed) if item.of_the_paper else "",
+                "warnings": "; ".join(each.warnings),
+                "runs": runs.get(cell.setting, []),
+                "baseline": [] if cell.is_baseline else runs.get(cell.setting.baseline(), []),
+            }
+            yield cell_name(item, each), shown
+
+
+def _methods(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind each method of a comparison."""
     for item in contents.items:
         if item.compared:
-            yield from _methods(item, contents.answers[item.slug], numbers)
-    yield from _claims(contents, numbers)
+            own = {
+                line.method: [numbers[name] for name in line.runs]
+                for line in contents.answers[item.slug].lines
+            }
+            for method, its in own.items():
+                against = [] if method == "baseline" else own.get("baseline", [])
+                shown = {"title": f"{item.title} · {method}", "runs": its, "baseline": against}
+                yield f"{item.slug}/{method}", shown
 
 
-def _methods(item: Item, found: Answer, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The runs of each method of a comparison, beside those of its baseline."""
-    runs = {line.method: [numbers[name] for name in line.runs] for line in found.lines}
-    for method, own in runs.items():
-        shown = {
-            "title": f"{item.title} · {method}",
-            "published": "",
-            "note": "",
-            "assumed": [],
-            "warnings": [],
-        }
-        against = [] if method == "baseline" else runs.get("baseline", [])
-        yield f"{item.slug}/{method}", {**shown, "runs": own, "baseline": against}
-
-
-def _claims(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _contrasts(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind both sides of each contrast of a claim."""
     for number, judged in enumerate(contents.claims):
         for verdict in judged.best:
-            for index, each in enumerate(verdict.contrasts):
-                contrast = each.contrast
-                sides = [judged.measured.get(side) for side in (contrast.setting, contrast.against)]
-                names = [[value.run for value in side.values] if side else [] for side in sides]
-                own, against = ([numbers[name] for name in each if name in numbers] for each in names)
-                published = "" if contrast.published is None else f"{contrast.published:+.2f} points"
-                title = f"{verdict.claim.statement} {contrast.label}"
-                shown = {"title": title, "published": published, "note": "", "assumed": [], "warnings": []}
-                yield (
-                    contrast_name(number, verdict.claim.name, index),
-                    {**shown, "runs": own, "baseline": against},
-                )
+            for index, result in enumerate(verdict.contrasts):
+                contrast = result.contrast
+                sides = [judged.measured.get(side, NOTHING) for side in (contrast.setting, contrast.against)]
+                ours, theirs = ([numbers[run] for run in side.runs if run in numbers] for side in sides)
+                shown = {
+                    "title": f"{verdict.claim.statement} {contrast.label}",
+                    "published": "" if contrast.published is None else f"{contrast.published:+.2f} points",
+                    "runs": ours,
+                    "baseline": theirs,
+                }
+                yield contrast_name(number, verdict.claim.name, index), shown
 
 
 def cell_name(item: Item, cell: CellComparison) -> str:
@@ -239,9 +241,3 @@ def cell_name(item: Item, cell: CellComparison) -> str:
 def contrast_name(judged: int, claim: str, index: int) -> str:
     """The same for a contrast of a claim."""
     return f"claim/{judged}/{claim}/{index}"
-
-
-def _title(item: Item, comparison: Comparison, cell: CellComparison) -> str:
-    labels: Sequence[str] = comparison.table.rows[cell.cell.row].labels
-    columns = {column.name: column.label for column in comparison.table.columns}
-    return " · ".join([item.title, *labels, columns[cell.cell.column]])
