@@ -91,8 +91,9 @@ def test_the_sentences_come_first_on_the_page_and_lead_to_their_runs(results: Pa
             assert f'href="#cell={each["slug"]}/{line["method"]}"' in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_show_status_and_report_know_a_comparison_by_its_name(
-    results: Path, capfd: pytest.CaptureFixture[str], undrawn: list[str]
+    results: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--results", str(results)]
     assert main(["show", "compare", *where]) == 0
@@ -113,8 +114,9 @@ def test_show_status_and_report_know_a_comparison_by_its_name(
     assert shown["tables"] == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_comparison_says_what_is_missing(
-    stores: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], undrawn: list[str]
+    stores: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = compared(stores, tmp_path, stages=2)
     assert main(["show", "compare", "--results", str(tmp_path)]) == 0

@@ -1,10 +1,8 @@
-"""The paper's figures and the training curves, drawn again only where their data have changed."""
+"""The paper's figures and the training curves, and the process that draws them."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import pickle
 import subprocess
@@ -12,10 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import plot
@@ -33,7 +28,6 @@ from tfkd_cli.spec import RunSpec, Teacher, slug
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWN = ".drawn.json"
 FORMATS = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
 MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
@@ -170,28 +164,17 @@ def label(run: RequestedRun) -> str:
 
 
 class Drawing:
-    """The pictures of a report, drawn by another process while the rest is written.
-
-    A picture is kept from the report before where its data and the code that draws are the same.
-    """
+    """The pictures of a report, drawn by another process while the rest is written."""
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
         self._process = drawing_process()
 
     def start(self, figures: Mapping[str, FigureData], curves: Sequence[Picture]) -> None:
-        """Begin with what has changed: figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
-        before, digests = self._staging.old_json(DRAWN), {}
-        wanted: list[tuple[str, FigureData, Sequence[str]]]
-        wanted = [(f"figures/{name}", data, FORMATS) for name, data in figures.items()]
-        wanted += [(f"curves/{each.name}", each.data(), curve_formats(curves)) for each in curves]
-        tasks: list[tuple[FigureData, Path, Sequence[str]]] = []
-        for name, data, formats in wanted:
-            digests[name] = hashlib.sha256(_code() + repr(data).encode()).hexdigest()
-            files = [f"{name}.{each}" for each in formats]
-            if before.get(name) != digests[name] or not self._staging.keep(files):
-                tasks.append((data, self._staging.path(name), formats))
-        self._staging.write(DRAWN, json.dumps(digests, indent=1) + "\n")
+        """Begin with figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
+        path, formats = self._staging.path, curve_formats(curves)
+        tasks = [(data, path(f"figures/{name}"), FORMATS) for name, data in figures.items()]
+        tasks += [(each.data(), path(f"curves/{each.name}"), formats) for each in curves]
         with contextlib.suppress(BrokenPipeError):  # `finish` says why the process has ended
             self._process.stdin.write(pickle.dumps(tasks))
             self._process.stdin.flush()
@@ -210,9 +193,7 @@ class Drawing:
     def __enter__(self) -> Drawing:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
@@ -231,8 +212,3 @@ def drawing_process() -> Any:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-
-
-@cache
-def _code() -> bytes:
-    return Path(plot.__file__).read_bytes()
