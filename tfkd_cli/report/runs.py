@@ -114,16 +114,15 @@ def requested_runs(
     frame["status"] = frame["status"].where(~frame["run"].isin(list(blocked)), "blocked")
     frame["form"] = added.pop("form").fillna(frame["form"])
     frame = frame.assign(**added)
-    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {
         name: RequestedRun(
             spec=wanted[name].spec,
             found=run,
-            row={str(column): value for column, value in row.items()},
+            row=row,
             items=sorted(wanted[name].items),
             blocked_by=blocked.get(name, ""),
         )
-        for (name, run), row in zip(runs.items(), values, strict=True)
+        for (name, run), row in zip(runs.items(), results.records(frame), strict=True)
     }, frame
 
 

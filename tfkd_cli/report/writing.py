@@ -6,26 +6,30 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from paper_tables.render import sheet_latex, sheet_markdown
-from paper_tables.render.as_data import comparison_csv
+from paper_tables.render.as_data import comparison_csv, comparison_record
 from paper_tables.render.cells import comparison_sheet
-from paper_tables.render.claims import claims_sheet
+from paper_tables.render.claims import claims_record, claims_sheet
+from paper_tables.verdicts import NOTES
+from tfkd_cli import results
 from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
-from tfkd_cli.report.contents import Contents, gather
-from tfkd_cli.report.details import page_data
+from tfkd_cli.report.contents import Contents, Missing, gather
+from tfkd_cli.report.details import page_data, place_of, why
 from tfkd_cli.report.figures import Drawing
 from tfkd_cli.report.items import items
-from tfkd_cli.report.report_json import record
-from tfkd_cli.report.runs import COLUMNS
+from tfkd_cli.report.runs import COLUMNS, RequestedRun
 from tfkd_cli.report.staging import Staging, reported
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.results import columns
 from tfkd_cli.store import Store
 
+SCHEMA = 3  # of report.json
+OLDER = ["run", "trainer", "status", "best_accuracy", "last_accuracy", "commit"]  # columns of its `older`
 COLUMNS_TEXT = f"""# What the columns mean
 
 UTF-8, comma-separated, one header line, `.` as decimal point; empty means unknown or not there. Floats are
@@ -101,7 +105,7 @@ def write(
 def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
     """The names and texts of all files but the frames and the page."""
     yield "COLUMNS.md", COLUMNS_TEXT
-    yield "report.json", json.dumps(record(contents)) + "\n"
+    yield "report.json", json.dumps(_record(contents)) + "\n"
     judged = contents.claims[0]  # the paper's own scale
     shown = {"claims": [claims_sheet(judged.best, judged.last)]}
     for slug, comparison in contents.comparisons.items():
@@ -116,6 +120,63 @@ def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
     for run in contents.runs.values():
         if rows := (run.result.get("best") or {}).get("confusion"):
             yield f"confusion/{run.name}.csv", _confusion(rows, run.result.get("class_names"))
+
+
+def _record(contents: Contents) -> dict[str, Any]:
+    """report.json: everything the page shows, JSON types only.
+
+    Accuracies in percent, gains in points, times in seconds unless a name says hours.
+    """
+    return {
+        "schema": SCHEMA,
+        "made_at": contents.made_at,
+        "tfkd": contents.version,
+        "toy": contents.toy,
+        "claims": [
+            {"departures": list(each.departures), "verdicts": claims_record(each.best, each.last)}
+            for each in contents.claims
+        ],
+        "tables": [
+            {
+                "slug": item.slug,
+                "departures": list(item.departures),
+                "scale": item.scale,
+                "seeds": list(item.campaign.request.seeds),
+                **comparison_record(contents.comparisons[item.slug]),
+            }
+            for item in contents.tables
+        ],
+        "comparisons": [{"slug": slug, **each.to_json()} for slug, each in contents.answers.items()],
+        "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
+        "runs": [_run(run) for run in contents.runs.values()],
+        "older": results.records(contents.older[OLDER]),
+        "hours": contents.hours,
+        "missing": [_missing(each) for each in contents.missing],
+        "errata": [asdict(each) for each in contents.errata],
+        "left_out": list(contents.left_out),
+        "notes": list(contents.notes),
+        "explained": dict(NOTES),
+    }
+
+
+def _run(run: RequestedRun) -> dict[str, Any]:
+    return {
+        **run.row,
+        "wanted_by": list(run.items),
+        **place_of(run),
+        "why": why(run),
+        "failure": run.found.state.failure,
+    }
+
+
+def _missing(each: Missing) -> dict[str, Any]:
+    return {
+        "slug": each.item.slug,
+        "wanted": each.wanted,
+        "counts": dict(each.counts),
+        "seconds_left": round(each.seconds),
+        "command": each.item.command,
+    }
 
 
 def _confusion(rows: Sequence[str], class_names: Sequence[str] | None) -> str:
