@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from paper_tables.compare import Comparison
 from paper_tables.measured import NOTHING, Measured
-from paper_tables.spec import Figure, PaperTablesError, Series, Setting
+from paper_tables.spec import Figure, FigureKind, PaperTablesError, Series, Setting
 from paper_tables.statistics import Interval, deviation
 from paper_tables.verdicts import ClaimVerdict
 
@@ -60,10 +60,7 @@ class GainRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureData:
-    """Everything that is drawn, and `status` where something is missing.
-
-    `x_range` holds where the axis must at least reach, whatever was measured. `by_epoch`: x counts epochs.
-    """
+    """Everything that is drawn, and `status` where something is missing. `kind`: that of `spec.Figure`."""
 
     name: str
     title: str
@@ -72,9 +69,7 @@ class FigureData:
     lines: tuple[Line, ...] = ()
     gains: tuple[GainRow, ...] = ()  # from the top; such a figure has nothing else
     status: str = ""
-    log_y: bool = False
-    by_epoch: bool = False
-    x_range: tuple[float, float] | None = None
+    kind: FigureKind = "sweep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +101,8 @@ def figure_data(figure: Figure, sources: Sources) -> FigureData:
         y_label=figure.y_label,
         lines=(*ours, *theirs),
         status="" if any(line.look != "printed level" for line in ours) else NOT_MEASURED,
-        log_y=figure.kind == "soft-targets",
-        by_epoch=figure.kind == "curves",
-        x_range=_x_range(figure),
+        kind=figure.kind,
     )
-
-
-def _x_range(figure: Figure) -> tuple[float, float] | None:
-    """Epochs and classes are counted from 1; both reach the last published point."""
-    if figure.kind == "curves":
-        return 1.0, max((point.x for series in figure.series for point in series.published), default=1.0)
-    if figure.kind == "soft-targets":
-        return 1.0, max((dict(series.values).get("classes", 1.0) for series in figure.series), default=1.0)
-    return None
 
 
 def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]) -> FigureData:
@@ -131,8 +115,7 @@ def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]
         y_label="Test accuracy (%)",
         lines=tuple(lines),
         status="" if lines else NOT_MEASURED,
-        by_epoch=True,
-        x_range=(1.0, 1.0),
+        kind="curves",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, field
 
-from paper_tables.spec import Figure, Point, Series, Setting
+from paper_tables.spec import Figure, FigureKind, Point, Series, Setting
 from paper_tables.strict import Epoch, Names, Plain, Text, parse, shared
 from paper_tables.table_toml import SettingKeys, setting
 
@@ -39,7 +39,7 @@ class FigureKeys(SettingKeys, kw_only=True):
     """The file."""
 
     title: Text
-    kind: Literal["sweep", "curves", "bars", "soft-targets"]
+    kind: FigureKind
     x_label: Text
     y_label: Text
     series: Annotated[tuple[SeriesKeys, ...], Meta(min_length=1)]

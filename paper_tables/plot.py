@@ -240,17 +240,16 @@ def _bar_shift(index: int, sets: int) -> float:
 
 
 def _set_ranges(axes: Axes, data: FigureData) -> None:
-    if data.log_y:
+    """Epochs and classes are counted from 1."""
+    if data.kind == "soft-targets":
         axes.set_yscale("log")
         axes.set_ylim(LOWEST, 1.3)
-    if data.x_range is not None:
-        low, high = data.x_range
-        reached = max([high, *(x for line in data.lines for x in line.x)])
-        room = max(0.015 * (reached - low), 0.04)
-        axes.set_xlim(low - room, reached + room)
-    if data.by_epoch:
+    if data.kind in ("curves", "soft-targets"):
+        last = max((x for line in data.lines for x in line.x), default=1)
+        room = max(0.015 * (last - 1), 0.04)
+        axes.set_xlim(1 - room, last + room)
+    if data.kind == "curves":
         from matplotlib.ticker import MaxNLocator
 
-        last = axes.get_xlim()[1]
         ticks = MaxNLocator(6, integer=True).tick_values(1, last)
         axes.set_xticks([1, *(tick for tick in ticks if 2 <= tick <= last)])

@@ -174,7 +174,7 @@ def test_soft_targets_stand_beside_the_uniform_distribution() -> None:
         Line(label="τ = 20", x=(1.0, 2.0, 3.0, 4.0), y=(0.4, 0.3, 0.2, 0.1)),
         Line(label="LSR", y=(0.25,), look="printed level", slot=1),
     )
-    assert data.log_y
+    assert data.kind == "soft-targets"
 
 
 def test_what_is_drawn_is_the_data(make_measured: Make) -> None:

@@ -28,7 +28,7 @@ from tfkd_cli.spec import RunSpec, Teacher, slug
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS: Sequence[str] = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
 MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
 MOST_LINES = len(plot.COLOURS)  # in one picture, so that no two lines share a colour or a dash
