@@ -228,7 +228,7 @@ def _draw_bars(axes: Axes, bars: Sequence[Line]) -> None:
         )
         tallest = max(each.y) if max(each.y) > min(each.y) else None
         numbers = [f"{y:.4f}" if y == tallest else "" for y in each.y]
-        axes.bar_label(drawn, numbers, padding=3, rotation=90, fontsize=8)
+        axes.bar_label(drawn, numbers, padding=8, rotation=90, fontsize=8)
     axes.set_xticks(range(1, max(len(each.y) for each in bars) + 1))
     axes.grid(visible=False, axis="x")
     axes.set_ylim(0, 1.25 * max(max(each.y) for each in bars))
@@ -245,7 +245,7 @@ def _set_ranges(axes: Axes, data: FigureData) -> None:
         axes.set_yscale("log")
         axes.set_ylim(LOWEST, 1.3)
     if data.kind in ("curves", "soft-targets"):
-        last = max((x for line in data.lines for x in line.x), default=1)
+        last = max((x for line in data.lines for x in line.x), default=10)
         room = max(0.015 * (last - 1), 0.04)
         axes.set_xlim(1 - room, last + room)
     if data.kind == "curves":

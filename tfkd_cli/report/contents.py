@@ -141,7 +141,7 @@ def gather(
     draw(drawn, curves := pictures(runs.values()))
     older = everything[everything["trainer"].lt(TRAINER_VERSION).fillna(value=False)]
     facts = {name: each for every in campaigns for name, each in every.facts().items()}
-    damaged = (f"{run.name}: {run.found.state.damage}" for run in runs.values() if run.status == "damaged")
+    damaged = (f"{run.name}: {run.state.damage}" for run in runs.values() if run.status == "damaged")
     return Contents(
         items=items,
         runs=runs,
@@ -199,7 +199,7 @@ def _forest_plots(
 
 def _epochs(runs: Iterable[RequestedRun], frame: pd.DataFrame) -> pd.DataFrame:
     """The epochs of the finished runs, which have the names that the report gives them."""
-    epochs = results.epochs_frame(run.found for run in runs)
+    epochs = results.epochs_frame(runs)
     for name in ("method", "form"):
         names = frame.set_index("run")[name].astype("category")
         epochs[name] = names.reindex(epochs["run"]).array
@@ -209,7 +209,7 @@ def _epochs(runs: Iterable[RequestedRun], frame: pd.DataFrame) -> pd.DataFrame:
 def _missing(
     items: Sequence[Item], runs: Collection[RequestedRun], facts: Mapping[str, DataSet]
 ) -> list[Missing]:
-    done = [(run.spec, run.result) for run in runs if run.found.done]
+    done = [(run.spec, run.result) for run in runs if run.done]
     models = {
         device: CostModel(device, facts=facts, measured=measured_rates(done, device=device, facts=facts))
         for device in {item.campaign.device for item in items}
@@ -218,14 +218,14 @@ def _missing(
     for item in items:
         own = [run for run in runs if item.slug in run.items]
         model = models[item.campaign.device]
-        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.found.done)
+        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.done)
         found.append(Missing(item=item, counts=Counter(run.status for run in own), seconds=seconds))
     return found
 
 
 def _share(run: RequestedRun) -> float:
     """How much of an unfinished run is done."""
-    return min(0.99, (run.found.state.epoch or 0) / run.spec.recipe.epochs)
+    return min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs)
 
 
 def _notes(
@@ -239,7 +239,7 @@ def _notes(
     ):
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
-    yield from (run.found.note for run in runs.values() if run.found.note)
+    yield from (run.note for run in runs.values() if run.note)
     for run in runs.values():
         if skipped := run.result.get("skipped"):
             yield f"{run.name} has skipped {len(skipped):,} corrupt files (the first: {skipped[0]})"

@@ -35,7 +35,7 @@ def page_data(contents: Contents) -> dict[str, Any]:
     runs = list(contents.runs.values())
     numbers = {run.name: number for number, run in enumerate(runs)}
     specs, places, epochs, class_names = Shared(), Shared(), Shared(), Shared()
-    step = 1 + 2 * sum(len(run.found.lines) for run in runs) // CURVE_BUDGET
+    step = 1 + 2 * sum(len(run.lines) for run in runs) // CURVE_BUDGET
     log_share = min(LOG_MOST, max(LOG_LEAST, LOG_BUDGET // max(1, len(runs))))
     matrices = [_confusion(run) for run in runs]
     drawn = sum(len(row) for matrix in matrices for row in matrix) <= CONFUSION_BUDGET
@@ -137,13 +137,13 @@ def why(run: RequestedRun) -> str:
     """What stands in the way of this run, in words; empty where nothing does."""
     if run.status == "blocked":
         return f"its teacher {run.blocked_by} has not finished"
-    trace = str((run.found.state.failure or {}).get("traceback") or "")[-TRACEBACK:]
-    return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.found.note
+    trace = str((run.state.failure or {}).get("traceback") or "")[-TRACEBACK:]
+    return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.note
 
 
 def _curves(run: RequestedRun, step: int, epochs: Shared) -> dict[str, Any]:
     """Both curves in percent, at every `step`-th epoch back from the last; `epochs`: where those stand."""
-    kept = run.found.lines[::-1][::step][::-1]
+    kept = run.lines[::-1][::step][::-1]
     values = {
         curve: [None if line.get(name) is None else round(line[name], 2) for line in kept]
         for curve, name in (("test", "test_accuracy"), ("train", "train_accuracy"))
@@ -160,7 +160,7 @@ def _confusion(run: RequestedRun) -> list[str]:
 def _log(run: RequestedRun, store: Store, *, limit: int) -> dict[str, str]:
     """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
     folder = store.folder(run.name)
-    path = folder.log_path() if run.found.state.attempts else None
+    path = folder.log_path() if run.state.attempts else None
     try:
         if path is None:
             raise FileNotFoundError(path)

@@ -115,7 +115,7 @@ class Picture:
 
     def data(self) -> FigureData:
         """Its lines."""
-        curves = {each: [curve(run.found) for run in runs] for each, runs in self.runs.items()}
+        curves = {each: [curve(run) for run in runs] for each, runs in self.runs.items()}
         return training_curves(self.name, self.title, curves)
 
 
@@ -123,7 +123,7 @@ def pictures(runs: Iterable[RequestedRun]) -> list[Picture]:
     """One for each data set, student, scale and number of epochs; more where there are many lines."""
     groups: dict[tuple[str, ...], dict[str, list[RequestedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if run.found.done:
+        if run.done:
             where = (run.spec.dataset, run.spec.student, run.row["scale"], str(run.spec.recipe.epochs))
             groups[where][label(run)].append(run)
     return [picture for where, by_label in groups.items() for picture in _parts(where, by_label)]

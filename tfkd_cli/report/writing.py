@@ -165,7 +165,7 @@ def _run(run: RequestedRun) -> dict[str, Any]:
         "wanted_by": list(run.items),
         **place_of(run),
         "why": why(run),
-        "failure": run.found.state.failure,
+        "failure": run.state.failure,
     }
 
 
