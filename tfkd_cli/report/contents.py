@@ -218,14 +218,13 @@ def _missing(
     for item in items:
         own = [run for run in runs if item.slug in run.items]
         model = models[item.campaign.device]
-        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.done)
+        seconds = 0.0
+        for run in own:
+            if not run.done:
+                share = min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs)
+                seconds += model(run.spec).seconds * (1 - share)
         found.append(Missing(item=item, counts=Counter(run.status for run in own), seconds=seconds))
     return found
-
-
-def _share(run: RequestedRun) -> float:
-    """How much of an unfinished run is done."""
-    return min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs)
 
 
 def _notes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
@@ -34,7 +34,8 @@ def page_data(contents: Contents) -> dict[str, Any]:
     """The page's JSON: `runs` (objects), `specs` and `places` that runs share, `cells`, `pictures`."""
     runs = list(contents.runs.values())
     numbers = {run.name: number for number, run in enumerate(runs)}
-    specs, places, epochs, class_names = Shared(), Shared(), Shared(), Shared()
+    # Values that many runs have, as JSON → where they stand among the distinct ones.
+    specs, places, epochs, class_names = (dict[str, int]() for _ in range(4))
     step = 1 + 2 * sum(len(run.lines) for run in runs) // CURVE_BUDGET
     log_share = min(LOG_MOST, max(LOG_LEAST, LOG_BUDGET // max(1, len(runs))))
     matrices = [_confusion(run) for run in runs]
@@ -42,20 +43,20 @@ def page_data(contents: Contents) -> dict[str, Any]:
     return {
         "runs": [
             {
-                "spec": specs.place(spec_of(run, numbers)),
-                "place": places.place(place_of(run)),
+                "spec": _place(specs, spec_of(run, numbers)),
+                "place": _place(places, place_of(run)),
                 **_outcome(run),
                 **_curves(run, step, epochs),
                 **_log(run, contents.store, limit=LOG_MOST if run.status == "failed" else log_share),
-                "classes": class_names.place(run.result.get("class_names")) if matrix else None,
+                "classes": _place(class_names, run.result.get("class_names")) if matrix else None,
                 "confusion": matrix if drawn else [],
             }
             for run, matrix in zip(runs, matrices, strict=True)
         ],
-        "specs": specs.values,
-        "places": places.values,
-        "epochs": epochs.values,
-        "classNames": class_names.values,
+        "specs": _values(specs),
+        "places": _values(places),
+        "epochs": _values(epochs),
+        "classNames": _values(class_names),
         "items": {item.slug: item.title for item in contents.items},
         "cells": {
             name: behind
@@ -67,20 +68,13 @@ def page_data(contents: Contents) -> dict[str, Any]:
     }
 
 
-class Shared:
-    """Values (JSON types) that many runs have: each stands once in `values`."""
+def _place(shared: dict[str, int], value: Any) -> int:
+    """Where a value (JSON types) that many runs have stands among the distinct ones."""
+    return shared.setdefault(json.dumps(value), len(shared))
 
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._places: dict[str, int] = {}
 
-    def place(self, value: Any) -> int:
-        """Where `value` stands."""
-        text = json.dumps(value, sort_keys=True)
-        if text not in self._places:
-            self._places[text] = len(self.values)
-            self.values.append(value)
-        return self._places[text]
+def _values(shared: Iterable[str]) -> list[Any]:
+    return [json.loads(each) for each in shared]
 
 
 def spec_of(run: RequestedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -141,14 +135,14 @@ def why(run: RequestedRun) -> str:
     return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.note
 
 
-def _curves(run: RequestedRun, step: int, epochs: Shared) -> dict[str, Any]:
+def _curves(run: RequestedRun, step: int, epochs: dict[str, int]) -> dict[str, Any]:
     """Both curves in percent, at every `step`-th epoch back from the last; `epochs`: where those stand."""
     kept = run.lines[::-1][::step][::-1]
     values = {
         curve: [None if line.get(name) is None else round(line[name], 2) for line in kept]
         for curve, name in (("test", "test_accuracy"), ("train", "train_accuracy"))
     }
-    return {"epochs": epochs.place([line.get("epoch") for line in kept]), **values}
+    return {"epochs": _place(epochs, [line.get("epoch") for line in kept]), **values}
 
 
 def _confusion(run: RequestedRun) -> list[str]:
