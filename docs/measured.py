@@ -157,7 +157,7 @@ def _line(curve: Sequence[_Point], label: str, *, slot: int) -> Line:
         low=tuple(m - s for m, s in zip(mean, std, strict=True)),
         high=tuple(m + s for m, s in zip(mean, std, strict=True)),
         n=min(len(point.students) for point in curve),
-        marked=True,
+        look="marked line",
         slot=slot,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
 from paper_tables.spec import Cell, Claim, Contrast, PaperTablesError, Table
-from paper_tables.strict import Entry, Names, Plain, Text, near
+from paper_tables.strict import Entry, Names, Plain, Text, near, parse, read_toml, shared
 
 
 class Over(Entry):
@@ -56,6 +57,11 @@ class Variants(Entry):
     variant: tuple[Variant, ...]
 
 
+def keys(name: str, data: Any) -> ClaimKeys:
+    """The entries of a claim's file; PaperTablesError with file and key."""
+    return parse(data, ClaimKeys, where=f"{name}.toml")
+
+
 def claim(name: str, keys: ClaimKeys, tables: Mapping[str, Table]) -> Claim:
     """The claim over the cells of tables; PaperTablesError with file and key."""
     contrasts = [
@@ -63,72 +69,60 @@ def claim(name: str, keys: ClaimKeys, tables: Mapping[str, Table]) -> Claim:
         for number, over in enumerate(keys.over, 1)
         for each in _contrasts(over, tables, where=f"{name}.toml, over {number}")
     ]
-    return Claim(
-        name=name,
-        statement=keys.statement,
-        relation=keys.relation,
-        contrasts=tuple({(each.setting, each.against): each for each in contrasts}.values()),
-        margin=keys.margin,
-        source=keys.source,
-        note=keys.note,
-        family=keys.family,
-    )
+    distinct = {(each.setting, each.against): each for each in contrasts}
+    return Claim(**shared(keys, Claim), name=name, contrasts=tuple(distinct.values()))
 
 
 def _contrasts(over: Over, tables: Mapping[str, Table], *, where: str) -> list[Contrast]:
     """One contrast for each row that has both cells."""
-    if over.table not in tables:
-        raise PaperTablesError(
-            f'{where}, key "table": no table "{over.table}".',
-            expected=f"Known: {', '.join(tables)}.",
-            hint=near(over.table, tables),
-        )
+    _known("table", over.table, tables, where=where)
     table = tables[over.table]
     columns = [each.name for each in table.columns]
-    for key, column in (("column", over.column), ("against", over.against)):
-        if column not in columns and (key, column) != ("against", "baseline"):
-            raise PaperTablesError(
-                f'{where}, key "{key}": no column "{column}" in {table.name}.',
-                expected=f"Known: {', '.join(columns)}.",
-            )
+    _known("column", over.column, columns, where=where)
+    _known("against", over.against, [*columns, "baseline"], where=where)
     found = []
     for row in table.rows:
-        cell = row.cells[columns.index(over.column)]
-        other = None if over.against == "baseline" else row.cells[columns.index(over.against)]
+        cells = dict(zip(columns, row.cells, strict=True))
+        cell, other = cells[over.column], cells.get(over.against)
         if cell is None or (other is None and over.against != "baseline"):
             continue
-        if over.methods and cell.setting.method not in over.methods:
-            continue
-        if over.students and cell.setting.student not in over.students:
-            continue
-        found.append(
-            Contrast(
-                setting=cell.setting,
-                against=cell.setting.baseline() if other is None else other.setting,
-                label=f"{table.title}: {' | '.join(row.labels)}",
-                published=_gain(cell, other),
+        kept = (cell.setting.method in over.methods, cell.setting.student in over.students)
+        if all(kept[at] for at, names in enumerate((over.methods, over.students)) if names):
+            found.append(
+                Contrast(
+                    setting=cell.setting,
+                    against=other.setting if other else cell.setting.baseline(),
+                    label=f"{table.title}: {' | '.join(row.labels)}",
+                    published=_gain(cell, other),
+                )
             )
-        )
     if not found:
-        key = "students" if over.students else "methods"
         raise PaperTablesError(
-            f'{where}, key "{key}": keeps no row.', expected=f"Expected {key} of {table.name}."
+            f"{where}: its methods and students keep no row.", expected=f"Expected those of {table.name}."
         )
     return found
 
 
+def _known(key: str, name: str, known: Collection[str], *, where: str) -> None:
+    if name not in known:
+        raise PaperTablesError(
+            f'{where}, key "{key}": there is no "{name}".',
+            expected=f"Known: {', '.join(known)}.",
+            hint=near(name, known),
+        )
+
+
 def _gain(cell: Cell, other: Cell | None) -> float | None:
     """The printed gain over the baseline, less that of the other cell, in points."""
-    if cell.published.gain is None:
-        return None
-    if other is None:
-        return cell.published.gain
-    return None if other.published.gain is None else round(cell.published.gain - other.published.gain, 3)
+    own, theirs = cell.published.gain, other.published.gain if other else 0.0
+    return None if own is None or theirs is None else round(own - theirs, 3)
 
 
-def check_variants(variants: tuple[Variant, ...], names: Names) -> None:
-    """PaperTablesError where a variant names a method or a field that there is not."""
-    for number, each in enumerate(variants, 1):
-        where = f"variants.toml, variant {number}"
+def variants(path: Path, names: Names) -> tuple[Variant, ...]:
+    """The file; PaperTablesError where a variant names a method or a field that there is not."""
+    found = read_toml(path, Variants).variant
+    for number, each in enumerate(found, 1):
+        where = f"{path.name}, variant {number}"
         names.resolve("method", each.method, where=where)
         names.values("loss", each.loss, where=where)
+    return found

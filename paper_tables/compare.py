@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from paper_tables.gains import Gain, mean_gain
-from paper_tables.measured import EPOCHS, NOTHING, Epoch, Measured, SeedValue, unequal_scatter
-from paper_tables.spec import Cell, Published, Setting, Table
+from paper_tables.gains import Gain, common_seeds, mean_gain
+from paper_tables.measured import EPOCHS, NOTHING, Assumptions, Epoch, Measured, SeedValue, unequal_scatter
+from paper_tables.spec import Cell, Setting, Table
 from paper_tables.statistics import deviation
+from paper_tables.verdicts import Judgement, Side, judge
 
-__all__ = ["Assumptions", "CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
-
-
-Assumptions = Callable[[Setting], tuple[str, ...]]
-"""Which values of a setting nobody published, in words."""
+__all__ = ["CellComparison", "Comparison", "Measured", "Reading", "SeedValue", "compare"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one cell measures at the best or the last epoch, in percent and points.
+    """What one cell measures at the best or the last epoch, in percent and points, with its verdicts.
 
-    `difference` and `gain_difference` are measured minus published. `gain` is None for a baseline, and
-    where the baseline has no run.
+    `gain` is None for a baseline, and where the baseline has no run. `seeds_for_printed_gain`: seeds per
+    setting that would show the printed gain.
     """
 
-    epoch: Epoch
     mean: float
     std: float | None
-    n: int
-    difference: float | None = None
-    gain: Gain | None = None
-    gain_difference: float | None = None
+    level: Judgement
+    gain: Gain | None
+    gain_level: Judgement
+    seeds_for_printed_gain: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellComparison:
-    """One cell: what was published, what was measured, and what stands between the two."""
+    """One cell: what was published, what was measured, and what stands between the two.
+
+    `best` and `last` are None without a run; `baseline_runs`: the folders of the finished runs the gain is
+    over, by seed, none for a baseline.
+    """
 
     cell: Cell
     measured: Measured
@@ -45,9 +45,7 @@ class CellComparison:
     last: Reading | None
     assumed: tuple[str, ...]
     warnings: tuple[str, ...]
-    baseline: Measured  # the runs the gain is over (its own, for a baseline)
-    baseline_published: Published
-    baseline_assumed: tuple[str, ...]
+    baseline_runs: tuple[str, ...]
 
     @property
     def n(self) -> int:
@@ -58,20 +56,6 @@ class CellComparison:
     def wanted(self) -> int:
         """How many runs were asked for; never fewer than there are."""
         return max(self.measured.wanted, self.measured.n)
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """The folders of the finished runs, by seed."""
-        return self.measured.runs
-
-    @property
-    def baseline_runs(self) -> tuple[str, ...]:
-        """The folders of the finished runs the gain is over, by seed; none for a baseline."""
-        return () if self.cell.is_baseline else self.baseline.runs
-
-    def reading(self, epoch: Epoch) -> Reading | None:
-        """The reading at the best or the last epoch."""
-        return self.best if epoch == "best" else self.last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,49 +82,63 @@ def compare(
     table: Table, measured: Mapping[Setting, Measured], assumed: Assumptions = lambda setting: ()
 ) -> Comparison:
     """Every cell of `table` beside what was measured for its setting."""
-    published = {cell.setting: cell.published for cell in table.cells() if cell.is_baseline}
+    printed_runs = {cell.setting: cell.published.runs for cell in table.cells() if cell.is_baseline}
 
-    def cell_comparison(cell: Cell) -> CellComparison:
-        setting, baseline = cell.setting, cell.setting.baseline()
-        readings = {epoch: _reading(cell, measured, epoch) for epoch in EPOCHS}
-        own, under = measured.get(setting, NOTHING), measured.get(baseline, NOTHING)
+    def comparison(cell: Cell) -> CellComparison:
+        own = measured.get(cell.setting, NOTHING)
+        under = NOTHING if cell.is_baseline else measured.get(cell.setting.baseline(), NOTHING)
+        best, last = (
+            _reading(cell, measured, assumed, epoch, printed_runs=printed_runs) if own.n else None
+            for epoch in EPOCHS
+        )
         return CellComparison(
             cell=cell,
             measured=own,
-            best=readings["best"],
-            last=readings["last"],
-            assumed=assumed(setting),
-            warnings=_warnings(own, NOTHING if cell.is_baseline else under),
-            baseline=under,
-            baseline_published=published.get(baseline, Published()),
-            baseline_assumed=assumed(baseline),
+            best=best,
+            last=last,
+            assumed=assumed(cell.setting),
+            warnings=_warnings(own, under),
+            baseline_runs=under.runs,
         )
 
-    rows = tuple(tuple(cell_comparison(cell) if cell else None for cell in row.cells) for row in table.rows)
+    rows = tuple(tuple(comparison(cell) if cell else None for cell in row.cells) for row in table.rows)
     unequal = tuple(text for epoch in EPOCHS for text in unequal_scatter(table.settings(), measured, epoch))
     return Comparison(table=table, rows=rows, unequal_scatter=unequal)
 
 
-def _reading(cell: Cell, measured: Mapping[Setting, Measured], epoch: Epoch) -> Reading | None:
-    own = measured.get(cell.setting, NOTHING)
-    if not own.n:
-        return None
-    values = list(own.group(epoch).values())
-    pair = cell.setting, cell.setting.baseline()
-    gain = None if cell.is_baseline else mean_gain([pair], measured, epoch)
-    return Reading(
-        epoch=epoch,
-        mean=fmean(values),
-        std=deviation(values),
-        n=len(values),
-        difference=_minus(fmean(values), cell.published.mean),
-        gain=gain,
-        gain_difference=_minus(gain.mean if gain else None, cell.published.gain),
+def _reading(
+    cell: Cell,
+    measured: Mapping[Setting, Measured],
+    assumed: Assumptions,
+    epoch: Epoch,
+    *,
+    printed_runs: Mapping[Setting, int],
+) -> Reading:
+    """`printed_runs`: of the baselines, the runs behind each printed value."""
+    setting, baseline, published = cell.setting, cell.setting.baseline(), cell.published
+    own, under = measured[setting], measured.get(baseline, NOTHING)
+    ours, theirs = own.group(epoch), under.group(epoch)
+    mean, gain = fmean(ours.values()), None
+    if not cell.is_baseline:
+        gain = mean_gain([(setting, baseline)], measured, epoch)
+    seeds = common_seeds(ours, theirs)  # only these runs count in a paired gain
+    sides = (
+        Side(own, {seed: ours[seed] for seed in seeds or ours}, published.runs),
+        Side(under, {seed: theirs[seed] for seed in seeds or theirs}, printed_runs.get(baseline, 1)),
     )
-
-
-def _minus(ours: float | None, theirs: float | None) -> float | None:
-    return None if ours is None or theirs is None else ours - theirs
+    return Reading(
+        mean=mean,
+        std=deviation(list(ours.values())),
+        level=judge(published.mean, mean, [Side(own, ours, published.runs)], assumed=bool(assumed(setting))),
+        gain=gain,
+        gain_level=judge(
+            None if cell.is_baseline else published.gain,
+            gain.mean if gain else None,
+            sides,
+            assumed=bool(assumed(setting) or assumed(baseline)),
+        ),
+        seeds_for_printed_gain=gain.seeds_for(published.gain) if gain else None,
+    )
 
 
 def _warnings(own: Measured, baseline: Measured) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from paper_tables.compare import Comparison
-from paper_tables.measured import NOTHING, Epoch, Measured
-from paper_tables.spec import Figure, PaperTablesError, Series, Setting
+from paper_tables.measured import NOTHING, Measured
+from paper_tables.spec import Figure, FigureKind, PaperTablesError, Series, Setting
 from paper_tables.statistics import Interval, deviation
 from paper_tables.verdicts import ClaimVerdict
 
@@ -20,59 +20,29 @@ MEAN_GAIN = "mean gain (points)"
 FEWEST_CURVES = 2  # runs that make a band
 
 
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One run's test accuracy (percent) by epoch (from 1)."""
+Curve = Mapping[int, float]
+"""One run's test accuracy (percent) by epoch (from 1)."""
 
-    seed: int
-    epochs: tuple[int, ...]
-    accuracy: tuple[float, ...]
+Look = Literal["line", "marked line", "level", "bars", "printed", "printed level", "read off"]
+"""How a line is drawn: what is measured or computed, then what the paper prints.
+
+`marked line`: few points, each worth a marker; `level`: a horizontal line, whose `x` is empty; `bars`: one
+for each category; `printed` and `read off` (from a printed figure): points that nothing joins.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A measured line; `low` and `high` are mean ± std over `n` runs (empty where nothing has two)."""
+    """A line, points or bars; `low` and `high` are mean ± std over `n` runs (empty where nothing has two)."""
 
     label: str
-    x: tuple[float, ...]
+    x: tuple[float, ...] = ()
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     n: int = 1
-    marked: bool = False  # few points, each worth a marker
-    slot: int = 0  # lines, points and levels of one slot share a colour
-
-
-@dataclass(frozen=True, kw_only=True)
-class Points:
-    """Published points; `approximate` ones were read off the printed figure."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    approximate: bool = False
-    slot: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """A horizontal line, with a band where several runs were measured."""
-
-    label: str
-    y: float
-    low: float | None = None
-    high: float | None = None
-    published: bool = False
-    slot: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bars:
-    """One bar per category."""
-
-    label: str
-    heights: tuple[float, ...]
-    slot: int = 0
+    look: Look = "line"
+    slot: int = 0  # those of one slot share a colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +60,16 @@ class GainRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureData:
-    """Everything that is drawn, and `status` where something is missing.
-
-    `x_range` holds where the axis must at least reach, whatever was measured. `by_epoch`: x counts epochs.
-    """
+    """Everything that is drawn, and `status` where something is missing. `kind`: that of `spec.Figure`."""
 
     name: str
     title: str
     x_label: str
     y_label: str
     lines: tuple[Line, ...] = ()
-    points: tuple[Points, ...] = ()
-    levels: tuple[Level, ...] = ()
-    bars: tuple[Bars, ...] = ()
     gains: tuple[GainRow, ...] = ()  # from the top; such a figure has nothing else
     status: str = ""
-    log_y: bool = False
-    by_epoch: bool = False
-    x_range: tuple[float, float] | None = None
+    kind: FigureKind = "sweep"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,41 +86,23 @@ class Sources:
     curves: Mapping[Setting, Sequence[Curve]] = field(default_factory=dict)
     soft_targets: Mapping[float, Sequence[float]] = field(default_factory=dict)
     distributions: Distributions = field(default_factory=dict)
-    epoch: Epoch = "best"
 
 
 def figure_data(figure: Figure, sources: Sources) -> FigureData:
     """The data of one of the paper's figures: what is published, and as much as was measured."""
     measure = {"sweep": _sweep, "curves": _curves, "bars": _bars, "soft-targets": _soft_targets}[figure.kind]
     series = list(enumerate(figure.series))
-    ours = [part for slot, each in series for part in measure(each, slot, sources)]
-    theirs = [part for slot, each in series for part in _published(each, slot, figure.kind)]
-    measured = figure.kind == "bars" or any(
-        isinstance(part, Line) or (isinstance(part, Level) and not part.published) for part in ours
-    )
+    ours = [line for slot, each in series for line in measure(each, slot, sources)]
+    theirs = [line for slot, each in series for line in _published(each, slot, figure.kind)]
     return FigureData(
         name=figure.name,
         title=figure.title,
         x_label=figure.x_label,
         y_label=figure.y_label,
-        lines=tuple(part for part in ours if isinstance(part, Line)),
-        levels=tuple(part for part in (*ours, *theirs) if isinstance(part, Level)),
-        points=tuple(part for part in theirs if isinstance(part, Points)),
-        bars=tuple(part for part in ours if isinstance(part, Bars)),
-        status="" if measured else NOT_MEASURED,
-        log_y=figure.kind == "soft-targets",
-        by_epoch=figure.kind == "curves",
-        x_range=_x_range(figure),
+        lines=(*ours, *theirs),
+        status="" if any(line.look != "printed level" for line in ours) else NOT_MEASURED,
+        kind=figure.kind,
     )
-
-
-def _x_range(figure: Figure) -> tuple[float, float] | None:
-    """Epochs and classes are counted from 1; both reach the last published point."""
-    if figure.kind == "curves":
-        return 1.0, max((point.x for series in figure.series for point in series.published), default=1.0)
-    if figure.kind == "soft-targets":
-        return 1.0, max((dict(series.values).get("classes", 1.0) for series in figure.series), default=1.0)
-    return None
 
 
 def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]) -> FigureData:
@@ -171,15 +115,8 @@ def training_curves(name: str, title: str, curves: Mapping[str, Sequence[Curve]]
         y_label="Test accuracy (%)",
         lines=tuple(lines),
         status="" if lines else NOT_MEASURED,
-        by_epoch=True,
-        x_range=(1.0, 1.0),
+        kind="curves",
     )
-
-
-def forest_plot(name: str, title: str, rows: Iterable[GainRow], *, x_label: str = GAIN) -> FigureData | None:
-    """Gains as a forest plot; None without any."""
-    gains = tuple(rows)
-    return FigureData(name=name, title=title, x_label=x_label, y_label="", gains=gains) if gains else None
 
 
 def table_gains(comparison: Comparison) -> Iterator[GainRow]:
@@ -209,53 +146,44 @@ def claim_gains(verdicts: Iterable[ClaimVerdict]) -> Iterator[GainRow]:
             )
 
 
-def _published(series: Series, slot: int, kind: str) -> Iterator[Points | Level]:
+def _published(series: Series, slot: int, kind: str) -> Iterator[Line]:
     """The points by status; a flat line through several is a level (the baseline of Figure 2)."""
     heights = {point.y for point in series.published}
     if kind == "sweep" and len(series.published) > 1 and len(heights) == 1:
-        yield Level(label=f"{series.label} (paper)", y=heights.pop(), published=True, slot=slot)
+        yield Line(label=f"{series.label} (paper)", y=(heights.pop(),), look="printed level", slot=slot)
         return
-    for approximate in (False, True):
-        found = [each for each in series.published if (each.status == "APPROXIMATE") == approximate]
+    looks: tuple[tuple[str, str, Look], ...]
+    looks = (("CONFIRMED", "paper", "printed"), ("APPROXIMATE", "paper, read off", "read off"))
+    for status, source, look in looks:
+        found = [each for each in series.published if each.status == status]
         if found:
-            read_off = ", read off" if approximate else ""
-            yield Points(
-                label=f"{series.label} (paper{read_off})",
-                x=tuple(each.x for each in found),
-                y=tuple(each.y for each in found),
-                approximate=approximate,
-                slot=slot,
-            )
+            x, y = tuple(each.x for each in found), tuple(each.y for each in found)
+            yield Line(label=f"{series.label} ({source})", x=x, y=y, look=look, slot=slot)
 
 
-def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level]:
+def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     done = [setting for setting in series.settings if sources.measured.get(setting, NOTHING).n]
-    if len(series.settings) == 1 and series.settings[0].teacher is None:
-        for setting in done:
-            centre, low, high = _spread(sources.measured[setting], sources.epoch)
-            label = f"{series.label} (ours ± std, n = {sources.measured[setting].n})"
-            yield Level(label=label, y=centre, low=low, high=high, slot=slot)
-        return
-    placed = [(sources.teacher_accuracy[each], each) for each in done if each in sources.teacher_accuracy]
-    placed.sort(key=lambda pair: pair[0])
+    level = len(series.settings) == 1 and series.settings[0].teacher is None
+    accuracy = sources.teacher_accuracy
+    placed = done if level else sorted((each for each in done if each in accuracy), key=accuracy.__getitem__)
     if placed:
-        values = [_spread(sources.measured[setting], sources.epoch) for _, setting in placed]
-        counts = [sources.measured[setting].n for _, setting in placed]
+        values = [_spread(sources.measured[setting]) for setting in placed]
+        counts = [sources.measured[setting].n for setting in placed]
         yield Line(
             label=f"{series.label} (ours ± std, n = {_range(counts)})",
-            x=tuple(x for x, _ in placed),
+            x=() if level else tuple(accuracy[setting] for setting in placed),
             y=tuple(centre for centre, _, _ in values),
             low=tuple(low for _, low, _ in values),
             high=tuple(high for _, _, high in values),
             n=min(counts),
-            marked=True,
+            look="level" if level else "marked line",
             slot=slot,
         )
 
 
-def _spread(measured: Measured, epoch: Epoch) -> tuple[float, float, float]:
+def _spread(measured: Measured) -> tuple[float, float, float]:
     """mean, mean - std, mean + std over seeds; a single run has no spread to show."""
-    values = list(measured.group(epoch).values())
+    values = list(measured.group("best").values())
     centre, std = fmean(values), deviation(values) or 0.0
     return centre, centre - std, centre + std
 
@@ -271,13 +199,12 @@ def _curves(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
 
 def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
     """The mean over runs, at the epochs that all of them have."""
-    by_epoch = [dict(zip(run.epochs, run.accuracy, strict=True)) for run in runs]
-    epochs = sorted(set.intersection(*map(set, by_epoch))) if by_epoch else []
+    epochs = sorted(set(runs[0]).intersection(*runs[1:])) if runs else []
     if not epochs:
         return
     import numpy as np
 
-    values_EN = np.array([[run[epoch] for run in by_epoch] for epoch in epochs])  # E epochs, N runs
+    values_EN = np.array([[run[epoch] for run in runs] for epoch in epochs])  # E epochs, N runs
     centres_E = values_EN.mean(axis=1)
     stds_E = values_EN.std(axis=1, ddof=1) if len(runs) >= FEWEST_CURVES else np.zeros(0)
     yield Line(
@@ -291,9 +218,11 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
     )
 
 
-def _bars(series: Series, slot: int, sources: Sources) -> Iterator[Bars]:
+def _bars(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     if series.values:
-        yield Bars(label=series.label, heights=_distribution(sources, **dict(series.values)), slot=slot)
+        heights = _distribution(sources, **dict(series.values))
+        classes = tuple(float(each) for each in range(1, len(heights) + 1))
+        yield Line(label=series.label, x=classes, y=heights, look="bars", slot=slot)
 
 
 def _distribution(sources: Sources, *, distribution: str, classes: int, **values: Any) -> tuple[float, ...]:
@@ -306,10 +235,10 @@ def _distribution(sources: Sources, *, distribution: str, classes: int, **values
     return tuple(sources.distributions[distribution](classes=classes, **values))
 
 
-def _soft_targets(series: Series, slot: int, sources: Sources) -> Iterator[Line | Level]:
+def _soft_targets(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     values = dict(series.values)
     if values.get("distribution") == "uniform":
-        yield Level(label=series.label, y=1 / values["classes"], published=True, slot=slot)
+        yield Line(label=series.label, y=(1 / values["classes"],), look="printed level", slot=slot)
         return
     found = sources.soft_targets.get(values["temperature"], ())
     if len(found):

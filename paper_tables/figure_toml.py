@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, field
 
-from paper_tables.spec import Figure, PaperTablesError, Point, Series, Setting
-from paper_tables.strict import Epoch, Names, Plain, Text, parse
-from paper_tables.table_toml import WORDS, SettingKeys, setting
+from paper_tables.spec import Figure, FigureKind, Point, Series, Setting
+from paper_tables.strict import Epoch, Names, Plain, Text, parse, shared
+from paper_tables.table_toml import SettingKeys, setting
 
 X = Annotated[float, Meta(ge=0, le=1000)]
 Y = Annotated[float, Meta(gt=0, le=100)]  # percent, or a probability
@@ -39,7 +39,7 @@ class FigureKeys(SettingKeys, kw_only=True):
     """The file."""
 
     title: Text
-    kind: Literal["sweep", "curves", "bars", "soft-targets"]
+    kind: FigureKind
     x_label: Text
     y_label: Text
     series: Annotated[tuple[SeriesKeys, ...], Meta(min_length=1)]
@@ -52,35 +52,20 @@ def figure(name: str, data: Any, names: Names) -> Figure:
     """The figure that parsed TOML declares; PaperTablesError with file, series and key."""
     where = f"{name}.toml"
     keys = parse(data, FigureKeys, where=where)
-    return Figure(
-        name=name,
-        title=keys.title,
-        kind=keys.kind,
-        x_label=keys.x_label,
-        y_label=keys.y_label,
-        series=tuple(
-            Series(
-                label=each.label,
-                settings=_settings(each, keys, names, where=f"{where}, series {number}"),
-                published=tuple(Point(x=x, y=y, status=each.status) for x, y in each.points),
-                values=tuple(sorted(each.values.items())),
-            )
-            for number, each in enumerate(keys.series, 1)
-        ),
-        source=keys.source,
-        caption=keys.caption,
-        note=keys.note,
+    series = tuple(
+        Series(
+            label=each.label,
+            settings=_settings(each, keys, names, where=f"{where}, series {number}"),
+            published=tuple(Point(x=x, y=y, status=each.status) for x, y in each.points),
+            values=tuple(sorted(each.values.items())),
+        )
+        for number, each in enumerate(keys.series, 1)
     )
+    return Figure(**{**shared(keys, Figure), "name": name, "series": series})
 
 
 def _settings(series: SeriesKeys, figure: FigureKeys, names: Names, *, where: str) -> tuple[Setting, ...]:
     if series.method is UNSET:
-        for key in WORDS:
-            if getattr(series, key) is not UNSET:
-                raise PaperTablesError(
-                    f'{where}, key "{key}": stands without a method.',
-                    expected='Expected the key "method" beside it.',
-                )
         return ()
     badly_taught = SettingKeys(method="de-kd")
     return tuple(

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
-from typing import NamedTuple
 
 from paper_tables.measured import NOTHING, Epoch, Measured
 from paper_tables.spec import Setting
@@ -33,13 +32,6 @@ ROUNDING = 9  # decimals of a point: sums of floats that agree exactly are left 
 
 Pair = tuple[Setting, Setting]
 """The setting that should gain, and the one it is held against."""
-
-
-class _Weighted(NamedTuple):
-    """A setting's weight in a mean gain, and its runs."""
-
-    weight: float
-    group: Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,52 +80,54 @@ class Gain:
         return seeds_needed(gain, self.components) if gain is not None and self.known_error else None
 
 
-class _Share(NamedTuple):
-    """One student's share of a mean gain. `pairs`: the seeds it is calculated on; 0 if not seed by seed."""
-
-    mean: float
-    components: tuple[Component, ...]
-    pairs: int
-    partial: bool = False  # whether runs of other seeds are left out
-
-
 def mean_gain(pairs: Sequence[Pair], measured: Mapping[Setting, Measured], epoch: Epoch) -> Gain | None:
     """The mean gain over these pairs, each weighing the same; None where any of them has no run."""
     if not pairs or any(not measured.get(setting, NOTHING).n for pair in pairs for setting in pair):
         return None
-    students: dict[Hashable, dict[Hashable, _Weighted]] = defaultdict(dict)
+    students: dict[Hashable, dict[Hashable, tuple[float, Group]]] = defaultdict(dict)
     for pair in pairs:
         for setting, sign in zip(pair, (1, -1), strict=True):
             student, own = students[setting.dataset, setting.student], measured[setting]
-            before = student[own.runs].weight if own.runs in student else 0.0
-            student[own.runs] = _Weighted(before + sign / len(pairs), own.group(epoch))
-    shares = [_share(list(settings.values())) for settings in students.values()]
+            before, group = student.get(own.runs, (0.0, own.group(epoch)))
+            student[own.runs] = before + sign / len(pairs), group
+    shares = [_of_student(list(settings.values())) for settings in students.values()]
+    known = all(share.components for share in shares)
     return Gain(
         mean=math.fsum(share.mean for share in shares),
-        paired=all(share.pairs for share in shares),
-        pairs=shares[0].pairs or None if len(pairs) == len(shares) == 1 else None,
+        paired=all(share.paired for share in shares),
+        pairs=shares[0].pairs if len(pairs) == len(shares) == 1 else None,
         partial=any(share.partial for share in shares),
-        components=tuple(p for share in shares for p in share.components)
-        if all(s.components for s in shares)
+        components=tuple(part for share in shares for part in share.components) if known else (),
+    )
+
+
+def _of_student(weighted: Sequence[tuple[float, Group]]) -> Gain:
+    """One student's share, from the weight and the runs of each setting.
+
+    The mean and variance of one value per common seed; else each setting's own mean and variance.
+    """
+    seeds = common_seeds(*(group for _, group in weighted))
+    if seeds:
+        contrast = [math.fsum(weight * group[seed] for weight, group in weighted) for seed in seeds]
+        rounded = [round(each, ROUNDING) for each in contrast]
+        return Gain(
+            mean=fmean(rounded),
+            paired=len(weighted) > 1,
+            pairs=len(seeds) if len(weighted) > 1 else None,
+            partial=any(len(group) > len(seeds) for _, group in weighted),
+            components=(Component(variance(rounded), len(seeds)),),
+        )
+    values = [(weight, list(group.values())) for weight, group in weighted]
+    known = all(len(each) > 1 for _, each in values)
+    return Gain(
+        mean=math.fsum(weight * fmean(each) for weight, each in values),
+        paired=False,
+        pairs=None,
+        partial=False,
+        components=tuple(Component(weight**2 * variance(each), len(each)) for weight, each in values)
+        if known
         else (),
     )
-
-
-def _share(settings: Sequence[_Weighted]) -> _Share:
-    """The mean and variance of one value per common seed; else each setting's own mean and variance."""
-    seeds = common_seeds(*(each.group for each in settings))
-    if seeds:
-        contrast = [math.fsum(weight * group[seed] for weight, group in settings) for seed in seeds]
-        rounded = [round(each, ROUNDING) for each in contrast]
-        pairs = len(seeds) if len(settings) > 1 else 0
-        partial = any(len(group) > len(seeds) for _, group in settings)
-        return _Share(fmean(rounded), (Component(variance(rounded), len(seeds)),), pairs, partial)
-    values = [(weight, list(group.values())) for weight, group in settings]
-    known = all(len(each) > 1 for _, each in values)
-    components = (
-        tuple(Component(weight**2 * variance(each), len(each)) for weight, each in values) if known else ()
-    )
-    return _Share(math.fsum(weight * fmean(each) for weight, each in values), components, 0)
 
 
 def common_seeds(*groups: Group) -> tuple[int, ...]:

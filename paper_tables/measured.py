@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,9 @@ EPOCHS: tuple[Epoch, ...] = ("best", "last")
 
 Teaching = Literal["one teacher", "teacher per seed"]
 """Whether one run taught all seeds of a setting, or a run of its own each."""
+
+Assumptions = Callable[[Setting], tuple[str, ...]]
+"""Which values of a setting nobody published, in words."""
 
 REJECTED = 0.05  # equal scatter is, at this p and below
 

@@ -7,13 +7,12 @@ pyplot, so no state is shared; the same data give the same bytes.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paper_tables.figure_data import Bars, FigureData, GainRow, Level, Line, Points
+from paper_tables.figure_data import FigureData, GainRow, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,16 +32,14 @@ DASHES: tuple[Any, ...] = (
 MARKERS = "os^Dv<P"
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo")
 
-SIZE = (4.8, 3.4)  # inches, 346 points: on a phone a point becomes a pixel
-LINE = 0.19  # inches of a legend's line
+SIZE = (3.9, 2.7)  # inches of the axes; the texts around them come on top
 LEGEND_WIDTH = 56  # characters of a label, in one column of two a bit less than half of it
-USUAL_LEGEND = 4  # lines; with more the figure grows
-GAIN_ROW, GAIN_LABEL = 0.36, 25  # inches of a row of a forest plot, characters of a line of its label
+GAIN_WIDTH, GAIN_ROW, GAIN_LINE = 3.1, 0.36, 0.19  # inches: axes of a forest plot, a row, a line of its label
+GAIN_LABEL = 25  # characters of such a line
 OURS, WITH_INTERVAL = "measured", ", with the 95 % interval"
 MANY = 60  # points from which a line is drawn thinner
 BAR_ROOM = 0.8  # of a category's width
 LOWEST = 1e-4  # of a logarithmic axis of probabilities: below it nothing is left to see
-DPI = 160
 STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first comes with matplotlib
     "font.size": 10,
@@ -59,6 +56,8 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",  # texts, not outlines: a fifth of the size; other fonts are narrower than DejaVu
     "svg.hashsalt": "tfkd",
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
 }
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -73,13 +72,12 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
     """Writes `path` with each format's suffix and gives the files; the folder must exist."""
     from matplotlib import rc_context
 
-    written = []
+    figure, written = drawing(data), []
     with rc_context(STYLE):
-        figure = _drawing(data)
         for each in formats:
             file = path.with_name(f"{path.name}.{each}")
             metadata = {**UNDATED.get(each, {}), "Title": data.title}
-            figure.savefig(file, format=each, dpi=DPI, metadata=metadata, **SAVED.get(each, {}))
+            figure.savefig(file, format=each, metadata=metadata, **SAVED.get(each, {}))
             written.append(file)
     return tuple(written)
 
@@ -87,62 +85,50 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
 def drawing(data: FigureData) -> Drawing:
     """The matplotlib figure, not saved anywhere."""
     from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        return _drawing(data)
-
-
-def _drawing(data: FigureData) -> Drawing:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
-    figure = Drawing(figsize=SIZE)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(data.x_label)
-    axes.set_ylabel(data.y_label)
-    if data.gains:
-        _draw_gains(figure, axes, data.gains)
-        return figure
-    _draw_bars(axes, data.bars)
-    for level in data.levels:
-        _draw_level(axes, level)
-    for line in data.lines:
-        _draw_line(axes, line)
-    for points in data.points:
-        _draw_points(axes, points, data.bars)
-    _set_ranges(axes, data)
-    if data.status:
-        _draw_status(axes, data.status)
-    lines = _draw_legend(figure, axes)
-    _set_margins(figure, height=SIZE[1] + LINE * max(0, lines - USUAL_LEGEND), legend_lines=lines)
+    with rc_context(STYLE):
+        figure = Drawing(figsize=SIZE)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlabel(data.x_label)
+        axes.set_ylabel(data.y_label)
+        if data.gains:
+            _draw_gains(axes, data.gains)
+        else:
+            _draw_series(axes, data)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            columns = 1 if max(map(len, labels)) > LEGEND_WIDTH // 2 - 3 else 2
+            folded = [textwrap.fill(each, LEGEND_WIDTH) for each in labels]
+            axes.legend(
+                handles,
+                folded,
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                borderaxespad=4.2,  # lines of text: below the ticks and the label of the x axis
+                ncols=columns,
+            )
     return figure
 
 
-def _draw_legend(figure: Drawing, axes: Axes) -> int:
-    """The legend below the axes; how many lines of text it takes."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return 0
-    columns = 1 if max(map(len, labels)) > LEGEND_WIDTH // 2 - 3 else 2
-    folded = [textwrap.fill(each, LEGEND_WIDTH) for each in labels]
-    figure.legend(handles, folded, loc="lower left", ncols=columns, borderaxespad=0.3)
-    return math.ceil(sum(each.count("\n") + 1 for each in folded) / columns)
+def _draw_series(axes: Axes, data: FigureData) -> None:
+    bars = [line for line in data.lines if line.look == "bars"]
+    _draw_bars(axes, bars)
+    for line in data.lines:
+        if line.look in ("level", "printed level"):
+            _draw_level(axes, line)
+        elif line.look in ("printed", "read off"):
+            _draw_points(axes, line, bars)
+        elif line.look != "bars":
+            _draw_line(axes, line)
+    _set_ranges(axes, data)
+    if data.status:
+        axes.set_title(data.status, color="#666666", style="italic")
 
 
-def _set_margins(figure: Drawing, *, height: float, legend_lines: int, left: float = 0.8) -> None:
-    """Room for the texts around the axes, which have known sizes: a layout engine draws everything twice."""
-    width = SIZE[0]
-    figure.set_size_inches(width, height)
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - 0.15 / width,
-        top=1 - 0.12 / height,
-        bottom=(0.6 + LINE * legend_lines) / height,
-    )
-
-
-def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
+def _draw_gains(axes: Axes, rows: Sequence[GainRow]) -> None:
     """A forest plot: a dot and its interval for each row, the printed gain as a hollow diamond."""
     places = range(len(rows))
     axes.axvline(0.0, color="#444444", linewidth=1.0, zorder=1)
@@ -163,11 +149,10 @@ def _draw_gains(figure: Drawing, axes: Axes, rows: Sequence[GainRow]) -> None:
     axes.set_yticks(places, labels, fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
     axes.grid(visible=False, axis="y")
-    folded = [label.split("\n") for label in labels]
-    longest, most = max(len(line) for label in folded for line in label), max(map(len, folded))
-    lines = _draw_legend(figure, axes)
-    height = max(GAIN_ROW, LINE * most) * len(rows) + 0.72 + LINE * lines
-    _set_margins(figure, height=height, legend_lines=lines, left=0.2 + 0.073 * longest)
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_size_inches(GAIN_WIDTH, max(GAIN_ROW, GAIN_LINE * lines) * len(rows))
 
 
 def _unbroken(labels: Sequence[str]) -> str:
@@ -181,7 +166,7 @@ def _colour(slot: int) -> str:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     colour, dashes = _colour(line.slot), DASHES[line.slot % len(DASHES)]
-    marker = MARKERS[line.slot % len(MARKERS)] if line.marked or len(line.x) == 1 else ""
+    marker = MARKERS[line.slot % len(MARKERS)] if line.look == "marked line" or len(line.x) == 1 else ""
     axes.plot(
         line.x,
         line.y,
@@ -196,7 +181,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
-def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
+def _draw_points(axes: Axes, points: Line, bars: Sequence[Line]) -> None:
     """Filled diamonds are printed numbers; hollow ones were read off a printed figure."""
     colour = "#000000" if bars else _colour(points.slot)
     index = next((at for at, each in enumerate(bars) if each.slot == points.slot), None)
@@ -207,7 +192,7 @@ def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
         linestyle="none",
         marker="D",
         markersize=6,
-        markerfacecolor="white" if points.approximate else colour,
+        markerfacecolor="white" if points.look == "read off" else colour,
         markeredgecolor=colour,
         markeredgewidth=1.3,
         label=points.label,
@@ -215,24 +200,24 @@ def _draw_points(axes: Axes, points: Points, bars: Sequence[Bars]) -> None:
     )
 
 
-def _draw_level(axes: Axes, level: Level) -> None:
+def _draw_level(axes: Axes, level: Line) -> None:
     colour = _colour(level.slot)
-    dashes: Any = (0, (1, 2)) if level.published else "-"
-    axes.axhline(level.y, color=colour, linestyle=dashes, linewidth=1.6, label=level.label, zorder=2)
-    if level.low is not None and level.high is not None and level.high > level.low:
-        axes.axhspan(level.low, level.high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+    dashes: Any = (0, (1, 2)) if level.look == "printed level" else "-"
+    axes.axhline(level.y[0], color=colour, linestyle=dashes, linewidth=1.6, label=level.label, zorder=2)
+    if level.low != level.high:
+        axes.axhspan(level.low[0], level.high[0], color=colour, alpha=0.12, linewidth=0, zorder=1)
 
 
-def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
+def _draw_bars(axes: Axes, bars: Sequence[Line]) -> None:
     """Groups by category, counted from 1; the tallest bar of a set carries its number."""
     if not bars:
         return
     for index, each in enumerate(bars):
         shift = _bar_shift(index, len(bars))
-        x = [category + shift for category in range(1, len(each.heights) + 1)]
-        axes.bar(
+        x = [category + shift for category in each.x]
+        drawn = axes.bar(
             x,
-            each.heights,
+            each.y,
             width=BAR_ROOM / len(bars),
             color=_colour(each.slot),
             hatch=HATCHES[each.slot % len(HATCHES)],
@@ -241,10 +226,12 @@ def _draw_bars(axes: Axes, bars: Sequence[Bars]) -> None:
             label=each.label,
             zorder=2,
         )
-        _number_tallest(axes, x, each.heights, _colour(each.slot))
-    axes.set_xticks(range(1, max(len(each.heights) for each in bars) + 1))
+        tallest = max(each.y) if max(each.y) > min(each.y) else None
+        numbers = [f"{y:.4f}" if y == tallest else "" for y in each.y]
+        axes.bar_label(drawn, numbers, padding=8, rotation=90, fontsize=8)
+    axes.set_xticks(range(1, max(len(each.y) for each in bars) + 1))
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, 1.1 * max(max(each.heights) for each in bars))
+    axes.set_ylim(0, 1.25 * max(max(each.y) for each in bars))
 
 
 def _bar_shift(index: int, sets: int) -> float:
@@ -252,52 +239,17 @@ def _bar_shift(index: int, sets: int) -> float:
     return (index - (sets - 1) / 2) * BAR_ROOM / sets
 
 
-def _number_tallest(axes: Axes, x: Sequence[float], heights: Sequence[float], colour: str) -> None:
-    if max(heights) == min(heights):
-        return
-    tallest = max(range(len(x)), key=heights.__getitem__)
-    axes.annotate(
-        f"{heights[tallest]:.4f}",
-        (x[tallest], heights[tallest]),
-        xytext=(0, -8),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-        rotation=90,
-        fontsize=8,
-        color="white",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.3},
-    )
-
-
 def _set_ranges(axes: Axes, data: FigureData) -> None:
-    if data.log_y:
+    """Epochs and classes are counted from 1."""
+    if data.kind == "soft-targets":
         axes.set_yscale("log")
         axes.set_ylim(LOWEST, 1.3)
-    if data.x_range is not None:
-        low, high = data.x_range
-        reached = max([high, *(x for line in data.lines for x in line.x)])
-        room = max(0.015 * (reached - low), 0.04)
-        axes.set_xlim(low - room, reached + room)
-    if data.by_epoch:
+    if data.kind in ("curves", "soft-targets"):
+        last = max((x for line in data.lines for x in line.x), default=10)
+        room = max(0.015 * (last - 1), 0.04)
+        axes.set_xlim(1 - room, last + room)
+    if data.kind == "curves":
         from matplotlib.ticker import MaxNLocator
 
-        last = axes.get_xlim()[1]
         ticks = MaxNLocator(6, integer=True).tick_values(1, last)
         axes.set_xticks([1, *(tick for tick in ticks if 2 <= tick <= last)])
-
-
-def _draw_status(axes: Axes, status: str) -> None:
-    axes.text(
-        0.5,
-        0.42,
-        status,
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        fontsize=12,
-        color="#666666",
-        style="italic",
-        zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-    )

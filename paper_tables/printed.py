@@ -16,16 +16,18 @@ EXAMPLE = 'Expected a number as printed: "71.05±0.16 (+2.67)", "64.12 (+0.68)",
 def parse(text: str, *, where: str, teacher_accuracy: float | None = None) -> Published:
     """What the text says, in percent and points; PaperTablesError on anything but the four printed forms."""
     if _GAIN.fullmatch(text):
-        return Published(gain=_gain(float(text), where), teacher_accuracy=teacher_accuracy)
+        return Published(gain=float(text), teacher_accuracy=teacher_accuracy)
     match = _ACCURACY.fullmatch(text)
     if match is None:
         raise PaperTablesError(f'{where}: "{text:.60}" is not a printed number.', expected=EXAMPLE)
-    mean, std, gain = (None if each is None else float(each) for each in match.groups())
-    assert mean is not None
+    std, gain = (None if each is None else float(each) for each in match.group(2, 3))
+    mean = float(match[1])
+    if not 1 <= mean <= 100:  # chance on 100 classes is 1
+        raise PaperTablesError(f"{where}: the mean is {mean:g}.", expected="Expected percent, from 1 to 100.")
     return Published(
-        mean=accuracy(mean, where=where),
-        std=None if std is None else _std(std, where),
-        gain=None if gain is None else _gain(gain, where),
+        mean=mean,
+        std=std,
+        gain=gain,
         runs=1 if std is None else RUNS_BEHIND_A_SPREAD,
         teacher_accuracy=teacher_accuracy,
     )
@@ -43,28 +45,3 @@ def show(published: Published) -> str:
 def signed(points: float) -> str:
     """`+0.12`; never `-0.00`."""
     return f"{round(points, 2) + 0.0:+.2f}"
-
-
-def accuracy(value: float, *, where: str) -> float:
-    """`value`, if it can be a test accuracy in percent: chance on 100 classes is 1."""
-    if not 1 <= value <= 100:
-        raise PaperTablesError(
-            f"{where}: the mean is {value:g}.", expected="Expected percent, from 1 to 100."
-        )
-    return value
-
-
-def _std(value: float, where: str) -> float:
-    if not 0 < value <= 10:
-        raise PaperTablesError(
-            f"{where}: the spread is {value:g}.", expected="Expected points, above 0, up to 10."
-        )
-    return value
-
-
-def _gain(value: float, where: str) -> float:
-    if not -20 <= value <= 20:
-        raise PaperTablesError(
-            f"{where}: the gain is {value:g}.", expected="Expected points, from -20 to 20."
-        )
-    return value

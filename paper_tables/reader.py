@@ -1,20 +1,18 @@
 """Everything the paper says, read strictly from the TOML beside this module.
 
-A table is read when it is first asked for. Names of networks, data sets and
-methods are passed in, since this package knows nothing of the code that runs them.
+Names of networks, data sets and methods are passed in, since this package knows nothing of the code that
+runs them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from paper_tables import claim_toml, figure_toml, hyperparameters, table_toml
-from paper_tables.claim_toml import ClaimKeys, Variant, Variants
 from paper_tables.spec import Claim, Figure, Table, UnknownNameError
 from paper_tables.strict import Names, near, read_toml
 
@@ -25,7 +23,6 @@ GROUPS = {
     "controls": ("control",),
     "audit": ("audit",),
 }
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,66 +39,36 @@ class Erratum:
     arithmetic: float | None = None  # printed mean less printed baseline, in points
 
 
-class Folder(Mapping[str, T], Generic[T]):
-    """The TOML files of a folder by name, in natural order, each read when it is first asked for."""
-
-    def __init__(self, path: Path, read: Callable[[str, Any], T]) -> None:
-        self._paths = {each.stem: each for each in sorted(path.glob("*.toml"), key=_natural)}
-        self._read = read
-        self._found: dict[str, T] = {}
-
-    def __getitem__(self, name: str) -> T:
-        if name not in self._found:
-            self._found[name] = self._read(name, read_toml(self._paths[name], dict))
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._paths
-
-
 class Paper:
-    """The paper's tables, figures and claims, our own tables, and the losses of other suites."""
+    """The paper's tables, figures and claims, our own tables, and the losses of other suites.
+
+    All files are read and checked, hyperparameters.toml included: PaperTablesError on the first thing wrong.
+    Tables and figures are in natural order, claims in the order they state.
+    """
 
     def __init__(self, names: Names, folder: Path = FOLDER) -> None:
-        self.tables: Mapping[str, Table] = Folder(
-            folder / "tables", lambda name, data: table_toml.table(name, data, names)
-        )
-        self.figures: Mapping[str, Figure] = Folder(
-            folder / "figures", lambda name, data: figure_toml.figure(name, data, names)
-        )
-        self._names, self._folder = names, folder
+        hyperparameters.check(names)
 
-    @cached_property
-    def claims(self) -> Mapping[str, Claim]:
-        """The claims by name, in the order they state."""
-        files = {path.stem: read_toml(path, ClaimKeys) for path in (self._folder / "claims").glob("*.toml")}
-        ordered = sorted(files.items(), key=lambda each: (each[1].order, each[0]))
-        return {name: claim_toml.claim(name, keys, self.tables) for name, keys in ordered}
+        def files(kind: str) -> dict[str, Any]:
+            paths = sorted((folder / kind).glob("*.toml"), key=_natural)
+            return {path.stem: read_toml(path, dict) for path in paths}
 
-    @cached_property
-    def variants(self) -> tuple[Variant, ...]:
-        """The losses that other suites publish under the paper's names."""
-        found = read_toml(self._folder / "variants.toml", Variants).variant
-        claim_toml.check_variants(found, self._names)
-        return found
+        self.tables: Mapping[str, Table] = {
+            name: table_toml.table(name, data, names) for name, data in files("tables").items()
+        }
+        self.figures: Mapping[str, Figure] = {
+            name: figure_toml.figure(name, data, names) for name, data in files("figures").items()
+        }
+        claims = {name: claim_toml.keys(name, data) for name, data in files("claims").items()}
+        self.claims: Mapping[str, Claim] = {
+            name: claim_toml.claim(name, each, self.tables)
+            for name, each in sorted(claims.items(), key=lambda pair: pair[1].order)
+        }
+        self.variants = claim_toml.variants(folder / "variants.toml", names)
 
     def errata(self) -> list[Erratum]:
         """The paper's slips, in the order of its tables."""
         return [erratum for table in self.tables.values() for erratum in _errata(table)]
-
-    def check(self) -> Paper:
-        """Read every file, hyperparameters.toml included; PaperTablesError on the first thing wrong."""
-        hyperparameters.check(self._names)
-        for folder in (self.tables, self.figures):
-            tuple(folder.values())
-        _ = self.claims, self.variants
-        return self
 
     def expand(self, names: Sequence[str]) -> list[Table | Figure]:
         """The tables and figures that these names mean, each once; `fig2` is fig2a and fig2b.
@@ -136,7 +103,7 @@ def _errata(table: Table) -> Iterator[Erratum]:
     for row in table.rows:
         for cell in filter(None, row.cells):
             if cell.erratum:
-                slip = table_toml.is_slip(cell, row)
+                slip = table_toml.is_slip(cell, row.cells)
                 yield Erratum(
                     table=table.name,
                     row=cell.row,
@@ -145,7 +112,7 @@ def _errata(table: Table) -> Iterator[Erratum]:
                     kind="gain" if slip else "two values",
                     text=cell.note,
                     printed=cell.published.gain,
-                    arithmetic=table_toml.arithmetic_gain(cell, row) if slip else None,
+                    arithmetic=table_toml.arithmetic_gain(cell, row.cells) if slip else None,
                 )
 
 

@@ -12,6 +12,8 @@ Values = tuple[tuple[str, Any], ...]
 TeacherSeeds = Literal["one", "paired"]
 """`one`: a teacher (seed 0) for all seeds of a student, as in the paper. `paired`: one for each seed."""
 
+FigureKind = Literal["sweep", "curves", "bars", "soft-targets"]
+
 
 class PaperTablesError(ValueError):
     """What is wrong in a TOML (file, row, cell, key), what was expected, what to do."""
@@ -180,7 +182,7 @@ class Figure:
 
     name: str
     title: str
-    kind: Literal["sweep", "curves", "bars", "soft-targets"]
+    kind: FigureKind
     x_label: str
     y_label: str
     series: tuple[Series, ...]

@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -91,6 +91,11 @@ def parse(data: Any, kind: type[T], *, where: str) -> T:
         place = re.sub(r"\[(\d+)\]", lambda at: f" {int(at[1]) + 1}", path.replace("[...]", ""))
         place = place.replace(".", ", ")
         raise PaperTablesError(f"{where}{place}: {text}.", hint="see paper_tables/README.md.") from error
+
+
+def shared(entry: Entry, kind: type[Any]) -> dict[str, Any]:
+    """The values of a TOML entry that the dataclass `kind` has under the same names."""
+    return {f.name: getattr(entry, f.name) for f in fields(kind) if hasattr(entry, f.name)}
 
 
 def near(name: str, known: Iterable[str]) -> str:

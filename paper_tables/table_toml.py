@@ -8,8 +8,8 @@ A network of "" is none. A row's `teacher_epoch` and `teacher_accuracy` are thos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
@@ -26,10 +26,7 @@ from paper_tables.spec import (
     TeacherSeeds,
     Values,
 )
-from paper_tables.strict import Entry, Epoch, Names, Percent, Plain, Seeds, Text, parse
-
-TAUGHT = ("kd", "re-kd", "de-kd")  # the paper's methods with a teacher of another network
-UNTAUGHT = ("baseline", "lsr", "tf-self", "tf-reg")
+from paper_tables.strict import Entry, Epoch, Names, Percent, Plain, Seeds, Text, parse, shared
 
 
 class SettingKeys(Entry):
@@ -91,18 +88,6 @@ class TableKeys(SettingKeys, kw_only=True):
     roles: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A row, and what its cells need besides their own entries."""
-
-    where: str
-    names: Names
-    table: TableKeys
-    row: RowKeys
-    roles: Mapping[str, str]  # role → network of this row
-    recipes: Mapping[str, Values]  # by network; they go before those of the table, a row, a column or a cell
-
-
 def table(name: str, data: Any, names: Names) -> Table:
     """The table that parsed TOML declares; PaperTablesError with file, row, cell and key."""
     where = f"{name}.toml"
@@ -115,27 +100,13 @@ def table(name: str, data: Any, names: Names) -> Table:
         for each, values in keys.recipes.items()
     }
     rows = tuple(
-        _row(index, each, keys, names, recipes=recipes, where=f"{where}, row {index + 1}")
-        for index, each in enumerate(keys.row)
+        _row(each, keys, names, recipes=recipes, where=f"{where}, row {number}", index=number - 1)
+        for number, each in enumerate(keys.row, 1)
     )
     _distinct([each.labels for each in rows], where=where, what="row")
     _distinct([tuple(cell and cell.setting for cell in row.cells) for row in rows], where=where, what="row")
-    result = Table(
-        name=name,
-        title=keys.title,
-        kind=keys.kind,
-        heads=keys.heads,
-        columns=tuple(Column(name=each.name, label=each.label) for each in keys.column),
-        rows=rows,
-        source=keys.source,
-        caption=keys.caption,
-        note=keys.note,
-        seeds=keys.seeds,
-        fast=keys.fast,
-        teacher_seeds=keys.teacher_seeds,
-    )
-    _check_gains(result, where=where)
-    return result
+    columns = tuple(Column(name=each.name, label=each.label) for each in keys.column)
+    return Table(**shared(keys, Table), name=name, columns=columns, rows=rows)
 
 
 def setting(
@@ -168,35 +139,22 @@ def setting(
                 f'{where}: no "{key}" is given.',
                 expected=f"Expected {key} at the cell, its column, its row or the table.",
             )
-    made = Setting(
+    if found["method"] == "de-kd" and teacher_epoch is None:
+        raise PaperTablesError(
+            f'{where}, key "teacher_epoch": de-kd has none.', expected="Expected an epoch from 1 to 200."
+        )
+    return Setting(
         **found,
         teacher_epoch=teacher_epoch if found["method"] == "de-kd" else None,
         loss=names.values("loss", loss, where=where),
         recipe=names.values("recipe", recipe, where=where),
     )
-    _check_teacher(made, where)
-    return made
-
-
-def _check_teacher(each: Setting, where: str) -> None:
-    if each.method in TAUGHT and each.teacher is None:
-        raise PaperTablesError(
-            f"{where}: {each.method} has no teacher.", expected='Expected the key "teacher".'
-        )
-    if each.method in UNTAUGHT and each.teacher is not None:
-        raise PaperTablesError(
-            f"{where}: {each.method} takes no teacher.", hint='leave out the key "teacher".'
-        )
-    if each.method == "de-kd" and each.teacher_epoch is None:
-        raise PaperTablesError(
-            f'{where}, key "teacher_epoch": is {each.teacher_epoch} for {each.method}.',
-            expected="Expected an epoch from 1 to 200.",
-        )
 
 
 def _row(
-    index: int, row: RowKeys, keys: TableKeys, names: Names, *, recipes: Mapping[str, Values], where: str
+    row: RowKeys, keys: TableKeys, names: Names, *, recipes: Mapping[str, Values], where: str, index: int
 ) -> Row:
+    """`recipes`: by network; they go before those of the table, a row, a column or a cell."""
     labels = row.networks if row.labels is None else row.labels
     bare = tuple(CellKeys() for _ in keys.column) if keys.kind != "paper" else ()
     cells = bare if row.cells is None else row.cells  # only a table of our own may leave them out
@@ -211,47 +169,44 @@ def _row(
                 expected=f"Expected {len(wanted)}, one for each of: {', '.join(wanted)}.",
             )
     roles = dict(zip(keys.roles, row.networks, strict=True))
-    place = _Place(where=where, names=names, table=keys, row=row, roles=roles, recipes=recipes)
-    return Row(
-        labels=labels,
-        cells=tuple(
-            _cell(index, cell, column, place) for column, cell in zip(keys.column, cells, strict=True)
-        ),
-        seeds=row.seeds,
-    )
+
+    def cell(given: str | CellKeys, column: ColumnKeys) -> Cell | None:
+        if given == "":
+            return None
+        entry = CellKeys(printed=given) if isinstance(given, str) else given
+        place = f'{where}, cell "{column.name}"'
+        levels = (keys, row, column, entry)
+        made = setting(levels, names, where=place, roles=roles, teacher_epoch=row.teacher_epoch)
+        made = _with_recipes(made, recipes) if recipes else made
+        return _cell(entry, made, row, index=index, column=column.name, where=place)
+
+    made = tuple(cell(given, column) for column, given in zip(keys.column, cells, strict=True))
+    _check_gains(made, where=where)
+    return Row(labels=labels, cells=made, seeds=row.seeds)
 
 
-def _cell(index: int, cell: str | CellKeys, column: ColumnKeys, place: _Place) -> Cell | None:
-    if cell == "":
-        return None
-    keys = CellKeys(printed=cell) if isinstance(cell, str) else cell
-    where = f'{place.where}, cell "{column.name}"'
-    levels = (place.table, place.row, column, keys)
-    epoch = place.row.teacher_epoch
-    found = setting(levels, place.names, where=where, roles=place.roles, teacher_epoch=epoch)
-    if place.recipes:
-        taught_by = found.teacher
-        found = replace(
-            found,
-            recipe=_merged(found.recipe, place.recipes.get(found.student)),
-            teacher_recipe=_merged(found.recipe, place.recipes.get(taught_by)) if taught_by else (),
-        )
-    accuracy = place.row.teacher_accuracy if found.teacher_epoch is not None else None
+def _cell(entry: CellKeys, made: Setting, row: RowKeys, *, index: int, column: str, where: str) -> Cell:
+    accuracy = row.teacher_accuracy if made.teacher_epoch is not None else None
     published = Published(teacher_accuracy=accuracy)
-    if keys.printed:
-        published = printed.parse(keys.printed, where=where, teacher_accuracy=accuracy)
-    if keys.note and keys.erratum:
+    if entry.printed:
+        published = printed.parse(entry.printed, where=where, teacher_accuracy=accuracy)
+    if entry.note and entry.erratum:
         raise PaperTablesError(
             f'{where}, key "note": stands beside an erratum.', expected="Expected one of the two."
         )
     return Cell(
         row=index,
-        column=column.name,
-        setting=found,
+        column=column,
+        setting=made,
         published=published,
-        note=keys.erratum or keys.note,
-        erratum=bool(keys.erratum),
+        note=entry.erratum or entry.note,
+        erratum=bool(entry.erratum),
     )
+
+
+def _with_recipes(made: Setting, recipes: Mapping[str, Values]) -> Setting:
+    teacher = _merged(made.recipe, recipes.get(made.teacher)) if made.teacher else ()
+    return replace(made, recipe=_merged(made.recipe, recipes.get(made.student)), teacher_recipe=teacher)
 
 
 def _merged(recipe: Values, own: Values | None) -> Values:
@@ -268,31 +223,27 @@ def _distinct(found: Sequence[Any], *, where: str, what: str) -> None:
             )
 
 
-def arithmetic_gain(cell: Cell, row: Row) -> float | None:
+def arithmetic_gain(cell: Cell, cells: Iterable[Cell | None]) -> float | None:
     """The printed mean less the baseline printed in the same row, in points; None where one is missing."""
-    if cell.is_baseline or cell.published.mean is None:
+    means = {each.setting: each.published.mean for each in cells if each}
+    baseline = means.get(cell.setting.baseline())
+    if cell.is_baseline or cell.published.mean is None or baseline is None:
         return None
-    for other in filter(None, row.cells):
-        if other.setting == cell.setting.baseline() and other.published.mean is not None:
-            return round(cell.published.mean - other.published.mean, 3)
-    return None
+    return round(cell.published.mean - baseline, 3)
 
 
-def is_slip(cell: Cell, row: Row) -> bool:
+def is_slip(cell: Cell, cells: Iterable[Cell | None]) -> bool:
     """Whether the printed gain is not the printed mean less the printed baseline."""
-    derived = arithmetic_gain(cell, row)
-    return (
-        derived is not None and cell.published.gain is not None and abs(derived - cell.published.gain) > 0.005
-    )
+    derived, gain = arithmetic_gain(cell, cells), cell.published.gain
+    return derived is not None and gain is not None and abs(derived - gain) > 0.005
 
 
-def _check_gains(each: Table, *, where: str) -> None:
-    for row in each.rows:
-        for cell in filter(None, row.cells):
-            if is_slip(cell, row) and not cell.erratum:
-                raise PaperTablesError(
-                    f'{where}, row {cell.row + 1}, cell "{cell.column}", key "printed": the gain is '
-                    f"{cell.published.gain:+.2f}, mean less baseline is {arithmetic_gain(cell, row):+.2f}.",
-                    expected="Expected the two to agree, or an erratum that says they do not.",
-                    hint='if the paper prints it so, copy it and add erratum = "…".',
-                )
+def _check_gains(cells: Sequence[Cell | None], *, where: str) -> None:
+    for cell in filter(None, cells):
+        if is_slip(cell, cells) and not cell.erratum:
+            raise PaperTablesError(
+                f'{where}, cell "{cell.column}", key "printed": the gain is {cell.published.gain:+.2f}, mean '
+                f"less baseline is {arithmetic_gain(cell, cells):+.2f}.",
+                expected="Expected the two to agree, or an erratum that says they do not.",
+                hint='if the paper prints it so, copy it and add erratum = "…".',
+            )

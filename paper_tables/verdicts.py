@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from paper_tables.compare import Assumptions, CellComparison
-from paper_tables.gains import Gain, common_seeds, mean_gain
-from paper_tables.measured import NOTHING, Epoch, Measured, Teaching, teaching, unequal_scatter
+from paper_tables.gains import Gain, mean_gain
+from paper_tables.measured import (
+    NOTHING,
+    Assumptions,
+    Epoch,
+    Measured,
+    Teaching,
+    teaching,
+    unequal_scatter,
+)
 from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import (
     Group,
@@ -67,78 +74,32 @@ class Judgement:
     allowed: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellVerdict:
-    """Level and gain of one cell, each on its own; at one epoch."""
+class Side(NamedTuple):
+    """A setting's runs, those that a difference is calculated from, and those behind the printed value."""
 
-    epoch: Epoch
-    level: Judgement
-    gain: Judgement
-    smallest_gain: float | None = None  # that these seeds could have shown, in points
-    seeds_for_printed_gain: int | None = None
+    measured: Measured
+    counted: Group
+    published_runs: int
 
 
-def judge_cell(cell: CellComparison, epoch: Epoch = "best") -> CellVerdict:
-    """The verdicts on one cell."""
-    reading, published = cell.reading(epoch), cell.cell.published
-    gain = reading.gain if reading else None
-    ours, theirs = _used(cell.measured.group(epoch), cell.baseline.group(epoch))
-    return CellVerdict(
-        epoch=epoch,
-        level=_judge(
-            published.mean,
-            reading.difference if reading else None,
-            _allowed((cell.measured.group(epoch), published.runs)),
-            own=(cell.measured,),
-            runs=(cell.n,),
-            assumed=bool(cell.assumed),
-        ),
-        gain=_judge(
-            None if cell.cell.is_baseline else published.gain,
-            reading.gain_difference if reading else None,
-            _allowed((ours, published.runs), (theirs, cell.baseline_published.runs)),
-            own=(cell.measured, cell.baseline),
-            runs=(len(ours), len(theirs)),
-            assumed=bool(cell.assumed or cell.baseline_assumed),
-        ),
-        smallest_gain=gain.smallest if gain else None,
-        seeds_for_printed_gain=gain.seeds_for(published.gain) if gain else None,
-    )
-
-
-def _used(ours: Group, theirs: Group) -> tuple[Group, Group]:
-    """The runs a gain is calculated from: those of the common seeds, or all where there is no pairing."""
-    seeds = common_seeds(ours, theirs)
-    if not seeds:
-        return ours, theirs
-    return {seed: ours[seed] for seed in seeds}, {seed: theirs[seed] for seed in seeds}
-
-
-def _allowed(*sides: tuple[Group, int]) -> float | None:
-    return prediction_half_width(*((list(group.values()), k) for group, k in sides))
-
-
-def _judge(
-    published: float | None,
-    difference: float | None,
-    allowed: float | None,
-    *,
-    own: Sequence[Measured],
-    runs: Sequence[int],
-    assumed: bool,
+def judge(
+    published: float | None, measured: float | None, sides: Sequence[Side], *, assumed: bool
 ) -> Judgement:
-    """`runs`: how many the difference is computed from; of two settings paired by seed, those of both."""
+    """The verdict on a mean (one side) or on a gain (both sides) held against the printed one."""
     if published is None:
         return Judgement(word="not published")
+    difference = None if measured is None else measured - published
+    allowed = prediction_half_width(*((list(each.counted.values()), each.published_runs) for each in sides))
 
     def word() -> CellWord:
-        if obstacle := _obstacle(own):
+        if obstacle := _obstacle([each.measured for each in sides]):
             return obstacle
-        if min(runs) < LEAST_RUNS or not allowed:  # runs that agree exactly do not say how they scatter
+        fewest = min(len(each.counted) for each in sides)
+        if fewest < LEAST_RUNS or not allowed:  # runs that agree exactly do not say how they scatter
             return "too few runs"
         if assumed:
             return "setting assumed"
-        return "agrees" if abs(difference or 0) <= (allowed or 0) else "differs"
+        return "agrees" if abs(difference or 0) <= allowed else "differs"
 
     return Judgement(word=word(), difference=difference, allowed=allowed)
 

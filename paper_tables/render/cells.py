@@ -12,11 +12,10 @@ from dataclasses import replace
 from paper_tables import printed
 from paper_tables.compare import CellComparison, Comparison, Reading
 from paper_tables.gains import Gain
-from paper_tables.measured import Epoch
 from paper_tables.printed import signed
 from paper_tables.render.footnotes import Footnotes
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
-from paper_tables.verdicts import CellVerdict, CellWord, judge_cell
+from paper_tables.verdicts import CellWord
 
 Link = Callable[[CellComparison], str | None]
 
@@ -114,32 +113,30 @@ def _measured_lines(cell: CellComparison, footnotes: Footnotes, *, stacked: bool
             return [Line(count + marks if count else "", "best", "faint")]
         return [Line(marks if count else "", "best", "faint"), Line(count, "n", "faint", 0)]
     marks += footnotes.warning(cell.warnings)
-    best, last = judge_cell(cell, "best"), judge_cell(cell, "last")
-    n = f"n={count}" if stacked else ""
+    best, last, gain = cell.best, cell.last, cell.best.gain
+    could_show = could_show_text(gain.smallest if gain else None, best.seeds_for_printed_gain)
     return [
-        _level(cell.best, best, "best", footnotes, after=(marks, n)),
+        _level(best, "best", footnotes, after=(marks, f"n={count}" if stacked else "")),
         Line("" if stacked else count, "n", value=cell.n),
-        _gain(cell.best, best, "gain", footnotes),
-        Line(could_show_text(best) if cell.best.gain else "", "could show", value=best.smallest_gain),
-        _level(cell.last, last, "last", footnotes, after=(marks, "")),
-        _gain(cell.last, last, "gain, last", footnotes),
+        _gain(best, "gain", footnotes),
+        Line((could_show or "?") if gain else "", "could show", value=gain.smallest if gain else None),
+        _level(last, "last", footnotes, after=(marks, "")),
+        _gain(last, "gain, last", footnotes),
     ]
 
 
-def _level(
-    reading: Reading, verdict: CellVerdict, label: Epoch, footnotes: Footnotes, *, after: tuple[str, str]
-) -> Line:
+def _level(reading: Reading, label: str, footnotes: Footnotes, *, after: tuple[str, str]) -> Line:
     marks, n = after
-    difference = f"Δ{signed(reading.difference)}" if reading.difference is not None else ""
-    word = verdict.level.word
-    parts = (level_text(reading) + marks, n, difference, footnotes.verdict(word))
+    difference, word = reading.level.difference, reading.level.word
+    delta = "" if difference is None else f"Δ{signed(difference)}"
+    parts = (level_text(reading) + marks, n, delta, footnotes.verdict(word))
     return Line(" ".join(filter(None, parts)), label, STYLES.get(word, ""), reading.mean)
 
 
-def _gain(reading: Reading, verdict: CellVerdict, label: str, footnotes: Footnotes) -> Line:
+def _gain(reading: Reading, label: str, footnotes: Footnotes) -> Line:
     if reading.gain is None:
         return Line("", label)
-    word = verdict.gain.word
+    word = reading.gain_level.word
     parts = (gain_text(reading.gain), footnotes.verdict(word))
     return Line(" ".join(filter(None, parts)), label, STYLES.get(word, ""), reading.gain.mean)
 
@@ -164,8 +161,8 @@ def gain_text(gain: Gain) -> str:
     )
 
 
-def could_show_text(verdict: CellVerdict) -> str:
+def could_show_text(smallest: float | None, seeds: int | None) -> str:
     """`0.42, 2 seeds`: the smallest gain these seeds could have shown, the seeds the printed one needs."""
-    smallest = "?" if verdict.smallest_gain is None else f"{verdict.smallest_gain:.2f}"
-    seeds = verdict.seeds_for_printed_gain
-    return smallest + (f", {seeds} seeds" if seeds is not None else "")
+    if smallest is None:
+        return ""
+    return f"{smallest:.2f}" + (f", {seeds} seeds" if seeds is not None else "")

@@ -7,12 +7,27 @@ from typing import Any
 
 from paper_tables.gains import Gain
 from paper_tables.printed import signed
-from paper_tables.render.cells import gain_text
+from paper_tables.render.cells import could_show_text, gain_text
 from paper_tables.render.sheet import Field, Line, Sheet, SheetRow, Style
 from paper_tables.verdicts import NOTES, ClaimVerdict, ClaimWord, ContrastResult, DatasetGain
 
 STYLES: dict[ClaimWord, Style] = {"holds": "good", "contradicted": "bad"}
 JUDGED: tuple[ClaimWord, ...] = ("holds", "contradicted", "not shown")
+RECORDED = (
+    *(
+        "epoch",
+        "interval",
+        "confidence",
+        "p",
+        "p_holm",
+        "claims",
+        "cells",
+        "runs",
+        "runs_wanted",
+        "printed_gain",
+    ),
+    *("smallest_gain", "seeds_for_printed_gain", "smallest_margin", "seeds_for_margin"),
+)
 COLUMNS = ("epoch", "verdict", "mean gain", "p (Holm)", "could show", "cells", "runs")
 
 
@@ -43,7 +58,7 @@ def _fields(verdict: ClaimVerdict) -> Iterator[Field]:
         (verdict_text(verdict), None),
         (mean_gain_text(verdict), verdict.gain.mean if verdict.gain else None),
         ("" if verdict.p_holm is None else p_text(verdict.p_holm), verdict.p_holm),
-        (could_show_text(verdict), verdict.smallest_gain),
+        (could_show_text(verdict.smallest_gain, verdict.seeds_for_printed_gain), verdict.smallest_gain),
         (f"{verdict.cells}/{len(verdict.contrasts)}", verdict.cells),
         (f"{verdict.runs}/{verdict.runs_wanted}", verdict.runs),
     )
@@ -80,14 +95,6 @@ def mean_gain_text(verdict: ClaimVerdict) -> str:
         return signed(verdict.gain.mean)
     low, high = verdict.interval
     return f"{signed(verdict.gain.mean)} [{signed(low)}, {signed(high)}] {100 * verdict.confidence:.0f} %"
-
-
-def could_show_text(verdict: ClaimVerdict) -> str:
-    """`0.20, 2 seeds`: the smallest gain these seeds could have shown, the seeds the printed one needs."""
-    if verdict.smallest_gain is None:
-        return ""
-    seeds = verdict.seeds_for_printed_gain
-    return f"{verdict.smallest_gain:.2f}" + (f", {seeds} seeds" if seeds is not None else "")
 
 
 def p_text(p: float) -> str:
@@ -136,31 +143,18 @@ def claims_record(*by_epoch: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
 
 
 def _record(verdict: ClaimVerdict) -> dict[str, Any]:
-    claim, interval = verdict.claim, verdict.interval
+    claim = verdict.claim
     return {
         "claim": claim.name,
         "statement": claim.statement,
         "relation": claim.relation,
         "margin": claim.margin if claim.relation == "equal" else None,
         "source": claim.source,
-        "epoch": verdict.epoch,
         "verdict": verdict.word,
         "sentence": sentence(verdict),
-        **_gain_record(verdict.gain),
-        "interval": list(interval) if interval else None,
-        "confidence": verdict.confidence,
-        "p": verdict.p,
-        "p_holm": verdict.p_holm,
-        "claims": verdict.claims,
-        "cells": verdict.cells,
         "cells_wanted": len(verdict.contrasts),
-        "runs": verdict.runs,
-        "runs_wanted": verdict.runs_wanted,
-        "printed_gain": verdict.printed_gain,
-        "smallest_gain": verdict.smallest_gain,
-        "seeds_for_printed_gain": verdict.seeds_for_printed_gain,
-        "smallest_margin": verdict.smallest_margin,
-        "seeds_for_margin": verdict.seeds_for_margin,
+        **_gain_record(verdict.gain),
+        **{name: getattr(verdict, name) for name in RECORDED},
         "by_dataset": [_on_dataset(each) for each in verdict.by_dataset],
         "contrasts": [_contrast(each) for each in verdict.contrasts],
         "notes": [*([claim.note] if claim.note else []), *verdict.notes],
@@ -179,11 +173,10 @@ def _gain_record(gain: Gain | None) -> dict[str, Any]:
 
 
 def _on_dataset(each: DatasetGain) -> dict[str, Any]:
-    interval = each.gain.interval if each.gain else None
     return {
         "dataset": each.dataset,
         **_gain_record(each.gain),
-        "interval": list(interval) if interval else None,
+        "interval": each.gain.interval if each.gain else None,
         "text": gain_text(each.gain) if each.gain else "",
         "cells": each.measured,
         "cells_wanted": each.total,
@@ -198,6 +191,6 @@ def _contrast(result: ContrastResult) -> dict[str, Any]:
         "against": contrast.against.to_json(),
         "published": contrast.published,
         **_gain_record(result.gain),
-        "n": list(result.n),
+        "n": result.n,
         "assumed": result.assumed,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,11 +52,6 @@ class SheetRow:
     labels: tuple[str, ...]
     fields: tuple[Field, ...]
 
-    def line_labels(self, order: tuple[str, ...]) -> tuple[str, ...]:
-        """The labels of the lines in this row, in this order; one empty label for an empty row."""
-        used = {line.label for field in self.fields for line in field.lines}
-        return tuple(label for label in order if label in used) or ("",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
@@ -78,6 +73,19 @@ class Sheet:
     def labelled(self) -> bool:
         """Whether lines carry labels, which then need a column of their own."""
         return self.order != ("",)
+
+    @property
+    def titles(self) -> list[str]:
+        """What heads each column of the printed table."""
+        return [*self.heads, *([""] if self.labelled else []), *self.columns]
+
+    def lines(self, row: SheetRow) -> Iterator[list[Line]]:
+        """The printed lines of a row, a text for each of `titles`; at least one."""
+        used = {line.label for field in row.fields for line in field.lines}
+        for number, label in enumerate([each for each in self.order if each in used] or [""]):
+            heads = (Line(text if number == 0 else "") for text in row.labels)
+            named = [Line(label, style="faint")] if self.labelled else []
+            yield [*heads, *named, *(field.line(label) for field in row.fields)]
 
 
 def plain_sheet(

@@ -82,7 +82,7 @@ def _parts(sheet: Sheet) -> Iterator[tuple[list[SheetRow], list[str]]]:
     scale = min(1.0, LINE_WIDTH / _width(sheet))
     rows, used = list[SheetRow](), 0.0
     for row in sheet.rows:
-        height = scale * (LINE * len(row.line_labels(sheet.order)) + SPACE)
+        height = scale * (LINE * len(list(sheet.lines(row))) + SPACE)
         if rows and used + height > PAGE:
             yield rows, []
             rows, used = [], 0.0
@@ -111,13 +111,11 @@ def _width(sheet: Sheet) -> float:
 
 def _float(sheet: Sheet, rows: Sequence[SheetRow], notes: Sequence[str], number: int, parts: int) -> str:
     again = number > 1
-    labelled = ["" for _ in range(sheet.labelled)]
-    heads = [*sheet.heads, *labelled, *sheet.columns]
     tabular = [
         SHRUNK,
-        rf"\begin{{tabular}}{{{_columns(sheet, len(heads))}}}",
+        rf"\begin{{tabular}}{{{_columns(sheet)}}}",
         r"\toprule",
-        _row(heads),
+        _row(sheet.titles),
         r"\midrule",
         *_body(sheet, rows),
         r"\bottomrule",
@@ -136,25 +134,18 @@ def _float(sheet: Sheet, rows: Sequence[SheetRow], notes: Sequence[str], number:
     return "\n".join(lines) + "\n"
 
 
-def _columns(sheet: Sheet, count: int) -> str:
+def _columns(sheet: Sheet) -> str:
     """Left-aligned columns; a head of sentences is folded."""
     widest = [max((len(row.labels[at]) for row in sheet.rows), default=0) for at in range(len(sheet.heads))]
     heads = "".join(r"p{0.4\linewidth}" if width > LONG else "l" for width in widest)
-    return heads + "l" * (count - len(widest))
+    return heads + "l" * (len(sheet.titles) - len(widest))
 
 
 def _body(sheet: Sheet, rows: Sequence[SheetRow]) -> Iterator[str]:
     for index, row in enumerate(rows):
         if index and sheet.labelled:
             yield r"\addlinespace"
-        yield from (_row(cells) for cells in _lines(sheet, row))
-
-
-def _lines(sheet: Sheet, row: SheetRow) -> Iterator[list[str]]:
-    for number, label in enumerate(row.line_labels(sheet.order)):
-        heads = row.labels if number == 0 else ("",) * len(row.labels)
-        texts = (field.line(label).text for field in row.fields)
-        yield [*heads, *([label] if sheet.labelled else []), *texts]
+        yield from (_row([each.text for each in line]) for line in sheet.lines(row))
 
 
 def _row(cells: list[str]) -> str:

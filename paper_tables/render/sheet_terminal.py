@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from paper_tables.render.sheet import Sheet, SheetRow
+from paper_tables.render.sheet import Sheet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,15 +73,11 @@ def text(sheet: Sheet, width: int = 100) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    heads = [[head, *(row.labels[at] for row in sheet.rows)] for at, head in enumerate(sheet.heads)]
-    labels = [list(sheet.order)] if sheet.labelled else []
-    values = [
-        [column, *(line.text for row in sheet.rows for line in row.fields[at].lines)]
-        for at, column in enumerate(sheet.columns)
-    ]
-    fixed = len(heads) + len(labels)
-    found = layout([*heads, *labels, *values], fixed=fixed, width=width, widest=sheet.head_width)
-    tables = [_table(sheet, widths, fixed) for widths in found]
+    lines = [line for row in sheet.rows for line in sheet.lines(row)]
+    columns = [[title, *(line[at].text for line in lines)] for at, title in enumerate(sheet.titles)]
+    fixed = len(sheet.heads) + sheet.labelled
+    parts = layout(columns, fixed=fixed, width=width, widest=sheet.head_width)
+    tables = [_table(sheet, widths, fixed) for widths in parts]
     notes = [Text(note, style="dim") for note in sheet.notes]
     return Group(Text(sheet.title, style="bold"), *tables, *notes)
 
@@ -91,22 +88,14 @@ def _table(sheet: Sheet, widths: Mapping[int, int], fixed: int) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0), show_edge=True)
-    titles = [*sheet.heads, *([""] if sheet.labelled else []), *sheet.columns]
     for at, cells in widths.items():
-        table.add_column(Text(titles[at]), width=cells, overflow="fold")
-    columns = [at - fixed for at in widths if at >= fixed]
-    shown_lines = [_shown(sheet, row, columns) for row in sheet.rows]
-    apart = any(len(labels) > 1 for labels in shown_lines)  # rows of several lines need air between them
-    for row, labels in zip(sheet.rows, shown_lines, strict=True):
-        for number, label in enumerate(labels):
-            heads = [Text(each) for each in (row.labels if number == 0 else ("",) * len(row.labels))]
-            lines = [row.fields[index].line(label) for index in columns]
-            texts = [Text(line.text, style=COLOURS[line.style]) for line in lines]
-            shown = [Text(label, style="dim")] if sheet.labelled else []
-            table.add_row(*heads, *shown, *texts, end_section=apart and number == len(labels) - 1)
+        table.add_column(Text(sheet.titles[at]), width=cells, overflow="fold")
+    places = [at - fixed for at in widths if at >= fixed]
+    rows = [replace(row, fields=tuple(row.fields[at] for at in places)) for row in sheet.rows]
+    shown = [list(sheet.lines(row)) for row in rows]
+    apart = any(len(lines) > 1 for lines in shown)  # rows of several lines need air between them
+    for lines in shown:
+        for number, line in enumerate(lines, 1):
+            texts = (Text(each.text, style=COLOURS[each.style]) for each in line)
+            table.add_row(*texts, end_section=apart and number == len(lines))
     return table
-
-
-def _shown(sheet: Sheet, row: SheetRow, columns: Sequence[int]) -> tuple[str, ...]:
-    part = SheetRow(labels=row.labels, fields=tuple(row.fields[index] for index in columns))
-    return part.line_labels(sheet.order)

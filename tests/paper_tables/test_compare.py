@@ -29,15 +29,15 @@ def test_a_cell_shows_mean_std_and_n_beside_what_was_published(comparison: Compa
     kd = cells(comparison)["kd"]
     assert kd.best is not None
     assert (kd.best.mean, kd.best.std, kd.n, kd.wanted) == (74.0, 1.0, 3, 3)
-    assert kd.best.difference == pytest.approx(74.0 - 73.0)
-    assert kd.best.gain_difference == pytest.approx(3.0 - 2.5)
-    assert kd.runs == ("kd-s0", "kd-s1", "kd-s2")
+    assert kd.best.level.difference == pytest.approx(74.0 - 73.0)
+    assert kd.best.gain_level.difference == pytest.approx(3.0 - 2.5)
+    assert kd.measured.runs == ("kd-s0", "kd-s1", "kd-s2")
 
 
 def test_the_last_epoch_is_read_on_its_own(comparison: Comparison) -> None:
     kd = cells(comparison)["kd"]
     assert kd.last is not None
-    assert (kd.last.mean, kd.last.difference) == pytest.approx((73.5, 0.5))
+    assert (kd.last.mean, kd.last.level.difference) == pytest.approx((73.5, 0.5))
 
 
 def test_a_gain_is_paired_by_seed_with_the_spread_of_its_own_differences(comparison: Comparison) -> None:
@@ -225,5 +225,5 @@ def test_a_cell_that_prints_only_a_gain_has_no_difference_in_level(
     only = Cell(row=0, column="kd", setting=make_setting("kd"), published=Published(gain=2.67))
     kd = cells(compare(replace(table, rows=(Row(labels=("x",), cells=(only,)),)), runs))["kd"]
     assert kd.best is not None
-    assert kd.best.difference is None
-    assert kd.best.gain_difference == pytest.approx(3.0 - 2.67)
+    assert kd.best.level.difference is None
+    assert kd.best.gain_level.difference == pytest.approx(3.0 - 2.67)

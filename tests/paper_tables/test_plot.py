@@ -10,13 +10,9 @@ import pytest
 
 from paper_tables import plot
 from paper_tables.figure_data import (
-    Bars,
-    Curve,
     FigureData,
     GainRow,
-    Level,
     Line,
-    Points,
     Sources,
     training_curves,
 )
@@ -90,7 +86,7 @@ def test_a_sweep_draws_students_against_the_accuracy_of_their_teachers_checkpoin
         BASELINE: make_measured(68.0, 69.0, 70.0, name="c"),
     }
     data = figure_data(SWEEP, measured=measured, teacher_accuracy={student(None): 75.9, student(1): 15.2})
-    assert data.lines == (
+    assert data.lines[:3] == (
         Line(
             label="student (ours ± std, n = 1–3)",
             x=(15.2, 75.9),
@@ -98,44 +94,42 @@ def test_a_sweep_draws_students_against_the_accuracy_of_their_teachers_checkpoin
             low=(70.0, 71.0),
             high=(70.0, 73.0),
             n=1,
-            marked=True,
+            look="marked line",
         ),
+        Line(
+            label="baseline (ours ± std, n = 3)",
+            y=(69.0,),
+            low=(68.0,),
+            high=(70.0,),
+            n=3,
+            look="level",
+            slot=1,
+        ),
+        Line(label="student (paper)", x=(75.87,), y=(71.05,), look="printed"),
     )
-    assert data.levels == (
-        Level(label="baseline (ours ± std, n = 3)", y=69.0, low=68.0, high=70.0, slot=1),
-        Level(label="baseline (paper)", y=68.38, published=True, slot=1),
-    )
+    assert data.lines[-1] == Line(label="baseline (paper)", y=(68.38,), look="printed level", slot=1)
     assert data.status == ""
 
 
 def test_published_points_are_marked_as_such_and_read_off_ones_apart() -> None:
-    assert figure_data(SWEEP).points == (
-        Points(label="student (paper)", x=(75.87,), y=(71.05,)),
-        Points(label="student (paper, read off)", x=(15.48,), y=(70.5,), approximate=True),
+    assert figure_data(SWEEP).lines[:2] == (
+        Line(label="student (paper)", x=(75.87,), y=(71.05,), look="printed"),
+        Line(label="student (paper, read off)", x=(15.48,), y=(70.5,), look="read off"),
     )
-
-
-def test_the_last_epoch_can_be_swept_too(make_measured: Make) -> None:
-    data = figure_data(
-        SWEEP,
-        measured={student(1): make_measured(70.0, lower=2.0)},
-        teacher_accuracy={student(1): 15.2},
-        epoch="last",
-    )
-    assert data.lines[0].y == (68.0,)
 
 
 def test_a_student_whose_teachers_accuracy_is_unknown_is_not_placed(make_measured: Make) -> None:
     data = figure_data(SWEEP, measured={student(1): make_measured(70.0)})
-    assert (data.lines, data.status) == ((), "not measured yet")
+    assert {line.look for line in data.lines} == {"printed", "read off", "printed level"}
+    assert data.status == "not measured yet"
 
 
 def test_curves_are_means_with_a_band_over_the_epochs_all_seeds_have() -> None:
     runs = [
-        Curve(seed=0, epochs=(1, 2, 3), accuracy=(10.0, 20.0, 30.0)),
-        Curve(seed=1, epochs=(1, 2), accuracy=(12.0, 24.0)),
+        {1: 10.0, 2: 20.0, 3: 30.0},
+        {1: 12.0, 2: 24.0},
     ]
-    (line,) = figure_data(CURVES, curves={BASELINE: runs}).lines
+    line, _ = figure_data(CURVES, curves={BASELINE: runs}).lines
     assert (line.label, line.n) == ("baseline (mean ± std, n = 2)", 2)
     assert (line.x, line.y) == ((1.0, 2.0), (11.0, 22.0))
     assert line.low == pytest.approx((11 - 2**0.5, 22 - 8**0.5))
@@ -143,7 +137,7 @@ def test_curves_are_means_with_a_band_over_the_epochs_all_seeds_have() -> None:
 
 
 def test_a_single_run_has_no_band() -> None:
-    run = Curve(seed=0, epochs=(1, 2), accuracy=(10.0, 20.0))
+    run = {1: 10.0, 2: 20.0}
     (line,) = training_curves("run", "A run", {"mine": [run]}).lines
     assert (line.label, line.low, line.high) == ("mine", (), ())
 
@@ -158,7 +152,7 @@ def test_a_distribution_is_computed_by_what_was_handed_in() -> None:
         "virtual-teacher": lambda *, classes, correct: [float(each == correct) for each in range(classes)]
     }
     data = figure_data(replace(SWEEP, kind="bars", series=(series,)), distributions=given)
-    assert data.bars == (Bars(label="p", heights=(0.0, 0.0, 1.0)),)
+    assert [(line.look, line.y) for line in data.lines[:1]] == [("bars", (0.0, 0.0, 1.0))]
 
 
 def test_an_unknown_distribution_is_refused() -> None:
@@ -170,14 +164,17 @@ def test_an_unknown_distribution_is_refused() -> None:
 def test_bars_need_no_run() -> None:
     series = Series(label="LSR", values=(("classes", 4), ("distribution", "uniform")))
     data = figure_data(replace(SWEEP, kind="bars", series=(series,)))
-    assert (data.bars, data.status) == ((Bars(label="LSR", heights=(0.25,) * 4),), "")
+    bars = Line(label="LSR", x=(1.0, 2.0, 3.0, 4.0), y=(0.25,) * 4, look="bars")
+    assert (data.lines, data.status) == ((bars,), "")
 
 
 def test_soft_targets_stand_beside_the_uniform_distribution() -> None:
     data = figure_data(SOFT, soft_targets={20: [0.4, 0.3, 0.2, 0.1]})
-    assert data.lines == (Line(label="τ = 20", x=(1.0, 2.0, 3.0, 4.0), y=(0.4, 0.3, 0.2, 0.1)),)
-    assert data.levels == (Level(label="LSR", y=0.25, published=True, slot=1),)
-    assert data.log_y
+    assert data.lines == (
+        Line(label="τ = 20", x=(1.0, 2.0, 3.0, 4.0), y=(0.4, 0.3, 0.2, 0.1)),
+        Line(label="LSR", y=(0.25,), look="printed level", slot=1),
+    )
+    assert data.kind == "soft-targets"
 
 
 def test_what_is_drawn_is_the_data(make_measured: Make) -> None:
@@ -196,15 +193,14 @@ def test_what_is_drawn_is_the_data(make_measured: Make) -> None:
 
 
 def test_bars_are_drawn_at_their_heights() -> None:
-    data = FigureData(
-        name="b", title="t", x_label="x", y_label="y", bars=(Bars(label="a", heights=(0.1, 0.3)),)
-    )
+    bars = Line(label="a", x=(1.0, 2.0), y=(0.1, 0.3), look="bars")
+    data = FigureData(name="b", title="t", x_label="x", y_label="y", lines=(bars,))
     (axes,) = drawing(data).axes
     assert [patch.get_height() for patch in axes.patches] == [0.1, 0.3]  # type: ignore[attr-defined]
 
 
 def test_the_band_spans_the_spread_over_seeds() -> None:
-    runs = [Curve(seed=s, epochs=(1, 2), accuracy=(10.0 + s, 20.0 + s)) for s in (0, 2)]
+    runs = [{1: 10.0 + s, 2: 20.0 + s} for s in (0, 2)]
     (axes,) = drawing(figure_data(CURVES, curves={BASELINE: runs})).axes
     heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((11 - 2**0.5, 21 + 2**0.5))
@@ -212,14 +208,12 @@ def test_the_band_spans_the_spread_over_seeds() -> None:
 
 def test_a_figure_with_nothing_measured_shows_the_published_points_and_says_so() -> None:
     (axes,) = drawing(figure_data(CURVES)).axes
-    assert [text.get_text() for text in axes.texts] == ["not measured yet"]
+    assert axes.get_title() == "not measured yet"
     assert [values(line.get_ydata()) for line in axes.lines] == [[67.8]]
 
 
 def test_no_two_lines_share_a_colour_or_a_dash() -> None:
-    runs = {
-        f"run {index}": [Curve(seed=0, epochs=(1, 2), accuracy=(1.0, 2.0))] for index in range(len(COLOURS))
-    }
+    runs = {f"run {index}": [{1: 1.0, 2: 2.0}] for index in range(len(COLOURS))}
     (axes,) = drawing(training_curves("r", "t", runs)).axes
     assert len({str(line._dash_pattern) for line in axes.lines}) == len(COLOURS)  # type: ignore[attr-defined]
     assert len({str(line.get_color()) for line in axes.lines}) == len(COLOURS)
@@ -227,7 +221,7 @@ def test_no_two_lines_share_a_colour_or_a_dash() -> None:
 
 @pytest.mark.parametrize("last", [1, 2, 5, 10, 37, 200])
 def test_curves_begin_at_epoch_1_and_have_whole_epochs_as_ticks(last: int) -> None:
-    run = Curve(seed=0, epochs=tuple(range(1, last + 1)), accuracy=(1.0,) * last)
+    run = dict.fromkeys(range(1, last + 1), 1.0)
     (axes,) = drawing(training_curves("r", "t", {"mine": [run]})).axes
     ticks = axes.get_xticks()
     assert ticks[0] == 1

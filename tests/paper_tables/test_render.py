@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,7 +135,7 @@ def test_json(everything: Comparison) -> None:
     assert matches(re.sub(r"(\d+\.\d{6})\d+", r"\1", text) + "\n", "table0.json")
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 200])
+@pytest.mark.parametrize("width", [40, 80, 140])
 def test_no_line_is_wider_than_the_terminal_and_no_number_is_lost(everything: Comparison, width: int) -> None:
     text = shown(text_of(everything, width), width)
     assert all(len(line) <= width for line in text.splitlines())
@@ -194,32 +192,12 @@ def test_a_table_without_runs_shows_what_is_published_and_n_of_n(table: Table, m
     assert "agrees" not in text
 
 
-def test_the_documented_shape_of_json(everything: Comparison) -> None:
-    cell: dict[str, Any] = comparison_record(everything)["cells"][1]
-    assert {"row", "column", "setting", "published", "note", "assumed", "measured"} <= cell.keys()
-    assert {"mean", "std", "gain"} <= cell["published"].keys()
-    measured = cell["measured"]
-    assert (measured["n"], measured["wanted"], measured["gain"]) == (3, 3, 3.0)
-    assert (measured["best"]["mean"], measured["last"]["mean"]) == (74.0, 73.5)
-    assert {"mean", "std"} <= measured["last"].keys()
-
-
 def test_a_setting_in_json_has_its_overrides_by_name(table: Table) -> None:
     cell = table.rows[0].cells[1]
     assert cell is not None
     tuned = replace(cell, setting=replace(cell.setting, loss=(("alpha", 0.5),)))
     only = replace(table, rows=(Row(labels=("x",), cells=(tuned,)),))
     assert comparison_record(compare(only, {}))["cells"][0]["setting"]["loss"] == {"alpha": 0.5}
-
-
-def test_csv_says_the_same_as_json(everything: Comparison) -> None:
-    lines = list(csv.DictReader(io.StringIO(comparison_csv(everything))))
-    cells = comparison_record(everything)["cells"]
-    assert [line["column"] for line in lines] == [cell["column"] for cell in cells]
-    for line, cell in zip(lines, cells, strict=True):
-        best = cell["measured"]["best"] or {}
-        assert float(line["best_mean"] or "nan") == pytest.approx(best.get("mean", float("nan")), nan_ok=True)
-        assert line["best_gain_verdict"] == best.get("gain_verdict", "")
 
 
 EVIL = "<script>alert('x')</script> & \"q\" | $x$ \\end{table} # % _ ^ ~ `c` é 中"

@@ -68,15 +68,11 @@ DAMAGE = [
     ('"68.38"', '"700"', 'table0.toml, row 1, cell "small": the mean is 700', "from 1 to 100"),
     ('"68.38"', "68.38", "table0.toml, row 1, cells 1: Expected `str | object`, got `float`", ""),
     ('"68.38"', '"68,38"', 'row 1, cell "small": "68,38" is not a printed number', "as printed"),
-    ("±0.16", "±0", 'row 1, cell "kd": the spread is 0', "above 0"),
-    ("(+2.67)", "(+26.7)", 'row 1, cell "kd": the gain is 26.7', "from -20 to 20"),
     ("(+2.67)", "(+2.76)", 'row 1, cell "kd", key "printed": the gain is +2.76', 'add erratum = "…"'),
     ('"ResNet18"', '"ResNet-18x"', 'row 1, cell "kd", key "teacher": unknown', 'did you mean "resnet18"'),
     ('"cifar100"', '"cifar1000"', 'row 1, cell "small", key "dataset": unknown dataset', '"cifar100"'),
     ('dataset = "cifar100"', "", 'row 1, cell "small": no "dataset" is given', "the table"),
-    (', teacher = "large"', "", 'row 1, cell "kd": kd has no teacher', "teacher"),
-    ('method = "kd"', 'method = "lsr"', 'row 1, cell "kd": lsr takes no teacher', "leave out"),
-    ('method = "kd"', 'method = "de-kd"', 'row 1, cell "kd", key "teacher_epoch": is None', "epoch"),
+    ('method = "kd"', 'method = "de-kd"', 'row 1, cell "kd", key "teacher_epoch": de-kd has none', "epoch"),
     ('["Large", "Small"]', '["Large"]', 'row 1, key "labels": has 2 values', "Large"),
     ('"68.38"', "{ loss = { alhpa = 0.1 } }", 'cell "small", loss: unknown key', 'did you mean "alpha"'),
     ('"68.38"', "{ loss = { alpha = nan } }", 'cell "small", loss, key "alpha": nan is not', ""),
@@ -155,7 +151,6 @@ FILES = [
         "fig3.toml, series 3, values: Invalid enum value",
         "klasses",
     ),
-    ("figures/fig4.toml", 'method = "kd"', "", "fig4.toml, series 2", "teacher"),
     ("figures/soft-targets.toml", "values = { temperature = 1 }", "vales = 1", "series 1", "vales"),
     ("claims/tf-reg.toml", '"table9"', '"table99"', "tf-reg.toml, over 1", "table"),
     ("claims/tf-reg.toml", 'against = "lsr"', 'against = "lst"', "tf-reg.toml, over 1", "against"),
@@ -175,7 +170,7 @@ def test_every_kind_of_file_is_read_strictly(
     assert old in text
     (copied / file).write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(PaperTablesError) as caught:
-        Paper(names, copied).check()
+        Paper(names, copied)
     assert place in caught.value.what
     assert key in caught.value.what
 
@@ -204,10 +199,6 @@ def test_the_hyperparameters_are_read_strictly(
     with pytest.raises(PaperTablesError, match=r"hyperparameters\.toml") as caught:
         hyperparameters.check(names, damaged)
     assert key in caught.value.what
-
-
-def test_every_shipped_file_is_sound(paper: Paper) -> None:
-    paper.check()
 
 
 PLAIN = st.recursive(

@@ -52,12 +52,11 @@ class DrawsAtOnce:
 
     returncode = 0
 
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.stdin = names, self
+    def __init__(self) -> None:
+        self.stdin = self
 
     def write(self, tasks: bytes) -> None:
         for data, path, formats in pickle.loads(tasks):
-            self.names.append(data.name)
             for each in formats:
                 path.with_name(f"{path.name}.{each}").write_text(
                     f"<svg width='9pt' height='9pt'><title>{data.name}</title></svg>"
@@ -74,11 +73,9 @@ class DrawsAtOnce:
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Pictures become small files at once; gives the names of those that would have been drawn."""
-    names: list[str] = []
-    monkeypatch.setattr(figures, "drawing_process", lambda: DrawsAtOnce(names))
-    return names
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures become small files at once."""
+    monkeypatch.setattr(figures, "drawing_process", DrawsAtOnce)
 
 
 @pytest.fixture(scope="session")

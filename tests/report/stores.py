@@ -30,8 +30,9 @@ def campaign(root: Path, names: Sequence[str], **manner: Any) -> Campaign:
     """A campaign of the paper's tables over a new or old store at `root`, its request kept there."""
     execution = Execution(cache=str(root / "cache"))
     asked = requests.for_names(names, Request(**{"seeds": (0, 1, 2), **manner}), execution=execution)
-    made = Campaign(asked, Store.open(root, create=True), execution)
-    made.record("tfkd reproduce " + " ".join(names))
+    command = "tfkd reproduce " + " ".join(names)
+    made = Campaign(asked, Store.open(root, create=True), execution, commands=(command,))
+    made.record(command)
     return made
 
 

@@ -166,7 +166,7 @@ def test_the_demo_says_that_toy_data_decides_nothing(demo: Made, paper: Made) ->
 def test_what_is_missing_comes_with_the_command_for_it(paper: Made) -> None:
     by_slug = {each["slug"]: each for each in paper.record["missing"]}
     quick = by_slug["table2-quick"]
-    assert quick["command"] == "tfkd reproduce table2 --scale quick --seeds 0-2"
+    assert quick["command"] == "tfkd reproduce table2"
     assert quick["command"] in paper.page
     assert quick["counts"]["todo"] == quick["wanted"] - quick["counts"]["done"] > 0
     assert by_slug["fig3"]["wanted"] == 0

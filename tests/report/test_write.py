@@ -58,29 +58,6 @@ def test_an_interrupted_report_leaves_the_old_one(
     assert stores.contents(tmp_path / "out") == before
 
 
-def test_a_report_nothing_has_changed_for_draws_nothing_again(
-    one_table: Any, tmp_path: Path, undrawn: list[str]
-) -> None:
-    report.write([one_table], store=one_table.store, out=tmp_path)
-    undrawn.clear()
-    report.write([one_table], store=one_table.store, out=tmp_path)
-    assert undrawn == []
-
-
-def test_a_new_run_changes_the_pictures_it_is_in_and_no_others(
-    stores: ModuleType, tmp_path: Path, undrawn: list[str]
-) -> None:
-    axes = {"dataset": "digits", "students": ["resnet8", "resnet20"], "methods": ["baseline"]}
-    campaign = stores.grid(tmp_path, seeds=(0, 1), **axes)
-    wanted = stores.wanted(campaign)
-    stores.finish_all(campaign, skip=(len(wanted) - 1,))
-    report.write([campaign], store=campaign.store, out=tmp_path)
-    undrawn.clear()
-    stores.finish(campaign.store, wanted[-1])
-    report.write([campaign], store=campaign.store, out=tmp_path)
-    assert undrawn == [f"digits-{wanted[-1].student}-paper-200-epochs"]
-
-
 @pytest.mark.parametrize(
     "damage", [b"", b"nonsense\n", b'{"files": {"x": 1}}\n', b"\xff\xfe", b"[" * 99999, None]
 )
@@ -89,9 +66,8 @@ def test_what_earlier_reports_noted_may_be_damaged_or_gone(
 ) -> None:
     report.write([one_table], store=one_table.store, out=tmp_path)
     before = (tmp_path / "report" / "epochs.csv").read_bytes()
-    for name in (".drawn.json", ".files.json"):
-        path = tmp_path / "report" / name
-        path.unlink() if damage is None else path.write_bytes(damage)
+    path = tmp_path / "report" / ".files.json"
+    path.unlink() if damage is None else path.write_bytes(damage)
     report.write([one_table], store=one_table.store, out=tmp_path)
     assert (tmp_path / "report" / "epochs.csv").read_bytes() == before
 

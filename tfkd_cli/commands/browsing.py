@@ -60,7 +60,7 @@ def list_runs(
     column = canonical(sort.removeprefix("-"), list(frame.columns), kind="column")
     frame = frame.sort_values([column, "run"], ascending=not sort.startswith("-"), na_position="last")
     if output.json:
-        console.print_json(_records(frame))
+        console.print_json(results.records(frame))
     else:
         _print_list(opened, found, frame)
     return 0
@@ -69,7 +69,7 @@ def list_runs(
 def _print_list(opened: Store, found: Mapping[str, results.Run], frame: pd.DataFrame) -> None:
     specs = [run.spec for run in found.values() if run.spec is not None]
     names = progress.short_names(specs, session.called(opened))
-    rows = [_line(row, names.get(row["run"], row["run"])) for row in _records(frame)]
+    rows = [_line(row, names.get(row["run"], row["run"])) for row in results.records(frame)]
     if rows:
         console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
         console.say(f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them.")
@@ -100,12 +100,6 @@ def _is(value: Any, word: str) -> bool:
         return float(value) == float(word)
     except (TypeError, ValueError):
         return str(value).lower() == word
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dictionary per run; None where a run has no value."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _line(row: dict[str, Any], name: str) -> tuple[str, ...]:
@@ -162,7 +156,7 @@ def _differences(values: Sequence[Mapping[tuple[str, str], str]]) -> Iterator[tu
 
 def _values(run: results.Run) -> dict[tuple[str, str], str]:
     """(part, field) → value as text: the run's row of the frame, then the numerics of its device."""
-    (row,) = _records(results.runs_frame([run]))
+    (row,) = results.records(results.runs_frame([run]))
     found = {(_part(name), name): _text(value) for name, value in row.items() if name not in NOT_COMPARED}
     numerics = (run.result or run.began).get("numerics") or {}
     return found | {("numerics", name): _text(value) for name, value in numerics.items()}

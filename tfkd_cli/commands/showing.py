@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -103,11 +104,11 @@ def _figure_data(campaign: Campaign, figure: Figure) -> FigureData:
 
 def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
     shown = _figure_data(campaign, figure)
-    points = [(line.label, x, y) for line in shown.lines for x, y in zip(line.x, line.y, strict=True)]
-    points += [(each.label, x, y) for each in shown.points for x, y in zip(each.x, each.y, strict=True)]
-    points += [(bars.label, place, y) for bars in shown.bars for place, y in enumerate(bars.heights, 1)]
-    rows = [(label, f"{x:g}", f"{y:.4g}") for label, x, y in points]
-    rows += [(level.label, "", f"{level.y:.4g}") for level in shown.levels]
+    rows = [
+        (line.label, "" if x is None else f"{x:g}", f"{y:.4g}")
+        for line in shown.lines
+        for x, y in itertools.zip_longest(line.x, line.y)  # a level has no x
+    ]
     heads = ("series", figure.x_label, figure.y_label)
     if form != "text":
         return _print_rows(heads, rows, form=form, title=figure.title)

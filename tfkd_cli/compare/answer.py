@@ -12,7 +12,7 @@ from paper_tables import printed
 from paper_tables.measured import Measured
 from paper_tables.spec import Claim, Contrast, Setting
 from paper_tables.statistics import deviation
-from paper_tables.verdicts import LEVEL, ClaimVerdict, ClaimWord, judge_claims
+from paper_tables.verdicts import LEVEL, ClaimWord, judge_claims
 from tfkd_cli.compare.comparison import Comparison, States
 from tfkd_cli.compare.trials import Trial, chosen, score
 from tfkd_cli.reproduction.measure import measure
@@ -272,36 +272,32 @@ def _differences(
     """The pairs of which both methods have runs, judged as claims that the first is better."""
     baseline, *others = settings
     pairs = [QUESTION, *((method, baseline) for method in others)]
-    claims = [_claim(settings, *pair) for pair in pairs]
+    claims = [
+        Claim(
+            name=method,
+            statement=f"{method} is better than {against}",
+            relation="better",
+            contrasts=(Contrast(setting=settings[method], against=settings[against], label=""),),
+        )
+        for method, against in pairs
+    ]
     verdicts = (*judge_claims(claims[:1], measured), *judge_claims(claims[1:], measured))
     for (method, against), verdict in zip(pairs, verdicts, strict=True):
-        if verdict.gain is not None:
-            poor = tuple(each for each in (method, against) if each in at_chance)
-            yield _difference(method, against, verdict, poor)
-
-
-def _claim(settings: Mapping[str, Setting], method: str, against: str) -> Claim:
-    contrast = Contrast(setting=settings[method], against=settings[against], label="")
-    statement = f"{method} is better than {against}"
-    return Claim(name=method, statement=statement, relation="better", contrasts=(contrast,))
-
-
-def _difference(method: str, against: str, verdict: ClaimVerdict, poor: tuple[str, ...]) -> Difference:
-    assert verdict.gain is not None
-    gain, interval = verdict.gain, verdict.interval
-    return Difference(
-        method=method,
-        against=against,
-        points=gain.mean,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        n=gain.pairs or min(verdict.contrasts[0].n),
-        seeds_for_worth=gain.seeds_for(WORTH),
-        p=gain.p,
-        p_holm=verdict.p_holm,
-        word=verdict.word,
-        at_chance=poor,
-    )
+        gain, interval = verdict.gain, verdict.interval
+        if gain is not None:
+            yield Difference(
+                method=method,
+                against=against,
+                points=gain.mean,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+                n=gain.pairs or min(verdict.contrasts[0].n),
+                seeds_for_worth=gain.seeds_for(WORTH),
+                p=gain.p,
+                p_holm=verdict.p_holm,
+                word=verdict.word,
+                at_chance=tuple(each for each in (method, against) if each in at_chance),
+            )
 
 
 def _trials(by_method: Mapping[str, Sequence[Trial]], states: States) -> Iterator[Mapping[str, Any]]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from paper_tables.compare import Comparison
-from paper_tables.figure_data import MEAN_GAIN, FigureData, claim_gains, forest_plot, table_gains
+from paper_tables.figure_data import GAIN, MEAN_GAIN, FigureData, claim_gains, table_gains
 from paper_tables.reader import Erratum
-from paper_tables.spec import Figure, Table
+from paper_tables.spec import Table
 from tfkd_cli import results
 from tfkd_cli.compare.answer import Answer, answer
 from tfkd_cli.compare.sheets import DIFFERENCE, difference_rows
@@ -30,8 +30,6 @@ from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Kind = TypeVar("Kind", Table, Figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +135,13 @@ def gather(
     everything = results.runs_frame(found.values())
     runs, frame = requested_runs(run_uses(items), found, store)
     progress("comparing with the paper", 0.0)
-    comparisons = {slug: each.comparison(table, everything) for slug, table, each in _of_kind(Table, items)}
-    answers, claims = _answers(items, found, everything), judge(campaigns, everything)
-    drawn = dict(_figures(items, found, everything)) | _forest_plots(items, comparisons, answers, claims)
+    answers, comparisons, drawn = _shown(items, found, everything)
+    claims = judge(campaigns, everything)
+    drawn |= _forest_plots({item.slug: item.title for item in items}, comparisons, answers, claims)
     draw(drawn, curves := pictures(runs.values()))
     older = everything[everything["trainer"].lt(TRAINER_VERSION).fillna(value=False)]
     facts = {name: each for every in campaigns for name, each in every.facts().items()}
+    damaged = (f"{run.name}: {run.state.damage}" for run in runs.values() if run.status == "damaged")
     return Contents(
         items=items,
         runs=runs,
@@ -155,69 +154,52 @@ def gather(
         claims=claims,
         pictures=curves,
         missing=_missing(items, runs.values(), facts),
-        left_out=tuple(dict.fromkeys((*unreadable, *_damaged(runs.values(), store)))),
+        left_out=tuple(dict.fromkeys((*unreadable, *store.unreadable_requests(), *damaged))),
         notes=tuple(_notes(runs, found, campaigns, {*older["run"]})),
         store=store,
     )
 
 
-def _figures(
-    items: Iterable[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
-) -> Iterator[tuple[str, FigureData]]:
-    """The paper's figures by their slugs."""
-    for slug, figure, campaign in _of_kind(Figure, items):
-        yield slug, data_of(figure, campaign.request, found, everything)
+def _shown(
+    items: Sequence[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
+) -> tuple[dict[str, Answer], dict[str, Comparison], dict[str, FigureData]]:
+    """The answers of comparisons, the tables and the figures, by their slugs."""
+    states = {run.state.key: run.state for run in found.values()}
+    answers: dict[str, Answer] = {}
+    tables: dict[str, Comparison] = {}
+    figures: dict[str, FigureData] = {}
+    for item in items:
+        if item.compared:
+            answers[item.slug] = answer(item.campaign.request, states, everything)
+        elif isinstance(item.what, Table):
+            tables[item.slug] = item.campaign.comparison(item.what, everything)
+        else:
+            figures[item.slug] = data_of(item.what, item.campaign.request, found, everything)
+    return answers, tables, figures
 
 
 def _forest_plots(
-    items: Iterable[Item],
+    titles: Mapping[str, str],
     comparisons: Mapping[str, Comparison],
     answers: Mapping[str, Answer],
     claims: Sequence[Judged],
-) -> dict[str, FigureData]:
+) -> Iterator[tuple[str, FigureData]]:
     """The gains of tables, of the claims at the paper's scale, and the differences of comparisons."""
-    titles = {item.slug: item.title for item in items}
-    plots = [
-        forest_plot(gains_name(slug), f"Gains: {titles[slug]}", table_gains(each))
-        for slug, each in comparisons.items()
-    ]
+    plots = [(slug, f"Gains: {titles[slug]}", table_gains(each), GAIN) for slug, each in comparisons.items()]
     plots += [
-        forest_plot(
-            gains_name(slug), f"Differences: {titles[slug]}", difference_rows(each), x_label=DIFFERENCE
-        )
+        (slug, f"Differences: {titles[slug]}", difference_rows(each), DIFFERENCE)
         for slug, each in answers.items()
     ]
-    rows = claim_gains(claims[0].best)
-    plots.append(forest_plot(gains_name("claims"), "The paper's claims", rows, x_label=MEAN_GAIN))
-    return {each.name: each for each in plots if each}
-
-
-def _answers(
-    items: Iterable[Item], found: Mapping[str, results.Run], everything: pd.DataFrame
-) -> dict[str, Answer]:
-    """What each comparison came to, by its slug."""
-    states = {run.state.key: run.state for run in found.values()}
-    return {each.slug: answer(each.campaign.request, states, everything) for each in items if each.compared}
-
-
-def _of_kind(kind: type[Kind], items: Iterable[Item]) -> list[tuple[str, Kind, Campaign]]:
-    """The items that are tables, or figures: slug, what it is, the campaign that requests it."""
-    return [
-        (item.slug, item.what, item.campaign)
-        for item in items
-        if isinstance(item.what, kind) and not item.compared
-    ]
-
-
-def _damaged(runs: Iterable[RequestedRun], store: Store) -> Iterator[str]:
-    """Requests and runs that are left out because their records are damaged."""
-    yield from store.unreadable_requests()
-    yield from (f"{run.name}: {run.found.state.damage}" for run in runs if run.status == "damaged")
+    plots.append(("claims", "The paper's claims", claim_gains(claims[0].best), MEAN_GAIN))
+    for slug, title, rows, x_label in plots:
+        name, gains = gains_name(slug), tuple(rows)
+        if gains:
+            yield name, FigureData(name=name, title=title, x_label=x_label, y_label="", gains=gains)
 
 
 def _epochs(runs: Iterable[RequestedRun], frame: pd.DataFrame) -> pd.DataFrame:
     """The epochs of the finished runs, which have the names that the report gives them."""
-    epochs = results.epochs_frame(run.found for run in runs)
+    epochs = results.epochs_frame(runs)
     for name in ("method", "form"):
         names = frame.set_index("run")[name].astype("category")
         epochs[name] = names.reindex(epochs["run"]).array
@@ -227,7 +209,7 @@ def _epochs(runs: Iterable[RequestedRun], frame: pd.DataFrame) -> pd.DataFrame:
 def _missing(
     items: Sequence[Item], runs: Collection[RequestedRun], facts: Mapping[str, DataSet]
 ) -> list[Missing]:
-    done = [(run.spec, run.result) for run in runs if run.found.done]
+    done = [(run.spec, run.result) for run in runs if run.done]
     models = {
         device: CostModel(device, facts=facts, measured=measured_rates(done, device=device, facts=facts))
         for device in {item.campaign.device for item in items}
@@ -236,14 +218,13 @@ def _missing(
     for item in items:
         own = [run for run in runs if item.slug in run.items]
         model = models[item.campaign.device]
-        seconds = sum(model(run.spec).seconds * (1 - _share(run)) for run in own if not run.found.done)
+        seconds = 0.0
+        for run in own:
+            if not run.done:
+                share = min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs)
+                seconds += model(run.spec).seconds * (1 - share)
         found.append(Missing(item=item, counts=Counter(run.status for run in own), seconds=seconds))
     return found
-
-
-def _share(run: RequestedRun) -> float:
-    """How much of an unfinished run is done."""
-    return min(0.99, (run.found.state.epoch or 0) / run.spec.recipe.epochs)
 
 
 def _notes(
@@ -257,7 +238,7 @@ def _notes(
     ):
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
-    yield from (run.found.note for run in runs.values() if run.found.note)
+    yield from (run.note for run in runs.values() if run.note)
     for run in runs.values():
         if skipped := run.result.get("skipped"):
             yield f"{run.name} has skipped {len(skipped):,} corrupt files (the first: {skipped[0]})"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import printed
-from paper_tables.compare import CellComparison, Comparison
-from tfkd_cli.compare.answer import Answer
+from paper_tables.compare import CellComparison
+from paper_tables.measured import NOTHING
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.report import figures
 from tfkd_cli.report.items import Item
@@ -26,54 +26,55 @@ CURVE_BUDGET = 200_000  # points drawn in the page, of two curves a run
 CONFUSION_BUDGET = 600_000  # characters of confusion matrices in the page
 TRACEBACK = 3000  # characters
 
+Behind = Iterator[tuple[str, dict[str, Any]]]
+"""What stands behind numbers, by the names of the links that lead there."""
+
 
 def page_data(contents: Contents) -> dict[str, Any]:
     """The page's JSON: `runs` (objects), `specs` and `places` that runs share, `cells`, `pictures`."""
     runs = list(contents.runs.values())
     numbers = {run.name: number for number, run in enumerate(runs)}
-    specs, places, epochs, class_names = Shared(), Shared(), Shared(), Shared()
-    step = 1 + 2 * sum(len(run.found.lines) for run in runs) // CURVE_BUDGET
+    # Values that many runs have, as JSON → where they stand among the distinct ones.
+    specs, places, epochs, class_names = (dict[str, int]() for _ in range(4))
+    step = 1 + 2 * sum(len(run.lines) for run in runs) // CURVE_BUDGET
     log_share = min(LOG_MOST, max(LOG_LEAST, LOG_BUDGET // max(1, len(runs))))
     matrices = [_confusion(run) for run in runs]
     drawn = sum(len(row) for matrix in matrices for row in matrix) <= CONFUSION_BUDGET
     return {
         "runs": [
             {
-                "spec": specs.place(spec_of(run, numbers)),
-                "place": places.place(place_of(run)),
+                "spec": _place(specs, spec_of(run, numbers)),
+                "place": _place(places, place_of(run)),
                 **_outcome(run),
                 **_curves(run, step, epochs),
                 **_log(run, contents.store, limit=LOG_MOST if run.status == "failed" else log_share),
-                "classes": class_names.place(run.result.get("class_names")) if matrix else None,
+                "classes": _place(class_names, run.result.get("class_names")) if matrix else None,
                 "confusion": matrix if drawn else [],
             }
             for run, matrix in zip(runs, matrices, strict=True)
         ],
-        "specs": specs.values,
-        "places": places.values,
-        "epochs": epochs.values,
-        "classNames": class_names.values,
+        "specs": _values(specs),
+        "places": _values(places),
+        "epochs": _values(epochs),
+        "classNames": _values(class_names),
         "items": {item.slug: item.title for item in contents.items},
-        "cells": dict(_cells(contents, numbers)),
+        "cells": {
+            name: behind
+            for part in (_cells, _methods, _contrasts)
+            for name, behind in part(contents, numbers)
+        },
         "pictures": [_picture(each, numbers) for each in contents.pictures],
         "pictureFormats": figures.curve_formats(contents.pictures),
     }
 
 
-class Shared:
-    """Values (JSON types) that many runs have: each stands once in `values`."""
+def _place(shared: dict[str, int], value: Any) -> int:
+    """Where a value (JSON types) that many runs have stands among the distinct ones."""
+    return shared.setdefault(json.dumps(value), len(shared))
 
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._places: dict[str, int] = {}
 
-    def place(self, value: Any) -> int:
-        """Where `value` stands."""
-        text = json.dumps(value, sort_keys=True)
-        if text not in self._places:
-            self._places[text] = len(self.values)
-            self.values.append(value)
-        return self._places[text]
+def _values(shared: Iterable[str]) -> list[Any]:
+    return [json.loads(each) for each in shared]
 
 
 def spec_of(run: RequestedRun, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -130,18 +131,18 @@ def why(run: RequestedRun) -> str:
     """What stands in the way of this run, in words; empty where nothing does."""
     if run.status == "blocked":
         return f"its teacher {run.blocked_by} has not finished"
-    trace = str((run.found.state.failure or {}).get("traceback") or "")[-TRACEBACK:]
-    return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.found.note
+    trace = str((run.state.failure or {}).get("traceback") or "")[-TRACEBACK:]
+    return "\n\n".join(filter(None, [run.row["problem"], trace])) or run.note
 
 
-def _curves(run: RequestedRun, step: int, epochs: Shared) -> dict[str, Any]:
+def _curves(run: RequestedRun, step: int, epochs: dict[str, int]) -> dict[str, Any]:
     """Both curves in percent, at every `step`-th epoch back from the last; `epochs`: where those stand."""
-    kept = run.found.lines[::-1][::step][::-1]
+    kept = run.lines[::-1][::step][::-1]
     values = {
         curve: [None if line.get(name) is None else round(line[name], 2) for line in kept]
         for curve, name in (("test", "test_accuracy"), ("train", "train_accuracy"))
     }
-    return {"epochs": epochs.place([line.get("epoch") for line in kept]), **values}
+    return {"epochs": _place(epochs, [line.get("epoch") for line in kept]), **values}
 
 
 def _confusion(run: RequestedRun) -> list[str]:
@@ -153,7 +154,7 @@ def _confusion(run: RequestedRun) -> list[str]:
 def _log(run: RequestedRun, store: Store, *, limit: int) -> dict[str, str]:
     """The path of the newest log within the store, and its last `limit` characters, from a line's start."""
     folder = store.folder(run.name)
-    path = folder.log_path() if run.found.state.attempts else None
+    path = folder.log_path() if run.state.attempts else None
     try:
         if path is None:
             raise FileNotFoundError(path)
@@ -174,61 +175,56 @@ def _picture(picture: figures.Picture, numbers: Mapping[str, int]) -> dict[str, 
     return {"name": picture.name, "title": picture.title, "lines": lines}
 
 
-def _cells(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _cells(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind each number of a table."""
     for item in contents.tables:
         comparison = contents.comparisons[item.slug]
+        columns = {column.name: column.label for column in comparison.table.columns}
         by_setting = item.campaign.request.runs_by_setting(item.what)
         runs = {setting: [numbers[spec.folder] for spec in specs] for setting, specs in by_setting.items()}
-        for cell in comparison.cells():
-            setting = cell.cell.setting
-            yield (
-                cell_name(item, cell),
-                {
-                    "title": _title(item, comparison, cell),
-                    "published": printed.show(cell.cell.published),
-                    "note": cell.cell.note,
-                    "assumed": list(cell.assumed) if item.of_the_paper else [],
-                    "warnings": list(cell.warnings),
-                    "runs": runs.get(setting, []),
-                    "baseline": [] if cell.cell.is_baseline else runs.get(setting.baseline(), []),
-                },
-            )
+        for each in comparison.cells():
+            cell, labels = each.cell, comparison.table.rows[each.cell.row].labels
+            shown = {
+                "title": " · ".join([item.title, *labels, columns[cell.column]]),
+                "published": printed.show(cell.published),
+                "note": cell.note,
+                "assumed": "; ".join(each.assumed) if item.of_the_paper else "",
+                "warnings": "; ".join(each.warnings),
+                "runs": runs.get(cell.setting, []),
+                "baseline": [] if cell.is_baseline else runs.get(cell.setting.baseline(), []),
+            }
+            yield cell_name(item, each), shown
+
+
+def _methods(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind each method of a comparison."""
     for item in contents.items:
         if item.compared:
-            yield from _methods(item, contents.answers[item.slug], numbers)
-    yield from _claims(contents, numbers)
+            own = {
+                line.method: [numbers[name] for name in line.runs]
+                for line in contents.answers[item.slug].lines
+            }
+            for method, its in own.items():
+                against = [] if method == "baseline" else own.get("baseline", [])
+                shown = {"title": f"{item.title} · {method}", "runs": its, "baseline": against}
+                yield f"{item.slug}/{method}", shown
 
 
-def _methods(item: Item, found: Answer, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The runs of each method of a comparison, beside those of its baseline."""
-    runs = {line.method: [numbers[name] for name in line.runs] for line in found.lines}
-    for method, own in runs.items():
-        shown = {
-            "title": f"{item.title} · {method}",
-            "published": "",
-            "note": "",
-            "assumed": [],
-            "warnings": [],
-        }
-        against = [] if method == "baseline" else runs.get("baseline", [])
-        yield f"{item.slug}/{method}", {**shown, "runs": own, "baseline": against}
-
-
-def _claims(contents: Contents, numbers: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _contrasts(contents: Contents, numbers: Mapping[str, int]) -> Behind:
+    """The runs behind both sides of each contrast of a claim."""
     for number, judged in enumerate(contents.claims):
         for verdict in judged.best:
-            for index, each in enumerate(verdict.contrasts):
-                contrast = each.contrast
-                sides = [judged.measured.get(side) for side in (contrast.setting, contrast.against)]
-                names = [[value.run for value in side.values] if side else [] for side in sides]
-                own, against = ([numbers[name] for name in each if name in numbers] for each in names)
-                published = "" if contrast.published is None else f"{contrast.published:+.2f} points"
-                title = f"{verdict.claim.statement} {contrast.label}"
-                shown = {"title": title, "published": published, "note": "", "assumed": [], "warnings": []}
-                yield (
-                    contrast_name(number, verdict.claim.name, index),
-                    {**shown, "runs": own, "baseline": against},
-                )
+            for index, result in enumerate(verdict.contrasts):
+                contrast = result.contrast
+                sides = [judged.measured.get(side, NOTHING) for side in (contrast.setting, contrast.against)]
+                ours, theirs = ([numbers[run] for run in side.runs if run in numbers] for side in sides)
+                shown = {
+                    "title": f"{verdict.claim.statement} {contrast.label}",
+                    "published": "" if contrast.published is None else f"{contrast.published:+.2f} points",
+                    "runs": ours,
+                    "baseline": theirs,
+                }
+                yield contrast_name(number, verdict.claim.name, index), shown
 
 
 def cell_name(item: Item, cell: CellComparison) -> str:
@@ -239,9 +235,3 @@ def cell_name(item: Item, cell: CellComparison) -> str:
 def contrast_name(judged: int, claim: str, index: int) -> str:
     """The same for a contrast of a claim."""
     return f"claim/{judged}/{claim}/{index}"
-
-
-def _title(item: Item, comparison: Comparison, cell: CellComparison) -> str:
-    labels: Sequence[str] = comparison.table.rows[cell.cell.row].labels
-    columns = {column.name: column.label for column in comparison.table.columns}
-    return " · ".join([item.title, *labels, columns[cell.cell.column]])

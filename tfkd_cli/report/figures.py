@@ -1,10 +1,8 @@
-"""The paper's figures and the training curves, drawn again only where their data have changed."""
+"""The paper's figures and the training curves, and the process that draws them."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import pickle
 import subprocess
@@ -12,10 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from statistics import fmean
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from paper_tables import plot
@@ -33,8 +28,7 @@ from tfkd_cli.spec import RunSpec, Teacher, slug
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWN = ".drawn.json"
-FORMATS = ("png", "svg", "pdf")
+FORMATS: Sequence[str] = ("png", "svg", "pdf")
 CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
 MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
 MOST_LINES = len(plot.COLOURS)  # in one picture, so that no two lines share a colour or a dash
@@ -96,18 +90,14 @@ def _teacher_accuracy(spec: RunSpec, found: Mapping[str, results.Run]) -> float 
     if teacher is None or not teacher.done or not isinstance(spec.teacher, Teacher):
         return None
     if isinstance(spec.teacher.checkpoint, int):
-        by_epoch = {line["epoch"]: line["test_accuracy"] for line in teacher.lines}
-        return by_epoch.get(spec.teacher.checkpoint)
+        return curve(teacher).get(spec.teacher.checkpoint)
     return float(teacher.result[spec.teacher.checkpoint]["accuracy"])
 
 
 def curve(run: results.Run) -> Curve:
     """A run's test accuracy by epoch."""
-    seed = run.spec.seed if run.spec else 0
-    known = [
-        (line["epoch"], line["test_accuracy"]) for line in run.lines if line.get("test_accuracy") is not None
-    ]
-    return Curve(seed=seed, epochs=tuple(x for x, _ in known), accuracy=tuple(y for _, y in known))
+    known = {line["epoch"]: line.get("test_accuracy") for line in run.lines}
+    return {epoch: accuracy for epoch, accuracy in known.items() if accuracy is not None}
 
 
 def gains_name(slug: str) -> str:
@@ -125,7 +115,7 @@ class Picture:
 
     def data(self) -> FigureData:
         """Its lines."""
-        curves = {each: [curve(run.found) for run in runs] for each, runs in self.runs.items()}
+        curves = {each: [curve(run) for run in runs] for each, runs in self.runs.items()}
         return training_curves(self.name, self.title, curves)
 
 
@@ -133,7 +123,7 @@ def pictures(runs: Iterable[RequestedRun]) -> list[Picture]:
     """One for each data set, student, scale and number of epochs; more where there are many lines."""
     groups: dict[tuple[str, ...], dict[str, list[RequestedRun]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if run.found.done:
+        if run.done:
             where = (run.spec.dataset, run.spec.student, run.row["scale"], str(run.spec.recipe.epochs))
             groups[where][label(run)].append(run)
     return [picture for where, by_label in groups.items() for picture in _parts(where, by_label)]
@@ -174,28 +164,17 @@ def label(run: RequestedRun) -> str:
 
 
 class Drawing:
-    """The pictures of a report, drawn by another process while the rest is written.
-
-    A picture is kept from the report before where its data and the code that draws are the same.
-    """
+    """The pictures of a report, drawn by another process while the rest is written."""
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
         self._process = drawing_process()
 
     def start(self, figures: Mapping[str, FigureData], curves: Sequence[Picture]) -> None:
-        """Begin with what has changed: figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
-        before, digests = self._staging.old_json(DRAWN), {}
-        wanted: list[tuple[str, FigureData, Sequence[str]]]
-        wanted = [(f"figures/{name}", data, FORMATS) for name, data in figures.items()]
-        wanted += [(f"curves/{each.name}", each.data(), curve_formats(curves)) for each in curves]
-        tasks: list[tuple[FigureData, Path, Sequence[str]]] = []
-        for name, data, formats in wanted:
-            digests[name] = hashlib.sha256(_code() + repr(data).encode()).hexdigest()
-            files = [f"{name}.{each}" for each in formats]
-            if before.get(name) != digests[name] or not self._staging.keep(files):
-                tasks.append((data, self._staging.path(name), formats))
-        self._staging.write(DRAWN, json.dumps(digests, indent=1) + "\n")
+        """Begin with figures/NAME.{png,svg,pdf} and curves/NAME.{png,svg}."""
+        path, formats = self._staging.path, curve_formats(curves)
+        tasks = [(data, path(f"figures/{name}"), FORMATS) for name, data in figures.items()]
+        tasks += [(each.data(), path(f"curves/{each.name}"), formats) for each in curves]
         with contextlib.suppress(BrokenPipeError):  # `finish` says why the process has ended
             self._process.stdin.write(pickle.dumps(tasks))
             self._process.stdin.flush()
@@ -214,9 +193,7 @@ class Drawing:
     def __enter__(self) -> Drawing:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
@@ -235,8 +212,3 @@ def drawing_process() -> Any:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-
-
-@cache
-def _code() -> bytes:
-    return Path(plot.__file__).read_bytes()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
-from tfkd_cli.compare import comparison
-from tfkd_cli.grid import UNNAMED, Compared
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.judging import as_text, departures
+from tfkd_cli.reproduction.judging import departures
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import canonical_json, slug
@@ -57,41 +54,8 @@ class Item:
 
     @property
     def command(self) -> str:
-        """What to type for the rest of it."""
-        request, axes = self.campaign.request, self.campaign.request.axes
-        if request.compared is not None:
-            words = _compare_words(request.compared, from_file=request.foreign_teacher is not None)
-        elif axes is None:
-            words = ["tfkd", "reproduce", self.what.name]
-        else:
-            words = ["tfkd", "run", "--student", ",".join(axes.students), "--method", ",".join(axes.methods)]
-            words += ["--dataset", axes.dataset]
-            words += ["--name", axes.name] if axes.name != UNNAMED else []
-            words += ["--teacher", ",".join(axes.teachers)] if axes.teachers else []
-            words += [word for epoch in axes.teacher_epochs for word in ("--teacher-epoch", str(epoch))]
-        words += ["--scale", request.scale] if request.scale != "paper" else []
-        words += ["--form", request.form] if request.form != "released" else []
-        words += ["--fast"] if request.fast else []
-        words += ["--teacher-seeds", "paired"] if request.teacher_seeds == "paired" else []
-        changes = request.overrides.to_json().items()
-        words += [word for name, value in changes for word in ("--set", f"{name}={as_text(value)}")]
-        return shlex.join([*words, "--seeds", _seeds(request.seeds)])
-
-
-def _compare_words(compared: Compared, *, from_file: bool) -> list[str]:
-    words = ["tfkd", "compare", "--dataset", compared.dataset, "--student", compared.student]
-    words += ["--teacher", compared.teacher] if compared.teacher else []
-    more = [name for name in compared.methods if name not in (*comparison.UNTAUGHT, "kd")]
-    words += ["--method", ",".join(more)] if more else []
-    words += ["--teacher-checkpoint", "FILE"] if from_file else []
-    return [*words, "--trials", str(compared.trials), "--lr", f"{compared.lr:g}"]
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    """As `--seeds` takes them: `0-4`, or a list."""
-    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]}-{seeds[-1]}"
-    return ",".join(map(str, seeds)) if len(seeds) > 1 else f"{seeds[0]}-{seeds[0]}"
+        """What was typed for it; the same again trains the rest."""
+        return " && ".join(self.campaign.commands)
 
 
 def items(campaigns: Iterable[Campaign]) -> list[Item]:
@@ -100,7 +64,7 @@ def items(campaigns: Iterable[Campaign]) -> list[Item]:
     for campaign in campaigns:
         for what in campaign.request.items:
             name = slug_of(what, campaign.request)
-            known = found[name][1].with_seeds(campaign.request.seeds) if name in found else campaign
+            known = found[name][1].joined(campaign) if name in found else campaign
             found[name] = (what, known.only(what.name))
     made = [
         Item(slug=name, what=what, campaign=campaign, departures=departures(campaign.request))

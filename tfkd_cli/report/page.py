@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from paper_tables.render.claims import JUDGED
+from paper_tables.compare import CellComparison
+from paper_tables.render.cells import comparison_sheet, gain_text
+from paper_tables.render.claims import JUDGED, sentence, verdict_text
 from paper_tables.render.footnotes import LEGEND, marked
+from paper_tables.render.sheet import Sheet
 from paper_tables.spec import Figure
 from paper_tables.verdicts import NOTES
 from tfkd_cli import console
+from tfkd_cli.compare import sheets
 from tfkd_cli.errors import UNSEEN, plain
-from tfkd_cli.report import view
+from tfkd_cli.report.details import cell_name, contrast_name
 from tfkd_cli.report.figures import gains_name
 from tfkd_cli.spec import TRAINER_VERSION
 
@@ -27,10 +31,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from paper_tables.figure_data import FigureData
-    from tfkd_cli.report.contents import Contents
+    from tfkd_cli.report.contents import Contents, Missing
     from tfkd_cli.report.items import Item
     from tfkd_cli.report.staging import Staging
 
+SIGNS = {"holds": "✓", "contradicted": "✗", "not shown": "○", "too few runs": "?", "not comparable": "–"}
+TONES = {"holds": "good", "contradicted": "bad"}
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -47,11 +53,10 @@ def render(contents: Contents, data: Mapping[str, Any], staging: Staging) -> str
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            claims=[(each, view.claim_views(each, number)) for number, each in enumerate(contents.claims)],
             judged=[word for word in words if word in JUDGED],
-            answers=view.answer_views(contents),
-            claims_gains=contents.figures.get(gains_name("claims")),
-            tables=view.table_views(contents),
+            answers=[(item, contents.answers[item.slug]) for item in contents.items if item.compared],
+            gains=lambda slug: contents.figures.get(gains_name(slug)),
+            tables=_tables(contents),
             figures=_figures(contents),
             picture=partial(_picture, staging),
             files=[name for name in staging.names if not name.startswith(".")],
@@ -77,7 +82,16 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
     environment.filters["marked"] = _marked
-    environment.globals.update(signs=view.SIGNS, tones=view.TONES)
+    environment.globals.update(
+        signs=SIGNS,
+        tones=TONES,
+        zip=zip,
+        answer_sheets=sheets.sheets,
+        contrast_name=contrast_name,
+        gain_text=gain_text,
+        sentence=sentence,
+        verdict_text=verdict_text,
+    )
     return environment
 
 
@@ -93,6 +107,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _tables(contents: Contents) -> list[tuple[Missing, Sheet]]:
+    """How far each table is, and its sheet with links to runs; those with finished runs first."""
+    found = []
+    for item in contents.tables:
+
+        def link(cell: CellComparison, item: Item = item) -> str | None:
+            return f"#cell={cell_name(item, cell)}" if cell.wanted else None
+
+        progress = next(each for each in contents.missing if each.item is item)
+        found.append((progress, comparison_sheet(contents.comparisons[item.slug], link=link)))
+    return sorted(found, key=lambda pair: not pair[0].done)
 
 
 def _figures(contents: Contents) -> list[tuple[Item, FigureData]]:

@@ -54,19 +54,13 @@ class RunUse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestedRun:
+class RequestedRun(results.Run):
     """One run that was asked for, teachers included. `row`: its values in runs.csv, None for empty ones."""
 
     spec: RunSpec
-    found: results.Run
     row: Mapping[str, Any]
     items: Sequence[str]  # slugs
     blocked_by: str = ""  # the teacher that failed
-
-    @property
-    def name(self) -> str:
-        """Its folder."""
-        return self.found.name
 
     @property
     def status(self) -> str:
@@ -74,14 +68,9 @@ class RequestedRun:
         return str(self.row["status"])
 
     @property
-    def result(self) -> Mapping[str, Any]:
-        """Its result.json; empty unless done."""
-        return self.found.result
-
-    @property
     def source(self) -> Mapping[str, Any]:
         """What tells where it ran: its result, or what its newest attempt noted at its start."""
-        return self.result or self.found.began
+        return self.result or self.began
 
 
 def run_uses(items: Iterable[Item]) -> dict[str, RunUse]:
@@ -114,16 +103,14 @@ def requested_runs(
     frame["status"] = frame["status"].where(~frame["run"].isin(list(blocked)), "blocked")
     frame["form"] = added.pop("form").fillna(frame["form"])
     frame = frame.assign(**added)
-    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {
         name: RequestedRun(
-            spec=wanted[name].spec,
-            found=run,
-            row={str(column): value for column, value in row.items()},
+            **vars(run),
+            row=row,
             items=sorted(wanted[name].items),
             blocked_by=blocked.get(name, ""),
         )
-        for (name, run), row in zip(runs.items(), values, strict=True)
+        for (name, run), row in zip(runs.items(), results.records(frame), strict=True)
     }, frame
 
 

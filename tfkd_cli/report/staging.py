@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+
+import msgspec
 
 from tfkd_cli.errors import RequestError, RunError
-from tfkd_cli.regular_files import link_on_the_way, open_regular
+from tfkd_cli.regular_files import open_regular
 from tfkd_cli.store import Cleanable
 
 FOLDER, INDEX = "report", "index.html"
 FILES = ".files.json"
-"""What reports wrote here: `files` and `items` (slugs) of the last one, `older` files of earlier ones."""
 TITLE, HEAD = b"<title>Tf-KD", 4096  # how a page of `tfkd report` begins, within so many bytes
 OLD_SECONDS = 3600.0  # no report takes longer: what is older was left by a crash
+
+
+class Noted(msgspec.Struct):
+    """What reports wrote here: files and items (slugs) of the last one, and older files of earlier ones."""
+
+    files: list[str] = []
+    items: list[str] = []
+    older: list[str] = []
 
 
 class Staging:
@@ -30,7 +36,6 @@ class Staging:
         self.out = out
         self.folder = out / FOLDER
         self._new = self.folder / f".new-{uuid.uuid4().hex[:12]}"
-        self._kept: list[str] = []
 
     def __enter__(self) -> Staging:
         if self.out.exists() and not self.out.is_dir():
@@ -48,9 +53,7 @@ class Staging:
             self._remove_left_over()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._new, ignore_errors=True)
 
     def _refuse_other_page(self) -> None:
@@ -71,9 +74,9 @@ class Staging:
                     shutil.rmtree(path)
 
     @property
-    def items(self) -> set[str]:
+    def items(self) -> list[str]:
         """The slugs of the tables and figures that the last report here showed."""
-        return set(_texts(self.old_json(FILES).get("items")))
+        return _noted(self.folder).items
 
     def path(self, name: str) -> Path:
         """Where to write the new `name` ("table1.md", "curves/…"); its folder exists."""
@@ -88,42 +91,26 @@ class Staging:
         with reported(self.out):
             path.write_text(text, encoding="utf-8", errors="replace", newline="")
 
-    def keep(self, names: Sequence[str]) -> bool:
-        """Keep these files of the last report; False where one of them is not there."""
-        paths = [self.folder / name for name in names]
-        if not all(each.is_file() and not link_on_the_way(each, below=self.folder) for each in paths):
-            return False
-        self._kept += names
-        return True
-
     def read(self, name: str) -> bytes:
-        """The bytes of a file of the new report, made now or kept."""
-        made = self._new / name
-        path, below = (made, self._new) if made.exists() else (self.folder / name, self.folder)
-        with open_regular(path, below=below) as stream:
-            return stream.read()
-
-    def old_json(self, name: str) -> Mapping[str, Any]:
-        """The JSON object in a file of the last report; empty where there is none that can be read."""
-        return _json_object(self.folder / name)
+        """The bytes of a file of the new report."""
+        return (self._new / name).read_bytes()
 
     @property
     def names(self) -> list[str]:
         """All files of the new report."""
         made = (path for path in self._new.rglob("*") if path.is_file())
-        return sorted({*(path.relative_to(self._new).as_posix() for path in made), *self._kept})
+        return sorted(path.relative_to(self._new).as_posix() for path in made)
 
     def publish(self, index: str, *, items: Sequence[str]) -> Path:
         """Put everything in place, the page last; gives the page's path. Nothing is removed."""
-        names, before = self.names, self.old_json(FILES)
-        older = {*_texts(before.get("files")), *_texts(before.get("older"))} - {*names}
-        record = {"files": names, "items": list(items), "older": sorted(older)}
-        self.write(FILES, json.dumps(record, indent=1) + "\n")
+        names, before = self.names, _noted(self.folder)
+        older = {*before.files, *before.older} - {*names}
+        noted = Noted(files=names, items=list(items), older=sorted(older))
+        self.write(FILES, msgspec.json.encode(noted).decode())
         self.write(INDEX, index)
         with reported(self.out):
             for name in [*names, FILES]:
-                if (self._new / name).exists():
-                    self._place(name)
+                self._place(name)
             (self._new / INDEX).replace(self.out / INDEX)
         return self.out / INDEX
 
@@ -138,7 +125,7 @@ class Staging:
 def outdated(out: Path) -> list[Cleanable]:
     """Files in `out/report/` that an earlier report wrote and the last one did not, for `tfkd clean`."""
     folder = out / FOLDER
-    paths = [folder / name for name in _texts(_json_object(folder / FILES).get("older"))]
+    paths = [folder / name for name in _noted(folder).older]
     inside = (path for path in paths if path.parent.resolve().is_relative_to(folder.resolve()))
     found = (path for path in inside if path.is_file() and not path.is_symlink() and ".." not in path.parts)
     return [
@@ -146,17 +133,13 @@ def outdated(out: Path) -> list[Cleanable]:
     ]
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
+def _noted(folder: Path) -> Noted:
+    """What the last report in a folder noted; nothing where that cannot be read."""
     try:
-        with open_regular(path, follow_links=False) as stream:
-            found = json.load(stream)
+        with open_regular(folder / FILES, follow_links=False) as stream:
+            return msgspec.json.decode(stream.read(), type=Noted)
     except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _texts(value: Any) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+        return Noted()
 
 
 @contextlib.contextmanager

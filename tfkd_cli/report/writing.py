@@ -5,30 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from paper_tables.render import sheet_latex, sheet_markdown
-from paper_tables.render.as_data import comparison_csv
+from paper_tables.render.as_data import comparison_csv, comparison_record
 from paper_tables.render.cells import comparison_sheet
-from paper_tables.render.claims import claims_sheet
-from paper_tables.render.sheet import Sheet
+from paper_tables.render.claims import claims_record, claims_sheet
+from paper_tables.verdicts import NOTES
+from tfkd_cli import results
 from tfkd_cli.compare import sheets
 from tfkd_cli.report import page
-from tfkd_cli.report.contents import Contents, gather
-from tfkd_cli.report.details import page_data
+from tfkd_cli.report.contents import Contents, Missing, gather
+from tfkd_cli.report.details import page_data, place_of, why
 from tfkd_cli.report.figures import Drawing
 from tfkd_cli.report.items import items
-from tfkd_cli.report.report_json import record
-from tfkd_cli.report.runs import COLUMNS
+from tfkd_cli.report.runs import COLUMNS, RequestedRun
 from tfkd_cli.report.staging import Staging, reported
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.results import columns
 from tfkd_cli.store import Store
 
+SCHEMA = 3  # of report.json
+OLDER = ["run", "trainer", "status", "best_accuracy", "last_accuracy", "commit"]  # columns of its `older`
 COLUMNS_TEXT = f"""# What the columns mean
 
 UTF-8, comma-separated, one header line, `.` as decimal point; empty means unknown or not there. Floats are
@@ -83,8 +84,8 @@ def write(
             shown, campaigns, store, unreadable=unreadable, progress=progress, draw=drawing.start
         )
         progress("writing tables", 0.0)
-        for name, text in _texts(contents).items():
-            staging.write(name, text())
+        for name, text in _texts(contents):
+            staging.write(name, text)
         with reported(out):
             for name, frame in (("runs.csv", contents.frame), ("epochs.csv", contents.epochs)):
                 frame.to_csv(staging.path(name), index=False, errors="replace")
@@ -101,44 +102,91 @@ def write(
         )
 
 
-def _texts(contents: Contents) -> Mapping[str, Callable[[], str]]:
-    """The name of each text file, and what gives its text."""
-    found: dict[str, Callable[[], str]] = {
-        "COLUMNS.md": lambda: COLUMNS_TEXT,
-        "report.json": lambda: json.dumps(record(contents)) + "\n",
-    }
-    for slug, comparison in contents.comparisons.items():
-        found |= _sheets_texts(slug, [comparison_sheet(comparison)])
-        found[f"{slug}.csv"] = partial(comparison_csv, comparison)
-    for slug, answer in contents.answers.items():
-        found |= _sheets_texts(slug, sheets.document(answer))
-        found[f"{slug}.csv"] = partial(sheets.csv_text, answer)
+def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
+    """The names and texts of all files but the frames and the page."""
+    yield "COLUMNS.md", COLUMNS_TEXT
+    yield "report.json", json.dumps(_record(contents)) + "\n"
     judged = contents.claims[0]  # the paper's own scale
-    found |= _sheets_texts("claims", [claims_sheet(judged.best, judged.last)])
+    shown = {"claims": [claims_sheet(judged.best, judged.last)]}
+    for slug, comparison in contents.comparisons.items():
+        shown[slug] = [comparison_sheet(comparison)]
+        yield f"{slug}.csv", comparison_csv(comparison)
+    for slug, answer in contents.answers.items():
+        shown[slug] = sheets.document(answer)
+        yield f"{slug}.csv", sheets.csv_text(answer)
+    for name, found in shown.items():
+        yield f"{name}.md", "\n".join(map(sheet_markdown.markdown, found))
+        yield f"{name}.tex", "\n".join(map(sheet_latex.latex, found))
     for run in contents.runs.values():
         if rows := (run.result.get("best") or {}).get("confusion"):
-            found[f"confusion/{run.name}.csv"] = partial(_confusion, rows, run.result.get("class_names"))
-    return found
+            yield f"confusion/{run.name}.csv", _confusion(rows, run.result.get("class_names"))
 
 
-def _sheets_texts(name: str, shown: Sequence[Sheet]) -> dict[str, Callable[[], str]]:
+def _record(contents: Contents) -> dict[str, Any]:
+    """report.json: everything the page shows, JSON types only.
+
+    Accuracies in percent, gains in points, times in seconds unless a name says hours.
+    """
     return {
-        f"{name}.md": lambda: "\n".join(map(sheet_markdown.markdown, shown)),
-        f"{name}.tex": lambda: "\n".join(map(sheet_latex.latex, shown)),
+        "schema": SCHEMA,
+        "made_at": contents.made_at,
+        "tfkd": contents.version,
+        "toy": contents.toy,
+        "claims": [
+            {"departures": list(each.departures), "verdicts": claims_record(each.best, each.last)}
+            for each in contents.claims
+        ],
+        "tables": [
+            {
+                "slug": item.slug,
+                "departures": list(item.departures),
+                "scale": item.scale,
+                "seeds": list(item.campaign.request.seeds),
+                **comparison_record(contents.comparisons[item.slug]),
+            }
+            for item in contents.tables
+        ],
+        "comparisons": [{"slug": slug, **each.to_json()} for slug, each in contents.answers.items()],
+        "figures": {slug: asdict(data) for slug, data in contents.figures.items()},
+        "runs": [_run(run) for run in contents.runs.values()],
+        "older": results.records(contents.older[OLDER]),
+        "hours": contents.hours,
+        "missing": [_missing(each) for each in contents.missing],
+        "errata": [asdict(each) for each in contents.errata],
+        "left_out": list(contents.left_out),
+        "notes": list(contents.notes),
+        "explained": dict(NOTES),
+    }
+
+
+def _run(run: RequestedRun) -> dict[str, Any]:
+    return {
+        **run.row,
+        "wanted_by": list(run.items),
+        **place_of(run),
+        "why": why(run),
+        "failure": run.state.failure,
+    }
+
+
+def _missing(each: Missing) -> dict[str, Any]:
+    return {
+        "slug": each.item.slug,
+        "wanted": each.wanted,
+        "counts": dict(each.counts),
+        "seconds_left": round(each.seconds),
+        "command": each.item.command,
     }
 
 
 def _confusion(rows: Sequence[str], class_names: Sequence[str] | None) -> str:
     """A confusion matrix as CSV: a line for each true class, its accuracy (percent) in the last column."""
-    names = class_names or [str(number) for number in range(len(rows))]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_confusion_rows(rows, names))
-    return out.getvalue()
-
-
-def _confusion_rows(rows: Sequence[str], names: Sequence[str]) -> Iterator[list[Any]]:
-    yield ["true class \\ predicted", *names, "accuracy"]
+    names, out = class_names or range(len(rows)), io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["true class \\ predicted", *names, "accuracy"])
     for number, (name, text) in enumerate(zip(names, rows, strict=True)):
         counts = text.split(" ")
         images = sum(map(int, counts))
-        yield [name, *counts, f"{100 * int(counts[number]) / images:.2f}" if images else ""]
+        accuracy = f"{100 * int(counts[number]) / images:.2f}" if images else ""
+        writer.writerow([name, *counts, accuracy])
+    return out.getvalue()

@@ -41,6 +41,7 @@ class Campaign:
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
     calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()  # what was typed for it
     repeating: str = ""  # the text of a file that `tfkd run --from` repeats this from
 
     def __post_init__(self) -> None:
@@ -48,9 +49,10 @@ class Campaign:
         completed = replace(self.execution, sources={**self.execution.sources, **sources})
         object.__setattr__(self, "execution", completed)
 
-    def with_seeds(self, seeds: Iterable[int]) -> Campaign:
-        """This campaign, these seeds added."""
-        return self.of_seeds(sorted({*self.request.seeds, *seeds}))
+    def joined(self, other: Campaign) -> Campaign:
+        """This campaign with the seeds of another that differs in nothing else."""
+        commands = tuple(dict.fromkeys((*self.commands, *other.commands)))
+        return replace(self.of_seeds(sorted({*self.request.seeds, *other.request.seeds})), commands=commands)
 
     def of_seeds(self, seeds: Iterable[int]) -> Campaign:
         """This campaign with these seeds and no others."""

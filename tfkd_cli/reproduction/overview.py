@@ -81,9 +81,10 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
             path = store.root / "requests" / f"{record['id']}.json"
             notes.append(str(DamagedFile(path, error.what, expected=error.expected)))
             continue
-        campaign = Campaign(request, store, execution, device=device)
+        typed = tuple(filter(None, [record.get("command")]))
+        campaign = Campaign(request, store, execution, device=device, commands=typed)
         same = requests.identity(request)
-        found[same] = found[same].with_seeds(request.seeds) if same in found else campaign
+        found[same] = found[same].joined(campaign) if same in found else campaign
     return list(found.values()), notes
 
 

@@ -13,14 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfkd_cli.results import columns
-from tfkd_cli.results.frames import confusion_matrix, epochs_frame, runs_frame
+from tfkd_cli.results.frames import confusion_matrix, epochs_frame, records, runs_frame
 from tfkd_cli.results.reading import Run, read, read_run
 from tfkd_cli.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run", "columns", "confusion_matrix", "epochs_frame", "load", "read", "read_run", "runs_frame"]
+__all__ = [
+    "Run",
+    "columns",
+    "confusion_matrix",
+    "epochs_frame",
+    "load",
+    "read",
+    "read_run",
+    "records",
+    "runs_frame",
+]
 
 
 def load(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

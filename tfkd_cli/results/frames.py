@@ -51,6 +51,12 @@ def epochs_frame(runs: Iterable[Run]) -> pd.DataFrame:
     return frame
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame by column, with None where a value is missing."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def confusion_matrix(run: Run) -> pd.DataFrame | None:
     """Test images of a finished run at its best epoch, counted: rows are true classes, columns predictions.
 

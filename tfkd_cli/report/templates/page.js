@@ -244,7 +244,7 @@
     const lines = [{ label: first ? first.label : "", points: mean(cell.runs, "test") }];
     if (cell.baseline.length) lines.push({ label: name.startsWith("claim/") ? data.specs[runs[cell.baseline[0]].spec].label : "its baseline", points: mean(cell.baseline, "test") });
     show(cell.title,
-      pairs([["published", cell.published], ["erratum or note", cell.note], ["assumed †", cell.assumed.join("; ")], ["warnings", cell.warnings.join("; ")]]),
+      pairs([["published", cell.published], ["erratum or note", cell.note], ["assumed †", cell.assumed], ["warnings", cell.warnings]]),
       make("h3", {}, "Runs"), runTable(cell.runs),
       first && make("h3", {}, "What they are"), first && specList(first),
       ...baseline, chart(lines, "Test accuracy by epoch"));
