@@ -211,9 +211,8 @@ def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -
         form=options.form,  # type: ignore[arg-type]
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]
-        overrides=overrides.merged(
-            overrides.named(options.recipe),
-            overrides.parse(options.set_ or (), options.shorthands(), losses=losses),
+        overrides=overrides.parse(
+            options.set_ or (), options.shorthands(), losses=losses, recipe=options.recipe
         ),
     )
 
