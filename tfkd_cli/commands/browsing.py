@@ -71,7 +71,7 @@ def _print_list(opened: Store, found: Mapping[str, results.Run], frame: pd.DataF
     names = progress.short_names(specs, session.called(opened))
     rows = [_line(row, names.get(row["run"], row["run"])) for row in _records(frame)]
     if rows:
-        console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
+        console.show(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
         console.say(f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them.")
     elif found:
         console.say(f"None of the {len(found)} runs in {opened.source} is like that.")
@@ -143,12 +143,11 @@ def diff(
             {"runs": names, "different": [dict(zip(heads, d, strict=True)) for d in different]}
         )
         return 0
-    target = console.out()
-    target.print(f"1: {names[0]}\n2: {names[1]}", markup=False)
+    console.show(f"1: {names[0]}\n2: {names[1]}")
     if different:
-        target.print(console.simple_table(("part", "field", "1", "2"), different))
+        console.show(console.simple_table(("part", "field", "1", "2"), different))
     else:
-        target.print("The two are alike in settings, numerics, code and result.", markup=False)
+        console.show("The two are alike in settings, numerics, code and result.")
     return 0
 
 

@@ -149,23 +149,21 @@ def _the_student_first(found: list[Setting], wanted: list[str]) -> list[Setting]
 
 
 def _print(made: Explanation) -> None:
-    target = console.out()
     setting = made.setting
     taught = f", taught by {setting.teacher}" if setting.teacher else ""
     epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
-    target.print(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}", markup=False)
+    console.show(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}")
     forms = [
         _row(name + (" (chosen)" if name == made.form else ""), each) for name, each in made.forms.items()
     ]
     forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
     heads = ("form", "weights", "loss scale", "equals LSR with ε")
-    target.print(console.simple_table(heads, forms))
-    target.print(
+    console.show(console.simple_table(heads, forms))
+    console.show(
         "Divergences are summed over classes; q is the label, u uniform, K the number of classes.",
-        markup=False,
     )
     for line in _sentences(made):
-        target.print(line, markup=False)
+        console.show(line)
     _print_values(made)
 
 
@@ -189,15 +187,14 @@ def _in_words(each: Arithmetic) -> str:
 
 def _print_values(made: Explanation) -> None:
     """Every value with where it comes from; equal notes once, below."""
-    target = console.out()
     notes = list(dict.fromkeys(note for *_, note in made.values if note))
     rows = [
         (field, value, source, f"[{notes.index(n) + 1}]" if n else "")
         for field, value, source, n in made.values
     ]
-    target.print(console.simple_table(("value", "is", "from", "note"), rows))
+    console.show(console.simple_table(("value", "is", "from", "note"), rows))
     for number, note in enumerate(notes, 1):
-        target.print(f"[{number}] {note}", markup=False)
+        console.show(f"[{number}] {note}")
 
 
 def _row(name: str, each: Arithmetic) -> tuple[object, ...]:

@@ -14,32 +14,38 @@ from tfkd_cli.commands.planning import Place
 from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.options import LaunchOptions
-from tfkd_cli.plan import Plan, PlannedRun
+from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 
-LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
+
+def prepare(campaign: Campaign, plan: Plan, where: LaunchOptions) -> None:
+    """Check the device, and make data and networks ready; RequestError before anything has started."""
+    if plan.todo:
+        check_place(where)
+    make_data_ready(campaign, plan.unfinished, where)
+    try_networks(campaign.request, plan.unfinished, where)
+    show_foreign_teacher(campaign, plan.unfinished)
+
+
+def record(campaign: Campaign) -> None:
+    """Keep the request of this command in the results folder."""
+    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
     from tfkd_cli.commands import printing  # a plan needs none of what starts, follows and prints
 
-    specs = [run.spec for run in plan.todo]
-    if specs:
-        check_place(place.where)
-    _warn_when_long(plan, campaign, place)
-    make_data_ready(campaign, specs, place.where)
-    try_networks(campaign.request, specs, place.where)
-    show_foreign_teacher(campaign, specs)
-    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
-    if specs and place.profile is not None:
+    prepare(campaign, plan, place.where)
+    record(campaign)
+    if plan.todo and place.profile is not None:
         from tfkd_cli.commands import cluster
 
         return cluster.submit(campaign, plan.todo, place)
-    failed = run_here(campaign, plan, plan.todo, place) if specs else False
+    failed = run_here(campaign, plan, place) if plan.todo else False
     printing.print_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
@@ -135,47 +141,32 @@ def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: Lau
     return None
 
 
-def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:
-    """Do these runs of a plan on this machine and follow them; whether one failed."""
+def run_here(campaign: Campaign, plan: Plan, place: Place) -> bool:
+    """Do what is missing on this machine and follow it; whether a run failed."""
     from tfkd_cli import progress
     from tfkd_cli.backends.local import run_local
 
     assert place.slots is not None
     data = {each.name: each.facts.called for each in campaign.request.data.values()}
-    specs, slots = [run.spec for run in runs], len(place.slots.environments)
-    with progress.following(plan, specs, data=data, slots=slots) as on_event:
+    with progress.following(plan, data=data, slots=len(place.slots.environments)) as on_event:
         outcome = run_local(
-            runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
+            plan.todo,
+            store=campaign.store,
+            execution=campaign.execution,
+            slots=place.slots,
+            on_event=on_event,
         )
     if outcome.interrupted:
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
     for name, words in outcome.reasons.items():
-        say_why(name, words)
+        console.say(f"Failed: {name}")
+        for line in words.splitlines():
+            console.say(f"  {line.strip()}")
+        console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
-
-
-def say_why(name: str, words: str) -> None:
-    """What happened to a failed run, what was expected and what to do; then where there is more."""
-    console.say(f"Failed: {name}")
-    for line in words.splitlines():
-        console.say(f"  {line.strip()}")
-    console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
-
-
-def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
-    if place.slots is None or campaign.device != "cpu" or campaign.request.scale == "quick":
-        return
-    seconds = plan.wall_seconds(place.runs_at_once(plan))
-    if seconds > LONG_ON_A_CPU:
-        sooner = (
-            " Ctrl-C stops it, and the same command goes on."
-            if any(table.has_own_recipe for table in campaign.request.tables)
-            else " `--scale quick` (10 epochs) shows the same grid sooner; `--dataset digits` takes minutes."
-        )
-        console.say(f"This will take about {console.duration(seconds)} on this CPU.{sooner}")
 
 
 def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:

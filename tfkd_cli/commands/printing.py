@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ def print_sheets(*sheets: Sheet, form: str) -> None:
     from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
 
     if form == "text":
-        target = console.out()
+        width = console.terminal(sys.stdout).width
         for sheet in sheets:
-            target.print(sheet_terminal.text(sheet, width=target.width))
+            console.show(sheet_terminal.text(sheet, width=width))
     else:
         draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
         print(plain("\n".join(map(draw, sheets))), end="")

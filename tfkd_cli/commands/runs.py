@@ -26,8 +26,7 @@ from tfkd_cli.options import (
     Teachers,
     with_options,
 )
-from tfkd_cli.plan import Plan
-from tfkd_cli.reproduction import requests
+from tfkd_cli.reproduction import calibration, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
@@ -168,31 +167,17 @@ def _go(
     calibrate: bool = False,
     repeating: str = "",
 ) -> int:
-    profile = planning.profile_of(where)  # a wrong one is refused before anything is shown or written
+    specs = [spec for specs in request.wanted.values() for spec in specs]
+    place = planning.Place.of(where, specs, execution)
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
-    specs = [spec for specs in request.wanted.values() for spec in specs]
-    place = planning.place_of(where, profile, specs, execution)
+    if calibrate:
+        calibration.calibrate(request, execution=execution, device=place.device, say=console.say)
     opened = session.open_store(store, write=False)
-    campaign = planning.campaign_of(
-        request, opened, execution, place, calibrate=calibrate, repeating=repeating
-    )
+    campaign = place.campaign(request, opened, execution, repeating=repeating)
     made = campaign.plan()
-    if not where.dry_run:
-        planning.show_plan(campaign, made, place, to_stdout=False)
-        return launching.launch(campaign, made, place, as_json=output.json)
-    return _dry_run(campaign, made, place, output)
-
-
-def _dry_run(campaign: Campaign, made: Plan, place: planning.Place, output: JsonOption) -> int:
-    """The plan, what stands against it, and what SLURM would be sent."""
-    if not output.json:
-        planning.show_plan(campaign, made, place, to_stdout=True)
-    launching.check_what_runs_need(campaign, made.unfinished, place.where)
-    if output.json:
-        console.print_json(planning.plan_json(campaign, made, place))
-    elif place.profile is not None:
-        from tfkd_cli.commands import cluster
-
-        cluster.show_scripts(campaign, made, place)
-    return 0
+    if where.dry_run:
+        planning.dry_run(campaign, made, place, as_json=output.json)
+        return 0
+    planning.show_plan(campaign, made, place)
+    return launching.launch(campaign, made, place, as_json=output.json)

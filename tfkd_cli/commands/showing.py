@@ -111,11 +111,10 @@ def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
     heads = ("series", figure.x_label, figure.y_label)
     if form != "text":
         return _print_rows(heads, rows, form=form, title=figure.title)
-    target = console.out()
-    target.print(f"{figure.name}: {figure.title}", markup=False)
+    console.show(f"{figure.name}: {figure.title}")
     _print_rows(heads, rows, form=form)
     if shown.status:
-        target.print(shown.status, markup=False)
+        console.show(shown.status)
     console.say(f"Picture: {_draw(shown, figure, campaign)}")
 
 
@@ -173,7 +172,7 @@ def _print_curve(run: results.Run) -> None:
     }
     curves = {f"{part} accuracy (%) by epoch": points for part, points in curves.items() if points}
     if curves:
-        print(console.chart(curves, width=console.out().width))
+        print(console.chart(curves, width=console.terminal(sys.stdout).width))
     else:
         console.say(f"{run.name} has no whole epoch yet, so there is no curve.")
 
@@ -202,7 +201,7 @@ def _print_rows(
 ) -> None:
     """Rows as a plain table, CSV, Markdown or LaTeX."""
     if form == "text":
-        console.out().print(console.simple_table(heads, rows))
+        console.show(console.simple_table(heads, rows))
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:

@@ -137,21 +137,18 @@ def _has_submissions(opened: Store) -> bool:
 
 
 def _print_overview(seen: overview.Overview, results: Path, *, every: bool) -> None:
-    target = console.out()
     if not seen.runs:
         start = f"There are no runs in {results} yet. Start with: tfkd reproduce demo"
-        target.print("No request can be read." if seen.notes else start, markup=False)
+        console.show("No request can be read." if seen.notes else start)
     counts = {name: number for name, number in seen.counts.items() if number}
     if seen.runs:
         told = ", ".join(f"{number} {TODO.get(name, name)}" for name, number in counts.items())
-        target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {told}", markup=False)
+        console.show(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {told}")
     if names := dict.fromkeys(name for each in seen.runs for name in each.tables):
         rows = [(name, *(_count(seen, name, state) for state in counts)) for name in names]
-        target.print(console.simple_table(("name", *(TODO.get(each, each) for each in counts)), rows))
+        console.show(console.simple_table(("name", *(TODO.get(each, each) for each in counts)), rows))
     if seen.seconds_left:
-        target.print(
-            f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
-        )
+        console.show(f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)")
     listed = [each for each in seen.runs if every or _is_listed(each, among=len(seen.runs))]
     columns = {
         "key": [each.key[:12] for each in listed],
@@ -163,11 +160,11 @@ def _print_overview(seen: overview.Overview, results: Path, *, every: bool) -> N
     }
     columns = {head: values for head, values in columns.items() if any(values)}
     if columns:
-        target.print(console.simple_table([*columns], zip(*columns.values(), strict=True)))
+        console.show(console.simple_table([*columns], zip(*columns.values(), strict=True)))
     waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
     if waiting:
         reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
-        target.print(f"Queued: {reasons}. `tfkd status --all` lists them.", markup=False)
+        console.show(f"Queued: {reasons}. `tfkd status --all` lists them.")
     for note in seen.notes:
         console.say(f"Note: {note}")
 

@@ -57,9 +57,9 @@ def list_things(
         console.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
         shown = [[f"{each:,}" if isinstance(each, int) else each for each in row] for row in rows]
-        console.out().print(console.simple_table(heads, shown))
+        console.show(console.simple_table(heads, shown))
         if canonical(what, LISTS, kind="list") == "methods":
-            console.out().print("recipe: " + ", ".join(f.name for f in fields(Recipe)), markup=False)
+            console.show("recipe: " + ", ".join(f.name for f in fields(Recipe)))
     return 0
 
 

@@ -74,7 +74,7 @@ def predict(
         console.print_json(rows)
     else:
         shown = [(row["image"], row["class"], f"{100 * row['probability']:.1f}") for row in rows]
-        console.out().print(console.simple_table(("image", "class", "%"), shown))
+        console.show(console.simple_table(("image", "class", "%"), shown))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,18 @@ class Campaign:
         )
         return replace(self, request=request)
 
-    def plan(self, states: Mapping[str, RunState] | None = None) -> Plan:
-        """What is missing, in order, and what it costs."""
+    def plan(
+        self,
+        states: Mapping[str, RunState] | None = None,
+        *,
+        wanted: Mapping[str, Sequence[RunSpec]] | None = None,
+    ) -> Plan:
+        """What is missing, in order, and what it costs; `wanted`: of these runs, with names for them."""
         states = self.store.scan() if states is None else states
         progress = {key: progress_of(state) for key, state in states.items()}
         on_disk = self.cached_epochs(states)
         return make_plan(
-            self.request.wanted,
+            self.request.wanted if wanted is None else wanted,
             progress=progress,
             cost=self.cost_model(states),
             on_disk=on_disk,
