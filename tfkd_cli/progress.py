@@ -147,7 +147,7 @@ class Follower:
         """Of what a run was to cost, what it has used up."""
         if folder in self.ended:
             return run.seconds_left
-        before = run.progress.share  # trained before this command
+        before = 1 - run.left  # trained before this command
         start = run.cost.start_seconds
         share = max(0.0, self.shares.get(folder, 0.0) - before) / (1 - before) if before < 1 else 0.0
         begun = self.begun.get(folder)

@@ -16,7 +16,7 @@ from tfkd_cli.execution import Execution
 from tfkd_cli.grid import UNNAMED
 from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions, with_options
 from tfkd_cli.plan import Plan, PlannedRun, make_plan
-from tfkd_cli.reproduction.campaign import Campaign, progress_of
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -135,8 +135,7 @@ def _planned(spec: RunSpec, opened: Store, execution: Execution) -> tuple[Plan, 
         plan = campaign.plan(states)
         if spec.key in plan.runs:
             return plan, campaign.execution
-    progress = {key: progress_of(state) for key, state in states.items()}
-    return make_plan({spec.folder: [spec]}, progress=progress, cost=CostModel("cuda")), execution
+    return make_plan({spec.folder: [spec]}, states=states, cost=CostModel("cuda")), execution
 
 
 def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:

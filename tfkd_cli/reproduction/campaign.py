@@ -13,7 +13,7 @@ from tfkd_cli.costs import CostModel, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
+from tfkd_cli.plan import CachedEpochs, Plan, make_plan
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.settings import Request
@@ -73,13 +73,11 @@ class Campaign:
     ) -> Plan:
         """What is missing, in order, and what it costs; `wanted`: of these runs, with names for them."""
         states = self.store.scan() if states is None else states
-        progress = {key: progress_of(state) for key, state in states.items()}
-        on_disk = self.cached_epochs(states)
         return make_plan(
             self.request.wanted if wanted is None else wanted,
-            progress=progress,
+            states=states,
             cost=self.cost_model(states),
-            on_disk=on_disk,
+            on_disk=self.cached_epochs(states),
             command_seconds=self.command_seconds,
         )
 
@@ -155,13 +153,6 @@ class Campaign:
 
         values = measure(self.request, table, runs).by_setting
         return compare(table, values, lambda setting: assumed(self.request, setting))
-
-
-def progress_of(state: RunState) -> Progress:
-    """A run's state as the plan takes it."""
-    share = (state.epoch or 0) / state.epochs if state.epochs else 0.0
-    share = 1.0 if state.status == "done" else min(share, 0.99)
-    return Progress(state.status, share, state.missing, job=state.slurm)
 
 
 def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:

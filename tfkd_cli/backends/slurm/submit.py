@@ -113,7 +113,7 @@ def retry(spec: RunSpec, plan: Plan, *, store: Store, **more: Any) -> Submitted:
 
 def _ended_meanwhile(run: PlannedRun, store: Store) -> bool:
     """Whether a run was finished since it was planned, by a job that has left the queue."""
-    return run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done"
+    return run.state.status != "done" and store.folder(run.spec.folder).state().status == "done"
 
 
 def _why_not(spec: RunSpec, sent: Submitted) -> str:
@@ -175,7 +175,7 @@ class _Before:
         keys: set[str] = set()  # of those elsewhere
         for run in runs:  # teachers first
             queued = run.spec.folder in self.active
-            outside = run.progress.status == "running" and run.progress.job is None and not queued
+            outside = run.state.status == "running" and run.state.slurm is None and not queued
             if outside or any(parent.key in keys for parent in run.spec.parents):
                 keys.add(run.spec.key)
                 elsewhere.append(run)
