@@ -214,13 +214,7 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the resolved values, 64 hex digits."""
-        return hashlib.sha256(self._canonical().encode()).hexdigest()
-
-    def _canonical(self) -> str:
-        """`canonical_json(self.to_json())`, put together from parts that many runs share."""
-        names = ("dataset", "loss", "recipe", "seed", "student", "teacher", "trainer")
-        texts = {name: _text_of(getattr(self, name)) for name in names} | {"schema": str(self.SCHEMA)}
-        return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
     @property
     def outdated(self) -> str:
@@ -283,9 +277,7 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """All resolved values as JSON types; a teacher stands as its own full description."""
-        shared = {name: json.loads(_text_of(getattr(self, name))) for name in ("loss", "teacher", "recipe")}
-        own = {"dataset": self.dataset, "student": self.student, **shared, "seed": self.seed}
-        return {"schema": self.SCHEMA, "trainer": self.trainer, **own}
+        return {"schema": self.SCHEMA, "trainer": self.trainer, **_plain(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
@@ -322,22 +314,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.@_-]+", "-", text.lower()).strip("-.") or "x"
 
 
-@cache
-def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | str | int | None) -> str:
-    return canonical_json(_plain(part)).decode()
-
-
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        kind = {"kind": value.kind} if hasattr(value, "kind") else {}
-        # A run and its teachers have one trainer version; `to_json` and the key name it once.
-        kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
-        return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
+        return _plain_fields(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)  # 20 and 20.0 are one temperature, hence one key
     return value
+
+
+@cache  # many runs share a recipe, a loss, a teacher
+def _plain_fields(value: Any) -> dict[str, Any]:
+    kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+    # A run and its teachers have one trainer version; `to_json` and the key name it once.
+    kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
+    return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
 
 
 def _as_before(each: Any, owner: Any) -> bool:
