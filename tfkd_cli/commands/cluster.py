@@ -153,14 +153,11 @@ def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:
 
 def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     """The runs of a table that was asked for, or one run."""
-    from paper_tables.spec import UnknownNameError
-
     made, _ = session.campaigns(opened, execution)
-    try:
-        names = {*session.names_of([item], made)}
-    except UnknownNameError as unknown:
-        with session.naming_all_there_is(item, unknown):
-            return [find_run(opened, execution, item)]
+    found = session.names_or_run(item, made, lambda word: find_run(opened, execution, word))
+    if isinstance(found, RunSpec):
+        return [found]
+    names = {*found}
     chosen = [each for each in made if names & set(each.request.names)]
     if item == UNNAMED:
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own

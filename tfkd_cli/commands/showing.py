@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.render.sheet import plain_sheet
-from paper_tables.spec import Figure, Table, UnknownNameError
+from paper_tables.spec import Figure, Table
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, RunError
@@ -136,10 +136,8 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
     return path
 
 
-def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: UnknownNameError) -> int:
+def show_run(store: Store, folder: RunFolder, *, form: str, plot: bool) -> int:
     """What one run is, how far it is, and its result; `plot`: also its learning curve."""
-    with session.naming_all_there_is(text, unknown):
-        folder = store.find(text)
     run = results.read_run(store, folder)
     spec, state = run.spec, run.state
     shown: dict[str, Any] = {

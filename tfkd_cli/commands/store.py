@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import RequestError, canonical
@@ -29,6 +28,7 @@ from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.readiness import device_kind
+from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
 
 WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
@@ -91,15 +91,21 @@ def status(
 def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     store = session.open_store(options, write=False)
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
-    try:
-        names = session.names_of([] if item is None else [item], made)
-    except UnknownNameError as unknown:
-        with session.naming_all_there_is(item or "", unknown):
-            return _look_at_run(store, options, item or "")
+    names: list[str] = []
+    if item is not None:
+        from tfkd_cli.commands import cluster
+
+        found = session.names_or_run(
+            item, made, lambda word: cluster.find_run(store, session.execution(options), word)
+        )
+        if isinstance(found, RunSpec):
+            queue, remarks = _queue(store)
+            return overview.one_run(store, found, queue=queue, notes=remarks)
+        names = found
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise printing.nothing_of(item or "", options.results, names)
-    queue, remarks = _queue(options)
+    queue, remarks = _queue(store)
     states = store.scan()
     seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
     shown = {run.key for run in seen.runs}
@@ -112,18 +118,8 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     return replace(seen, runs=tuple(titled), notes=(*seen.notes, *overview.outdated(store, others)))
 
 
-def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
-    from tfkd_cli.commands import cluster
-
-    queue, remarks = _queue(options)
-    return overview.one_run(
-        store, cluster.find_run(store, session.execution(options), item), queue=queue, notes=remarks
-    )
-
-
-def _queue(options: StoreOptions) -> tuple[Mapping[str, QueueState], list[str]]:
+def _queue(opened: Store) -> tuple[Mapping[str, QueueState], list[str]]:
     """What SLURM says, where this store has submissions to it, and notes on that."""
-    opened = session.open_store(options, write=False)
     if not _has_submissions(opened):
         return {}, []
     from tfkd_cli.backends.slurm.queue import queue_states
@@ -214,40 +210,45 @@ def show(
     opened = session.open_store(store, write=False)
     if item.lower() in ("errata", "claims"):
         return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
-    try:
-        campaigns = list(_campaigns(opened, store, how, seeds, item))
-    except UnknownNameError as unknown:
-        return showing.show_run(opened, item, form=form, plot=plot, unknown=unknown)
+    found = _found(opened, store, how, seeds, item)
+    if isinstance(found, RunFolder):
+        return showing.show_run(opened, found, form=form, plot=plot)
     if plot:
         raise RequestError(
             f"{item} has no learning curve of its own.",
             expected="--plot with a run.",
             hint="`tfkd runs` lists the runs; the page of `tfkd report` shows the curves of a table.",
         )
-    showing.show_items(campaigns, form=form)
+    showing.show_items(found, form=form)
     return 0
 
 
-def _campaigns(
+def _found(
     opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, item: str
-) -> Iterator[Campaign]:
-    """For each name the newest campaign that asked for it with these options, else one as if asked now."""
+) -> RunFolder | list[Campaign]:
+    """The run that is meant; or for each name the newest campaign that asked for it with these options.
+
+    Where there is none, the campaign is as if it was asked for now.
+    """
     execution = session.execution(options)
     bare = session.bare_request(how, seeds or "3")
     made, notes = session.campaigns(opened, execution)
     for note in notes:
         console.say(f"Note: {note}")
-    names = session.names_of([item], made)
+    names = session.names_or_run(item, made, opened.find)
+    if isinstance(names, RunFolder):
+        return names
     stored = {
         name for each in made if each.request.axes or each.request.compared for name in each.request.names
     }
     if how != RunOptions():
         made = []
+    found = []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
-            yield only if seeds is None else only.of_seeds(bare.seeds)
+            found.append(only if seeds is None else only.of_seeds(bare.seeds))
         elif name in stored or (name in session.STORED and how != RunOptions()):
             raise RequestError(
                 f"{item} was trained with settings of its own; `show` does not change them.",
@@ -258,7 +259,9 @@ def _campaigns(
             raise printing.nothing_of(name, options.results, [name])
         else:
             bare = session.bare_request(how, seeds or requests.usual_seeds([name]))
-            yield Campaign(requests.for_names([name], bare, execution=execution), opened, execution)
+            request = requests.for_names([name], bare, execution=execution)
+            found.append(Campaign(request, opened, execution))
+    return found
 
 
 @with_options
