@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tfkd_cli import console
 from tfkd_cli.backends import Event
 from tfkd_cli.plan import Plan, PlannedRun
-from tfkd_cli.spec import RunSpec, title
+from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -75,9 +75,7 @@ def short_names(runs: Iterable[RunSpec], data: Mapping[str, str]) -> dict[str, s
     several = len({spec.student for spec in specs}) > 1
     titled: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        teacher = spec.teacher.network if spec.teacher else None
-        dataset, student = data.get(spec.dataset, spec.dataset), spec.student if several else ""
-        titled.setdefault(title(dataset, student, spec.method, teacher, spec.seed), []).append(spec)
+        titled.setdefault(spec.title(data, with_student=several), []).append(spec)
     found = {}
     for words, alike in titled.items():
         values = [{**vars(spec.recipe), **vars(spec.loss)} for spec in alike]

@@ -264,11 +264,17 @@ class RunSpec:
                 parts.append(f"e{epoch}" if isinstance(epoch, int) else epoch)
         return slug("-".join([*parts, f"s{self.seed}"]))[:180] + "-" + self.key[:12]
 
-    @property
-    def title(self) -> str:
-        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same."""
-        teacher = self.teacher.network if self.teacher else None
-        return title(self.dataset, self.student, self.method, teacher, self.seed)
+    def title(self, called: Mapping[str, str] | None = None, *, with_student: bool = True) -> str:
+        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same.
+
+        `called`: data set → what to call it.
+        """
+        taught = ""
+        if self.teacher is not None and self.method != "tf-self":
+            taught = f" from {models.short(self.teacher.network)}"
+        dataset = (called or {}).get(self.dataset, self.dataset)
+        student = [models.short(self.student)] if with_student else []
+        return " · ".join([dataset, *student, self.method + taught, f"s{self.seed}"])
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -284,12 +290,6 @@ class RunSpec:
         """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
         described = schema.convert(data, _Description, hint=NEWER)
         return _run_from(described, trainer=described.trainer)
-
-
-def title(dataset: str, student: str, method: str, teacher: str | None, seed: int) -> str:
-    """`cifar100 · resnet8 · kd from resnet20 · s1`, without what is empty."""
-    taught = f" from {models.short(teacher)}" if teacher and method != "tf-self" else ""
-    return " · ".join(filter(None, (dataset, models.short(student), method + taught, f"s{seed}")))
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:

@@ -597,7 +597,7 @@ def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
         request,
         runs,
         execution=Campaign(request, Store(path / "none"), execution).execution,
-        accept_download=lambda each: False,
+        accept=lambda what: False,
         say=said.append,
     )
     (note,) = said

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tfkd_cli import console
 from tfkd_cli import data as data_sets
 from tfkd_cli.commands import session
 from tfkd_cli.commands.planning import Place
-from tfkd_cli.data import ResolvedData
 from tfkd_cli.errors import RequestError
 from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan
@@ -26,7 +25,8 @@ def prepare(campaign: Campaign, plan: Plan, where: LaunchOptions) -> None:
     if plan.todo:
         check_place(where)
     make_data_ready(campaign, plan.unfinished, where)
-    try_networks(campaign.request, plan.unfinished, where)
+    # Each network that is not ours is built once.
+    ready.make_networks_ready(campaign.request, plan.unfinished, accept=accepting(where), say=console.say)
     show_foreign_teacher(campaign, plan.unfinished)
 
 
@@ -63,7 +63,7 @@ def make_data_ready(
         campaign.request,
         runs,
         execution=campaign.execution,
-        accept_download=lambda each: accept_download(each, yes=where.yes),
+        accept=accepting(where),
         progress=progress.steps(),
         say=(lambda _: None) if before_plan else console.say,
     )
@@ -169,23 +169,14 @@ def run_here(campaign: Campaign, plan: Plan, place: Place) -> bool:
     return bool(outcome.failed or outcome.blocked)
 
 
-def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
-    """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
-    ready.make_networks_ready(
-        request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say
-    )
+def accepting(where: LaunchOptions) -> Callable[[str], bool]:
+    """Whether to fetch something: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
 
+    def accept(what: str) -> bool:
+        if where.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return where.yes
+        import typer
 
-def accept_download(each: ResolvedData, *, yes: bool) -> bool:
-    """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
-    return each.download is not None and _accept(each.download, yes=yes)
+        return typer.confirm(f"Fetch {what} now?", default=False, err=True)
 
-
-def _accept(what: str, *, yes: bool) -> bool:
-    if yes:
-        return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    import typer
-
-    return typer.confirm(f"Fetch {what} now?", default=False, err=True)
+    return accept

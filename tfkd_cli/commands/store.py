@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -31,11 +32,7 @@ from tfkd_cli.reproduction.readiness import device_kind
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
 
-WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
-    60.0,
-    10.0,
-    180.0,
-)  # gentle to the queue: slower while nothing changes
+WATCH_SECONDS = range(60, 181, 10)  # between two looks of `status --watch`: gentle to the queue
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
@@ -73,19 +70,16 @@ def status(
 
     Example: tfkd status table1 --watch
     """
-    pause = WATCH_SECONDS
-    before: dict[str, int] = {}
-    while True:
+    for pause in itertools.chain(WATCH_SECONDS, itertools.repeat(WATCH_SECONDS[-1])):
         seen = _look(store, item)
         if output.json:
             console.print_json(seen.to_json())
         else:
             _print_overview(seen, store.results, every=every)
         if not watch or not any(seen.counts[state] for state in ("running", "queued")):
-            return 0
-        pause = WATCH_SECONDS if seen.counts != before else min(pause + WATCH_GROWS, WATCH_AT_MOST)
-        before = seen.counts
+            break
         time.sleep(pause)
+    return 0
 
 
 def _look(options: StoreOptions, item: str | None) -> overview.Overview:
@@ -107,15 +101,12 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
         raise printing.nothing_of(item or "", options.results, names)
     queue, remarks = _queue(store)
     states = store.scan()
-    seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
+    seen = overview.overview(
+        made, states, queue=queue, names=names, notes=[*notes, *remarks], called=session.called(store)
+    )
     shown = {run.key for run in seen.runs}
     others = [] if names else [state for key, state in states.items() if key not in shown]
-    called = session.called(store)
-    titled = []
-    for run in seen.runs:
-        dataset, *rest = run.title.split(" · ")
-        titled.append(replace(run, title=" · ".join([called.get(dataset, dataset), *rest])))
-    return replace(seen, runs=tuple(titled), notes=(*seen.notes, *overview.outdated(store, others)))
+    return replace(seen, notes=(*seen.notes, *overview.outdated(store, others)))
 
 
 def _queue(opened: Store) -> tuple[Mapping[str, QueueState], list[str]]:
@@ -248,7 +239,8 @@ def _found(
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
-            found.append(only if seeds is None else only.of_seeds(bare.seeds))
+            wanted = only.request.seeds if seeds is None else bare.seeds
+            found.append(replace(only, request=replace(only.request, seeds=wanted)))
         elif name in stored or (name in session.STORED and how != RunOptions()):
             raise RequestError(
                 f"{item} was trained with settings of its own; `show` does not change them.",

@@ -50,11 +50,8 @@ class Campaign:
 
     def with_seeds(self, seeds: Iterable[int]) -> Campaign:
         """This campaign, these seeds added."""
-        return self.of_seeds(sorted({*self.request.seeds, *seeds}))
-
-    def of_seeds(self, seeds: Iterable[int]) -> Campaign:
-        """This campaign with these seeds and no others."""
-        return replace(self, request=replace(self.request, seeds=tuple(seeds)))
+        every = tuple(sorted({*self.request.seeds, *seeds}))
+        return replace(self, request=replace(self.request, seeds=every))
 
     def only(self, *names: str) -> Campaign:
         """This campaign, of its tables and figures just these."""

@@ -15,7 +15,6 @@ from tfkd_cli import data
 from tfkd_cli.execution import Execution
 
 LOW_DISK_GB = 20.0  # Tables 1, 4, 5 and 9 together keep some 40 GB of weights
-PYTHON = (3, 11)
 PACKAGES = ("torchvision", "pandas", "matplotlib", "submitit", "scikit-learn", "scipy", "jinja2")
 
 
@@ -36,8 +35,8 @@ def examine(
 
     `say` is called before each check that takes a second or more.
     """
-    yield _python()
-    yield from _packages()
+    yield Check("python", "ok", platform.python_version())
+    yield _packages()
     yield from _data_sets(execution)
     for name, path in (("results", results), ("cache", execution.cache_path)):
         yield _disk(name, path)
@@ -46,30 +45,11 @@ def examine(
     yield from _torch(execution)
 
 
-def _python() -> Check:
-    found = platform.python_version_tuple()
-    good = (int(found[0]), int(found[1])) >= PYTHON
-    return Check(
-        "python",
-        "ok" if good else "fail",
-        platform.python_version(),
-        "" if good else "use Python 3.11 or newer.",
-    )
-
-
-def _packages() -> Iterator[Check]:
-    missing = [name for name in PACKAGES if not _installed(name)]
-    if missing:
-        yield Check("packages", "fail", f"missing: {', '.join(missing)}", "pip install " + " ".join(missing))
-    else:
-        yield Check("packages", "ok", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-
-
-def _installed(name: str) -> bool:
+def _packages() -> Check:
     try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
+        return Check("packages", "ok", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    except PackageNotFoundError as missing:
+        return Check("packages", "fail", f"missing: {missing.name}", f"pip install {missing.name}")
 
 
 def _torch(execution: Execution) -> Iterator[Check]:
@@ -82,15 +62,10 @@ def _torch(execution: Execution) -> Iterator[Check]:
         return
     yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     device = provenance.choose_device(execution.device)
-    status: Literal["ok", "warn"] = "ok" if device.type != "cpu" else "warn"
-    hint = (
-        ""
-        if status == "ok"
-        else "the paper's grid needs GPUs; digits, quick scale and small networks run here."
-    )
-    yield Check(
-        "device", status, f"{device} ({provenance.numerics_of(device, threads=1)['device_name']})", hint
-    )
+    name = provenance.numerics_of(device, threads=1)["device_name"]
+    slow = "the paper's grid needs GPUs; digits, quick scale and small networks run here."
+    on_cpu = device.type == "cpu"
+    yield Check("device", "warn" if on_cpu else "ok", f"{device} ({name})", slow * on_cpu)
     bf16 = precision.arithmetic("bf16", device) == "bf16"
     speeds = [("fp32", torch.float32), *([("bf16", torch.bfloat16)] if bf16 else [])]
     two_digits = (f"{float(f'{_gflops(torch, device, dtype):.2g}'):,g}" for _, dtype in speeds)

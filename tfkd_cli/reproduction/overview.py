@@ -94,8 +94,12 @@ def overview(
     queue: Mapping[str, QueueState] | None = None,
     names: Sequence[str] = (),
     notes: Sequence[str] = (),
+    called: Mapping[str, str] | None = None,
 ) -> Overview:
-    """The runs of these campaigns (of the tables called `names`, if any), teachers before students."""
+    """The runs of these campaigns (of the tables called `names`, if any), teachers before students.
+
+    `called`: data set → what to call it.
+    """
     specs: dict[str, RunSpec] = {}
     tables: dict[str, dict[str, None]] = {}
     seconds = 0.0
@@ -110,7 +114,8 @@ def overview(
                 tables.setdefault(key, {}).update(dict.fromkeys(wanted_by))
     shown: dict[str, RunStatus] = {}
     for key, spec in specs.items():
-        shown[key] = _status(spec, states.get(key), (queue or {}).get(spec.folder), shown, tuple(tables[key]))
+        queued = (queue or {}).get(spec.folder)
+        shown[key] = _status(spec, states.get(key), queued, shown, tuple(tables[key]), called)
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
@@ -134,7 +139,7 @@ def one_run(
 ) -> Overview:
     """The overview of a single run."""
     state = store.scan([spec.key])[spec.key]
-    return Overview((_status(spec, state, queue.get(spec.folder), {}, ()),), 0.0, tuple(notes))
+    return Overview((_status(spec, state, queue.get(spec.folder), {}, (), None),), 0.0, tuple(notes))
 
 
 def _status(
@@ -143,6 +148,7 @@ def _status(
     queued: QueueState | None,
     before: Mapping[str, RunStatus],
     tables: tuple[str, ...],
+    called: Mapping[str, str] | None,
 ) -> RunStatus:
     status, message = _shown(spec, state, queued, before)
     message = message or spec.outdated
@@ -152,7 +158,7 @@ def _status(
         key=spec.key,
         status=status,
         tables=tables,
-        title=spec.title,
+        title=spec.title(called),
         epoch=spec.recipe.epochs if status == "done" else state.epoch if state else None,
         epochs=spec.recipe.epochs,
         age_seconds=round(state.heartbeat_age, 1) if state and state.heartbeat_age is not None else None,

@@ -68,7 +68,7 @@ def make_ready(
     runs: Sequence[RunSpec],
     *,
     execution: Execution,
-    accept_download: Callable[[ResolvedData], bool],
+    accept: Callable[[str], bool],
     progress: Callable[[str, float], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -78,13 +78,9 @@ def make_ready(
     """
     used = {spec.dataset for spec in runs}
     for each in (found for found in request.data.values() if found.name in used):
-        allowed = each.available or (each.download is not None and accept_download(each))
+        fetch = not each.available and each.download is not None and accept(each.download)
         made = data.prepare(
-            each.name,
-            execution=execution,
-            source=None,
-            allow_download=allowed and not each.available,
-            progress=progress,
+            each.name, execution=execution, source=None, allow_download=fetch, progress=progress
         )
         if made.name != each.name:
             raise RequestError(
