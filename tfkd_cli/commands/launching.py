@@ -84,8 +84,7 @@ def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
         return request
     from tfkd_cli.reproduction import foreign
 
-    specs = [spec for runs in request.wanted.values() for spec in runs]
-    make_data_ready(campaign, specs, where, before_plan=True)
+    make_data_ready(campaign, request.specs, where, before_plan=True)
     chosen, why = foreign.with_usual_inputs(
         teacher, dataset.facts, execution=execution, sources=execution.sources
     )

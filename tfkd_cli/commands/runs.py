@@ -167,8 +167,7 @@ def _go(
     calibrate: bool = False,
     repeating: str = "",
 ) -> int:
-    specs = [spec for specs in request.wanted.values() for spec in specs]
-    place = planning.Place.of(where, specs, execution)
+    place = planning.Place.of(where, request.specs, execution)
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
     if calibrate:

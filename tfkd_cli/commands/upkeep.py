@@ -49,7 +49,7 @@ def clean(
         console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
     begun = list(_unfinished(opened, states))
-    wanted = [spec for each in made for runs in each.request.wanted.values() for spec in runs]
+    wanted = [spec for each in made for spec in each.request.specs]
     missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
 from tfkd_cli import results
-from tfkd_cli.costs import CostModel, command_seconds, measured_rates
+from tfkd_cli.costs import CostModel, Rates, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
@@ -40,7 +40,7 @@ class Campaign:
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
-    calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    calibrated: Rates = field(default_factory=dict)
     repeating: str = ""  # the text of a file that `tfkd run --from` repeats this from
 
     def __post_init__(self) -> None:
@@ -96,14 +96,13 @@ class Campaign:
     def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
-        rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
+        measured = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
         return CostModel(
             self.device,
             self.threads,
             self.processes_of,
             facts=facts,
-            measured=rates,
-            calibrated=self.calibrated,
+            rates={**self.calibrated, **measured},
             bf16=self.device != "cpu" or provenance.cpu_has_bf16_units(),
         )
 
@@ -138,7 +137,7 @@ class Campaign:
     @property
     def lineages(self) -> list[RunSpec]:
         """Its runs, each after its teachers."""
-        return [spec for runs in self.request.wanted.values() for run in runs for spec in run.lineage]
+        return [each for spec in self.request.specs for each in spec.lineage]
 
     def runs(self) -> pd.DataFrame:
         """The runs of this campaign, their records checked, as a frame (see `tfkd_cli.results`)."""

@@ -76,7 +76,7 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     for record in reversed(store.requests()):
         try:
             request = requests.from_json(record, execution=execution)
-            _ = request.wanted  # what it asks for exists
+            _ = request.specs  # what it asks for exists
         except TfkdError as error:
             path = store.root / "requests" / f"{record['id']}.json"
             notes.append(str(DamagedFile(path, error.what, expected=error.expected)))

@@ -73,14 +73,12 @@ class Request:
 
     def runs_by_setting(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
         """Setting → its runs, one per seed; without the teachers they need. Resolved once."""
-        known, found = self._resolved.get(item.name, (None, {}))
-        if known is not item:
-            found = self._resolve(item)
-            self._resolved[item.name] = item, found
-        return found
+        if item.name not in self._resolved:
+            self._resolved[item.name] = self._resolve(item)
+        return self._resolved[item.name]
 
     @cached_property
-    def _resolved(self) -> dict[str, tuple[Table | Figure, Mapping[Setting, tuple[RunSpec, ...]]]]:
+    def _resolved(self) -> dict[str, Mapping[Setting, tuple[RunSpec, ...]]]:
         return {}
 
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
@@ -104,6 +102,11 @@ class Request:
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
         """Name of the table or figure → its runs; resolved once, however often it is planned."""
         return {item.name: self.runs(item) for item in self.items}
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """All runs, without the teachers they need."""
+        return [spec for specs in self.wanted.values() for spec in specs]
 
     def spec(
         self, setting: Setting, *, seed: int = 0, own_epochs: bool = False, fast: bool = False
@@ -151,14 +154,11 @@ class Request:
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
             **dict(setting.loss),
-            **self._loss_overrides(setting, kind),
+            **({} if setting == setting.baseline() else self.overrides.of_loss(kind)),
         }
         loss = kind(**values)
         loss.check(self.facts(setting.dataset).classes)
         return loss
-
-    def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
-        return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
 
     def _recipe(
         self, setting: Setting, looked_up: Mapping[str, hyperparameters.Sourced], *, fast: bool
@@ -186,9 +186,7 @@ class Request:
             return self.foreign_teacher
         network = setting.student if method(setting.method).teacher == "self" else setting.teacher
         if network is None:
-            raise RequestError(
-                f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
-            )
+            return None  # which a RunSpec refuses
         if pretrained := self._pretrained(setting, network, known):
             return pretrained
         teaching = setting.taught_by(network)
