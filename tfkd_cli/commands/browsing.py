@@ -10,7 +10,7 @@ import typer
 from tfkd_cli import console, progress, results
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
+from tfkd_cli.options import JsonOption, Run, StoreOptions
 from tfkd_cli.reproduction import overview
 from tfkd_cli.spec import TRAINER_VERSION
 from tfkd_cli.store import Store
@@ -23,13 +23,6 @@ NOT_COMPARED = ("run", "key", "finished_at")  # different in any two runs
 SETTINGS = {*results.columns.IDENTITY, *results.columns.RECIPE, *results.columns.LOSS}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(name="runs")(list_runs)
-    app.command()(diff)
-
-
-@with_options
 def list_runs(
     store: StoreOptions,
     output: JsonOption,
@@ -122,7 +115,6 @@ def _line(row: dict[str, Any], name: str) -> tuple[str, ...]:
     )
 
 
-@with_options
 def diff(
     first: Run,
     second: Run,

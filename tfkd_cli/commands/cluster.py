@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
 from tfkd_cli import console
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.commands import session
@@ -14,17 +12,11 @@ from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import UNNAMED
-from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions, with_options
+from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions
 from tfkd_cli.plan import Plan, PlannedRun, make_plan
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(cancel)
-    app.command()(retry)
 
 
 def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
@@ -74,7 +66,6 @@ def show_scripts(campaign: Campaign, plan: Plan, place: Place) -> None:
         print(script)
 
 
-@with_options
 def cancel(
     item: Item,
     store: StoreOptions,
@@ -94,7 +85,6 @@ def cancel(
     return 0
 
 
-@with_options
 def retry(
     run: Run,
     store: StoreOptions,

@@ -27,7 +27,6 @@ from tfkd_cli.options import (
     TeacherOptions,
     Teachers,
     completing,
-    with_options,
 )
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import requests
@@ -51,12 +50,6 @@ Trials = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command()(compare)
-
-
-@with_options
 def compare(
     dataset: Dataset,
     student: Student,

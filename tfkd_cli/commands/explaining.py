@@ -25,7 +25,6 @@ from tfkd_cli.options import (
     Students,
     Teachers,
     completing,
-    with_options,
 )
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.explain import explain
@@ -41,12 +40,6 @@ Words = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command(name="explain")(explain_setting)
-
-
-@with_options
 def explain_setting(
     store: StoreOptions,
     how: RunOptions,

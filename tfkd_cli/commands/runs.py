@@ -24,7 +24,6 @@ from tfkd_cli.options import (
     Students,
     TeacherOptions,
     Teachers,
-    with_options,
 )
 from tfkd_cli.reproduction import calibration, requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -53,14 +52,6 @@ TableSeeds = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(run)
-    app.command()(reproduce)
-    app.command()(plan)
-
-
-@with_options
 def run(
     context: typer.Context,
     student: Students,
@@ -102,7 +93,6 @@ def run(
     return _go(request, execution, store, where, output, repeating=grid_file.repeating(context))
 
 
-@with_options
 def reproduce(
     items: Items,
     store: StoreOptions,
@@ -120,7 +110,6 @@ def reproduce(
     return _reproduce(items, store, how, where, output, seeds)
 
 
-@with_options
 def plan(
     items: Items,
     store: StoreOptions,

@@ -23,7 +23,6 @@ from tfkd_cli.options import (
     RunOptions,
     StoreOptions,
     completing,
-    with_options,
 )
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
@@ -50,15 +49,6 @@ Format = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(status)
-    app.command()(show)
-    app.command()(report)
-    app.command()(logs)
-
-
-@with_options
 def status(
     store: StoreOptions,
     output: JsonOption,
@@ -172,7 +162,6 @@ def _why(run: overview.RunStatus) -> str:
     return run.message
 
 
-@with_options
 def show(
     item: Item,
     store: StoreOptions,
@@ -256,7 +245,6 @@ def _found(
     return found
 
 
-@with_options
 def report(
     store: StoreOptions,
     output: JsonOption,
@@ -294,7 +282,6 @@ def report(
     return 1 if written.left_out else 0
 
 
-@with_options
 def logs(
     run: Run,
     store: StoreOptions,

@@ -15,7 +15,7 @@ from tfkd_cli import console, data, models, progress
 from tfkd_cli.commands import session
 from tfkd_cli.errors import canonical
 from tfkd_cli.methods import all_methods
-from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, completing, with_options
+from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, completing
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import Recipe
 
@@ -29,13 +29,6 @@ DataName = Annotated[
 Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(name="list")(list_things)
-    app.command(name="data")(fetch_data)
-
-
-@with_options
 def list_things(
     what: Annotated[
         str,
@@ -160,7 +153,6 @@ LISTS: Mapping[str, Callable[[], Rows]] = {
 }
 
 
-@with_options
 def fetch_data(
     name: DataName,
     store: StoreOptions,

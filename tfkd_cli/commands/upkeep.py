@@ -13,7 +13,7 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import TfkdError
-from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions, with_options
+from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions
 from tfkd_cli.reproduction import health
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState, Store
@@ -21,14 +21,6 @@ from tfkd_cli.store import RunState, Store
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(clean)
-    app.command()(pack)
-    app.command()(doctor)
-
-
-@with_options
 def clean(
     store: StoreOptions,
     output: JsonOption,
@@ -87,7 +79,6 @@ def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:
     return needed
 
 
-@with_options
 def pack(
     store: StoreOptions,
     out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.", metavar="FILE")],
@@ -114,7 +105,6 @@ def pack(
     return 0
 
 
-@with_options
 def doctor(
     store: StoreOptions,
     where: PlaceOptions,
