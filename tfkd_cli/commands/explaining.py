@@ -63,28 +63,23 @@ def explain_setting(
         request = requests.for_names([words[0]], bare, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        axes = requests.axes_of(
-            dataset=dataset,
-            students=session.split(student),
-            methods=session.split(method),
-            teachers=session.split(teacher),
-        )
+        students, methods, teachers = map(session.split, (student, method, teacher))
+        axes = requests.axes_of(dataset=dataset, students=students, methods=methods, teachers=teachers)
         request = requests.for_axes(axes, bare, execution=execution)
         # A grid has the baseline, named or not.
-        settings = [c.setting for c in request.tables[0].cells() if c.setting.method in axes.methods]
+        settings = [each for each in request.tables[0].settings() if each.method in axes.methods]
     else:
-        missing = f"--{'method' if student else 'student'} is missing." if student or method else ""
         raise RequestError(
-            missing or "explain needs to know what.",
+            "explain needs to know what.",
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    found = [explain(request, each, own_epochs=not words) for each in settings]
+    found = {each: explain(request, each, own_epochs=not words) for each in settings}
     if output.json:
-        console.print_json(found)
-        return 0
-    for each, setting in zip(found, settings, strict=True):
-        _print(each, setting)
+        console.print_json([*found.values()])
+    else:
+        for setting, explained in found.items():
+            _print(explained, setting)
     return 0
 
 
