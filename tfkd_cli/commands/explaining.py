@@ -12,6 +12,7 @@ from paper_tables.spec import PaperTablesError, Setting
 from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
+from tfkd_cli.execution import Execution
 from tfkd_cli.methods import all_methods
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.models import NETWORKS
@@ -63,11 +64,9 @@ def explain_setting(
         request = requests.for_names([words[0]], bare, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        students, methods, teachers = map(session.split, (student, method, teacher))
-        axes = requests.axes_of(dataset=dataset, students=students, methods=methods, teachers=teachers)
-        request = requests.for_axes(axes, bare, execution=execution)
-        # A grid has the baseline, named or not.
-        settings = [each for each in request.tables[0].settings() if each.method in axes.methods]
+        request = _grid(dataset, student, method, teacher, bare=bare, execution=execution)
+        asked = request.axes.methods if request.axes else ()  # a grid has the baseline, named or not
+        settings = [each for each in request.tables[0].settings() if each.method in asked]
     else:
         raise RequestError(
             "explain needs to know what.",
@@ -81,6 +80,15 @@ def explain_setting(
         for setting, explained in found.items():
             _print(explained, setting)
     return 0
+
+
+def _grid(
+    dataset: str, student: str, method: str, teacher: str | None, *, bare: Request, execution: Execution
+) -> Request:
+    """The request that these options of `tfkd run` make."""
+    students, methods, teachers = map(session.split, (student, method, teacher))
+    axes = requests.axes_of(dataset=dataset, students=students, methods=methods, teachers=teachers)
+    return requests.for_axes(axes, bare, execution=execution)
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:
