@@ -161,7 +161,7 @@ class Plan:
             resumable=sum(run.left < 1 for run in todo),
             todo=len(todo),
             seconds=sum(run.seconds_left * run.cost.processes for run in todo),
-            critical_path_seconds=_critical_path(todo),
+            critical_path_seconds=_list_schedule(todo, max(1, len(todo))),
             disk_bytes=sum(run.cost.disk_bytes for run in runs),
             sources=tuple(sorted(Counter(run.cost.source for run in todo).items())),
         )
@@ -304,14 +304,6 @@ def _needed_weights(
         if (unfinished or gone) and isinstance(spec.teacher, Teacher):
             needed.setdefault(spec.teacher.run.key, set()).add(spec.teacher.weights)
     return needed
-
-
-def _critical_path(todo: Sequence[PlannedRun]) -> float:
-    ends: dict[str, float] = {}
-    for run in todo:  # in order: parents come first
-        start = max((ends.get(parent.key, 0.0) for parent in run.spec.parents), default=0.0)
-        ends[run.spec.key] = start + run.seconds_left
-    return max(ends.values(), default=0.0)
 
 
 def _list_schedule(todo: Sequence[PlannedRun], slots: int) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tfkd_cli import console
-from tfkd_cli.commands import launching, planning, printing, session
+from tfkd_cli.commands import launching, planning, session, showing
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
@@ -128,14 +128,8 @@ def _compare(
         ended = _do_stage(number, comparison.stages(store.scan()), campaign, place)
         if ended is not None:
             return ended
-    answer = printing.answer_of(campaign(comparison.request))
-    if output.json:
-        console.print_json(answer.to_json())
-    else:
-        printing.print_answer(answer, form="text")
-        written = printing.write_report(store, execution, device=place.device, out=store.root)
-        console.say(f"Report: {written.index}; again: tfkd show {answer.name}")
-    return 0 if answer.done == answer.wanted else 1
+    showing.show_results(campaign(comparison.full_request(store.scan())), as_json=output.json)
+    return 0
 
 
 def _do_stage(

@@ -37,7 +37,7 @@ def record(campaign: Campaign) -> None:
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
-    from tfkd_cli.commands import printing  # a plan needs none of what starts, follows and prints
+    from tfkd_cli.commands import showing  # a plan needs none of what starts, follows and prints
 
     prepare(campaign, plan, place.where)
     record(campaign)
@@ -46,7 +46,7 @@ def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> in
 
         return cluster.submit(campaign, plan.todo, place)
     failed = run_here(campaign, plan, place) if plan.todo else False
-    printing.print_results(campaign, as_json=as_json)
+    showing.show_results(campaign, as_json=as_json)
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +23,16 @@ from tfkd_cli.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from paper_tables.figure_data import FigureData
+
+ACTIVATE = Path(".venv/bin/activate")
+NEXT = (
+    "\nWhat to do next:",
+    "  Open {index} in a browser: these results with figures and every run.",
+    "  Compare the methods on your own images (docs/tutorial.md explains it step by step):",
+    "    tfkd compare --dataset folder:PHOTOS --student resnet8",
+    "  See all commands: tfkd help",
+)
+ACTIVATING = f"  In each new shell: source {ACTIVATE}"  # after `make demo`, which leaves tfkd there
 
 
 def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> int:
@@ -65,22 +76,30 @@ def _show_errata(form: str) -> int:
     return 0
 
 
+def show_results(campaign: Campaign, *, as_json: bool) -> None:
+    """All that a command has trained; then the report of the whole results folder, and where it lies."""
+    if as_json:
+        records = _records([campaign])
+        return console.print_json(records[0] if campaign.request.compared else records)
+    show_items([campaign], form="text")
+    store, names = campaign.store, campaign.request.names
+    if store.root.is_dir():
+        written = printing.write_report(store, campaign.execution, device=campaign.device, out=store.root)
+        again = f"; again: tfkd show {names[0]}" if len(names) == 1 else ""
+        console.say(f"Report: {written.index}{again}")
+        if any(table.kind == "demo" for table in campaign.request.tables):
+            activating = ACTIVATE.is_file() and shutil.which("tfkd") is None
+            for line in (*NEXT, *([ACTIVATING] if activating else [])):
+                console.say(line.format(index=written.index))
+    return None
+
+
 def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
     """The tables, figures and comparisons of these campaigns; as JSON one object, or a list of several."""
-    items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
     if form == "json":
-        from paper_tables.render.as_data import comparison_record
-
-        records = [
-            printing.answer_of(campaign).to_json()
-            if campaign.request.compared
-            else comparison_record(campaign.comparison(each, campaign.runs()))
-            if isinstance(each, Table)
-            else asdict(_figure_data(campaign, each))
-            for campaign, each in items
-        ]
+        records = _records(campaigns)
         return console.print_json(records[0] if len(records) == 1 else records)
-    for campaign, each in items:
+    for campaign, each in _items(campaigns):
         if campaign.request.compared:
             printing.print_answer(printing.answer_of(campaign), form=form)
         elif isinstance(each, Table):
@@ -91,6 +110,23 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
         else:
             _show_figure(campaign, each, form=form)
     return None
+
+
+def _records(campaigns: Sequence[Campaign]) -> list[dict[str, Any]]:
+    from paper_tables.render.as_data import comparison_record
+
+    return [
+        printing.answer_of(campaign).to_json()
+        if campaign.request.compared
+        else comparison_record(campaign.comparison(each, campaign.runs()))
+        if isinstance(each, Table)
+        else asdict(_figure_data(campaign, each))
+        for campaign, each in _items(campaigns)
+    ]
+
+
+def _items(campaigns: Sequence[Campaign]) -> list[tuple[Campaign, Table | Figure]]:
+    return [(campaign, each) for campaign in campaigns for each in campaign.request.items]
 
 
 def _figure_data(campaign: Campaign, figure: Figure) -> FigureData:

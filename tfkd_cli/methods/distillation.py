@@ -81,14 +81,6 @@ class WeightedKL(Loss):
         """The KL term in the paper's notation."""
         raise NotImplementedError
 
-    def smaller_gradients(self) -> tuple[str, ...]:
-        smaller = []
-        if self.t_squared and self.temperature > 1:
-            smaller.append(f"--temperature {max(1.0, self.temperature / 2):g}")
-        if self.multiplier > 1:
-            smaller.append("--set loss.multiplier=1")
-        return tuple(smaller)
-
     def _sum(self, ce: Tensor, kl: Tensor, *, classes: int) -> LossParts:
         weight = self.weights(classes)
         return LossParts(weight["ce"] * ce + weight["kl"] * kl, {"ce": ce, "kl": kl})

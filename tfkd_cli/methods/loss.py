@@ -115,10 +115,6 @@ class Loss:
     def check(self, classes: int) -> None:
         """InvalidValueError where these values make no sense for this number of classes."""
 
-    def smaller_gradients(self) -> tuple[str, ...]:
-        """Options that make its gradients smaller: what to try when a run diverges."""
-        return ()
-
     def run_name(self, *, snapshot: bool, same_network: bool) -> str:
         """What a run is called; `snapshot`: an early epoch teaches, `same_network`: the student's own."""
         return self.name

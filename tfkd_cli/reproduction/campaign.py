@@ -75,7 +75,7 @@ class Campaign:
             states=states,
             cost=self.cost_model(states),
             on_disk=self.cached_epochs(states),
-            command_seconds=self.command_seconds,
+            command_seconds=command_seconds(self.request.data.values()),
         )
 
     def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
@@ -105,11 +105,6 @@ class Campaign:
             rates={**self.calibrated, **measured},
             bf16=self.device != "cpu" or provenance.cpu_has_bf16_units(),
         )
-
-    @property
-    def command_seconds(self) -> float:
-        """What the command takes besides its runs (an estimate)."""
-        return command_seconds(self.request.data.values())
 
     def facts(self) -> dict[str, DataSet]:
         """The facts of the data sets by their resolved names."""
