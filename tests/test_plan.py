@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import Distillation
-from tfkd_cli.plan import CachedEpochs, Estimate, Plan, make_plan
+from tfkd_cli.plan import Estimate, Plan, make_plan
 from tfkd_cli.spec import RunSpec, Teacher
 from tfkd_cli.store import RunState
 
@@ -111,7 +111,7 @@ def test_teacher_logits_that_runs_share_are_listed_with_students_epochs_and_size
         {"t": [*same, alone, *paper]},
         states={},
         cost=lambda spec: Estimate(3600.0, "estimate", 1000, 50_000_000 * spec.recipe.epochs, 360.0),
-        on_disk=CachedEpochs(epochs=lambda teacher: FAST.epochs // 4),
+        cached_epochs=lambda teacher: FAST.epochs // 4,
     )
     assert made.to_json()["teacher_logits"] == [
         {
@@ -166,8 +166,8 @@ def test_epochs_that_are_cached_or_that_all_runs_have_passed_cost_no_forward_pas
         (half, FAST.epochs, 0.0),
         ({same[0].key: DONE}, 0, 10.0),  # its teacher's logits were not cached, or are deleted
     ):
-        on_disk = CachedEpochs(epochs=lambda teacher, cached=epochs: cached)  # type: ignore[misc]
-        made = make_plan({"t": same}, states=states, cost=with_teacher, on_disk=on_disk)
+        cached = lambda teacher, cached=epochs: cached  # noqa: E731
+        made = make_plan({"t": same}, states=states, cost=with_teacher, cached_epochs=cached)
         assert made.teacher_logits[0].seconds_left == left
 
 
@@ -178,7 +178,7 @@ def test_beyond_the_cap_every_student_runs_its_teacher_itself() -> None:
             {"t": [taught(), taught(seed=1)]},
             states={},
             cost=sized,
-            on_disk=CachedEpochs(limit_bytes=limit),
+            cache_limit=limit,
         )
         assert made.counts().seconds == 60 + 2 * 50 + seconds
 

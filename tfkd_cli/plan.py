@@ -5,6 +5,7 @@ Nothing is read here: states are those of a scan, costs come from functions that
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,14 +94,6 @@ class CachedLogits:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedEpochs:
-    """How many epochs of a teacher's logits are cached, and how many bytes the whole cache may take."""
-
-    epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0
-    limit_bytes: float = float("inf")
-
-
 @dataclass(frozen=True)
 class Counts:
     """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs.
@@ -185,7 +178,8 @@ def make_plan(
     *,
     states: Mapping[str, RunState],
     cost: Callable[[RunSpec], Estimate],
-    on_disk: CachedEpochs | None = None,
+    cached_epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0,
+    cache_limit: float = math.inf,
     command_seconds: float = 0.0,
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
@@ -193,6 +187,8 @@ def make_plan(
     A finished run is never planned again. A teacher that only finished students had is not planned at
     all; one whose weights are gone is planned again when an unfinished student needs them.
     RequestError for a run of an older trainer version, which nothing can continue.
+
+    `cached_epochs`: of a teacher's logits, how many are cached; `cache_limit`: bytes of the whole cache.
     """
     specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
@@ -209,7 +205,7 @@ def make_plan(
             planned[spec.key] = PlannedRun(
                 spec, seen, cost(spec), wanted_by=tuple(users[spec.key]), weights=tuple(sorted(needed))
             )
-    teacher_logits, students = _cached_logits(planned.values(), on_disk or CachedEpochs())
+    teacher_logits, students = _cached_logits(planned.values(), cached_epochs, cache_limit)
     planned |= students
     tables = {table: tuple(key for key in planned if table in users[key]) for table in wanted}
     return Plan(planned, tables, teacher_logits, command_seconds)
@@ -235,16 +231,15 @@ def _users(
 
 
 def _cached_logits(
-    runs: Iterable[PlannedRun], on_disk: CachedEpochs
+    runs: Iterable[PlannedRun], cached_epochs: Callable[[Teacher | ForeignTeacher], int], room: float
 ) -> tuple[tuple[CachedLogits, ...], dict[str, PlannedRun]]:
     """The teacher logits that unfinished runs share, and these runs (by key) with what they then cost.
 
-    The run with most epochs left is taken to compute them. Those beyond the cap are computed by every run.
+    The run with most epochs left is taken to compute them. Those beyond `room` bytes every run computes.
     """
     by_key = {run.spec.key: run for run in runs}
     found: list[CachedLogits] = []
     sharing: dict[str, PlannedRun] = {}
-    room = on_disk.limit_bytes
     # Data-parallel runs compute them at each step (`training.runner`).
     alone = (run.spec for run in by_key.values() if run.cost.processes == 1)
     for group in _same_teacher_logits(alone):
@@ -254,7 +249,7 @@ def _cached_logits(
         writer = max(students, key=lambda run: run.left * run.cost.teacher_seconds)
         teacher, epochs = writer.spec.teacher, max(spec.recipe.epochs for spec in group)
         assert teacher is not None
-        cached, size = min(on_disk.epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
+        cached, size = min(cached_epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
         share = min(1.0, room / size) if size else 1.0  # that fits below the cap
         room -= share * size
         computed = max(0.0, share - max(1 - writer.left, cached / epochs)) * writer.cost.teacher_seconds

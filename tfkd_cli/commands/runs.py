@@ -107,7 +107,8 @@ def reproduce(
 
     Example: tfkd reproduce table1 table9 --cluster slurm --jobs 40
     """
-    return _reproduce(items, store, how, where, output, seeds)
+    request, execution = _of_tables(items, store, how, where, seeds)
+    return _go(request, execution, store, where, output)
 
 
 def plan(
@@ -127,23 +128,19 @@ def plan(
     Example: tfkd plan all --seeds 3 --json
     """
     dry = LaunchOptions(**vars(where), dry_run=True)
-    return _reproduce(items, store, how, dry, output, seeds, calibrate=calibrate)
+    request, execution = _of_tables(items, store, how, dry, seeds)
+    if calibrate:
+        device = planning.Place.of(dry, request.specs, execution).device
+        calibration.calibrate(request, execution=execution, device=device, say=console.say)
+    return _go(request, execution, store, dry, output)
 
 
-def _reproduce(
-    items: list[str],
-    store: StoreOptions,
-    how: RunOptions,
-    where: LaunchOptions,
-    output: JsonOption,
-    seeds: str | None,
-    *,
-    calibrate: bool = False,
-) -> int:
+def _of_tables(
+    items: list[str], store: StoreOptions, how: RunOptions, where: LaunchOptions, seeds: str | None
+) -> tuple[Request, Execution]:
     execution = session.execution(store, where)
     bare = session.bare_request(how, seeds or requests.usual_seeds(items))
-    request = requests.for_names(items, bare, execution=execution)
-    return _go(request, execution, store, where, output, calibrate=calibrate)
+    return requests.for_names(items, bare, execution=execution), execution
 
 
 def _go(
@@ -153,14 +150,11 @@ def _go(
     where: LaunchOptions,
     output: JsonOption,
     *,
-    calibrate: bool = False,
     repeating: str = "",
 ) -> int:
     place = planning.Place.of(where, request.specs, execution)
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
-    if calibrate:
-        calibration.calibrate(request, execution=execution, device=place.device, say=console.say)
     opened = session.open_store(store, write=False)
     campaign = place.campaign(request, opened, execution, repeating=repeating)
     made = campaign.plan()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from paper_tables.spec import UnknownNameError
-from tfkd_cli import grid
+from tfkd_cli import grid, schema
 from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
@@ -220,26 +220,14 @@ def foreign_teacher(given: TeacherOptions, axes: Axes) -> tuple[ForeignTeacher |
         )
     from tfkd_cli.reproduction import foreign
 
-    inputs = {
-        "mean": _numbers("--teacher-mean", given.teacher_mean),
-        "std": _numbers("--teacher-std", given.teacher_std),
-        "size": given.teacher_size,
-        "resize": given.teacher_resize,
-    }
-    teacher = foreign.identify(path, axes.teachers, **inputs)
+    mean, std = (
+        text and schema.convert(text.split(","), tuple[float, ...], lax=True, of=option)
+        for option, text in (("--teacher-mean", given.teacher_mean), ("--teacher-std", given.teacher_std))
+    )
+    teacher = foreign.identify(
+        path, axes.teachers, mean=mean, std=std, size=given.teacher_size, resize=given.teacher_resize
+    )
     return teacher, {teacher.digest: str(path.resolve())}
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.4` → (0.5, 0.4)."""
-    try:
-        return None if text is None else tuple(map(float, text.split(",")))
-    except ValueError:
-        raise RequestError(
-            f'{option} "{text}" is no list of numbers.',
-            expected="a number for each channel, or one for all, of pixels from 0 to 1.",
-            hint=f"{option} 0.485,0.456,0.406",
-        ) from None
 
 
 def split(names: str | None) -> list[str]:

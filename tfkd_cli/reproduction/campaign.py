@@ -13,7 +13,7 @@ from tfkd_cli.costs import CostModel, Rates, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import CachedEpochs, Plan, make_plan
+from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.settings import Request
@@ -74,12 +74,13 @@ class Campaign:
             self.request.wanted if wanted is None else wanted,
             states=states,
             cost=self.cost_model(states),
-            on_disk=self.cached_epochs(states),
+            cached_epochs=self._cached_epochs(states),
+            cache_limit=self.execution.teacher_cache_gb * 1e9,
             command_seconds=command_seconds(self.request.data.values()),
         )
 
-    def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
-        """How many epochs of each teacher's logits the store has cached."""
+    def _cached_epochs(self, states: Mapping[str, RunState]) -> Callable[[Teacher | ForeignTeacher], int]:
+        """How many epochs of a teacher's logits the store has cached."""
         cached = self.store.cached_epochs()
 
         def epochs(teacher: Teacher | ForeignTeacher) -> int:
@@ -91,7 +92,7 @@ class Campaign:
                 digest = result.get("weights", {}).get(teacher.weights, "")
             return cached.get((teacher.cache_prefix, digest[:8]), 0)
 
-        return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
+        return epochs
 
     def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""

@@ -49,12 +49,6 @@ class Request:
             kind = "--" + name.replace("_", "-") if name == "teacher_seeds" else name
             object.__setattr__(self, name, canonical(getattr(self, name), get_args(known), kind=kind))
         self._check_loss_overrides()
-        if self.foreign_teacher is not None and self.teacher_seeds != "one":
-            raise RequestError(
-                "--teacher-seeds paired needs a teacher per seed, and a file is one teacher.",
-                expected="--teacher-seeds one beside --teacher-checkpoint.",
-                hint="leave out --teacher-seeds, or let tfkd train the teachers.",
-            )
 
     def teachers_of(self, item: Table | Figure) -> TeacherSeeds:
         """Whether one teacher teaches all seeds of a table or figure, by its own file or by this request."""
@@ -182,13 +176,18 @@ class Request:
     ) -> Teacher | ForeignTeacher | None:
         if not loss.needs_teacher:
             return None
-        if setting.teacher is not None and self.foreign_teacher is not None:
-            return self.foreign_teacher
         network = setting.student if method(setting.method).teacher == "self" else setting.teacher
         if network is None:
             return None  # which a RunSpec refuses
-        if pretrained := self._pretrained(setting, network, known):
-            return pretrained
+        given = self.foreign_teacher if setting.teacher is not None else None
+        if foreign := given or self._pretrained(setting, network, known):
+            if self.teacher_seeds == "paired":
+                raise RequestError(
+                    "--teacher-seeds paired needs a teacher per seed, and weights from a file are one.",
+                    expected="--teacher-seeds one, or teachers that are trained here.",
+                    hint="leave out --teacher-checkpoint; --set teacher.weights=trained",
+                )
+            return foreign
         teaching = setting.taught_by(network)
         if (teaching, fast) not in self._teachers:
             self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
@@ -208,12 +207,6 @@ class Request:
             return None
         digest, classes = models.published_digest(network), self.facts(setting.dataset).classes
         if digest is not None and classes == PRETRAINED_CLASSES and setting.teacher_epoch is None:
-            if self.teacher_seeds == "paired":
-                raise RequestError(
-                    "--teacher-seeds paired needs a teacher per seed, and torchvision's weights are one.",
-                    expected="--teacher-seeds one, or teachers that are trained here.",
-                    hint="--set teacher.weights=trained",
-                )
             return ForeignTeacher(network=network, digest=digest)
         if override:
             raise RequestError(
