@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tfkd_cli import console
-from tfkd_cli.commands import launching, planning, session, showing
+from tfkd_cli.commands import launching, planning, readiness, session, showing
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
@@ -97,8 +97,8 @@ def _make_ready(grid: Campaign, where: LaunchOptions, *, trials: int) -> None:
     RequestError before that where nothing can be compared.
     """
     first = Comparison(comparison_request(grid.request, trials=trials)).stages({})[0]
-    launching.check_place(where)
-    launching.make_data_ready(replace(grid, request=first.request), first.runs, where, before_plan=True)
+    readiness.check_place(where)
+    readiness.make_data_ready(replace(grid, request=first.request), first.runs, where, before_plan=True)
 
 
 def _compare(

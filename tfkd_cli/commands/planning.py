@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from paper_tables.spec import Table
 from tfkd_cli import console, models
 from tfkd_cli.backends.slots import Slots, slots
+from tfkd_cli.commands import readiness as ready
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction import calibration
-from tfkd_cli.reproduction import readiness as ready
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
@@ -81,11 +81,9 @@ class Place:
 
 def dry_run(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, more: Sequence[str] = ()) -> None:
     """The plan, what stands against it, and what SLURM would be sent; nothing is written."""
-    from tfkd_cli.commands import launching
-
     if not as_json:
         show_plan(campaign, plan, place, more=more)
-    launching.check_what_runs_need(campaign, plan.unfinished, place.where)
+    ready.check_what_runs_need(campaign, plan.unfinished, place.where)
     if as_json:
         console.print_json(plan_json(campaign, plan, place))
     elif place.profile is not None:

@@ -14,6 +14,7 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
+from tfkd_cli.commands.readiness import device_kind
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import (
     Item,
@@ -27,7 +28,6 @@ from tfkd_cli.options import (
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.readiness import device_kind
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
 
