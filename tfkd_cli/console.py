@@ -122,12 +122,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a reader says them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    """Bytes as a reader says them: `14.8 MB`."""
+    from rich.filesize import decimal
+
+    return decimal(round(count))
 
 
 def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:

@@ -52,7 +52,7 @@ def clean(
         console.print_json({"bytes": sum(each.bytes for each in found), "deleted": yes, "items": rows})
     else:
         for each in found:
-            console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}: {each.why}")
+            console.show(f"{console.size(each.bytes):>9}  {each.path.relative_to(opened.root)}: {each.why}")
     freed = cleaning.free(found, opened.root) if yes else sum(each.bytes for each in found)
     if not output.json and not found:
         print("There is nothing to delete.")
