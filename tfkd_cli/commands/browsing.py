@@ -70,7 +70,7 @@ def _print_list(opened: Store, found: Mapping[str, results.Run], frame: pd.DataF
         console.say(f"None of the {len(found)} runs in {opened.source} is like that.")
     else:
         console.say(f"There are no runs in {opened.source} yet. Start with: tfkd reproduce demo")
-    for note in overview.outdated(opened, [run.state for run in found.values()]):
+    for note in overview.outdated(specs):
         console.say(f"Note: {note}")
 
 

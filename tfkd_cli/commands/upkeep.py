@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,11 +11,10 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import TfkdError
 from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions
 from tfkd_cli.reproduction import health
+from tfkd_cli.reproduction.campaign import described
 from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import RunState, Store
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
@@ -40,7 +38,8 @@ def clean(
     if notes:  # a request that cannot be read may need any of them
         console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
-    begun = list(_unfinished(opened, states))
+    open_states = [each for each in states.values() if each.status not in ("done", "todo")]
+    begun = [spec for spec, _ in described(opened, open_states)]  # whoever asked for them
     wanted = [spec for each in made for spec in each.request.specs]
     missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
@@ -60,14 +59,6 @@ def clean(
         size = console.size(freed)
         print(f"Freed {size}." if yes else f"Would free {size}. Add --yes to delete.")
     return 0
-
-
-def _unfinished(store: Store, states: Mapping[str, RunState]) -> Iterator[RunSpec]:
-    """Runs that were begun and not finished, whoever asked for them."""
-    for state in states.values():
-        if state.status not in ("done", "todo"):
-            with contextlib.suppress(TfkdError):  # of a damaged one nothing is known
-                yield store.folder(state.name).spec()
 
 
 def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:

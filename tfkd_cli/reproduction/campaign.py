@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paper_tables.spec import Table
 from tfkd_cli import results
 from tfkd_cli.costs import CostModel, Rates, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import requests
@@ -97,7 +97,9 @@ class Campaign:
     def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
-        measured = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
+        done = [state for state in states.values() if state.status == "done"]
+        finished = ((spec, state.result or {}) for spec, state in described(self.store, done))
+        measured = measured_rates(finished, device=self.device, facts=facts)
         return CostModel(
             self.device,
             self.threads,
@@ -147,8 +149,9 @@ class Campaign:
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 
-def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:
-    for state in states.values():
-        if state.status == "done" and state.result is not None:
-            with contextlib.suppress(RunError):  # without its description it is no like run
-                yield store.folder(state.name).spec(), state.result
+def described(store: Store, states: Iterable[RunState]) -> Iterator[tuple[RunSpec, RunState]]:
+    """These runs with their descriptions, without those whose description is damaged."""
+    for state in states:
+        with contextlib.suppress(TfkdError):  # it is named where the store is scanned
+            spec = store.folder(state.name).spec()
+            yield spec, state

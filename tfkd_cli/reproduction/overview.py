@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkd_cli.errors import RunError, TfkdError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -119,14 +118,9 @@ def overview(
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
-def outdated(store: Store, states: Iterable[RunState]) -> list[str]:
+def outdated(specs: Iterable[RunSpec]) -> list[str]:
     """Notes on how many of these runs an older trainer version made."""
-    by_version: Counter[tuple[int, str]] = Counter()
-    for state in states:
-        with contextlib.suppress(RunError):  # a damaged one is named elsewhere
-            spec = store.folder(state.name).spec()
-            if spec.outdated:
-                by_version[spec.trainer, spec.outdated] += 1
+    by_version = Counter((spec.trainer, spec.outdated) for spec in specs if spec.outdated)
     return [
         f"{count} run{'s' * (count > 1)} here {'were' if count > 1 else 'was'} {words}. "
         f"`tfkd runs --where trainer={trainer}` lists them."
