@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfkd_cli.plan import Estimate, Plan, PlannedRun, make_plan
-from tfkd_cli.reproduction.campaign import progress_of
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 
@@ -14,7 +13,7 @@ def plan_of(specs: Sequence[RunSpec], store: Store, *, seconds: float = 60.0) ->
     """The plan for these runs over a store; each costs as many seconds."""
     return make_plan(
         {"t": specs},
-        progress={key: progress_of(state) for key, state in store.scan().items()},
+        states=store.scan(),
         cost=lambda spec: Estimate(seconds, "estimate"),
     )
 

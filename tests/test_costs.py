@@ -65,10 +65,10 @@ def test_a_finished_like_run_replaces_the_model_whatever_its_threads() -> None:
     result = {"seconds": 100.0, "start_seconds": 0.0, "attempts": 1, "numerics": numerics}
     rates = measured_rates([(SPEC, result)], device="cpu", facts=dict(DATASETS))
     other_seed = replace(SPEC, seed=7, recipe=Recipe(epochs=3))
-    estimate = CostModel("cpu", 2, measured=rates)(other_seed)
+    estimate = CostModel("cpu", 2, rates=rates)(other_seed)
     assert estimate.source == "measured"
     assert estimate.seconds == pytest.approx(300.0)
-    assert CostModel("cpu", 1, measured=rates)(other_seed).seconds == pytest.approx(
+    assert CostModel("cpu", 1, rates=rates)(other_seed).seconds == pytest.approx(
         300.0 * threads_speed_up("cpu", 2)
     )
 
@@ -78,13 +78,10 @@ def test_runs_of_another_device_say_nothing() -> None:
     assert not measured_rates([(SPEC, result)], device="cpu", facts={})
 
 
-def test_a_calibration_goes_before_the_model_and_after_measured_runs() -> None:
-    rates = {rate_key(SPEC): 0.001}
-    calibrated = CostModel("cpu", calibrated=rates)(SPEC)
+def test_a_calibration_goes_before_the_model() -> None:
+    calibrated = CostModel("cpu", rates={rate_key(SPEC): Rate(0.001, source="calibrated")})(SPEC)
     assert calibrated.source == "calibrated"
     assert calibrated.seconds - calibrated.start_seconds == pytest.approx(50.0)
-    measured = {rate_key(SPEC): Rate(0.002)}
-    assert CostModel("cpu", calibrated=rates, measured=measured)(SPEC).source == "measured"
 
 
 def test_the_start_of_a_run_is_measured_where_one_attempt_did_all_of_it() -> None:
@@ -94,7 +91,7 @@ def test_the_start_of_a_run_is_measured_where_one_attempt_did_all_of_it() -> Non
         for start, attempts in ((2.0, 1), (4.0, 1), (3.0, 1), (90.0, 2))
     ]
     rates = measured_rates(found, device="cpu", facts={})
-    assert CostModel("cpu", measured=rates)(SPEC).start_seconds == 3.0
+    assert CostModel("cpu", rates=rates)(SPEC).start_seconds == 3.0
 
 
 def test_the_cached_logits_of_a_cifar100_teacher_take_two_gigabytes() -> None:
@@ -124,7 +121,7 @@ def test_to_measured_training_the_model_adds_a_teacher_that_is_run_by_epoch() ->
     older = [(fast, {"seconds": 5000.0, "numerics": numerics})]
     rates = measured_rates([*found, *older], device="cpu", facts={})
     teacher = CostModel("cpu")(fast).teacher_seconds
-    measured = CostModel("cpu", measured=rates)(fast)
+    measured = CostModel("cpu", rates=rates)(fast)
     assert measured.source == "measured"
     epochs = measured.seconds - measured.start_seconds
     assert (epochs, measured.teacher_seconds) == pytest.approx((150.0 + teacher, teacher))

@@ -113,7 +113,7 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert "H(q, p) + 4²·[1·TCKD_4 + 8·NCKD_4]" in said
     assert "tckd 16, nckd 128" in said
     assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
-    assert f"dkd on {DATA}" in tfkd("show", "run")
+    assert f"DKD on {DATA}" in tfkd("show", "run")
     assert folder.name in tfkd("show", folder.name)
     tfkd("report")
     assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/index.html").read_text()

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import Distillation
-from tfkd_cli.plan import CachedEpochs, Estimate, Plan, Progress, make_plan
+from tfkd_cli.plan import Estimate, Plan, make_plan
 from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.store import RunState
 
 TEACHER = RunSpec(dataset="digits", student="resnet20")
 BASELINE = RunSpec(dataset="digits", student="resnet8")
 STUDENT = replace(BASELINE, loss=Distillation(), teacher=Teacher(run=TEACHER))
-DONE = Progress("done", 1.0)
+DONE = RunState(key="", name="", status="done")
 
 
-def plan(wanted: dict[str, list[RunSpec]], **progress: Progress) -> Plan:
+def plan(wanted: dict[str, list[RunSpec]], **states: RunState) -> Plan:
     by_name = {"teacher": TEACHER.key, "baseline": BASELINE.key, "student": STUDENT.key}
-    states = {by_name[name]: each for name, each in progress.items()}
-    return make_plan(wanted, progress=states, cost=lambda spec: Estimate(60.0, "estimate", 1000))
+    by_key = {by_name[name]: each for name, each in states.items()}
+    return make_plan(wanted, states=by_key, cost=lambda spec: Estimate(60.0, "estimate", 1000))
 
 
 def test_a_student_brings_its_teacher_first() -> None:
@@ -40,17 +41,17 @@ def test_finished_students_do_not_need_a_missing_teacher() -> None:
 
 
 def test_a_finished_teacher_without_weights_is_trained_again_when_a_student_needs_it() -> None:
-    made = plan({"t": [STUDENT]}, teacher=Progress("done", 1.0, missing_weights=("best.pt", "last.pt")))
+    made = plan({"t": [STUDENT]}, teacher=replace(DONE, missing=("best.pt", "last.pt")))
     assert made.unfinished == (TEACHER, STUDENT)
 
 
 def test_a_finished_teacher_without_weights_is_left_alone_when_nobody_needs_it() -> None:
-    record_only = Progress("done", 1.0, missing_weights=("best.pt", "last.pt"))
+    record_only = replace(DONE, missing=("best.pt", "last.pt"))
     assert plan({"t": [STUDENT, TEACHER]}, teacher=record_only, student=DONE).unfinished == ()
 
 
 def test_a_freed_snapshot_that_no_student_needs_costs_nothing() -> None:
-    cleaned = Progress("done", 1.0, missing_weights=("epoch-001.pt",))
+    cleaned = replace(DONE, missing=("epoch-001.pt",))
     assert plan({"t": [STUDENT]}, teacher=cleaned).unfinished == (STUDENT,)
 
 
@@ -67,7 +68,7 @@ def test_two_tables_share_a_run() -> None:
 
 
 def test_a_resumable_run_costs_what_is_left_of_it() -> None:
-    made = plan({"t": [BASELINE]}, baseline=Progress("resumable", 0.75))
+    made = plan({"t": [BASELINE]}, baseline=replace(DONE, status="resumable", epoch=3, epochs=4))
     assert made.counts().resumable == 1
     assert made.counts().seconds == 15.0
 
@@ -108,9 +109,9 @@ def test_teacher_logits_that_runs_share_are_listed_with_students_epochs_and_size
     paper = [STUDENT, replace(STUDENT, seed=1)]  # each seed has views of its own
     made = make_plan(
         {"t": [*same, alone, *paper]},
-        progress={},
+        states={},
         cost=lambda spec: Estimate(3600.0, "estimate", 1000, 50_000_000 * spec.recipe.epochs, 360.0),
-        on_disk=CachedEpochs(epochs=lambda teacher: FAST.epochs // 4),
+        cached_epochs=lambda teacher: FAST.epochs // 4,
     )
     assert made.to_json()["teacher_logits"] == [
         {
@@ -132,7 +133,7 @@ def test_teacher_logits_no_unfinished_run_uses_are_not_planned() -> None:
         ({same[0].key: DONE}, 1),
         (dict.fromkeys((s.key for s in same), DONE), 0),
     ):
-        made = make_plan({"t": same}, progress=states, cost=lambda spec: Estimate(1.0, "estimate"))
+        made = make_plan({"t": same}, states=states, cost=lambda spec: Estimate(1.0, "estimate"))
         assert len(made.teacher_logits) == wanted
 
 
@@ -144,12 +145,12 @@ def with_teacher(spec: RunSpec) -> Estimate:
 def test_cached_forward_passes_are_paid_for_once() -> None:
     fast, paper = [taught(), taught(seed=1)], [STUDENT, replace(STUDENT, seed=1)]
     for runs, seconds in ((fast, 10 + 2 * 50), (paper, 2 * 60)):
-        made = make_plan({"t": runs}, progress={}, cost=with_teacher)
+        made = make_plan({"t": runs}, states={}, cost=with_teacher)
         assert made.counts().seconds == seconds + 60  # and the teacher's own training
 
 
 def test_the_critical_path_holds_the_forward_passes_which_every_student_waits_for() -> None:
-    made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=with_teacher)
+    made = make_plan({"t": [taught(), taught(seed=1)]}, states={}, cost=with_teacher)
     assert made.teacher_logits[0].seconds_left == 10
     assert made.counts().critical_path_seconds == made.wall_seconds(2) == 60 + 10 + 50
     assert made.wall_seconds(1) == 60 + 10 + 2 * 50
@@ -157,7 +158,7 @@ def test_the_critical_path_holds_the_forward_passes_which_every_student_waits_fo
 
 def test_epochs_that_are_cached_or_that_all_runs_have_passed_cost_no_forward_pass() -> None:
     same = [taught(), taught(seed=1)]
-    half = {spec.key: Progress("resumable", 0.5) for spec in same}
+    half = {spec.key: replace(DONE, status="resumable", epoch=1, epochs=2) for spec in same}
     for states, epochs, left in (
         ({}, 0, 10.0),
         ({}, FAST.epochs // 4, 7.5),
@@ -165,8 +166,8 @@ def test_epochs_that_are_cached_or_that_all_runs_have_passed_cost_no_forward_pas
         (half, FAST.epochs, 0.0),
         ({same[0].key: DONE}, 0, 10.0),  # its teacher's logits were not cached, or are deleted
     ):
-        on_disk = CachedEpochs(epochs=lambda teacher, cached=epochs: cached)  # type: ignore[misc]
-        made = make_plan({"t": same}, progress=states, cost=with_teacher, on_disk=on_disk)
+        cached = lambda teacher, cached=epochs: cached  # noqa: E731
+        made = make_plan({"t": same}, states=states, cost=with_teacher, cached_epochs=cached)
         assert made.teacher_logits[0].seconds_left == left
 
 
@@ -175,15 +176,15 @@ def test_beyond_the_cap_every_student_runs_its_teacher_itself() -> None:
     for limit, seconds in ((1000, 10), (500, 5 + 2 * 5), (0, 2 * 10)):
         made = make_plan(
             {"t": [taught(), taught(seed=1)]},
-            progress={},
+            states={},
             cost=sized,
-            on_disk=CachedEpochs(limit_bytes=limit),
+            cache_limit=limit,
         )
         assert made.counts().seconds == 60 + 2 * 50 + seconds
 
 
 def test_a_run_alone_may_have_to_run_its_teacher_for_every_epoch() -> None:
-    made = make_plan({"t": [taught(), taught(seed=1)]}, progress={}, cost=with_teacher)
+    made = make_plan({"t": [taught(), taught(seed=1)]}, states={}, cost=with_teacher)
     students = [item for item in made.runs.values() if item.spec.teacher]
     assert [(item.seconds_left, item.seconds_left_alone) for item in students] == [(60, 60), (50, 60)]
 
@@ -193,7 +194,7 @@ def test_a_run_of_the_plan_says_which_weights_its_students_need_of_it() -> None:
     finished = replace(STUDENT, seed=1, teacher=Teacher(run=TEACHER, checkpoint="last"))
     made = make_plan(
         {"t": [STUDENT, early, finished]},
-        progress={finished.key: DONE},
+        states={finished.key: DONE},
         cost=lambda spec: Estimate(1.0, "estimate"),
     )
     weights = {run.spec.key: run.weights for run in made.todo}
@@ -205,6 +206,6 @@ def test_logits_are_cached_by_runs_that_use_the_same_and_no_others() -> None:
     alone = replace(taught(seed=2), teacher=Teacher(run=FAST_TEACHER, checkpoint=3))
     wanted = [*same, alone, STUDENT, replace(STUDENT, seed=1)]
     for states in ({}, {same[0].key: DONE}):  # a finished run has cached some: the rest go on with them
-        made = make_plan({"t": wanted}, progress=states, cost=with_teacher)
+        made = make_plan({"t": wanted}, states=states, cost=with_teacher)
         caching = {run.spec.key for run in made.todo if run.caches_logits}
         assert caching == {spec.key for spec in same} - states.keys()

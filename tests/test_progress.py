@@ -8,9 +8,10 @@ import pytest
 
 from tfkd_cli.backends import Event
 from tfkd_cli.methods import LabelSmoothing
-from tfkd_cli.plan import Estimate, Progress, make_plan
+from tfkd_cli.plan import Estimate, make_plan
 from tfkd_cli.progress import Follower, short_names
 from tfkd_cli.spec import Recipe, RunSpec
+from tfkd_cli.store import RunState
 
 FIRST = RunSpec(dataset="digits", student="resnet8")
 SECOND = replace(FIRST, seed=1)
@@ -18,9 +19,10 @@ SECOND = replace(FIRST, seed=1)
 
 def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: float = 0.0) -> Follower:
     """Two runs of 100 s each, 20 of them for the start, begun together; of the first, `share` was trained."""
+    state = RunState(key=FIRST.key, name="", status="resumable", epoch=round(10 * share), epochs=10)
     plan = make_plan(
         {"run": (FIRST, SECOND)},
-        progress={FIRST.key: Progress("resumable", share)} if share else {},
+        states={FIRST.key: state} if share else {},
         cost=lambda spec: Estimate(100.0, "estimate", start_seconds=20.0),
     )
     made = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)})
@@ -32,7 +34,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: fl
 
 
 def test_before_anything_has_started_the_whole_plan_is_told() -> None:
-    plan = make_plan({"run": (FIRST, SECOND)}, progress={}, cost=lambda spec: Estimate(100.0, "estimate"))
+    plan = make_plan({"run": (FIRST, SECOND)}, states={}, cost=lambda spec: Estimate(100.0, "estimate"))
     followed = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)}, slots=2)
     assert followed.left() == "about 1 min 40 s left (estimate)"
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import OUTPUT, PANELS
+from tfkd_cli.options import OUTPUT, PANELS, with_options
 
 DOCS = Path(__file__).parents[1] / "docs"
 ABORT = typer.Abort
@@ -24,9 +24,9 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Entry(NamedTuple):
-    """Where a command lives, its panel in `tfkd --help`, and what that says of it."""
+    """The function of a command in `commands/`, its panel in `tfkd --help`, and what that says of it."""
 
-    module: str
+    function: str
     panel: str
     does: str
 
@@ -35,30 +35,34 @@ TRAIN, LOOK, USE, FACTS, KEEP = "Train", "Look at results", "Use a result", "Loo
 
 # One line each, so that `tfkd --help` imports no command; a test compares them with the docstrings.
 COMMANDS: Mapping[str, Entry] = {
-    "run": Entry("runs", TRAIN, "Train one run or a grid of runs, with the teachers they need."),
-    "compare": Entry("comparing", TRAIN, "Compare label smoothing and Tf-KD on your own images."),
-    "reproduce": Entry("runs", TRAIN, "Train what tables and figures still need, then print them."),
-    "plan": Entry("runs", TRAIN, "Show which runs `reproduce` would train and what they cost."),
-    "status": Entry("store", LOOK, "Show how far each table, grid and comparison is."),
-    "runs": Entry("browsing", LOOK, "List the runs of a results folder, one line each."),
-    "diff": Entry("browsing", LOOK, "Show in what two runs differ."),
-    "show": Entry("store", LOOK, "Print a table, figure, grid, comparison or run."),
-    "report": Entry("store", LOOK, "Write a page with every result, index.html, and its tables and figures."),
-    "logs": Entry("store", LOOK, "Print the log of a run's newest attempt."),
-    "predict": Entry("using", USE, "Predict the class of each image with a run's student."),
-    "export": Entry("using", USE, "Export a run's student for other programs."),
-    "list": Entry("things", FACTS, "List the methods, models, data sets, tables, figures or clusters."),
+    "run": Entry("runs.run", TRAIN, "Train one run or a grid of runs, with the teachers they need."),
+    "compare": Entry("comparing.compare", TRAIN, "Compare label smoothing and Tf-KD on your own images."),
+    "reproduce": Entry("runs.reproduce", TRAIN, "Train what tables and figures still need, then print them."),
+    "plan": Entry("runs.plan", TRAIN, "Show which runs `reproduce` would train and what they cost."),
+    "status": Entry("store.status", LOOK, "Show how far each table, grid and comparison is."),
+    "runs": Entry("browsing.list_runs", LOOK, "List the runs of a results folder, one line each."),
+    "diff": Entry("browsing.diff", LOOK, "Show in what two runs differ."),
+    "show": Entry("store.show", LOOK, "Print a table, figure, grid, comparison or run."),
+    "report": Entry(
+        "store.report", LOOK, "Write a page with every result, index.html, and its tables and figures."
+    ),
+    "logs": Entry("store.logs", LOOK, "Print the log of a run's newest attempt."),
+    "predict": Entry("using.predict", USE, "Predict the class of each image with a run's student."),
+    "export": Entry("using.export", USE, "Export a run's student for other programs."),
+    "list": Entry(
+        "things.list_things", FACTS, "List the methods, models, data sets, tables, figures or clusters."
+    ),
     "explain": Entry(
-        "explaining",
+        "explaining.explain_setting",
         FACTS,
         "Explain a setting's loss: its weights, its scale, and the label smoothing that it equals.",
     ),
-    "data": Entry("things", KEEP, "Fetch a data set and decode it into the cache."),
-    "clean": Entry("upkeep", KEEP, "Show, or delete, what is safe to delete."),
-    "pack": Entry("upkeep", KEEP, "Pack the records of runs, without weights, into one file."),
-    "doctor": Entry("upkeep", KEEP, "Check the installation, and with --cluster a profile."),
-    "cancel": Entry("cluster", "SLURM", "Take the runs of a table, or one run, out of SLURM's queue."),
-    "retry": Entry("cluster", "SLURM", "Submit a failed run to SLURM again."),
+    "data": Entry("things.fetch_data", KEEP, "Fetch a data set and decode it into the cache."),
+    "clean": Entry("upkeep.clean", KEEP, "Show, or delete, what is safe to delete."),
+    "pack": Entry("upkeep.pack", KEEP, "Pack the records of runs, without weights, into one file."),
+    "doctor": Entry("upkeep.doctor", KEEP, "Check the installation, and with --cluster a profile."),
+    "cancel": Entry("cluster.cancel", "SLURM", "Take the runs of a table, or one run, out of SLURM's queue."),
+    "retry": Entry("cluster.retry", "SLURM", "Submit a failed run to SLURM again."),
 }
 
 
@@ -86,14 +90,6 @@ class Command(TyperCommand):
                 formatter.write_dl(panels[panel])
 
 
-class Family(typer.Typer):
-    """The commands of a module."""
-
-    def command(self, name: str | None = None, **how: Any) -> Any:
-        """As Typer's own, for a `Command`."""
-        return super().command(name, cls=Command, **how)
-
-
 class LazyGroup(TyperGroup):
     """The commands of COMMANDS; only the one that is asked for is imported."""
 
@@ -105,10 +101,11 @@ class LazyGroup(TyperGroup):
         """The command of this name, its module imported now; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        family = Family(rich_markup_mode=None, pretty_exceptions_enable=False)
-        family.callback()(lambda: None)  # keeps even a single command a named one
-        importlib.import_module(f"tfkd_cli.commands.{COMMANDS[cmd_name].module}").register(family)
-        return typer.main.get_group(family).commands[cmd_name]
+        module, _, name = COMMANDS[cmd_name].function.partition(".")
+        function = getattr(importlib.import_module(f"tfkd_cli.commands.{module}"), name)
+        alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+        alone.command(cmd_name, cls=Command)(with_options(function))
+        return typer.main.get_command(alone)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is asked for; RequestError with the nearest known one for another."""

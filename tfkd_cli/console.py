@@ -28,36 +28,11 @@ UNITS = re.compile(r"(?<=\d) (?=(?:d|h|min|s|B|kB|MB|GB|TB|%)(?!\w))")
 NUMBER = r"|-|[-+<]?[\d,.]+%?( [A-Za-z%]{1,3}( \d+ [a-z]{1,3})?)?"  # 12, 1,234.5, 20 GB, 5 min 41 s
 
 
-def out() -> Console:
-    """The console for data. Not on a terminal it is `PLAIN_WIDTH` wide, whatever the environment says."""
-    return _console(stderr=False)
-
-
-def talk() -> Console:
-    """The console for everything else."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
+def terminal(stream: TextIO) -> Console:
+    """A rich console that writes to `stream`; `PLAIN_WIDTH` wide where that is no terminal."""
     from rich.console import Console
 
-    class PlainConsole(Console):
-        """Shows control characters in text as escapes; the styles of tables are its own."""
-
-        def print(self, *objects: Any, **how: Any) -> None:
-            for each in objects:
-                if isinstance(each, str):
-                    super().print(wrapped(plain(each), self.width), soft_wrap=True, **how)
-                else:
-                    super().print(each, **how)
-
-        def on_broken_pipe(self) -> None:
-            """Rich would end the process with 1; `cli.LazyGroup` knows what a reader that has gone means."""
-            raise BrokenPipeError
-
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PLAIN_WIDTH
-    return PlainConsole(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
 
 
 def wrapped(text: str, width: int) -> str:
@@ -78,20 +53,26 @@ def wrapped(text: str, width: int) -> str:
     )
 
 
-def show(text: str) -> None:
-    """Data to stdout, wrapped on a terminal only, never marked up."""
-    _write(text, sys.stdout)
+def show(what: str | RenderableType) -> None:
+    """Data to stdout: a text, wrapped on a terminal only, or a table."""
+    _write(what, sys.stdout)
 
 
-def say(text: str) -> None:
-    """Talk to stderr, wrapped on a terminal only, never marked up."""
-    _write(text, sys.stderr)
+def say(what: str | RenderableType) -> None:
+    """The same to stderr, for everything that is no data."""
+    _write(what, sys.stderr)
 
 
-def _write(text: str, stream: TextIO) -> None:
-    shown = plain(text)
-    if stream.isatty():
-        shown = wrapped(shown, shutil.get_terminal_size().columns)
+def _write(what: str | RenderableType, stream: TextIO) -> None:
+    if isinstance(what, str):
+        shown = plain(what)
+        if stream.isatty():
+            shown = wrapped(shown, shutil.get_terminal_size().columns)
+    else:
+        console = terminal(stream)
+        with console.capture() as captured:
+            console.print(what)
+        shown = captured.get().removesuffix("\n")
     print(shown, file=stream, flush=True)
 
 
@@ -141,12 +122,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a reader says them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    """Bytes as a reader says them: `14.8 MB`."""
+    from rich.filesize import decimal
+
+    return decimal(round(count))
 
 
 def simple_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:

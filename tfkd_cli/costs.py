@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -59,40 +59,40 @@ DEVICE_MODELS: Mapping[str, DeviceModel] = {
 
 
 class Rate(NamedTuple):
-    """What like runs took: seconds per image and epoch, and seconds outside the epochs if they are known.
+    """What like runs take: seconds per image and epoch, and seconds outside the epochs if they are known.
 
     Of one thread, or of the whole device where it is no CPU; without a teacher that is run by epoch.
     """
 
     seconds_per_image: float
     start_seconds: float | None = None
+    source: str = "measured"
+
+
+Rates = Mapping[tuple[Any, ...], Rate]
+"""By `rate_key`."""
 
 
 @dataclass(frozen=True)
 class CostModel:
     """Seconds of a run on `device` (`cpu`, `cuda`, `mps`) with so many threads in each of its processes.
 
-    `measured` and `calibrated` are by `rate_key`; calibrated rates are seconds per image and epoch.
+    Runs without a rate are modelled.
     """
 
     device: str
     threads: int = 1
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
     facts: Mapping[str, DataSet] = field(default_factory=dict)  # by resolved name
-    measured: Mapping[tuple[Any, ...], Rate] = field(default_factory=dict)
-    calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
+    rates: Rates = field(default_factory=dict)
     bf16: bool = True  # whether the device has units for it; without them a run uses fp32
 
     def __call__(self, spec: RunSpec) -> Estimate:
-        facts, key = facts_of(spec.dataset, self.facts), rate_key(spec)
-        if key in self.measured:
-            return self._estimate(spec, facts, self.measured[key], "measured")
-        if key in self.calibrated:
-            return self._estimate(spec, facts, Rate(self.calibrated[key]), "calibrated")
-        source = "estimate" if self.device == "cpu" else "uncalibrated"
-        return self._estimate(spec, facts, Rate(self._modelled(spec, facts)), source)
-
-    def _estimate(self, spec: RunSpec, facts: DataSet, rate: Rate, source: str) -> Estimate:
+        facts = facts_of(spec.dataset, self.facts)
+        rate = self.rates.get(rate_key(spec))
+        if rate is None:
+            source = "estimate" if self.device == "cpu" else "uncalibrated"
+            rate = Rate(self._modelled(spec, facts), source=source)
         images = _trained(spec, facts)
         per_epoch = rate.seconds_per_image * images
         start = rate.start_seconds
@@ -103,14 +103,14 @@ class CostModel:
         epochs = spec.recipe.epochs / speed_up
         seconds, teacher_seconds = per_epoch * epochs, 0.0
         if spec.teacher_by_epoch:
-            measured = source == "measured"
+            measured = rate.source == "measured"
             whole = self._modelled(spec, facts) * images if measured else per_epoch
             share = self._teacher_forward(spec, facts) / self._work(spec, facts)
             teacher_seconds = whole * epochs * share
             seconds += teacher_seconds if measured else 0.0
         return Estimate(
             seconds=seconds + start,
-            source=source,
+            source=rate.source,
             disk_bytes=disk_bytes(spec),
             logits_bytes=logits_bytes(spec, facts),
             teacher_seconds=teacher_seconds,
@@ -204,7 +204,7 @@ def rate_key(spec: RunSpec) -> tuple[Any, ...]:
 
 def measured_rates(
     results: Iterable[tuple[RunSpec, Mapping[str, Any]]], *, device: str, facts: Mapping[str, DataSet]
-) -> dict[tuple[Any, ...], Rate]:
+) -> Rates:
     """The medians of the finished runs on this kind of device, by `rate_key`.
 
     A teacher that is run by epoch is left out: how long that took depends on what was cached. So are runs
@@ -224,15 +224,12 @@ def measured_rates(
             rate *= processes**PROCESSES_EXPONENT
             start = result.get("start_seconds") if result.get("attempts") == 1 else None
             seen.setdefault(rate_key(spec), []).append(Rate(rate, start))
-    return {key: _median(rates) for key, rates in seen.items()}
-
-
-def _median(rates: Sequence[Rate]) -> Rate:
-    starts = [rate.start_seconds for rate in rates if rate.start_seconds is not None]
-    return Rate(
-        statistics.median(rate.seconds_per_image for rate in rates),
-        statistics.median(starts) if starts else None,
-    )
+    found = {}
+    for key, rates in seen.items():
+        starts = [rate.start_seconds for rate in rates if rate.start_seconds is not None]
+        start = statistics.median(starts) if starts else None
+        found[key] = Rate(statistics.median(rate.seconds_per_image for rate in rates), start)
+    return found
 
 
 def facts_of(name: str, known: Mapping[str, DataSet]) -> DataSet:
@@ -256,5 +253,4 @@ def logits_bytes(spec: RunSpec, facts: DataSet) -> int:
     """What the logits of its teacher take if they are cached: an fp16 number per class, image and epoch."""
     if spec.teacher is None:
         return 0
-    images = round((facts.train_images or UNKNOWN_IMAGES) * (1 - spec.recipe.holdout))
-    return 2 * facts.classes * images * spec.recipe.epochs
+    return 2 * facts.classes * _trained(spec, facts) * spec.recipe.epochs

@@ -41,7 +41,7 @@ class Execution:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        schema.check(self, of="execution")
+        schema.check(self, of="", hint="leave it out: there is a default.")
 
     def to_json(self) -> dict[str, Any]:
         """All values as JSON types."""

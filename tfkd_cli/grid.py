@@ -107,7 +107,7 @@ def table(axes: Axes) -> Table:
     )
     return Table(
         name=axes.name,
-        title=f"{', '.join(each.short for each in methods)} on {axes.dataset}",
+        title=f"{', '.join(each.label for each in methods)} on {axes.dataset}",
         kind="grid",
         heads=("Method", "Student", "Teacher"),
         columns=(Column(name="accuracy", label="Accuracy"),),

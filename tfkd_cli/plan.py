@@ -1,10 +1,11 @@
 """Runs → what is missing, in order, and what it costs.
 
-Nothing is read here: states are values, costs come from functions that are passed in.
+Nothing is read here: states are those of a scan, costs come from functions that are passed in.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
+from tfkd_cli.store import RunState
 
 
 class Estimate(NamedTuple):
@@ -27,20 +29,6 @@ class Estimate(NamedTuple):
     teacher_bytes: int = 0  # of its teacher's weights in memory
 
 
-class Progress(NamedTuple):
-    """What the store says of a run: its status, and the share of it that is already trained."""
-
-    status: str  # done, resumable, running, failed, damaged, todo
-    share: float = 0.0
-    missing_weights: tuple[
-        str, ...
-    ] = ()  # weights of a finished run that are gone: "best.pt", "epoch-001.pt"
-    job: str | None = None  # of SLURM, which works on a running one; None: a process outside SLURM does
-
-
-TODO = Progress("todo")
-
-
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a plan: what is left of it, what that costs, and what its students need of it.
@@ -49,7 +37,7 @@ class PlannedRun:
     """
 
     spec: RunSpec
-    progress: Progress
+    state: RunState
     cost: Estimate
     wanted_by: tuple[str, ...] = ()  # tables
     weights: tuple[str, ...] = ()  # files ("best.pt") that students still to be trained need of it
@@ -59,12 +47,14 @@ class PlannedRun:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do for this run."""
-        return self.progress.status == "done"
+        return self.state.status == "done"
 
     @property
     def left(self) -> float:
-        """The share of it that is still to be trained."""
-        return 0.0 if self.done else 1 - self.progress.share
+        """The share of it that is still to be trained; never quite 0 before it is done."""
+        if self.done:
+            return 0.0
+        return max(0.01, 1 - (self.state.epoch or 0) / self.state.epochs) if self.state.epochs else 1.0
 
     @property
     def seconds_left(self) -> float:
@@ -102,14 +92,6 @@ class CachedLogits:
             "disk_gb": round(self.disk_bytes / 1e9, 4),
             "gpu_hours": round(self.seconds_left / 3600, 4),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedEpochs:
-    """How many epochs of a teacher's logits are cached, and how many bytes the whole cache may take."""
-
-    epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0
-    limit_bytes: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -164,15 +146,15 @@ class Plan:
         """The counts of one table, or of all."""
         runs = [self.runs[key] for key in (self.runs if table is None else self.tables[table])]
         todo = [run for run in runs if not run.done]
-        statuses = Counter(run.progress.status for run in runs)
+        statuses = Counter(run.state.status for run in runs)
         return Counts(
             wanted=len(runs),
             shared=sum(len(run.wanted_by) > 1 for run in runs),
             done=statuses["done"],
-            resumable=sum(0 < run.progress.share < 1 for run in todo),
+            resumable=sum(run.left < 1 for run in todo),
             todo=len(todo),
             seconds=sum(run.seconds_left * run.cost.processes for run in todo),
-            critical_path_seconds=_critical_path(todo),
+            critical_path_seconds=_list_schedule(todo, max(1, len(todo))),
             disk_bytes=sum(run.cost.disk_bytes for run in runs),
             sources=tuple(sorted(Counter(run.cost.source for run in todo).items())),
         )
@@ -194,9 +176,10 @@ class Plan:
 def make_plan(
     wanted: Mapping[str, Sequence[RunSpec]],
     *,
-    progress: Mapping[str, Progress],
+    states: Mapping[str, RunState],
     cost: Callable[[RunSpec], Estimate],
-    on_disk: CachedEpochs | None = None,
+    cached_epochs: Callable[[Teacher | ForeignTeacher], int] = lambda teacher: 0,
+    cache_limit: float = math.inf,
     command_seconds: float = 0.0,
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
@@ -204,22 +187,25 @@ def make_plan(
     A finished run is never planned again. A teacher that only finished students had is not planned at
     all; one whose weights are gone is planned again when an unfinished student needs them.
     RequestError for a run of an older trainer version, which nothing can continue.
+
+    `cached_epochs`: of a teacher's logits, how many are cached; `cache_limit`: bytes of the whole cache.
     """
     specs, users = _users(wanted)
     requested = {spec.key for runs in wanted.values() for spec in runs}
     # A teacher of a teacher has depth 0; every setting has one seed before any has a second.
     order = sorted(specs.values(), key=lambda spec: (spec.depth, spec.seed))
-    weights = _needed_weights(order, requested, progress)
+    weights = _needed_weights(order, requested, states)
     planned: dict[str, PlannedRun] = {}
     for spec in order:
-        seen, needed = progress.get(spec.key, TODO), weights.get(spec.key, set())
-        if needed & set(seen.missing_weights):
-            seen = TODO  # its result stands, but weights that must teach are gone
+        todo = RunState(key=spec.key, name=spec.folder, status="todo")
+        seen, needed = states.get(spec.key, todo), weights.get(spec.key, set())
+        if needed & set(seen.missing):
+            seen = todo  # its result stands, but weights that must teach are gone
         if seen.status == "done" or needed or spec.key in requested:
             planned[spec.key] = PlannedRun(
                 spec, seen, cost(spec), wanted_by=tuple(users[spec.key]), weights=tuple(sorted(needed))
             )
-    teacher_logits, students = _cached_logits(planned.values(), on_disk or CachedEpochs())
+    teacher_logits, students = _cached_logits(planned.values(), cached_epochs, cache_limit)
     planned |= students
     tables = {table: tuple(key for key in planned if table in users[key]) for table in wanted}
     return Plan(planned, tables, teacher_logits, command_seconds)
@@ -245,16 +231,15 @@ def _users(
 
 
 def _cached_logits(
-    runs: Iterable[PlannedRun], on_disk: CachedEpochs
+    runs: Iterable[PlannedRun], cached_epochs: Callable[[Teacher | ForeignTeacher], int], room: float
 ) -> tuple[tuple[CachedLogits, ...], dict[str, PlannedRun]]:
     """The teacher logits that unfinished runs share, and these runs (by key) with what they then cost.
 
-    The run with most epochs left is taken to compute them. Those beyond the cap are computed by every run.
+    The run with most epochs left is taken to compute them. Those beyond `room` bytes every run computes.
     """
     by_key = {run.spec.key: run for run in runs}
     found: list[CachedLogits] = []
     sharing: dict[str, PlannedRun] = {}
-    room = on_disk.limit_bytes
     # Data-parallel runs compute them at each step (`training.runner`).
     alone = (run.spec for run in by_key.values() if run.cost.processes == 1)
     for group in _same_teacher_logits(alone):
@@ -264,7 +249,7 @@ def _cached_logits(
         writer = max(students, key=lambda run: run.left * run.cost.teacher_seconds)
         teacher, epochs = writer.spec.teacher, max(spec.recipe.epochs for spec in group)
         assert teacher is not None
-        cached, size = min(on_disk.epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
+        cached, size = min(cached_epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
         share = min(1.0, room / size) if size else 1.0  # that fits below the cap
         room -= share * size
         computed = max(0.0, share - max(1 - writer.left, cached / epochs)) * writer.cost.teacher_seconds
@@ -303,24 +288,17 @@ def _same_teacher_logits(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
 
 
 def _needed_weights(
-    order: Sequence[RunSpec], requested: set[str], progress: Mapping[str, Progress]
+    order: Sequence[RunSpec], requested: set[str], states: Mapping[str, RunState]
 ) -> dict[str, set[str]]:
     """Key of a teacher → the files of its weights that students to be trained need."""
     needed: dict[str, set[str]] = {}
     for spec in reversed(order):  # students first
-        seen, teaches = progress.get(spec.key, TODO), needed.get(spec.key, set())
-        unfinished = seen.status != "done" and (teaches or spec.key in requested)
-        if (unfinished or teaches & set(seen.missing_weights)) and isinstance(spec.teacher, Teacher):
+        seen, teaches = states.get(spec.key), needed.get(spec.key, set())
+        unfinished = (seen is None or seen.status != "done") and (teaches or spec.key in requested)
+        gone = seen is not None and teaches & set(seen.missing)
+        if (unfinished or gone) and isinstance(spec.teacher, Teacher):
             needed.setdefault(spec.teacher.run.key, set()).add(spec.teacher.weights)
     return needed
-
-
-def _critical_path(todo: Sequence[PlannedRun]) -> float:
-    ends: dict[str, float] = {}
-    for run in todo:  # in order: parents come first
-        start = max((ends.get(parent.key, 0.0) for parent in run.spec.parents), default=0.0)
-        ends[run.spec.key] = start + run.seconds_left
-    return max(ends.values(), default=0.0)
 
 
 def _list_schedule(todo: Sequence[PlannedRun], slots: int) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tfkd_cli import console
 from tfkd_cli.backends import Event
 from tfkd_cli.plan import Plan, PlannedRun
-from tfkd_cli.spec import RunSpec, title
+from tfkd_cli.spec import RunSpec
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -39,21 +39,19 @@ def steps() -> Callable[[str, float], None]:
 
 
 @contextlib.contextmanager
-def following(
-    plan: Plan, runs: Sequence[RunSpec], *, data: Mapping[str, str], slots: int
-) -> Iterator[Callable[[Event], None]]:
-    """While runs execute, `slots` at once: gives the callback for their events.
+def following(plan: Plan, *, data: Mapping[str, str], slots: int) -> Iterator[Callable[[Event], None]]:
+    """While what is missing of a plan is done, `slots` runs at once: gives the callback for their events.
 
     `data`: data set → what to call it.
     """
-    specs = {spec.folder: spec for spec in runs}
-    follower = Follower(plan, specs, names=short_names(runs, data), slots=slots)
+    specs = {spec.folder: spec for spec in plan.unfinished}
+    follower = Follower(plan, specs, names=short_names(specs.values(), data), slots=slots)
     if not sys.stderr.isatty():
         yield follower.tell
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    talk = console.talk()
+    talk = console.terminal(sys.stderr)
     room = talk.width - BESIDE_NAMES - max(map(len, follower.names.values()), default=0)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -64,7 +62,7 @@ def following(
     )
     with Progress(*columns, console=talk, transient=True) as bars:
         follower.bars = bars
-        follower.whole = bars.add_task("runs", total=len(runs), note=follower.left())
+        follower.whole = bars.add_task("runs", total=len(specs), note=follower.left())
         yield follower.tell
 
 
@@ -77,9 +75,7 @@ def short_names(runs: Iterable[RunSpec], data: Mapping[str, str]) -> dict[str, s
     several = len({spec.student for spec in specs}) > 1
     titled: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        teacher = spec.teacher.network if spec.teacher else None
-        dataset, student = data.get(spec.dataset, spec.dataset), spec.student if several else ""
-        titled.setdefault(title(dataset, student, spec.method, teacher, spec.seed), []).append(spec)
+        titled.setdefault(spec.title(data, with_student=several), []).append(spec)
     found = {}
     for words, alike in titled.items():
         values = [{**vars(spec.recipe), **vars(spec.loss)} for spec in alike]
@@ -149,7 +145,7 @@ class Follower:
         """Of what a run was to cost, what it has used up."""
         if folder in self.ended:
             return run.seconds_left
-        before = run.progress.share  # trained before this command
+        before = 1 - run.left  # trained before this command
         start = run.cost.start_seconds
         share = max(0.0, self.shares.get(folder, 0.0) - before) / (1 - before) if before < 1 else 0.0
         begun = self.begun.get(folder)
@@ -185,7 +181,4 @@ class Follower:
 
     def _line(self, text: str) -> None:
         self.last_line = time.monotonic()
-        if self.bars is not None:
-            self.bars.console.print(text, markup=False)
-        else:
-            console.say(text)
+        console.say(text)  # above the bars, which take over stderr while they are shown

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NotRequired, TypedDict, get_type_hints
 import msgspec
 from msgspec import Meta as Meta
 
-from tfkd_cli.errors import RequestError
+from tfkd_cli.errors import InvalidValueError, RequestError
 
 LARGEST = sys.float_info.max
 
@@ -78,8 +78,10 @@ def types_of(kind: Any) -> dict[str, Any]:
 
 
 def check(owner: Any, *, of: str, hint: str = "") -> None:
-    """RequestError unless the fields of a dataclass fit their annotations; for its `__post_init__`."""
-    convert(vars(owner), _shape(owner.__class__), of=of, hint=hint)
+    """InvalidValueError unless the fields of a dataclass fit their annotations; for its `__post_init__`."""
+    # NumPy's numbers are as good as Python's.
+    values = {name: value.item() if hasattr(value, "item") else value for name, value in vars(owner).items()}
+    convert(values, _shape(owner.__class__), of=of, hint=hint)
 
 
 @cache
@@ -103,14 +105,14 @@ def _misfit(text: str, value: Any, kind: Any, *, of: str, hint: str) -> RequestE
     key = (of + path).lstrip(".")
     names = ", ".join(each.name for each in getattr(place, "fields", ()))
     if field := re.fullmatch(r"Object missing required field `(.*)`", problem):
-        return RequestError(
+        return InvalidValueError(
             f"{f'{key}.{field[1]}'.lstrip('.')} is missing.", expected=f"The keys: {names}.", hint=hint
         )
     if field := re.fullmatch(r"Object contains unknown field `(.*)`", problem):
         where = f" in {key}" if key else ""
-        return RequestError(f'unknown key "{field[1]}"{where}.', expected=f"Known: {names}.", hint=hint)
+        return InvalidValueError(f'unknown key "{field[1]}"{where}.', expected=f"Known: {names}.", hint=hint)
     shown = f"{known!r}"[:60] if known is not None else "nothing"
-    return RequestError(
+    return InvalidValueError(
         f"{key or 'the whole'} is {shown}.", expected=f"{_expected(problem, place)}.", hint=hint
     )
 

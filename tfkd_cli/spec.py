@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -214,13 +214,7 @@ class RunSpec:
     @cached_property
     def key(self) -> str:
         """sha256 of the canonical JSON of the resolved values, 64 hex digits."""
-        return hashlib.sha256(self._canonical().encode()).hexdigest()
-
-    def _canonical(self) -> str:
-        """`canonical_json(self.to_json())`, put together from parts that many runs share."""
-        names = ("dataset", "loss", "recipe", "seed", "student", "teacher", "trainer")
-        texts = {name: _text_of(getattr(self, name)) for name in names} | {"schema": str(self.SCHEMA)}
-        return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
     @property
     def outdated(self) -> str:
@@ -270,11 +264,17 @@ class RunSpec:
                 parts.append(f"e{epoch}" if isinstance(epoch, int) else epoch)
         return slug("-".join([*parts, f"s{self.seed}"]))[:180] + "-" + self.key[:12]
 
-    @property
-    def title(self) -> str:
-        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same."""
-        teacher = self.teacher.network if self.teacher else None
-        return title(self.dataset, self.student, self.method, teacher, self.seed)
+    def title(self, called: Mapping[str, str] | None = None, *, with_student: bool = True) -> str:
+        """`cifar100 · resnet18 · kd from mobilenetv2 · s0`: for readers; other runs may have the same.
+
+        `called`: data set → what to call it.
+        """
+        taught = ""
+        if self.teacher is not None and self.method != "tf-self":
+            taught = f" from {models.short(self.teacher.network)}"
+        dataset = (called or {}).get(self.dataset, self.dataset)
+        student = [models.short(self.student)] if with_student else []
+        return " · ".join([dataset, *student, self.method + taught, f"s{self.seed}"])
 
     @property
     def snapshots(self) -> tuple[int, ...]:
@@ -283,21 +283,13 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """All resolved values as JSON types; a teacher stands as its own full description."""
-        shared = {name: json.loads(_text_of(getattr(self, name))) for name in ("loss", "teacher", "recipe")}
-        own = {"dataset": self.dataset, "student": self.student, **shared, "seed": self.seed}
-        return {"schema": self.SCHEMA, "trainer": self.trainer, **own}
+        return {"schema": self.SCHEMA, "trainer": self.trainer, **_plain(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
         described = schema.convert(data, _Description, hint=NEWER)
         return _run_from(described, trainer=described.trainer)
-
-
-def title(dataset: str, student: str, method: str, teacher: str | None, seed: int) -> str:
-    """`cifar100 · resnet8 · kd from resnet20 · s1`, without what is empty."""
-    taught = f" from {models.short(teacher)}" if teacher and method != "tf-self" else ""
-    return " · ".join(filter(None, (dataset, models.short(student), method + taught, f"s{seed}")))
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:
@@ -322,22 +314,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.@_-]+", "-", text.lower()).strip("-.") or "x"
 
 
-@cache
-def _text_of(part: Recipe | Loss | Teacher | ForeignTeacher | str | int | None) -> str:
-    return canonical_json(_plain(part)).decode()
-
-
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        kind = {"kind": value.kind} if hasattr(value, "kind") else {}
-        # A run and its teachers have one trainer version; `to_json` and the key name it once.
-        kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
-        return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain_fields(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)  # 20 and 20.0 are one temperature, hence one key
     return value
+
+
+@cache  # many runs share a recipe, a loss, a teacher
+def _plain_fields(value: Any) -> dict[str, Any]:
+    kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+    # A run and its teachers have one trainer version; `to_json` and the key name it once.
+    kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
+    return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
 
 
 def _as_before(each: Any, owner: Any) -> bool:

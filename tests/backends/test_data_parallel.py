@@ -24,9 +24,9 @@ from tfkd_cli.__main__ import main
 from tfkd_cli.backends import Event, Outcome
 from tfkd_cli.backends.local import run_local
 from tfkd_cli.backends.slots import slots
+from tfkd_cli.commands.readiness import check_device
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction.readiness import check_device
 from tfkd_cli.spec import Recipe, RunSpec
 from tfkd_cli.store import RunFolder, Store
 from tfkd_cli.training import checkpoints

@@ -71,7 +71,7 @@ def test_every_run_writes_the_file_that_repeats_it(tmp_path: Path, capfd: pytest
     ("text", "said"),
     [
         ('studnet = "resnet8"', 'did you mean "student"?'),
-        ("[loss]\nalpha = 0.5", "options at the top level, without tables."),
+        ("[loss]\nalpha = 0.5", "unknown option in "),
         ("student = ", "cannot be read"),
         ("\x00", "cannot be read"),
     ],

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from tfkd_cli import data
+from tfkd_cli.commands.readiness import make_data_ready
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.options import LaunchOptions
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.readiness import make_ready
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.store import Store
 
@@ -586,21 +587,15 @@ def test_a_link_within_the_folder_is_fine(make_folder: MakeFolder, execution: Ex
 
 
 def test_what_was_found_while_decoding_is_told_after_it_and_stands_in_the_cache(
-    make_folder: MakeFolder, execution: Execution
+    make_folder: MakeFolder, execution: Execution, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = make_folder(SPLIT)
     shutil.copy(path / "train" / "dog" / "1.png", path / "test" / "dog" / "again.png")
     axes = requests.axes_of(dataset=f"folder:{path}", students=["plain-cnn"], methods=["baseline"])
     request = requests.for_axes(axes, Request(seeds=(0,)), execution=execution)
-    runs, said = request.wanted["run"], list[str]()
-    make_ready(
-        request,
-        runs,
-        execution=Campaign(request, Store(path / "none"), execution).execution,
-        accept_download=lambda each: False,
-        say=said.append,
-    )
-    (note,) = said
+    runs = request.specs
+    make_data_ready(Campaign(request, Store(path / "none"), execution), runs, LaunchOptions())
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if "WARNING" in line)
     assert "WARNING: 1 of 4 test images are near-identical to training images" in note
     meta = json.loads((Path(execution.cache) / "data" / runs[0].dataset / "meta.json").read_text())
     assert note.partition(": ")[2] in meta["notes"]

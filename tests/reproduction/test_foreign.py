@@ -162,7 +162,7 @@ def test_a_normalisation_that_is_given_is_taken_without_trying_others(
     [
         (["--teacher-mean", "0.5"], "both or neither"),
         (["--teacher-mean", "0.5,0.5", "--teacher-std", "1,1"], "have 3 channels"),
-        (["--teacher-mean", "grey", "--teacher-std", "1"], "no list of numbers"),
+        (["--teacher-mean", "grey", "--teacher-std", "1"], "--teacher-mean[0] is 'grey'"),
         (["--teacher-mean", "0.5", "--teacher-std", "0"], "teacher.std[0] is 0"),
         (["--teacher-mean", "123.7", "--teacher-std", "58.4"], "divide by 255"),
         (["--teacher-size", "64", "--teacher-resize", "32"], "64 are cut out"),

@@ -125,8 +125,8 @@ def test_paired_teachers_are_kept_in_the_record_of_a_request() -> None:
 
 def test_paired_teachers_are_not_taken_from_one_file_and_other_words_are_refused() -> None:
     foreign = ForeignTeacher(network="resnet50", digest="0" * 64)
-    with pytest.raises(RequestError, match="a file is one teacher"):
-        replace(request("table9", teacher_seeds="paired"), foreign_teacher=foreign)
+    with pytest.raises(RequestError, match="weights from a file are one"):
+        replace(request("table9", teacher_seeds="paired"), foreign_teacher=foreign).specs  # noqa: B018
     with pytest.raises(RequestError, match='unknown --teacher-seeds "pairs"'):
         request("table9", teacher_seeds="pairs")
 

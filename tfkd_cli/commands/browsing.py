@@ -10,7 +10,7 @@ import typer
 from tfkd_cli import console, progress, results
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import JsonOption, Run, StoreOptions, with_options
+from tfkd_cli.options import JsonOption, Run, StoreOptions
 from tfkd_cli.reproduction import overview
 from tfkd_cli.spec import TRAINER_VERSION
 from tfkd_cli.store import Store
@@ -23,13 +23,6 @@ NOT_COMPARED = ("run", "key", "finished_at")  # different in any two runs
 SETTINGS = {*results.columns.IDENTITY, *results.columns.RECIPE, *results.columns.LOSS}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(name="runs")(list_runs)
-    app.command()(diff)
-
-
-@with_options
 def list_runs(
     store: StoreOptions,
     output: JsonOption,
@@ -71,13 +64,13 @@ def _print_list(opened: Store, found: Mapping[str, results.Run], frame: pd.DataF
     names = progress.short_names(specs, session.called(opened))
     rows = [_line(row, names.get(row["run"], row["run"])) for row in results.records(frame)]
     if rows:
-        console.out().print(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
+        console.show(console.simple_table(("key", "run", "status", "best %", "last %", "time"), rows))
         console.say(f"{len(rows)} run{'s' * (len(rows) > 1)}. `tfkd show KEY` shows one of them.")
     elif found:
         console.say(f"None of the {len(found)} runs in {opened.source} is like that.")
     else:
         console.say(f"There are no runs in {opened.source} yet. Start with: tfkd reproduce demo")
-    for note in overview.outdated(opened, [run.state for run in found.values()]):
+    for note in overview.outdated(specs):
         console.say(f"Note: {note}")
 
 
@@ -116,7 +109,6 @@ def _line(row: dict[str, Any], name: str) -> tuple[str, ...]:
     )
 
 
-@with_options
 def diff(
     first: Run,
     second: Run,
@@ -137,12 +129,11 @@ def diff(
             {"runs": names, "different": [dict(zip(heads, d, strict=True)) for d in different]}
         )
         return 0
-    target = console.out()
-    target.print(f"1: {names[0]}\n2: {names[1]}", markup=False)
+    console.show(f"1: {names[0]}\n2: {names[1]}")
     if different:
-        target.print(console.simple_table(("part", "field", "1", "2"), different))
+        console.show(console.simple_table(("part", "field", "1", "2"), different))
     else:
-        target.print("The two are alike in settings, numerics, code and result.", markup=False)
+        console.show("The two are alike in settings, numerics, code and result.")
     return 0
 
 

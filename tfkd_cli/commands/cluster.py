@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
 from tfkd_cli import console
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.commands import session
@@ -14,17 +12,11 @@ from tfkd_cli.costs import CostModel
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import UNNAMED
-from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions, with_options
+from tfkd_cli.options import ExecutionOptions, Item, Run, StoreOptions
 from tfkd_cli.plan import Plan, PlannedRun, make_plan
-from tfkd_cli.reproduction.campaign import Campaign, progress_of
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
-
-
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(cancel)
-    app.command()(retry)
 
 
 def submit(campaign: Campaign, runs: Sequence[PlannedRun], place: Place) -> int:
@@ -72,7 +64,6 @@ def show_scripts(campaign: Campaign, plan: Plan, place: Place) -> None:
         print(script)
 
 
-@with_options
 def cancel(
     item: Item,
     store: StoreOptions,
@@ -92,7 +83,6 @@ def cancel(
     return 0
 
 
-@with_options
 def retry(
     run: Run,
     store: StoreOptions,
@@ -142,8 +132,7 @@ def _planned(spec: RunSpec, opened: Store, execution: Execution) -> tuple[Plan, 
         plan = campaign.plan(states)
         if spec.key in plan.runs:
             return plan, campaign.execution
-    progress = {key: progress_of(state) for key, state in states.items()}
-    return make_plan({spec.folder: [spec]}, progress=progress, cost=CostModel("cuda")), execution
+    return make_plan({spec.folder: [spec]}, states=states, cost=CostModel("cuda")), execution
 
 
 def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:
@@ -161,14 +150,11 @@ def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:
 
 def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     """The runs of a table that was asked for, or one run."""
-    from paper_tables.spec import UnknownNameError
-
     made, _ = session.campaigns(opened, execution)
-    try:
-        names = {*session.names_of([item], made)}
-    except UnknownNameError as unknown:
-        with session.naming_all_there_is(item, unknown):
-            return [find_run(opened, execution, item)]
+    found = session.names_or_run(item, made, lambda word: find_run(opened, execution, word))
+    if isinstance(found, RunSpec):
+        return [found]
+    names = {*found}
     chosen = [each for each in made if names & set(each.request.names)]
     if item == UNNAMED:
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own

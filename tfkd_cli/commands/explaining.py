@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from paper_tables.spec import PaperTablesError, Setting, Table
+from paper_tables.spec import PaperTablesError, Setting
 from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, fold
@@ -26,10 +26,9 @@ from tfkd_cli.options import (
     Students,
     Teachers,
     completing,
-    with_options,
 )
 from tfkd_cli.reproduction import requests
-from tfkd_cli.reproduction.explain import Arithmetic, Explanation, explain
+from tfkd_cli.reproduction.explain import explain
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 
@@ -42,12 +41,6 @@ Words = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command(name="explain")(explain_setting)
-
-
-@with_options
 def explain_setting(
     store: StoreOptions,
     how: RunOptions,
@@ -71,45 +64,36 @@ def explain_setting(
         request = requests.for_names([words[0]], bare, execution=execution)
         settings = _meant(request, words)
     elif student and method:
-        request = _of_axes(dataset, student, method, teacher, bare=bare, execution=execution)
+        request = _grid(dataset, student, method, teacher, bare=bare, execution=execution)
         asked = request.axes.methods if request.axes else ()  # a grid has the baseline, named or not
-        settings = [c.setting for c in request.tables[0].cells() if c.setting.method in asked]
+        settings = [each for each in request.tables[0].settings() if each.method in asked]
     else:
-        missing = f"--{'method' if student else 'student'} is missing." if student or method else ""
         raise RequestError(
-            missing or "explain needs to know what.",
+            "explain needs to know what.",
             expected="a table, a network and a method; or --student and --method.",
             hint="tfkd explain table9 resnet18 tf-reg",
         )
-    found = [explain(request, each, own_epochs=not words) for each in settings]
+    found = {each: explain(request, each, own_epochs=not words) for each in settings}
     if output.json:
-        console.print_json([each.to_json() for each in found])
-        return 0
-    for each in found:
-        _print(each)
+        console.print_json([*found.values()])
+    else:
+        for setting, explained in found.items():
+            _print(explained, setting)
     return 0
 
 
-def _of_axes(
+def _grid(
     dataset: str, student: str, method: str, teacher: str | None, *, bare: Request, execution: Execution
 ) -> Request:
     """The request that these options of `tfkd run` make."""
-    axes = requests.axes_of(
-        dataset=dataset,
-        students=session.split(student),
-        methods=session.split(method),
-        teachers=session.split(teacher),
-    )
+    students, methods, teachers = map(session.split, (student, method, teacher))
+    axes = requests.axes_of(dataset=dataset, students=students, methods=methods, teachers=teachers)
     return requests.for_axes(axes, bare, execution=execution)
 
 
 def _meant(request: Request, words: list[str]) -> list[Setting]:
     """The settings of a table that all the words fit (dataset, student, teacher, method), in its order."""
-    settings = dict.fromkeys(
-        setting
-        for item in request.items
-        for setting in (item.settings() if not isinstance(item, Table) else (c.setting for c in item.cells()))
-    )
+    settings = dict.fromkeys(setting for item in request.items for setting in item.settings())
     if not settings:
         raise PaperTablesError(
             f"{words[0]} rests on no run, so there is no loss to explain.",
@@ -118,7 +102,8 @@ def _meant(request: Request, words: list[str]) -> list[Setting]:
         )
     wanted = [fold(word) for word in words[1:]]
     found = [each for each in settings if all(word in _names(each) for word in wanted)]
-    found = _the_student_first(found, wanted)
+    # A network that is named alone is the student, where there is such a cell.
+    found = [each for each in found if fold(each.student) in wanted] or found
     if not found:
         known = sorted({f"{each.student} {each.method}" for each in settings})
         asked = " ".join(words[1:])
@@ -142,65 +127,47 @@ def _names(setting: Setting) -> set[str]:
     return {fold(each) for each in given if each}
 
 
-def _the_student_first(found: list[Setting], wanted: list[str]) -> list[Setting]:
-    """A network that is named alone is the student, where there is such a cell."""
-    as_student = [each for each in found if fold(each.student) in wanted]
-    return as_student or found
-
-
-def _print(made: Explanation) -> None:
-    target = console.out()
-    setting = made.setting
+def _print(made: dict[str, Any], setting: Setting) -> None:
     taught = f", taught by {setting.teacher}" if setting.teacher else ""
     epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
-    target.print(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}", markup=False)
-    forms = [
-        _row(name + (" (chosen)" if name == made.form else ""), each) for name, each in made.forms.items()
-    ]
-    forms += [_row(variant.suite, each) for variant, each in made.variants if each is not None]
-    heads = ("form", "weights", "loss scale", "equals LSR with ε")
-    target.print(console.simple_table(heads, forms))
-    target.print(
-        "Divergences are summed over classes; q is the label, u uniform, K the number of classes.",
-        markup=False,
-    )
-    for line in _sentences(made):
-        target.print(line, markup=False)
-    _print_values(made)
+    console.show(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}")
+    forms, variants = made["forms"], made["variants"]
+    rows = [_row(name + " (chosen)" * (name == made["form"]), each) for name, each in forms.items()]
+    rows += [_row(each["suite"], each["weights"]) for each in variants if each["weights"]]
+    console.show(console.simple_table(("form", "weights", "loss scale", "equals LSR with ε"), rows))
+    console.show("Divergences are summed over classes; q is the label, u uniform, K the number of classes.")
+    for name, each in forms.items():
+        console.show(f"{name}: {each['equation']}")
+        if each["remark"]:
+            console.show(f"  In words: {_in_words(each)}.")
+    for text in made["differences"]:
+        console.show(f"Difference: {text}.")
+    for each in variants:
+        console.show(f"{each['suite']}: {each['arithmetic']}. {each['says']}")
+    _print_values(made["values"])
 
 
-def _sentences(made: Explanation) -> list[str]:
-    """Both forms as equations and in words, how they differ, and what others call the same."""
-    lines = []
-    for name, each in made.forms.items():
-        lines.append(f"{name}: {each.equation}")
-        if each.remark:
-            lines.append(f"  In words: {_in_words(each)}.")
-    lines += [f"Difference: {text}." for text in made.differing]
-    return lines + [f"{each.suite}: {each.arithmetic}. {each.says}" for each, _ in made.variants]
+def _in_words(each: dict[str, Any]) -> str:
+    if not each["epsilon"]:
+        return str(each["remark"])
+    times = "" if math.isclose(each["scale"], 1) else f"{each['scale']:.4g} times "
+    return f"{times}label smoothing with ε = {each['epsilon']:.3f}; {each['remark']}"
 
 
-def _in_words(each: Arithmetic) -> str:
-    if not each.epsilon:
-        return each.remark
-    times = "" if math.isclose(each.scale, 1) else f"{each.scale:.4g} times "
-    return f"{times}label smoothing with ε = {each.epsilon:.3f}; {each.remark}"
-
-
-def _print_values(made: Explanation) -> None:
+def _print_values(values: list[dict[str, Any]]) -> None:
     """Every value with where it comes from; equal notes once, below."""
-    target = console.out()
-    notes = list(dict.fromkeys(note for *_, note in made.values if note))
+    notes = list(dict.fromkeys(each["note"] for each in values if each["note"]))
     rows = [
-        (field, value, source, f"[{notes.index(n) + 1}]" if n else "")
-        for field, value, source, n in made.values
+        (each["field"], each["value"], each["from"], f"[{notes.index(note) + 1}]" if note else "")
+        for each in values
+        for note in [each["note"]]
     ]
-    target.print(console.simple_table(("value", "is", "from", "note"), rows))
+    console.show(console.simple_table(("value", "is", "from", "note"), rows))
     for number, note in enumerate(notes, 1):
-        target.print(f"[{number}] {note}", markup=False)
+        console.show(f"[{number}] {note}")
 
 
-def _row(name: str, each: Arithmetic) -> tuple[object, ...]:
-    epsilon = "-" if each.epsilon is None else f"{each.epsilon:.3f}"
-    weights = ", ".join(f"{part} {weight:.4g}" for part, weight in each.weights.items())
-    return name, weights, f"{each.scale:.4g}", epsilon
+def _row(name: str, each: dict[str, Any]) -> tuple[object, ...]:
+    epsilon = "-" if each["epsilon"] is None else f"{each['epsilon']:.3f}"
+    weights = ", ".join(f"{part} {weight:.4g}" for part, weight in each["weights"].items())
+    return name, weights, f"{each['scale']:.4g}", epsilon

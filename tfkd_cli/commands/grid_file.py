@@ -69,17 +69,10 @@ def _options(command: Any) -> dict[str, Any]:
 def _values(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path, limit=LIMIT) as file:
-            values = tomllib.load(file)
+            return tomllib.load(file)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RequestError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.",
-            expected='a TOML file such as: student = "resnet8"',
+            expected='a TOML file with options at its top level, such as: student = "resnet8"',
             hint="every `tfkd run` writes such a file into <results>/requests/.",
         ) from error
-    if tables := [name for name, value in values.items() if isinstance(value, dict)]:
-        raise RequestError(
-            f"{path} has the table [{tables[0]}].",
-            expected="options at the top level, without tables.",
-            hint='a field of the loss is a part of --set: set = ["loss.alpha=0.5"].',
-        )
-    return values

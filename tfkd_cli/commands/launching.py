@@ -4,63 +4,44 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tfkd_cli import console
-from tfkd_cli import data as data_sets
-from tfkd_cli.commands import session
+from tfkd_cli.commands import readiness as ready
 from tfkd_cli.commands.planning import Place
-from tfkd_cli.data import ResolvedData
-from tfkd_cli.errors import RequestError
 from tfkd_cli.options import LaunchOptions
-from tfkd_cli.plan import Plan, PlannedRun
-from tfkd_cli.reproduction import readiness as ready
+from tfkd_cli.plan import Plan
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import ForeignTeacher, RunSpec
 
-LONG_ON_A_CPU = 3600.0  # seconds; above it `--scale quick` is suggested
+
+def prepare(campaign: Campaign, plan: Plan, where: LaunchOptions) -> None:
+    """Check the device, and make data and networks ready; RequestError before anything has started."""
+    if plan.todo:
+        ready.check_place(where)
+    ready.make_data_ready(campaign, plan.unfinished, where)
+    ready.make_networks_ready(campaign, plan.unfinished, where)
+    ready.show_foreign_teacher(campaign, plan.unfinished)
+
+
+def record(campaign: Campaign) -> None:
+    """Keep the request of this command in the results folder."""
+    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
 
 
 def launch(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool) -> int:
     """Start what is missing, follow it, print the tables; 0 done, 1 a run failed."""
-    from tfkd_cli.commands import printing  # a plan needs none of what starts, follows and prints
+    from tfkd_cli.commands import showing  # a plan needs none of what starts, follows and prints
 
-    specs = [run.spec for run in plan.todo]
-    if specs:
-        check_place(place.where)
-    _warn_when_long(plan, campaign, place)
-    make_data_ready(campaign, specs, place.where)
-    try_networks(campaign.request, specs, place.where)
-    show_foreign_teacher(campaign, specs)
-    campaign.record(shlex.join(["tfkd", *sys.argv[1:]]))
-    if specs and place.profile is not None:
+    prepare(campaign, plan, place.where)
+    record(campaign)
+    if plan.todo and place.profile is not None:
         from tfkd_cli.commands import cluster
 
         return cluster.submit(campaign, plan.todo, place)
-    failed = run_here(campaign, plan, plan.todo, place) if specs else False
-    printing.print_results(campaign, as_json=as_json)
+    failed = run_here(campaign, plan, place) if plan.todo else False
+    showing.show_results(campaign, as_json=as_json)
     return 1 if failed else 0
-
-
-def make_data_ready(
-    campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions, *, before_plan: bool = False
-) -> None:
-    """Decode, and fetch where that is accepted, the data sets of these runs.
-
-    `before_plan`: what is found is not said, since the plan that follows does.
-    """
-    from tfkd_cli import progress
-
-    ready.make_ready(
-        campaign.request,
-        runs,
-        execution=campaign.execution,
-        accept_download=lambda each: accept_download(each, yes=where.yes),
-        progress=progress.steps(),
-        say=(lambda _: None) if before_plan else console.say,
-    )
 
 
 def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
@@ -78,8 +59,7 @@ def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
         return request
     from tfkd_cli.reproduction import foreign
 
-    specs = [spec for runs in request.wanted.values() for spec in runs]
-    make_data_ready(campaign, specs, where, before_plan=True)
+    ready.make_data_ready(campaign, request.specs, where, before_plan=True)
     chosen, why = foreign.with_usual_inputs(
         teacher, dataset.facts, execution=execution, sources=execution.sources
     )
@@ -87,114 +67,29 @@ def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
     return replace(request, foreign_teacher=chosen)
 
 
-def check_place(where: LaunchOptions) -> None:
-    """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
-    if where.cluster == "local":
-        return ready.check_device(where.device, gpus=where.gpus or 1)
-    from tfkd_cli.backends.slurm import client
-
-    return client.require()
-
-
-def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
-    """How the teacher from a file does on each data set of these runs; RequestError when it is no teacher."""
-    from tfkd_cli.reproduction import foreign
-
-    for dataset, teacher in dict.fromkeys((spec.dataset, spec.teacher) for spec in runs):
-        if isinstance(teacher, ForeignTeacher) and not teacher.published:
-            execution = campaign.execution
-            console.say("Evaluating the teacher from the file …")
-            said = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
-            console.say(said)
-
-
-def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
-    """What these runs would find in their first seconds, for a dry run: nothing is written or fetched.
-
-    RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
-    """
-    unready = ready.unready(campaign.request, runs)
-    if unready:
-        cache = campaign.execution.cache_path
-        session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
-    for each in campaign.request.data.values():
-        used = [spec for spec in runs if spec.dataset == each.name]
-        ready.check_corrupt(each.facts, used)
-        if used and each.ready:
-            data_sets.check_files(each.name, execution=campaign.execution)
-    ready.make_networks_ready(campaign.request, runs, accept=None, say=console.say)
-    decoded = {each.name for each in campaign.request.data.values() if each.ready}
-    show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])
-    if where.cluster == "local":
-        try:
-            ready.check_device(where.device, gpus=where.gpus or 1)
-        except RequestError as error:
-            return console.say(f"Warning: {error.what}")
-    if runs and all(each.available for each in unready):
-        console.say("Checked: what these runs need is here. Nothing was trained.")
-    return None
-
-
-def run_here(campaign: Campaign, plan: Plan, runs: Sequence[PlannedRun], place: Place) -> bool:
-    """Do these runs of a plan on this machine and follow them; whether one failed."""
+def run_here(campaign: Campaign, plan: Plan, place: Place) -> bool:
+    """Do what is missing on this machine and follow it; whether a run failed."""
     from tfkd_cli import progress
     from tfkd_cli.backends.local import run_local
 
     assert place.slots is not None
     data = {each.name: each.facts.called for each in campaign.request.data.values()}
-    specs, slots = [run.spec for run in runs], len(place.slots.environments)
-    with progress.following(plan, specs, data=data, slots=slots) as on_event:
+    with progress.following(plan, data=data, slots=len(place.slots.environments)) as on_event:
         outcome = run_local(
-            runs, store=campaign.store, execution=campaign.execution, slots=place.slots, on_event=on_event
+            plan.todo,
+            store=campaign.store,
+            execution=campaign.execution,
+            slots=place.slots,
+            on_event=on_event,
         )
     if outcome.interrupted:
         console.say("Stopped. What was trained is kept; the same command goes on from there.")
         raise KeyboardInterrupt
     for name, words in outcome.reasons.items():
-        say_why(name, words)
+        console.say(f"Failed: {name}")
+        for line in words.splitlines():
+            console.say(f"  {line.strip()}")
+        console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)
-
-
-def say_why(name: str, words: str) -> None:
-    """What happened to a failed run, what was expected and what to do; then where there is more."""
-    console.say(f"Failed: {name}")
-    for line in words.splitlines():
-        console.say(f"  {line.strip()}")
-    console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
-
-
-def _warn_when_long(plan: Plan, campaign: Campaign, place: Place) -> None:
-    if place.slots is None or campaign.device != "cpu" or campaign.request.scale == "quick":
-        return
-    seconds = plan.wall_seconds(place.runs_at_once(plan))
-    if seconds > LONG_ON_A_CPU:
-        sooner = (
-            " Ctrl-C stops it, and the same command goes on."
-            if any(table.has_own_recipe for table in campaign.request.tables)
-            else " `--scale quick` (10 epochs) shows the same grid sooner; `--dataset digits` takes minutes."
-        )
-        console.say(f"This will take about {console.duration(seconds)} on this CPU.{sooner}")
-
-
-def try_networks(request: Request, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
-    """Each network that is not ours, built once; pretrained weights are asked for as data sets are."""
-    ready.make_networks_ready(
-        request, runs, accept=lambda words: _accept(words, yes=where.yes), say=console.say
-    )
-
-
-def accept_download(each: ResolvedData, *, yes: bool) -> bool:
-    """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
-    return each.download is not None and _accept(each.download, yes=yes)
-
-
-def _accept(what: str, *, yes: bool) -> bool:
-    if yes:
-        return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    import typer
-
-    return typer.confirm(f"Fetch {what} now?", default=False, err=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.spec import Table
 from tfkd_cli import console, models
 from tfkd_cli.backends.slots import Slots, slots
+from tfkd_cli.commands import readiness as ready
 from tfkd_cli.execution import Execution
 from tfkd_cli.options import LaunchOptions
 from tfkd_cli.plan import Plan
-from tfkd_cli.reproduction import readiness as ready
+from tfkd_cli.reproduction import calibration
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.measure import assumed
 from tfkd_cli.reproduction.settings import Request
@@ -22,7 +23,7 @@ from tfkd_cli.store import Store
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.profile import Profile
 
-NOT_PRACTICAL = 60 * 86400.0  # seconds; above it the plan says that a CPU will not do
+LONG_ON_A_CPU = 3600.0  # seconds; above it the plan says what is sooner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,24 @@ class Place:
     slots: Slots | None = None
     profile: Profile | None = None  # of the cluster
 
+    @classmethod
+    def of(cls, where: LaunchOptions, specs: Iterable[RunSpec], execution: Execution) -> Place:
+        """The place for these runs; RequestError where there is no profile of the name that was given.
+
+        Pass all runs of a request, done or not: the threads of a run follow from them.
+        """
+        if where.cluster == "local":
+            return cls(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
+        from tfkd_cli.backends.slurm import profile
+
+        return cls(where=where, profile=replace(profile.find(where.cluster), processes=where.gpus))
+
     @property
-    def threads(self) -> int:
-        """The threads of a run here; 1 on a cluster."""
-        return self.slots.threads if self.slots else 1
+    def device(self) -> str:
+        """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
+        return (
+            "cuda" if self.profile and self.where.device == "auto" else ready.device_kind(self.where.device)
+        )
 
     def processes_of(self, spec: RunSpec) -> int:
         """How many processes train one run, each on a GPU of its own where there are GPUs."""
@@ -48,57 +63,33 @@ class Place:
             return len(self.slots.environments)
         return self.where.jobs or max(1, len(plan.todo))
 
-
-def profile_of(where: LaunchOptions) -> Profile | None:
-    """The profile of `--cluster`, None for this machine; RequestError when there is none of this name."""
-    if where.cluster == "local":
-        return None
-    from tfkd_cli.backends.slurm import profile
-
-    return replace(profile.find(where.cluster), processes=where.gpus)
-
-
-def place_of(
-    where: LaunchOptions, profile: Profile | None, specs: Iterable[RunSpec], execution: Execution
-) -> Place:
-    """The place for these runs. Pass all of a request, done or not: the threads of a run follow from them."""
-    if profile is not None:
-        return Place(where=where, profile=profile)
-    return Place(where=where, slots=slots(list(specs), execution=execution, jobs=where.jobs))
+    def campaign(
+        self, request: Request, store: Store, execution: Execution, *, repeating: str = ""
+    ) -> Campaign:
+        """The campaign of a command that executes here."""
+        return Campaign(
+            request,
+            store,
+            execution,
+            device=self.device,
+            threads=self.slots.threads if self.slots else 1,
+            processes_of=self.processes_of,
+            calibrated=calibration.rates(execution, device=self.device),
+            repeating=repeating,
+        )
 
 
-def cost_device(where: LaunchOptions) -> str:
-    """The kind of device that costs are estimated for: a cluster's GPUs, or what is here."""
-    if where.cluster != "local" and where.device == "auto":
-        return "cuda"
-    return ready.device_kind(where.device)
+def dry_run(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, more: Sequence[str] = ()) -> None:
+    """The plan, what stands against it, and what SLURM would be sent; nothing is written."""
+    if not as_json:
+        show_plan(campaign, plan, place, more=more)
+    ready.check_what_runs_need(campaign, plan.unfinished, place.where)
+    if as_json:
+        console.print_json(plan_json(campaign, plan, place))
+    elif place.profile is not None:
+        from tfkd_cli.commands import cluster
 
-
-def campaign_of(
-    request: Request,
-    store: Store,
-    execution: Execution,
-    place: Place,
-    *,
-    calibrate: bool = False,
-    repeating: str = "",
-) -> Campaign:
-    """The campaign of a command; `calibrate` times first what the request needs."""
-    from tfkd_cli.reproduction import calibration
-
-    device = cost_device(place.where)
-    if calibrate:
-        calibration.calibrate(request, execution=execution, device=device, say=console.say)
-    return Campaign(
-        request,
-        store,
-        execution,
-        device=device,
-        threads=place.threads,
-        processes_of=place.processes_of,
-        calibrated=calibration.rates(execution, device=device),
-        repeating=repeating,
-    )
+        cluster.show_scripts(campaign, plan, place)
 
 
 def plan_json(campaign: Campaign, plan: Plan, place: Place) -> dict[str, Any]:
@@ -113,44 +104,45 @@ def plan_json(campaign: Campaign, plan: Plan, place: Place) -> dict[str, Any]:
     }
 
 
-def show_plan(campaign: Campaign, plan: Plan, place: Place, *, to_stdout: bool) -> None:
-    """The plan with its costs, where they come from, and what rests on an assumption."""
+def show_plan(campaign: Campaign, plan: Plan, place: Place, *, more: Sequence[str] = ()) -> None:
+    """The plan with its costs and what is to be said of it: data where it was asked for, else talk."""
+    write = console.show if place.where.dry_run else console.say
+    seeds = campaign.request.seeds
+    shown = ", ".join(map(str, seeds[:10])) + (", …" if len(seeds) > 10 else "")
+    write(f"Plan ({described(campaign.request)}; {len(seeds)} seed{'s' * (len(seeds) > 1)}: {shown})")
+    write(console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper()))
+    for line in (*_remarks(campaign, plan, place), *more):
+        write(line)
+
+
+def _remarks(campaign: Campaign, plan: Plan, place: Place) -> Iterator[str]:
+    """Where the costs come from, what the runs share, what rests on an assumption, and what is missing."""
     request, counts = campaign.request, plan.counts()
-    target = console.out() if to_stdout else console.talk()
-    seeds = ", ".join(map(str, request.seeds[:10])) + (", …" if len(request.seeds) > 10 else "")
-    target.print(
-        f"Plan ({described(request)}; {len(request.seeds)} seed{'s' * (len(request.seeds) > 1)}: {seeds})",
-        markup=False,
-    )
-    target.print(
-        console.plan_table(plan, device="GPU" if campaign.device == "cuda" else campaign.device.upper())
-    )
     if any(run.spec.teacher for run in plan.todo):
         shared = "Shared runs are trained once. " if counts.shared else ""
-        target.print(
+        yield (
             f"{shared}The longest chain, a teacher and then its students, is the least that any number of "
-            "devices would take.",
-            markup=False,
+            "devices would take."
         )
     if counts.todo:
         at_once = place.runs_at_once(plan)
-        wall = console.duration(plan.wall_seconds(at_once))
-        target.print(
-            f"Wall time with {at_once} at once: about {wall}. Costs: {console.cost_sources(counts)}.",
-            markup=False,
+        seconds = plan.wall_seconds(at_once)
+        yield (
+            f"Wall time with {at_once} at once: about {console.duration(seconds)}. "
+            f"Costs: {console.cost_sources(counts)}."
         )
-        if campaign.device == "cpu" and plan.wall_seconds(at_once) > NOT_PRACTICAL:
-            target.print(
-                "On this CPU: not practical. Use --cluster NAME, a GPU, or --scale quick.", markup=False
+        if campaign.device == "cpu" and seconds > LONG_ON_A_CPU and request.scale != "quick":
+            quick = "--scale quick (10 epochs) shows the same grid sooner, --dataset digits takes minutes, "
+            own_recipe = any(table.has_own_recipe for table in request.tables)
+            yield (
+                f"That is long on this CPU: {'' if own_recipe else quick}--cluster NAME uses other machines. "
+                "Ctrl-C stops, and the same command goes on."
             )
-    for line in console.parallel_lines(plan):
-        target.print(line, markup=False)
-    for line in console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb):
-        target.print(line, markup=False)
-    for line in assumption_lines(request):
-        target.print(line, markup=False)
-    for line in (*pretrained_lines(plan.unfinished), *data_lines(campaign, plan.unfinished)):
-        target.print(line, markup=False)
+    yield from console.parallel_lines(plan)
+    yield from console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb)
+    yield from assumption_lines(request)
+    yield from pretrained_lines(plan.unfinished)
+    yield from data_lines(campaign, plan.unfinished)
 
 
 def described(request: Request) -> str:

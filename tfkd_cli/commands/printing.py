@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paper_tables.compare import Comparison
-from paper_tables.render.as_data import comparison_csv, comparison_record
+from paper_tables.render.as_data import comparison_csv
 from paper_tables.render.cells import comparison_sheet
 from paper_tables.render.sheet import Sheet
 from tfkd_cli import console
@@ -23,36 +23,6 @@ if TYPE_CHECKING:
     from tfkd_cli.report import Written
 
 FORMATS = ("text", "md", "csv", "tex", "json")
-ACTIVATE = Path(".venv/bin/activate")
-NEXT = (
-    "\nWhat to do next:",
-    "  Open {index} in a browser: these results with figures and every run.",
-    "  Compare the methods on your own images (docs/tutorial.md explains it step by step):",
-    "    tfkd compare --dataset folder:PHOTOS --student resnet8",
-    "  See all commands: tfkd help",
-)
-ACTIVATING = f"  In each new shell: source {ACTIVATE}"  # after `make demo`, which leaves tfkd there
-
-
-def print_results(campaign: Campaign, *, as_json: bool) -> None:
-    """Every table of the request; then the report of the whole results folder, and where it lies."""
-    runs = campaign.runs()
-    comparisons = [campaign.comparison(table, runs) for table in campaign.request.tables]
-    if as_json:
-        console.print_json([comparison_record(each) for each in comparisons])
-        return
-    for each in comparisons:
-        print_table(each, form="text")
-    demo = any(table.kind == "demo" for table in campaign.request.tables)
-    if campaign.store.root.is_dir():
-        written = write_report(
-            campaign.store, campaign.execution, device=campaign.device, out=campaign.store.root
-        )
-        console.say(f"Report: {written.index}")
-        if demo:
-            activating = ACTIVATE.is_file() and shutil.which("tfkd") is None
-            for line in (*NEXT, *([ACTIVATING] if activating else [])):
-                console.say(line.format(index=written.index))
 
 
 def print_table(comparison: Comparison, *, form: str) -> None:
@@ -68,9 +38,9 @@ def print_sheets(*sheets: Sheet, form: str) -> None:
     from paper_tables.render import sheet_latex, sheet_markdown, sheet_terminal
 
     if form == "text":
-        target = console.out()
+        width = console.terminal(sys.stdout).width
         for sheet in sheets:
-            target.print(sheet_terminal.text(sheet, width=target.width))
+            console.show(sheet_terminal.text(sheet, width=width))
     else:
         draw = {"md": sheet_markdown.markdown, "tex": sheet_latex.latex}[form]
         print(plain("\n".join(map(draw, sheets))), end="")

@@ -24,10 +24,8 @@ from tfkd_cli.options import (
     Students,
     TeacherOptions,
     Teachers,
-    with_options,
 )
-from tfkd_cli.plan import Plan
-from tfkd_cli.reproduction import requests
+from tfkd_cli.reproduction import calibration, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 
@@ -54,14 +52,6 @@ TableSeeds = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(run)
-    app.command()(reproduce)
-    app.command()(plan)
-
-
-@with_options
 def run(
     context: typer.Context,
     student: Students,
@@ -103,7 +93,6 @@ def run(
     return _go(request, execution, store, where, output, repeating=grid_file.repeating(context))
 
 
-@with_options
 def reproduce(
     items: Items,
     store: StoreOptions,
@@ -118,10 +107,10 @@ def reproduce(
 
     Example: tfkd reproduce table1 table9 --cluster slurm --jobs 40
     """
-    return _reproduce(items, store, how, where, output, seeds)
+    request, execution = _of_tables(items, store, how, where, seeds)
+    return _go(request, execution, store, where, output)
 
 
-@with_options
 def plan(
     items: Items,
     store: StoreOptions,
@@ -139,23 +128,19 @@ def plan(
     Example: tfkd plan all --seeds 3 --json
     """
     dry = LaunchOptions(**vars(where), dry_run=True)
-    return _reproduce(items, store, how, dry, output, seeds, calibrate=calibrate)
+    request, execution = _of_tables(items, store, how, dry, seeds)
+    if calibrate:
+        device = planning.Place.of(dry, request.specs, execution).device
+        calibration.calibrate(request, execution=execution, device=device, say=console.say)
+    return _go(request, execution, store, dry, output)
 
 
-def _reproduce(
-    items: list[str],
-    store: StoreOptions,
-    how: RunOptions,
-    where: LaunchOptions,
-    output: JsonOption,
-    seeds: str | None,
-    *,
-    calibrate: bool = False,
-) -> int:
+def _of_tables(
+    items: list[str], store: StoreOptions, how: RunOptions, where: LaunchOptions, seeds: str | None
+) -> tuple[Request, Execution]:
     execution = session.execution(store, where)
     bare = session.bare_request(how, seeds or requests.usual_seeds(items))
-    request = requests.for_names(items, bare, execution=execution)
-    return _go(request, execution, store, where, output, calibrate=calibrate)
+    return requests.for_names(items, bare, execution=execution), execution
 
 
 def _go(
@@ -165,34 +150,16 @@ def _go(
     where: LaunchOptions,
     output: JsonOption,
     *,
-    calibrate: bool = False,
     repeating: str = "",
 ) -> int:
-    profile = planning.profile_of(where)  # a wrong one is refused before anything is shown or written
+    place = planning.Place.of(where, request.specs, execution)
     if not (where.dry_run and store.results.is_file()):  # a pack can be planned from
         session.check_writable(store.results)
-    specs = [spec for specs in request.wanted.values() for spec in specs]
-    place = planning.place_of(where, profile, specs, execution)
     opened = session.open_store(store, write=False)
-    campaign = planning.campaign_of(
-        request, opened, execution, place, calibrate=calibrate, repeating=repeating
-    )
+    campaign = place.campaign(request, opened, execution, repeating=repeating)
     made = campaign.plan()
-    if not where.dry_run:
-        planning.show_plan(campaign, made, place, to_stdout=False)
-        return launching.launch(campaign, made, place, as_json=output.json)
-    return _dry_run(campaign, made, place, output)
-
-
-def _dry_run(campaign: Campaign, made: Plan, place: planning.Place, output: JsonOption) -> int:
-    """The plan, what stands against it, and what SLURM would be sent."""
-    if not output.json:
-        planning.show_plan(campaign, made, place, to_stdout=True)
-    launching.check_what_runs_need(campaign, made.unfinished, place.where)
-    if output.json:
-        console.print_json(planning.plan_json(campaign, made, place))
-    elif place.profile is not None:
-        from tfkd_cli.commands import cluster
-
-        cluster.show_scripts(campaign, made, place)
-    return 0
+    if where.dry_run:
+        planning.dry_run(campaign, made, place, as_json=output.json)
+        return 0
+    planning.show_plan(campaign, made, place)
+    return launching.launch(campaign, made, place, as_json=output.json)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util
-import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from paper_tables.spec import UnknownNameError
 from tfkd_cli import grid, schema
@@ -28,6 +28,7 @@ from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher
 from tfkd_cli.store import Store
 
+T = TypeVar("T")
 TAKEN_OVER = ("device", "threads", "sync_batch_norm", "data_workers", "teacher_cache_gb", "tensorboard")
 """Options that an Execution has under the same names."""
 STORED = (grid.UNNAMED, "compare")
@@ -82,33 +83,32 @@ def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:
     return list(found)
 
 
-@contextlib.contextmanager
-def naming_all_there_is(text: str, unknown: UnknownNameError) -> Iterator[None]:
-    """While a run is looked for under a name that is no table's: RequestError for what is neither."""
-    try:
-        yield
-    except RequestError as error:
-        if error.expected:  # it means several runs
-            raise
-        raise RequestError(
-            f'"{text}" is neither a table, a figure, a grid, a comparison nor a run here.',
-            expected=f"{unknown.expected} Or a run's key or folder.",
-            hint=unknown.hint or error.hint,
-        ) from error
-
-
 def _of_paper(word: str, stored: list[str]) -> list[str]:
     """The tables and figures of the paper that a word means; the error also knows the names in the store."""
     try:
         return [each.name for each in paper().expand([word])]
     except UnknownNameError as error:
         near = difflib.get_close_matches(word, stored, n=1)
-        here = "".join(f"{name}, " for name in stored if f" {name}," not in error.expected)
-        raise UnknownNameError(
-            error.what,
-            expected=error.expected.replace("Known: ", f"Known: {here}", 1),
-            hint=f'did you mean "{near[0]}"?' if near else error.hint,
-        ) from error
+        here = f" In the results folder: {', '.join(stored)}." if stored else ""
+        hint = f'did you mean "{near[0]}"?' if near else error.hint
+        raise UnknownNameError(error.what, expected=error.expected + here, hint=hint) from error
+
+
+def names_or_run(word: str, made: Iterable[Campaign], run: Callable[[str], T]) -> list[str] | T:
+    """What `names_of` finds for this word, else the run that it means; RequestError for what is neither."""
+    try:
+        return names_of([word], made)
+    except UnknownNameError as unknown:
+        try:
+            return run(word)
+        except RequestError as error:
+            if error.expected:  # it means several runs
+                raise
+            raise RequestError(
+                f'"{word}" is neither a table, a figure, a grid, a comparison nor a run here.',
+                expected=f"{unknown.expected} Or a run's key or folder.",
+                hint=unknown.hint or error.hint,
+            ) from error
 
 
 def check_name(campaign: Campaign) -> None:
@@ -160,20 +160,12 @@ def execution(
 ) -> Execution:
     """How runs execute, from the options and the environment; `sources`: of a teacher from a file."""
     run, folder = run or ExecutionOptions(), folder or FolderOptions()
-    if not re.match(schema.DEVICE, run.device):
-        raise RequestError(
-            f'unknown device "{run.device}".',
-            expected="auto, cpu, cuda, cuda:1 or mps.",
-            hint="--device auto takes what there is.",
-        )
     if run.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RequestError(
             "--tensorboard needs the package tensorboard, which is not installed.",
             expected="the package tensorboard, an optional extra of tfkd.",
             hint="pip install 'tfkd[tensorboard]'; metrics.jsonl and `tfkd report` hold the same curves.",
         )
-    _refuse_infinite("--teacher-cache-gb", run.teacher_cache_gb)
-    _refuse_infinite("--memory-gb", folder.memory_gb or 0)
     return Execution(
         cache=str(cache_folder(options.cache_dir)),
         data_dir=str(options.data_dir) if options.data_dir else None,
@@ -184,15 +176,6 @@ def execution(
         **{name: getattr(run, name) for name in TAKEN_OVER},
         **vars(folder),
     )
-
-
-def _refuse_infinite(option: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise RequestError(
-            f"{option} is {value}.",
-            expected="gigabytes, 0 for none.",
-            hint=f"{option} 100000 is as good as no cap.",
-        )
 
 
 def cache_folder(given: Path | None) -> Path:
@@ -211,9 +194,8 @@ def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -
         form=options.form,  # type: ignore[arg-type]
         fast=options.fast,
         teacher_seeds=options.teacher_seeds,  # type: ignore[arg-type]
-        overrides=overrides.merged(
-            overrides.named(options.recipe),
-            overrides.parse(options.set_ or (), options.shorthands(), losses=losses),
+        overrides=overrides.parse(
+            options.set_ or (), options.shorthands(), losses=losses, recipe=options.recipe
         ),
     )
 
@@ -238,26 +220,14 @@ def foreign_teacher(given: TeacherOptions, axes: Axes) -> tuple[ForeignTeacher |
         )
     from tfkd_cli.reproduction import foreign
 
-    inputs = {
-        "mean": _numbers("--teacher-mean", given.teacher_mean),
-        "std": _numbers("--teacher-std", given.teacher_std),
-        "size": given.teacher_size,
-        "resize": given.teacher_resize,
-    }
-    teacher = foreign.identify(path, axes.teachers, **inputs)
+    mean, std = (
+        text and schema.convert(text.split(","), tuple[float, ...], lax=True, of=option)
+        for option, text in (("--teacher-mean", given.teacher_mean), ("--teacher-std", given.teacher_std))
+    )
+    teacher = foreign.identify(
+        path, axes.teachers, mean=mean, std=std, size=given.teacher_size, resize=given.teacher_resize
+    )
     return teacher, {teacher.digest: str(path.resolve())}
-
-
-def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.4` → (0.5, 0.4)."""
-    try:
-        return None if text is None else tuple(map(float, text.split(",")))
-    except ValueError:
-        raise RequestError(
-            f'{option} "{text}" is no list of numbers.',
-            expected="a number for each channel, or one for all, of pixels from 0 to 1.",
-            hint=f"{option} 0.485,0.456,0.406",
-        ) from None
 
 
 def split(names: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paper_tables.render.sheet import plain_sheet
-from paper_tables.spec import Figure, Table, UnknownNameError
+from paper_tables.spec import Figure, Table
 from tfkd_cli import console, results
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging
 from tfkd_cli.reproduction.campaign import Campaign
@@ -23,6 +24,16 @@ from tfkd_cli.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from paper_tables.figure_data import FigureData
+
+ACTIVATE = Path(".venv/bin/activate")
+NEXT = (
+    "\nWhat to do next:",
+    "  Open {index} in a browser: these results with figures and every run.",
+    "  Compare the methods on your own images (docs/tutorial.md explains it step by step):",
+    "    tfkd compare --dataset folder:PHOTOS --student resnet8",
+    "  See all commands: tfkd help",
+)
+ACTIVATING = f"  In each new shell: source {ACTIVATE}"  # after `make demo`, which leaves tfkd there
 
 
 def show_paper(what: str, store: Store, execution: Execution, *, form: str) -> int:
@@ -66,22 +77,30 @@ def _show_errata(form: str) -> int:
     return 0
 
 
+def show_results(campaign: Campaign, *, as_json: bool) -> None:
+    """All that a command has trained; then the report of the whole results folder, and where it lies."""
+    if as_json:
+        records = _records([campaign])
+        return console.print_json(records[0] if campaign.request.compared else records)
+    show_items([campaign], form="text")
+    store, names = campaign.store, campaign.request.names
+    if store.root.is_dir():
+        written = printing.write_report(store, campaign.execution, device=campaign.device, out=store.root)
+        again = f"; again: tfkd show {names[0]}" if len(names) == 1 else ""
+        console.say(f"Report: {written.index}{again}")
+        if any(table.kind == "demo" for table in campaign.request.tables):
+            activating = ACTIVATE.is_file() and shutil.which("tfkd") is None
+            for line in (*NEXT, *([ACTIVATING] if activating else [])):
+                console.say(line.format(index=written.index))
+    return None
+
+
 def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
     """The tables, figures and comparisons of these campaigns; as JSON one object, or a list of several."""
-    items = [(campaign, each) for campaign in campaigns for each in campaign.request.items]
     if form == "json":
-        from paper_tables.render.as_data import comparison_record
-
-        records = [
-            printing.answer_of(campaign).to_json()
-            if campaign.request.compared
-            else comparison_record(campaign.comparison(each, campaign.runs()))
-            if isinstance(each, Table)
-            else asdict(_figure_data(campaign, each))
-            for campaign, each in items
-        ]
+        records = _records(campaigns)
         return console.print_json(records[0] if len(records) == 1 else records)
-    for campaign, each in items:
+    for campaign, each in _items(campaigns):
         if campaign.request.compared:
             printing.print_answer(printing.answer_of(campaign), form=form)
         elif isinstance(each, Table):
@@ -92,6 +111,23 @@ def show_items(campaigns: Sequence[Campaign], *, form: str) -> None:
         else:
             _show_figure(campaign, each, form=form)
     return None
+
+
+def _records(campaigns: Sequence[Campaign]) -> list[dict[str, Any]]:
+    from paper_tables.render.as_data import comparison_record
+
+    return [
+        printing.answer_of(campaign).to_json()
+        if campaign.request.compared
+        else comparison_record(campaign.comparison(each, campaign.runs()))
+        if isinstance(each, Table)
+        else asdict(_figure_data(campaign, each))
+        for campaign, each in _items(campaigns)
+    ]
+
+
+def _items(campaigns: Sequence[Campaign]) -> list[tuple[Campaign, Table | Figure]]:
+    return [(campaign, each) for campaign in campaigns for each in campaign.request.items]
 
 
 def _figure_data(campaign: Campaign, figure: Figure) -> FigureData:
@@ -112,11 +148,10 @@ def _show_figure(campaign: Campaign, figure: Figure, *, form: str) -> None:
     heads = ("series", figure.x_label, figure.y_label)
     if form != "text":
         return _print_rows(heads, rows, form=form, title=figure.title)
-    target = console.out()
-    target.print(f"{figure.name}: {figure.title}", markup=False)
+    console.show(f"{figure.name}: {figure.title}")
     _print_rows(heads, rows, form=form)
     if shown.status:
-        target.print(shown.status, markup=False)
+        console.show(shown.status)
     console.say(f"Picture: {_draw(shown, figure, campaign)}")
 
 
@@ -126,22 +161,13 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
     from tfkd_cli.report.items import slug_of
 
     folder = campaign.execution.cache_path / "figures"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        [path] = plot.draw(shown, folder / slug_of(figure, campaign.request), ["png"])
-    except OSError as error:
-        raise RunError(
-            f"the picture cannot be written into {folder}: {error.strerror or error}.",
-            expected="a folder you may write to.",
-            hint="choose another with --cache-dir DIR (or TFKD_CACHE); `tfkd report` draws it too.",
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    [path] = plot.draw(shown, folder / slug_of(figure, campaign.request), ["png"])
     return path
 
 
-def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: UnknownNameError) -> int:
+def show_run(store: Store, folder: RunFolder, *, form: str, plot: bool) -> int:
     """What one run is, how far it is, and its result; `plot`: also its learning curve."""
-    with session.naming_all_there_is(text, unknown):
-        folder = store.find(text)
     run = results.read_run(store, folder)
     spec, state = run.spec, run.state
     shown: dict[str, Any] = {
@@ -154,8 +180,6 @@ def show_run(store: Store, text: str, *, form: str, plot: bool, unknown: Unknown
         "failure": state.failure,
         "result": state.result,
     }
-    if plot and form != "text":
-        raise RequestError(f"--plot draws on a terminal, --format {form} was given.", expected="one of them.")
     if form == "json":
         console.print_json(shown)
         return 0
@@ -174,7 +198,7 @@ def _print_curve(run: results.Run) -> None:
     }
     curves = {f"{part} accuracy (%) by epoch": points for part, points in curves.items() if points}
     if curves:
-        print(console.chart(curves, width=console.out().width))
+        print(console.chart(curves, width=console.terminal(sys.stdout).width))
     else:
         console.say(f"{run.name} has no whole epoch yet, so there is no curve.")
 
@@ -203,7 +227,7 @@ def _print_rows(
 ) -> None:
     """Rows as a plain table, CSV, Markdown or LaTeX."""
     if form == "text":
-        console.out().print(console.simple_table(heads, rows))
+        console.show(console.simple_table(heads, rows))
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([heads, *rows])
     else:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paper_tables.spec import UnknownNameError
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
+from tfkd_cli.commands.readiness import device_kind
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.options import (
     Item,
@@ -23,19 +24,14 @@ from tfkd_cli.options import (
     RunOptions,
     StoreOptions,
     completing,
-    with_options,
 )
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
-from tfkd_cli.reproduction.campaign import Campaign
-from tfkd_cli.reproduction.readiness import device_kind
+from tfkd_cli.reproduction.campaign import Campaign, described
+from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
 
-WATCH_SECONDS, WATCH_GROWS, WATCH_AT_MOST = (
-    60.0,
-    10.0,
-    180.0,
-)  # gentle to the queue: slower while nothing changes
+WATCH_SECONDS = range(60, 181, 10)  # between two looks of `status --watch`: gentle to the queue
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
@@ -53,15 +49,6 @@ Format = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(status)
-    app.command()(show)
-    app.command()(report)
-    app.command()(logs)
-
-
-@with_options
 def status(
     store: StoreOptions,
     output: JsonOption,
@@ -73,57 +60,48 @@ def status(
 
     Example: tfkd status table1 --watch
     """
-    pause = WATCH_SECONDS
-    before: dict[str, int] = {}
-    while True:
+    for pause in itertools.chain(WATCH_SECONDS, itertools.repeat(WATCH_SECONDS[-1])):
         seen = _look(store, item)
         if output.json:
             console.print_json(seen.to_json())
         else:
             _print_overview(seen, store.results, every=every)
         if not watch or not any(seen.counts[state] for state in ("running", "queued")):
-            return 0
-        pause = WATCH_SECONDS if seen.counts != before else min(pause + WATCH_GROWS, WATCH_AT_MOST)
-        before = seen.counts
+            break
         time.sleep(pause)
+    return 0
 
 
 def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     store = session.open_store(options, write=False)
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
-    try:
-        names = session.names_of([] if item is None else [item], made)
-    except UnknownNameError as unknown:
-        with session.naming_all_there_is(item or "", unknown):
-            return _look_at_run(store, options, item or "")
+    names: list[str] = []
+    if item is not None:
+        from tfkd_cli.commands import cluster
+
+        found = session.names_or_run(
+            item, made, lambda word: cluster.find_run(store, session.execution(options), word)
+        )
+        if isinstance(found, RunSpec):
+            queue, remarks = _queue(store)
+            return overview.one_run(store, found, queue=queue, notes=remarks)
+        names = found
     asked = {name for campaign in made for name in campaign.request.names}
     if names and not asked.intersection(names):
         raise printing.nothing_of(item or "", options.results, names)
-    queue, remarks = _queue(options)
+    queue, remarks = _queue(store)
     states = store.scan()
-    seen = overview.overview(made, states, queue=queue, names=names, notes=[*notes, *remarks])
+    seen = overview.overview(
+        made, states, queue=queue, names=names, notes=[*notes, *remarks], called=session.called(store)
+    )
     shown = {run.key for run in seen.runs}
     others = [] if names else [state for key, state in states.items() if key not in shown]
-    called = session.called(store)
-    titled = []
-    for run in seen.runs:
-        dataset, *rest = run.title.split(" · ")
-        titled.append(replace(run, title=" · ".join([called.get(dataset, dataset), *rest])))
-    return replace(seen, runs=tuple(titled), notes=(*seen.notes, *overview.outdated(store, others)))
+    specs = [spec for spec, _ in described(store, others)]
+    return replace(seen, notes=(*seen.notes, *overview.outdated(specs)))
 
 
-def _look_at_run(store: Store, options: StoreOptions, item: str) -> overview.Overview:
-    from tfkd_cli.commands import cluster
-
-    queue, remarks = _queue(options)
-    return overview.one_run(
-        store, cluster.find_run(store, session.execution(options), item), queue=queue, notes=remarks
-    )
-
-
-def _queue(options: StoreOptions) -> tuple[Mapping[str, QueueState], list[str]]:
+def _queue(opened: Store) -> tuple[Mapping[str, QueueState], list[str]]:
     """What SLURM says, where this store has submissions to it, and notes on that."""
-    opened = session.open_store(options, write=False)
     if not _has_submissions(opened):
         return {}, []
     from tfkd_cli.backends.slurm.queue import queue_states
@@ -137,21 +115,18 @@ def _has_submissions(opened: Store) -> bool:
 
 
 def _print_overview(seen: overview.Overview, results: Path, *, every: bool) -> None:
-    target = console.out()
     if not seen.runs:
         start = f"There are no runs in {results} yet. Start with: tfkd reproduce demo"
-        target.print("No request can be read." if seen.notes else start, markup=False)
+        console.show("No request can be read." if seen.notes else start)
     counts = {name: number for name, number in seen.counts.items() if number}
     if seen.runs:
         told = ", ".join(f"{number} {TODO.get(name, name)}" for name, number in counts.items())
-        target.print(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {told}", markup=False)
+        console.show(f"{len(seen.runs)} run{'s' * (len(seen.runs) > 1)}: {told}")
     if names := dict.fromkeys(name for each in seen.runs for name in each.tables):
         rows = [(name, *(_count(seen, name, state) for state in counts)) for name in names]
-        target.print(console.simple_table(("name", *(TODO.get(each, each) for each in counts)), rows))
+        console.show(console.simple_table(("name", *(TODO.get(each, each) for each in counts)), rows))
     if seen.seconds_left:
-        target.print(
-            f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)", markup=False
-        )
+        console.show(f"Work left: about {console.duration(seen.seconds_left)} in all (estimate)")
     listed = [each for each in seen.runs if every or _is_listed(each, among=len(seen.runs))]
     columns = {
         "key": [each.key[:12] for each in listed],
@@ -163,11 +138,11 @@ def _print_overview(seen: overview.Overview, results: Path, *, every: bool) -> N
     }
     columns = {head: values for head, values in columns.items() if any(values)}
     if columns:
-        target.print(console.simple_table([*columns], zip(*columns.values(), strict=True)))
+        console.show(console.simple_table([*columns], zip(*columns.values(), strict=True)))
     waiting = Counter(each.message for each in seen.runs if each.status == "queued" and each not in listed)
     if waiting:
         reasons = ", ".join(f"{count} {why or 'without a reason'}" for why, count in waiting.most_common())
-        target.print(f"Queued: {reasons}. `tfkd status --all` lists them.", markup=False)
+        console.show(f"Queued: {reasons}. `tfkd status --all` lists them.")
     for note in seen.notes:
         console.say(f"Note: {note}")
 
@@ -188,7 +163,6 @@ def _why(run: overview.RunStatus) -> str:
     return run.message
 
 
-@with_options
 def show(
     item: Item,
     store: StoreOptions,
@@ -217,40 +191,46 @@ def show(
     opened = session.open_store(store, write=False)
     if item.lower() in ("errata", "claims"):
         return showing.show_paper(item.lower(), opened, session.execution(store), form=form)
-    try:
-        campaigns = list(_campaigns(opened, store, how, seeds, item))
-    except UnknownNameError as unknown:
-        return showing.show_run(opened, item, form=form, plot=plot, unknown=unknown)
+    found = _found(opened, store, how, seeds, item)
+    if isinstance(found, RunFolder):
+        return showing.show_run(opened, found, form=form, plot=plot)
     if plot:
         raise RequestError(
             f"{item} has no learning curve of its own.",
             expected="--plot with a run.",
             hint="`tfkd runs` lists the runs; the page of `tfkd report` shows the curves of a table.",
         )
-    showing.show_items(campaigns, form=form)
+    showing.show_items(found, form=form)
     return 0
 
 
-def _campaigns(
+def _found(
     opened: Store, options: StoreOptions, how: RunOptions, seeds: str | None, item: str
-) -> Iterator[Campaign]:
-    """For each name the newest campaign that asked for it with these options, else one as if asked now."""
+) -> RunFolder | list[Campaign]:
+    """The run that is meant; or for each name the newest campaign that asked for it with these options.
+
+    Where there is none, the campaign is as if it was asked for now.
+    """
     execution = session.execution(options)
     bare = session.bare_request(how, seeds or "3")
     made, notes = session.campaigns(opened, execution)
     for note in notes:
         console.say(f"Note: {note}")
-    names = session.names_of([item], made)
+    names = session.names_or_run(item, made, opened.find)
+    if isinstance(names, RunFolder):
+        return names
     stored = {
         name for each in made if each.request.axes or each.request.compared for name in each.request.names
     }
     if how != RunOptions():
         made = []
+    found = []
     for name in names:
         asked = next((each for each in made if name in each.request.names), None)
         if asked is not None:
             only = asked.only(name)
-            yield only if seeds is None else only.of_seeds(bare.seeds)
+            wanted = only.request.seeds if seeds is None else bare.seeds
+            found.append(replace(only, request=replace(only.request, seeds=wanted)))
         elif name in stored or (name in session.STORED and how != RunOptions()):
             raise RequestError(
                 f"{item} was trained with settings of its own; `show` does not change them.",
@@ -261,10 +241,11 @@ def _campaigns(
             raise printing.nothing_of(name, options.results, [name])
         else:
             bare = session.bare_request(how, seeds or requests.usual_seeds([name]))
-            yield Campaign(requests.for_names([name], bare, execution=execution), opened, execution)
+            request = requests.for_names([name], bare, execution=execution)
+            found.append(Campaign(request, opened, execution))
+    return found
 
 
-@with_options
 def report(
     store: StoreOptions,
     output: JsonOption,
@@ -302,7 +283,6 @@ def report(
     return 1 if written.left_out else 0
 
 
-@with_options
 def logs(
     run: Run,
     store: StoreOptions,

@@ -15,7 +15,7 @@ from tfkd_cli import console, data, models, progress
 from tfkd_cli.commands import session
 from tfkd_cli.errors import canonical
 from tfkd_cli.methods import all_methods
-from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, completing, with_options
+from tfkd_cli.options import FolderOptions, JsonOption, StoreOptions, completing
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.spec import Recipe
 
@@ -29,13 +29,6 @@ DataName = Annotated[
 Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command(name="list")(list_things)
-    app.command(name="data")(fetch_data)
-
-
-@with_options
 def list_things(
     what: Annotated[
         str,
@@ -57,9 +50,9 @@ def list_things(
         console.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
         shown = [[f"{each:,}" if isinstance(each, int) else each for each in row] for row in rows]
-        console.out().print(console.simple_table(heads, shown))
+        console.show(console.simple_table(heads, shown))
         if canonical(what, LISTS, kind="list") == "methods":
-            console.out().print("recipe: " + ", ".join(f.name for f in fields(Recipe)), markup=False)
+            console.show("recipe: " + ", ".join(f.name for f in fields(Recipe)))
     return 0
 
 
@@ -160,7 +153,6 @@ LISTS: Mapping[str, Callable[[], Rows]] = {
 }
 
 
-@with_options
 def fetch_data(
     name: DataName,
     store: StoreOptions,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,23 +11,15 @@ import typer
 
 from tfkd_cli import console
 from tfkd_cli.commands import printing, session
-from tfkd_cli.errors import Check, TfkdError
-from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions, with_options
+from tfkd_cli.errors import Check
+from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions
 from tfkd_cli.reproduction import health
+from tfkd_cli.reproduction.campaign import described
 from tfkd_cli.spec import RunSpec, Teacher
-from tfkd_cli.store import RunState, Store
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(clean)
-    app.command()(pack)
-    app.command()(doctor)
-
-
-@with_options
 def clean(
     store: StoreOptions,
     output: JsonOption,
@@ -48,8 +39,9 @@ def clean(
     if notes:  # a request that cannot be read may need any of them
         console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
-    begun = list(_unfinished(opened, states))
-    wanted = [spec for each in made for runs in each.request.wanted.values() for spec in runs]
+    open_states = [each for each in states.values() if each.status not in ("done", "todo")]
+    begun = [spec for spec, _ in described(opened, open_states)]  # whoever asked for them
+    wanted = [spec for each in made for spec in each.request.specs]
     missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
@@ -60,7 +52,7 @@ def clean(
         console.print_json({"bytes": sum(each.bytes for each in found), "deleted": yes, "items": rows})
     else:
         for each in found:
-            console.show(f"{console.size(each.bytes):>8}  {each.path.relative_to(opened.root)}: {each.why}")
+            console.show(f"{console.size(each.bytes):>9}  {each.path.relative_to(opened.root)}: {each.why}")
     freed = cleaning.free(found, opened.root) if yes else sum(each.bytes for each in found)
     if not output.json and not found:
         print("There is nothing to delete.")
@@ -68,14 +60,6 @@ def clean(
         size = console.size(freed)
         print(f"Freed {size}." if yes else f"Would free {size}. Add --yes to delete.")
     return 0
-
-
-def _unfinished(store: Store, states: Mapping[str, RunState]) -> Iterator[RunSpec]:
-    """Runs that were begun and not finished, whoever asked for them."""
-    for state in states.values():
-        if state.status not in ("done", "todo"):
-            with contextlib.suppress(TfkdError):  # of a damaged one nothing is known
-                yield store.folder(state.name).spec()
 
 
 def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:
@@ -87,7 +71,6 @@ def _needed_snapshots(runs: Iterable[RunSpec]) -> dict[str, set[str]]:
     return needed
 
 
-@with_options
 def pack(
     store: StoreOptions,
     out: Annotated[Path, typer.Option("--out", help="The file to write, ending in .tar.gz.", metavar="FILE")],
@@ -114,7 +97,6 @@ def pack(
     return 0
 
 
-@with_options
 def doctor(
     store: StoreOptions,
     where: PlaceOptions,

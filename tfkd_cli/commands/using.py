@@ -14,7 +14,7 @@ import typer
 from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, canonical
-from tfkd_cli.options import JsonOption, Run, StoreOptions, completing, with_options
+from tfkd_cli.options import JsonOption, Run, StoreOptions, completing
 from tfkd_cli.store import files as store_files
 
 if TYPE_CHECKING:
@@ -32,13 +32,6 @@ Format = Annotated[
 ]  # fmt: skip
 
 
-def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
-    app.command()(predict)
-    app.command()(export)
-
-
-@with_options
 def predict(
     images: Annotated[
         list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")
@@ -74,11 +67,10 @@ def predict(
         console.print_json(rows)
     else:
         shown = [(row["image"], row["class"], f"{100 * row['probability']:.1f}") for row in rows]
-        console.out().print(console.simple_table(("image", "class", "%"), shown))
+        console.show(console.simple_table(("image", "class", "%"), shown))
     return 0
 
 
-@with_options
 def export(
     run: Run,
     store: StoreOptions,

@@ -53,11 +53,6 @@ class Method:
     teacher: Literal["none", "given", "self"]
     does: str
 
-    @property
-    def short(self) -> str:
-        """Its name in titles: of a method that is named by its place in Python, the name of its loss."""
-        return self.loss.name if own_code.is_own(self.name) else self.name
-
 
 def _of(loss: type[Loss], name: str = "") -> Method:
     """The method that a loss is by itself."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tfkd_cli.methods.loss import (
     LATE,
+    Factor,
     Loss,
     LossParts,
-    check_choice,
-    check_positive,
-    check_weight,
+    Share,
     cross_entropy,
     kl_divergence,
     parameter,
@@ -39,11 +38,11 @@ T_SQUARED: Mapping[str, str] = {
 class WeightedKL(Loss):
     """The weights that Distillation and TfReg share: (1-α)·CE + α·m·[τ²]·D_KL, [/K]."""
 
-    alpha: float = parameter(
+    alpha: Share = parameter(
         "weight of the soft targets (the ε of label smoothing)", default=0.95, unit="0 to 1", sign="α"
     )
-    temperature: float = parameter(default=20.0, **TEMPERATURE)
-    multiplier: float = parameter(
+    temperature: Factor = parameter(default=20.0, **TEMPERATURE)
+    multiplier: Factor = parameter(
         "factor on the KL term",
         default=1.0,
         forms_differ="the released code multiplies this model's KL, the paper has no such factor",
@@ -58,11 +57,6 @@ class WeightedKL(Loss):
     t_squared: bool = parameter(default=True, **T_SQUARED)
 
     depends_on_epoch = False
-
-    def __post_init__(self) -> None:
-        check_weight(self.alpha)
-        check_positive(temperature=self.temperature, multiplier=self.multiplier)
-        check_choice(self, reduction=("elements", "batchmean"))
 
     def weights(self, classes: int) -> dict[str, float]:
         """The weights of CE and of D_KL summed over classes, τ² included."""
@@ -86,14 +80,6 @@ class WeightedKL(Loss):
     def divergence(self) -> str:
         """The KL term in the paper's notation."""
         raise NotImplementedError
-
-    def smaller_gradients(self) -> tuple[str, ...]:
-        smaller = []
-        if self.t_squared and self.temperature > 1:
-            smaller.append(f"--temperature {max(1.0, self.temperature / 2):g}")
-        if self.multiplier > 1:
-            smaller.append("--set loss.multiplier=1")
-        return tuple(smaller)
 
     def _sum(self, ce: Tensor, kl: Tensor, *, classes: int) -> LossParts:
         weight = self.weights(classes)

@@ -11,11 +11,10 @@ from tfkd_cli.errors import InvalidValueError
 from tfkd_cli.methods.loss import (
     CE,
     LATE,
+    Factor,
     Loss,
     LossParts,
-    check_choice,
-    check_positive,
-    check_weight,
+    Share,
     cross_entropy,
     kl_divergence,
     parameter,
@@ -36,10 +35,7 @@ class CrossEntropy(Loss):
     depends_on_epoch = False
     reports: ClassVar[Mapping[str, str]] = {"ce": CE}
 
-    scale: float = parameter("factor on the whole loss (the field `scale`)", default=1.0, sign="×")
-
-    def __post_init__(self) -> None:
-        check_positive(scale=self.scale)
+    scale: Factor = parameter("factor on the whole loss (the field `scale`)", default=1.0, sign="×")
 
     def __call__(
         self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
@@ -81,7 +77,7 @@ class LabelSmoothing(Loss):
     trials = tuple({"alpha": each} for each in (0.1, 0.05, 0.2, 0.3, 0.02, 0.15, 0.4, 0.01))
     FORMS: ClassVar = {"released": {"spread": "others"}, "printed": {"spread": "all"}}
 
-    alpha: float = parameter(
+    alpha: Share = parameter(
         "weight of the soft targets (the ε of label smoothing)", default=0.1, unit="0 to 1", sign="α"
     )
     spread: Literal["others", "all"] = parameter(
@@ -90,12 +86,7 @@ class LabelSmoothing(Loss):
         unit="others, all",
         forms_differ="the released code spreads ε over the other classes, the paper over all",
     )
-    scale: float = parameter("factor on the whole loss (the field `scale`)", default=1.0, sign="×")
-
-    def __post_init__(self) -> None:
-        check_weight(self.alpha)
-        check_positive(scale=self.scale)
-        check_choice(self, spread=("others", "all"))
+    scale: Factor = parameter("factor on the whole loss (the field `scale`)", default=1.0, sign="×")
 
     def check(self, classes: int) -> None:
         """Spread over the others, α > (K-1)/K would give the label less than every other class."""

@@ -12,15 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from tfkd_cli import schema
 from tfkd_cli.errors import InvalidValueError
+from tfkd_cli.schema import Meta
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Form = Literal["released", "printed"]
-LARGEST = 1e6  # of a temperature or factor; squared, it is still exact enough in single precision
+Share = Annotated[float, Meta(ge=0, le=1)]
+Factor = Annotated[float, Meta(gt=0, le=1e6)]
+"""A temperature or factor; the largest, squared, is still exact enough in single precision."""
 LATE = math.inf
 """The epoch of a loss that is not told one: after any warm-up."""
 CE = "cross-entropy part of the loss, not weighted"
@@ -48,7 +52,8 @@ def parameter(meaning: str, *, default: Any, unit: str = "", sign: str = "", for
 class Loss:
     """The base class of all losses.
 
-    A subclass is a frozen dataclass whose fields decide its value. It sets `name`, `label` and `does`,
+    A subclass is a frozen dataclass whose fields decide its value; their annotations may hold ranges, which
+    are checked (InvalidValueError). It sets `name`, `label` and `does`,
     and defines `__call__`, `equation` and `weights`; the rest has defaults. A class
     outside tfkd is used as `--method python:module:Class`, or by its name where its package registers it
     under the entry point group `tfkd.methods`. Its place in Python is then its identity in keys of runs.
@@ -78,6 +83,9 @@ class Loss:
         elif "name" in vars(cls):
             cls.kind = vars(cls).get("kind", cls.name)
 
+    def __post_init__(self) -> None:
+        schema.check(self, of="loss", hint="leave it out: `tfkd explain` shows what a setting has by itself.")
+
     def __call__(
         self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE
     ) -> LossParts:
@@ -106,10 +114,6 @@ class Loss:
 
     def check(self, classes: int) -> None:
         """InvalidValueError where these values make no sense for this number of classes."""
-
-    def smaller_gradients(self) -> tuple[str, ...]:
-        """Options that make its gradients smaller: what to try when a run diverges."""
-        return ()
 
     def run_name(self, *, snapshot: bool, same_network: bool) -> str:
         """What a run is called; `snapshot`: an early epoch teaches, `same_network`: the student's own."""
@@ -147,36 +151,3 @@ def teacher_of(teacher_NK: Tensor | None) -> Tensor:
             hint="pass teacher_NK.",
         )
     return teacher_NK.detach()
-
-
-def check_weight(alpha: float) -> None:
-    """InvalidValueError unless 0 ≤ alpha ≤ 1."""
-    if not 0 <= alpha <= 1:
-        raise InvalidValueError(
-            f"alpha is {alpha}.",
-            expected="a weight: 0 ≤ alpha ≤ 1.",
-            hint="--alpha 0.1 trusts the labels, --alpha 0.95 the teacher.",
-        )
-
-
-def check_positive(**values: float) -> None:
-    """InvalidValueError unless all values are above 0 and at most LARGEST."""
-    for name, value in values.items():
-        if not 0 < value <= LARGEST:
-            hint = f"leave loss.{name} at 1."
-            if name == "temperature":
-                hint = "the paper uses 6 to 40, plain cross-entropy is 1."
-            raise InvalidValueError(
-                f"{name} is {value}.", expected=f"a {name} above 0, of at most {LARGEST:g}.", hint=hint
-            )
-
-
-def check_choice(loss: Loss, **choices: tuple[str, ...]) -> None:
-    """InvalidValueError unless each field has one of its values."""
-    for name, allowed in choices.items():
-        if getattr(loss, name) not in allowed:
-            raise InvalidValueError(
-                f'loss.{name} is "{getattr(loss, name)}".',
-                expected=f"one of {', '.join(allowed)}.",
-                hint="`--form printed` and `--form released` set it as the paper and its code do.",
-            )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tfkd_cli.errors import InvalidValueError
 from tfkd_cli.methods.distillation import T_SQUARED, TEMPERATURE, WeightedKL
-from tfkd_cli.methods.loss import LATE, LossParts, check_choice, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.loss import LATE, Factor, LossParts, cross_entropy, kl_divergence, parameter
+from tfkd_cli.schema import Meta
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +52,8 @@ class TfReg(WeightedKL):
         },
     }
 
-    temperature: float = parameter(default=40.0, **TEMPERATURE)
-    correct_prob: float = parameter(
+    temperature: Factor = parameter(default=40.0, **TEMPERATURE)
+    correct_prob: Annotated[float, Meta(gt=0, lt=1)] = parameter(
         "of the label in Tf-KD_reg's virtual teacher", default=0.99, unit="probability"
     )
     t_squared: bool = parameter(default=False, **T_SQUARED)
@@ -68,16 +69,6 @@ class TfReg(WeightedKL):
         unit="softmax, power",
         forms_differ="the released form takes softmax(p^d/τ), the paper leaves it open (ours: p^(1/τ))",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice(self, softening=("softmax", "power"))
-        if not 0 < self.correct_prob < 1:
-            raise InvalidValueError(
-                f"correct_prob is {self.correct_prob}.",
-                expected="a probability between 0 and 1.",
-                hint="the paper uses 0.99.",
-            )
 
     def check(self, classes: int) -> None:
         """Below 1/K, the label would get less than every other class."""

@@ -211,7 +211,7 @@ def _missing(
 ) -> list[Missing]:
     done = [(run.spec, run.result) for run in runs if run.done]
     models = {
-        device: CostModel(device, facts=facts, measured=measured_rates(done, device=device, facts=facts))
+        device: CostModel(device, facts=facts, rates=measured_rates(done, device=device, facts=facts))
         for device in {item.campaign.device for item in items}
     }
     found = []

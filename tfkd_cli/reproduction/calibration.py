@@ -7,15 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkd_cli.costs import facts_of, rate_key, threads_speed_up
+from tfkd_cli.costs import Rate, Rates, facts_of, rate_key, threads_speed_up
 from tfkd_cli.errors import RunError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.schema import NotNegative, Record
-from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
-
-Rates = dict[tuple[Any, ...], float]
 
 
 class _Kept(Record):
@@ -29,11 +26,11 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
 
     Runs on ImageNet are not timed on a CPU: 50 of their steps would take hours.
     """
-    known = rates(execution, device=device)
+    known = _known(execution, device)
     facts = {each.name: each.facts for each in request.data.values()}
     kinds = {
         rate_key(spec): spec
-        for spec in _all_runs(request)
+        for spec in (each for spec in request.specs for each in spec.lineage)
         if device != "cpu" or spec.dataset.partition("@")[0] != "imagenet"
     }
     missing = {key: spec for key, spec in kinds.items() if key not in known}
@@ -51,6 +48,10 @@ def calibrate(request: Request, *, execution: Execution, device: str, say: Calla
 
 def rates(execution: Execution, *, device: str) -> Rates:
     """What was timed on this machine before; empty when nothing was, or the file cannot be read."""
+    return {key: Rate(seconds, source="calibrated") for key, seconds in _known(execution, device).items()}
+
+
+def _known(execution: Execution, device: str) -> dict[tuple[Any, ...], float]:
     try:
         kept = reading.read_as(_path(execution, device), _Kept)
     except RunError:
@@ -66,8 +67,3 @@ def _write(path: Path, known: Mapping[tuple[Any, ...], float]) -> None:
 def _path(execution: Execution, device: str) -> Path:
     """One file per machine and kind of device: another node's times are no help."""
     return execution.cache_path / "calibration" / f"{platform.node() or 'here'}-{device}.json"
-
-
-def _all_runs(request: Request) -> list[RunSpec]:
-    runs = [spec for item in request.items for spec in request.runs(item)]
-    return [each for spec in runs for each in (*spec.parents, spec)]

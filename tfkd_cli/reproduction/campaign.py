@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paper_tables.spec import Table
 from tfkd_cli import results
-from tfkd_cli.costs import CostModel, command_seconds, measured_rates
+from tfkd_cli.costs import CostModel, Rates, command_seconds, measured_rates
 from tfkd_cli.data import DataSet
-from tfkd_cli.errors import RunError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import CachedEpochs, Plan, Progress, make_plan
+from tfkd_cli.plan import Plan, make_plan
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.settings import Request
@@ -40,8 +40,8 @@ class Campaign:
     device: str = "cpu"  # what costs are estimated for: cpu, cuda, mps
     threads: int = 1  # per process of a run, where the device is a CPU
     processes_of: Callable[[RunSpec], int] = lambda spec: 1
-    calibrated: Mapping[tuple[Any, ...], float] = field(default_factory=dict)
     commands: tuple[str, ...] = ()  # what was typed for it
+    calibrated: Rates = field(default_factory=dict)
     repeating: str = ""  # the text of a file that `tfkd run --from` repeats this from
 
     def __post_init__(self) -> None:
@@ -52,11 +52,8 @@ class Campaign:
     def joined(self, other: Campaign) -> Campaign:
         """This campaign with the seeds of another that differs in nothing else."""
         commands = tuple(dict.fromkeys((*self.commands, *other.commands)))
-        return replace(self.of_seeds(sorted({*self.request.seeds, *other.request.seeds})), commands=commands)
-
-    def of_seeds(self, seeds: Iterable[int]) -> Campaign:
-        """This campaign with these seeds and no others."""
-        return replace(self, request=replace(self.request, seeds=tuple(seeds)))
+        seeds = tuple(sorted({*self.request.seeds, *other.request.seeds}))
+        return replace(self, commands=commands, request=replace(self.request, seeds=seeds))
 
     def only(self, *names: str) -> Campaign:
         """This campaign, of its tables and figures just these."""
@@ -67,21 +64,25 @@ class Campaign:
         )
         return replace(self, request=request)
 
-    def plan(self, states: Mapping[str, RunState] | None = None) -> Plan:
-        """What is missing, in order, and what it costs."""
+    def plan(
+        self,
+        states: Mapping[str, RunState] | None = None,
+        *,
+        wanted: Mapping[str, Sequence[RunSpec]] | None = None,
+    ) -> Plan:
+        """What is missing, in order, and what it costs; `wanted`: of these runs, with names for them."""
         states = self.store.scan() if states is None else states
-        progress = {key: progress_of(state) for key, state in states.items()}
-        on_disk = self.cached_epochs(states)
         return make_plan(
-            self.request.wanted,
-            progress=progress,
+            self.request.wanted if wanted is None else wanted,
+            states=states,
             cost=self.cost_model(states),
-            on_disk=on_disk,
-            command_seconds=self.command_seconds,
+            cached_epochs=self._cached_epochs(states),
+            cache_limit=self.execution.teacher_cache_gb * 1e9,
+            command_seconds=command_seconds(self.request.data.values()),
         )
 
-    def cached_epochs(self, states: Mapping[str, RunState]) -> CachedEpochs:
-        """How many epochs of each teacher's logits the store has cached."""
+    def _cached_epochs(self, states: Mapping[str, RunState]) -> Callable[[Teacher | ForeignTeacher], int]:
+        """How many epochs of a teacher's logits the store has cached."""
         cached = self.store.cached_epochs()
 
         def epochs(teacher: Teacher | ForeignTeacher) -> int:
@@ -93,26 +94,22 @@ class Campaign:
                 digest = result.get("weights", {}).get(teacher.weights, "")
             return cached.get((teacher.cache_prefix, digest[:8]), 0)
 
-        return CachedEpochs(epochs=epochs, limit_bytes=self.execution.teacher_cache_gb * 1e9)
+        return epochs
 
     def cost_model(self, states: Mapping[str, RunState]) -> CostModel:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
-        rates = measured_rates(_finished(states, self.store), device=self.device, facts=facts)
+        done = [state for state in states.values() if state.status == "done"]
+        finished = ((spec, state.result or {}) for spec, state in described(self.store, done))
+        measured = measured_rates(finished, device=self.device, facts=facts)
         return CostModel(
             self.device,
             self.threads,
             self.processes_of,
             facts=facts,
-            measured=rates,
-            calibrated=self.calibrated,
+            rates={**self.calibrated, **measured},
             bf16=self.device != "cpu" or provenance.cpu_has_bf16_units(),
         )
-
-    @property
-    def command_seconds(self) -> float:
-        """What the command takes besides its runs (an estimate)."""
-        return command_seconds(self.request.data.values())
 
     def facts(self) -> dict[str, DataSet]:
         """The facts of the data sets by their resolved names."""
@@ -140,7 +137,7 @@ class Campaign:
     @property
     def lineages(self) -> list[RunSpec]:
         """Its runs, each after its teachers."""
-        return [spec for runs in self.request.wanted.values() for run in runs for spec in run.lineage]
+        return [each for spec in self.request.specs for each in spec.lineage]
 
     def runs(self) -> pd.DataFrame:
         """The runs of this campaign, their records checked, as a frame (see `tfkd_cli.results`)."""
@@ -154,15 +151,9 @@ class Campaign:
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 
-def progress_of(state: RunState) -> Progress:
-    """A run's state as the plan takes it."""
-    share = (state.epoch or 0) / state.epochs if state.epochs else 0.0
-    share = 1.0 if state.status == "done" else min(share, 0.99)
-    return Progress(state.status, share, state.missing, job=state.slurm)
-
-
-def _finished(states: Mapping[str, RunState], store: Store) -> Iterable[tuple[RunSpec, Mapping[str, Any]]]:
-    for state in states.values():
-        if state.status == "done" and state.result is not None:
-            with contextlib.suppress(RunError):  # without its description it is no like run
-                yield store.folder(state.name).spec(), state.result
+def described(store: Store, states: Iterable[RunState]) -> Iterator[tuple[RunSpec, RunState]]:
+    """These runs with their descriptions, without those whose description is damaged."""
+    for state in states:
+        with contextlib.suppress(TfkdError):  # it is named where the store is scanned
+            spec = store.folder(state.name).spec()
+            yield spec, state

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 from tfkd_cli import data
 from tfkd_cli.errors import Check
 from tfkd_cli.execution import Execution
 
+if TYPE_CHECKING:
+    import torch
+
 LOW_DISK_GB = 20.0  # Tables 1, 4, 5 and 9 together keep some 40 GB of weights
-PYTHON = (3, 11)
 PACKAGES = ("torchvision", "pandas", "matplotlib", "submitit", "scikit-learn", "scipy", "jinja2")
 
 
@@ -26,40 +28,24 @@ def examine(
 
     `say` is called before each check that takes a second or more.
     """
-    yield _python()
-    yield from _packages()
+    yield Check("python", "ok", platform.python_version())
+    yield _packages()
     yield from _data_sets(execution)
     for name, path in (("results", results), ("cache", execution.cache_path)):
         yield _disk(name, path)
-    yield _slurm()
+    there = "sbatch is here; `tfkd doctor --cluster NAME` checks a profile"
+    yield Check(
+        "slurm", "ok", there if shutil.which("sbatch") else "not on this machine; only --cluster needs it"
+    )
     say("Loading torch …")
     yield from _torch(execution)
 
 
-def _python() -> Check:
-    found = platform.python_version_tuple()
-    good = (int(found[0]), int(found[1])) >= PYTHON
-    return Check(
-        "python",
-        "ok" if good else "fail",
-        platform.python_version(),
-        "" if good else "use Python 3.11 or newer.",
-    )
-
-
-def _packages() -> Iterator[Check]:
-    missing = [name for name in PACKAGES if not _installed(name)]
-    if missing:
-        yield Check("packages", "fail", f"missing: {', '.join(missing)}", "pip install " + " ".join(missing))
-    else:
-        yield Check("packages", "ok", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-
-
-def _installed(name: str) -> bool:
+def _packages() -> Check:
     try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
+        return Check("packages", "ok", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    except PackageNotFoundError as missing:
+        return Check("packages", "fail", f"missing: {missing.name}", f"pip install {missing.name}")
 
 
 def _torch(execution: Execution) -> Iterator[Check]:
@@ -72,18 +58,13 @@ def _torch(execution: Execution) -> Iterator[Check]:
         return
     yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
     device = provenance.choose_device(execution.device)
-    status: Literal["ok", "warn"] = "ok" if device.type != "cpu" else "warn"
-    hint = (
-        ""
-        if status == "ok"
-        else "the paper's grid needs GPUs; digits, quick scale and small networks run here."
-    )
-    yield Check(
-        "device", status, f"{device} ({provenance.numerics_of(device, threads=1)['device_name']})", hint
-    )
+    name = provenance.numerics_of(device, threads=1)["device_name"]
+    slow = "the paper's grid needs GPUs; digits, quick scale and small networks run here."
+    on_cpu = device.type == "cpu"
+    yield Check("device", "warn" if on_cpu else "ok", f"{device} ({name})", slow * on_cpu)
     bf16 = precision.arithmetic("bf16", device) == "bf16"
     speeds = [("fp32", torch.float32), *([("bf16", torch.bfloat16)] if bf16 else [])]
-    two_digits = (f"{float(f'{_gflops(torch, device, dtype):.2g}'):,g}" for _, dtype in speeds)
+    two_digits = (f"{float(f'{_gflops(device, dtype):.2g}'):,g}" for _, dtype in speeds)
     shown = ", ".join(f"{name} {rate}" for (name, _), rate in zip(speeds, two_digits, strict=True))
     unit = "GFLOP/s" + (" on one thread" if device.type == "cpu" else "")
     yield Check(
@@ -91,13 +72,14 @@ def _torch(execution: Execution) -> Iterator[Check]:
     )
 
 
-def _gflops(torch: Any, device: Any, dtype: Any) -> float:
+def _gflops(device: torch.device, dtype: torch.dtype) -> float:
     """The best rate of a large matrix product within 0.3 s; on one thread and in CPU time where it is a CPU.
 
     So other work on the machine makes little difference.
     """
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    size = 512 if device.type == "cpu" else 4096
+    import torch
+
+    clock, size = (time.process_time, 512) if device.type == "cpu" else (time.perf_counter, 4096)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -106,7 +88,7 @@ def _gflops(torch: Any, device: Any, dtype: Any) -> float:
         (a @ a)[0, 0].item()  # waits for a GPU
         best = min(best, clock() - before)
     torch.set_num_threads(threads)
-    return float(2 * size**3 / best / 1e9)
+    return 2 * size**3 / best / 1e9
 
 
 def _data_sets(execution: Execution) -> Iterator[Check]:
@@ -124,17 +106,6 @@ def _data_sets(execution: Execution) -> Iterator[Check]:
 def _disk(name: str, path: Path) -> Check:
     nearest = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     free = shutil.disk_usage(nearest).free / 1e9
-    if free < LOW_DISK_GB:
-        return Check(
-            f"disk ({name})",
-            "warn",
-            f"{free:,.1f} GB free at {path}",
-            "`tfkd plan all` says what it will take.",
-        )
-    return Check(f"disk ({name})", "ok", f"{free:,.0f} GB free at {path}")
-
-
-def _slurm() -> Check:
-    if shutil.which("sbatch") is None:
-        return Check("slurm", "ok", "not on this machine; everything but --cluster works")
-    return Check("slurm", "ok", "sbatch is here; `tfkd doctor --cluster NAME` checks a profile")
+    low = free < LOW_DISK_GB
+    todo = "`tfkd plan all` says what it will take." if low else ""
+    return Check(f"disk ({name})", "warn" if low else "ok", f"{free:,.0f} GB free at {path}", todo)

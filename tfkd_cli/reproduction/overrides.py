@@ -40,11 +40,8 @@ class Overrides:
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()) -> Overrides:
         """The overrides that `to_json` wrote; RequestError for anything else. `losses`: as for `parse`."""
-        changes, loss_fields = _Changes(), field_types(*losses)
-        for path, value in data.items():
-            owner, name, kind = _field(path, loss_fields)
-            changes.add(owner, name, schema.convert(value, kind, of=path))
-        return changes.made()
+        loss_fields = field_types(*losses)
+        return _by_owner(_typed(path, value, loss_fields) for path, value in data.items())
 
     def to_json(self) -> dict[str, Any]:
         """`{"recipe.epochs": 30, …}`."""
@@ -56,56 +53,83 @@ class Overrides:
 
 
 def parse(
-    settings: Iterable[str], shorthands: Mapping[str, Any], *, losses: Iterable[type[Loss]] = ()
+    settings: Iterable[str],
+    shorthands: Mapping[str, Any],
+    *,
+    losses: Iterable[type[Loss]] = (),
+    recipe: str | None = None,
 ) -> Overrides:
     """`--set` texts and the shorthands (`epochs`, `lr`, `alpha` …; None: not given) as Overrides.
 
-    Fields of `losses` are known besides those of the paper's.
+    Fields of `losses` are known besides those of the paper's. `recipe` names a recipe (finetune) whose values
+    hold where no others are given.
     """
-    changes, loss_fields = _Changes(), field_types(*losses)
-    for text in settings:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise _no_setting(text)
-        owner, name, kind = _field(path, loss_fields)
-        changes.add(owner, name, _typed(f"{owner}.{name}", value.strip(), kind))
+    loss_fields = field_types(*losses)
+    changes: dict[str, Any] = {}
+    given = [_typed_text(text, loss_fields) for text in settings]
     for name, value in shorthands.items():
         if value is not None:
-            changes.add("recipe" if name in RECIPE_FIELDS else "loss", name, value)
-    return changes.made()
-
-
-class _Changes:
-    """Fields and their values, each at most once."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, dict[str, Any]] = {part.name: {} for part in fields(Overrides)}
-
-    def add(self, owner: str, name: str, value: Any) -> None:
-        """Set a field; RequestError where it was set to something else before."""
-        before = self._values[owner].setdefault(name, value)
-        if before is not value and before != value:
+            path = f"{'recipe' if name in RECIPE_FIELDS else 'loss'}.{name}"
+            given.append(_typed(path, value, loss_fields))
+    for path, value in given:
+        if changes.setdefault(path, value) != value:
             raise RequestError(
-                f"{owner}.{name} is set to {self._values[owner][name]} and to {value}.",
+                f"{path} is set to {changes[path]} and to {value}.",
                 expected="one value for each field.",
-                hint=f"leave out one of them: --set {owner}.{name}=… and its own option are the same.",
+                hint=f"leave out one of them: --set {path}=… and its own option are the same.",
             )
-
-    def made(self) -> Overrides:
-        """The overrides, sorted by name."""
-        return Overrides(*(tuple(sorted(values.items())) for values in self._values.values()))
+    return _by_owner((_named(recipe, changes) | changes).items())
 
 
-def _field(path: str, loss_fields: Mapping[str, Any]) -> tuple[str, str, Any]:
-    """`recipe.lr` in its two names, made canonical, and the field's type."""
+def _by_owner(changes: Iterable[tuple[str, Any]]) -> Overrides:
+    values: dict[str, list[tuple[str, Any]]] = {part.name: [] for part in fields(Overrides)}
+    for path, value in sorted(changes):
+        owner, _, name = path.partition(".")
+        values[owner].append((name, value))
+    return Overrides(*map(tuple, values.values()))
+
+
+def _named(recipe: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the recipe that is called `recipe`; its milestones scale with other epochs."""
+    if recipe is None:
+        return {}
+    canonical(recipe, (FINETUNE,), kind="recipe", hint="without --recipe each network has its data set's.")
+    values = hyperparameters.finetune()
+    if epochs := changes.get("recipe.epochs"):
+        made = Recipe(epochs=values["epochs"], milestones=values["milestones"]).with_epochs(epochs)
+        values |= {"milestones": made.milestones, "warmup_epochs": made.warmup_epochs}
+    return {f"recipe.{name}": value for name, value in values.items()}
+
+
+def _typed_text(text: str, loss_fields: Mapping[str, Any]) -> tuple[str, Any]:
+    """`recipe.lr=0.1` → ("recipe.lr", 0.1)."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise _no_setting(text)
+    return _typed(path, value.strip().strip("'\""), loss_fields, is_text=True)
+
+
+def _typed(
+    path: str, value: Any, loss_fields: Mapping[str, Any], *, is_text: bool = False
+) -> tuple[str, Any]:
+    """The path made canonical, and the value as the type of that field; `is_text`: as `--set` was given."""
     owner, _, name = path.strip().partition(".")
     if owner == "data":  # how the files of a data set are read: part of the recipe, for numbers depend on it
         owner, name = "recipe", canonical(name, OF_DATA, kind="data field")
     known = {"recipe": RECIPE_FIELDS, "loss": loss_fields, "teacher": TEACHER_FIELDS}.get(owner, {})
     if not name or not known:
         raise _no_setting(path)
-    found = canonical(name, known, kind=f"{owner} field")
-    return owner, found, known[found]
+    field = canonical(name, known, kind=f"{owner} field")
+    if get_origin(known[field]) is tuple and is_text:
+        value = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
+    found = schema.convert(
+        value,
+        known[field],
+        lax=is_text,
+        of=f"{'--set ' * is_text}{owner}.{field}",
+        hint="`tfkd list methods` shows the fields of each loss and of the recipe.",
+    )
+    return f"{owner}.{field}", found
 
 
 def _no_setting(text: str) -> RequestError:
@@ -114,32 +138,3 @@ def _no_setting(text: str) -> RequestError:
         expected="--set recipe.FIELD=VALUE, --set loss.FIELD=VALUE or --set teacher.weights=VALUE.",
         hint="--set recipe.epochs=30 --set loss.temperature=4",
     )
-
-
-def named(recipe: str | None) -> Overrides:
-    """The recipe called `recipe` (finetune) as Overrides; none for None."""
-    if recipe is None:
-        return Overrides()
-    canonical(recipe, (FINETUNE,), kind="recipe", hint="without --recipe each network has its data set's.")
-    return Overrides(tuple(sorted(hyperparameters.finetune().items())))
-
-
-def merged(base: Overrides, over: Overrides) -> Overrides:
-    """Both; where they name the same field, `over` wins. Milestones of `base` scale with other epochs."""
-    parts = {part.name: dict(getattr(base, part.name)) for part in fields(Overrides)}
-    recipe, epochs = parts["recipe"], dict(over.recipe).get("epochs")
-    if epochs is not None and "milestones" in recipe:
-        made = Recipe(epochs=recipe["epochs"], milestones=recipe["milestones"]).with_epochs(epochs)
-        recipe |= {"milestones": made.milestones, "warmup_epochs": made.warmup_epochs}
-    return Overrides(
-        *(tuple(sorted((known | dict(getattr(over, name))).items())) for name, known in parts.items())
-    )
-
-
-def _typed(path: str, text: str, kind: Any) -> Any:
-    """`text` as the field's type; RequestError when it is not one."""
-    value: Any = text.strip("'\"")
-    if get_origin(kind) is tuple:
-        value = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
-    hint = "`tfkd list methods` shows the fields of each loss and of the recipe."
-    return schema.convert(value, kind, lax=True, of=f"--set {path}", hint=hint)

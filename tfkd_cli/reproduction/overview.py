@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfkd_cli.errors import RunError, TfkdError
+from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -76,7 +75,7 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
     for record in reversed(store.requests()):
         try:
             request = requests.from_json(record, execution=execution)
-            _ = request.wanted  # what it asks for exists
+            _ = request.specs  # what it asks for exists
         except TfkdError as error:
             path = store.root / "requests" / f"{record['id']}.json"
             notes.append(str(DamagedFile(path, error.what, expected=error.expected)))
@@ -95,8 +94,12 @@ def overview(
     queue: Mapping[str, QueueState] | None = None,
     names: Sequence[str] = (),
     notes: Sequence[str] = (),
+    called: Mapping[str, str] | None = None,
 ) -> Overview:
-    """The runs of these campaigns (of the tables called `names`, if any), teachers before students."""
+    """The runs of these campaigns (of the tables called `names`, if any), teachers before students.
+
+    `called`: data set → what to call it.
+    """
     specs: dict[str, RunSpec] = {}
     tables: dict[str, dict[str, None]] = {}
     seconds = 0.0
@@ -111,18 +114,14 @@ def overview(
                 tables.setdefault(key, {}).update(dict.fromkeys(wanted_by))
     shown: dict[str, RunStatus] = {}
     for key, spec in specs.items():
-        shown[key] = _status(spec, states.get(key), (queue or {}).get(spec.folder), shown, tuple(tables[key]))
+        queued = (queue or {}).get(spec.folder)
+        shown[key] = _status(spec, states.get(key), queued, shown, tuple(tables[key]), called)
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
-def outdated(store: Store, states: Iterable[RunState]) -> list[str]:
+def outdated(specs: Iterable[RunSpec]) -> list[str]:
     """Notes on how many of these runs an older trainer version made."""
-    by_version: Counter[tuple[int, str]] = Counter()
-    for state in states:
-        with contextlib.suppress(RunError):  # a damaged one is named elsewhere
-            spec = store.folder(state.name).spec()
-            if spec.outdated:
-                by_version[spec.trainer, spec.outdated] += 1
+    by_version = Counter((spec.trainer, spec.outdated) for spec in specs if spec.outdated)
     return [
         f"{count} run{'s' * (count > 1)} here {'were' if count > 1 else 'was'} {words}. "
         f"`tfkd runs --where trainer={trainer}` lists them."
@@ -135,7 +134,7 @@ def one_run(
 ) -> Overview:
     """The overview of a single run."""
     state = store.scan([spec.key])[spec.key]
-    return Overview((_status(spec, state, queue.get(spec.folder), {}, ()),), 0.0, tuple(notes))
+    return Overview((_status(spec, state, queue.get(spec.folder), {}, (), None),), 0.0, tuple(notes))
 
 
 def _status(
@@ -144,6 +143,7 @@ def _status(
     queued: QueueState | None,
     before: Mapping[str, RunStatus],
     tables: tuple[str, ...],
+    called: Mapping[str, str] | None,
 ) -> RunStatus:
     status, message = _shown(spec, state, queued, before)
     message = message or spec.outdated
@@ -153,7 +153,7 @@ def _status(
         key=spec.key,
         status=status,
         tables=tables,
-        title=spec.title,
+        title=spec.title(called),
         epoch=spec.recipe.epochs if status == "done" else state.epoch if state else None,
         epochs=spec.recipe.epochs,
         age_seconds=round(state.heartbeat_age, 1) if state and state.heartbeat_age is not None else None,

@@ -49,12 +49,6 @@ class Request:
             kind = "--" + name.replace("_", "-") if name == "teacher_seeds" else name
             object.__setattr__(self, name, canonical(getattr(self, name), get_args(known), kind=kind))
         self._check_loss_overrides()
-        if self.foreign_teacher is not None and self.teacher_seeds != "one":
-            raise RequestError(
-                "--teacher-seeds paired needs a teacher per seed, and a file is one teacher.",
-                expected="--teacher-seeds one beside --teacher-checkpoint.",
-                hint="leave out --teacher-seeds, or let tfkd train the teachers.",
-            )
 
     def teachers_of(self, item: Table | Figure) -> TeacherSeeds:
         """Whether one teacher teaches all seeds of a table or figure, by its own file or by this request."""
@@ -73,14 +67,12 @@ class Request:
 
     def runs_by_setting(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
         """Setting → its runs, one per seed; without the teachers they need. Resolved once."""
-        known, found = self._resolved.get(item.name, (None, {}))
-        if known is not item:
-            found = self._resolve(item)
-            self._resolved[item.name] = item, found
-        return found
+        if item.name not in self._resolved:
+            self._resolved[item.name] = self._resolve(item)
+        return self._resolved[item.name]
 
     @cached_property
-    def _resolved(self) -> dict[str, tuple[Table | Figure, Mapping[Setting, tuple[RunSpec, ...]]]]:
+    def _resolved(self) -> dict[str, Mapping[Setting, tuple[RunSpec, ...]]]:
         return {}
 
     def _resolve(self, item: Table | Figure) -> Mapping[Setting, tuple[RunSpec, ...]]:
@@ -104,6 +96,11 @@ class Request:
     def wanted(self) -> dict[str, tuple[RunSpec, ...]]:
         """Name of the table or figure → its runs; resolved once, however often it is planned."""
         return {item.name: self.runs(item) for item in self.items}
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """All runs, without the teachers they need."""
+        return [spec for specs in self.wanted.values() for spec in specs]
 
     def spec(
         self, setting: Setting, *, seed: int = 0, own_epochs: bool = False, fast: bool = False
@@ -151,14 +148,11 @@ class Request:
             **kind.FORMS[form],
             **{name: each.value for name, each in looked_up.items()},
             **dict(setting.loss),
-            **self._loss_overrides(setting, kind),
+            **({} if setting == setting.baseline() else self.overrides.of_loss(kind)),
         }
         loss = kind(**values)
         loss.check(self.facts(setting.dataset).classes)
         return loss
-
-    def _loss_overrides(self, setting: Setting, kind: type[Loss]) -> dict[str, Any]:
-        return {} if setting == setting.baseline() else self.overrides.of_loss(kind)
 
     def _recipe(
         self, setting: Setting, looked_up: Mapping[str, hyperparameters.Sourced], *, fast: bool
@@ -182,15 +176,18 @@ class Request:
     ) -> Teacher | ForeignTeacher | None:
         if not loss.needs_teacher:
             return None
-        if setting.teacher is not None and self.foreign_teacher is not None:
-            return self.foreign_teacher
         network = setting.student if method(setting.method).teacher == "self" else setting.teacher
         if network is None:
-            raise RequestError(
-                f"{setting.method} needs a teacher, none was given.", hint="--teacher resnet18"
-            )
-        if pretrained := self._pretrained(setting, network, known):
-            return pretrained
+            return None  # which a RunSpec refuses
+        given = self.foreign_teacher if setting.teacher is not None else None
+        if foreign := given or self._pretrained(setting, network, known):
+            if self.teacher_seeds == "paired":
+                raise RequestError(
+                    "--teacher-seeds paired needs a teacher per seed, and weights from a file are one.",
+                    expected="--teacher-seeds one, or teachers that are trained here.",
+                    hint="leave out --teacher-checkpoint; --set teacher.weights=trained",
+                )
+            return foreign
         teaching = setting.taught_by(network)
         if (teaching, fast) not in self._teachers:
             self._teachers[teaching, fast] = self.spec(teaching, fast=fast)
@@ -210,12 +207,6 @@ class Request:
             return None
         digest, classes = models.published_digest(network), self.facts(setting.dataset).classes
         if digest is not None and classes == PRETRAINED_CLASSES and setting.teacher_epoch is None:
-            if self.teacher_seeds == "paired":
-                raise RequestError(
-                    "--teacher-seeds paired needs a teacher per seed, and torchvision's weights are one.",
-                    expected="--teacher-seeds one, or teachers that are trained here.",
-                    hint="--set teacher.weights=trained",
-                )
             return ForeignTeacher(network=network, digest=digest)
         if override:
             raise RequestError(

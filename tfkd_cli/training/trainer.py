@@ -289,11 +289,10 @@ class Training:
     def _refuse_divergence(self) -> None:
         loss = float(self._sums[0])
         if not math.isfinite(loss):
-            gentler = self.spec.loss.smaller_gradients()
             raise RunError(
                 f"the loss became {loss} in epoch {self.epoch}, by step {self.step + 1} of {self.steps}.",
                 expected="a finite loss; too large a learning rate or weight of a term makes it infinite.",
-                hint="try " + " or ".join((f"--lr {self.spec.recipe.lr / 10:g}", *gentler)) + ".",
+                hint=f"try --lr {self.spec.recipe.lr / 10:g}, or smaller weights: tfkd explain shows them.",
             )
 
     def _finish_epoch(self, tested: Scores, checked: Scores | None, *, training_seconds: float) -> Epoch:

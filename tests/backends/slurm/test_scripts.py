@@ -21,11 +21,12 @@ from tfkd_cli.backends.slurm import arrays, doctor, sbatch, sending, site, stagi
 from tfkd_cli.backends.slurm import profile as profiles
 from tfkd_cli.backends.slurm.profile import Profile
 from tfkd_cli.execution import Execution
-from tfkd_cli.plan import TODO, Estimate, PlannedRun
+from tfkd_cli.plan import Estimate, PlannedRun
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import Store
+from tfkd_cli.store import RunState, Store
 
 Graph = Callable[[int, int], list[RunSpec]]
+TODO = RunState(key="", name="", status="todo")
 GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch.sh"
 SITE = site.Site(
     partitions=site.parse_partitions(

@@ -118,9 +118,9 @@ def _to_send(
     for run in runs:  # teachers first
         if run.spec.folder in active:
             continue
-        if run.progress.status != "done" and store.folder(run.spec.folder).state().status == "done":
+        if run.state.status != "done" and store.folder(run.spec.folder).state().status == "done":
             continue
-        outside = run.progress.status == "running" and run.progress.job is None
+        outside = run.state.status == "running" and run.state.slurm is None
         if outside or any(parent in elsewhere for parent in run.spec.parents):
             elsewhere.append(run.spec)
         else:

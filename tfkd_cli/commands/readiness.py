@@ -6,15 +6,18 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from tfkd_cli import data, models
+from tfkd_cli import console, data, models
 from tfkd_cli.backends import processes
+from tfkd_cli.commands import session
 from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError
-from tfkd_cli.execution import Execution
+from tfkd_cli.options import LaunchOptions
+from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.training import provenance
@@ -57,34 +60,40 @@ def check_device(device: str, *, gpus: int = 1) -> None:
         )
 
 
+def check_place(where: LaunchOptions) -> None:
+    """RequestError, before anything has started, when there is no such device, or no SLURM, here."""
+    if where.cluster == "local":
+        return check_device(where.device, gpus=where.gpus or 1)
+    from tfkd_cli.backends.slurm import client
+
+    return client.require()
+
+
 def unready(request: Request, runs: Sequence[RunSpec]) -> list[ResolvedData]:
     """The data sets of these runs that are not decoded yet."""
     used = {spec.dataset for spec in runs}
     return [each for each in request.data.values() if each.name in used and not each.ready]
 
 
-def make_ready(
-    request: Request,
-    runs: Sequence[RunSpec],
-    *,
-    execution: Execution,
-    accept_download: Callable[[ResolvedData], bool],
-    progress: Callable[[str, float], None] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+def make_data_ready(
+    campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions, *, before_plan: bool = False
 ) -> None:
-    """Decode, and where accepted fetch, what these runs need; RequestError before anything has started.
+    """Decode, and fetch where that is accepted, what these runs need; what is decoded already is checked.
 
-    What is decoded already is checked. `say` is given what was found while images were decoded.
+    RequestError before anything has started. `before_plan`: what is found is not said, since the plan that
+    follows does.
     """
+    from tfkd_cli import progress
+
     used = {spec.dataset for spec in runs}
-    for each in (found for found in request.data.values() if found.name in used):
-        allowed = each.available or (each.download is not None and accept_download(each))
+    for each in (found for found in campaign.request.data.values() if found.name in used):
+        fetch = not each.available and each.download is not None and _accepts(each.download, where)
         made = data.prepare(
             each.name,
-            execution=execution,
+            execution=campaign.execution,
             source=None,
-            allow_download=allowed and not each.available,
-            progress=progress,
+            allow_download=fetch,
+            progress=progress.steps(),
         )
         if made.name != each.name:
             raise RequestError(
@@ -94,8 +103,17 @@ def make_ready(
             )
         check_corrupt(made.facts, [spec for spec in runs if spec.dataset == made.name])
         for note in made.facts.notes:
-            if note not in each.facts.notes:  # those were shown with the plan
-                say(f"{made.facts.called}: {note}")
+            if not before_plan and note not in each.facts.notes:  # those were shown with the plan
+                console.say(f"{made.facts.called}: {note}")
+
+
+def _accepts(what: str, where: LaunchOptions) -> bool:
+    """Whether to fetch: `--yes`, or asked on a terminal; a script without `--yes` never fetches."""
+    if where.yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return where.yes
+    import typer
+
+    return typer.confirm(f"Fetch {what} now?", default=False, err=True)
 
 
 def check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
@@ -109,65 +127,92 @@ def check_corrupt(facts: DataSet, runs: Sequence[RunSpec]) -> None:
         )
 
 
-def make_networks_ready(
-    request: Request,
-    runs: Sequence[RunSpec],
-    *,
-    accept: Callable[[str], bool] | None,
-    say: Callable[[str], None],
-) -> None:
+def make_networks_ready(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
     """Build each network of another library once, before anything is trained: what fails, fails once.
 
-    Pretrained weights that are not here are fetched where `accept` agrees, else a RequestError. Without
-    `accept` nothing is fetched, and neither networks that wait for their weights nor those of the paper's
-    tables are built.
+    Pretrained weights that are not here are fetched where that is accepted, else a RequestError. A dry run
+    fetches nothing, and builds neither networks that wait for their weights nor those of the paper's tables.
     """
-    facts = {each.name: each.facts for each in request.data.values()}
+    facts = campaign.facts()
     foreign = {spec.teacher: spec.dataset for spec in runs if isinstance(spec.teacher, ForeignTeacher)}
     for name in [teacher.network for teacher in foreign if teacher.published]:
         words = models.published_to_fetch(name)
         hint = "--set teacher.weights=trained trains the teachers here."
-        if words is not None and _accepted(words, name, accept, say=say, hint=hint):
-            say(f"Fetching {words} …")
+        if words is not None and _fetches(words, name, where, hint=hint):
             from tfkd_cli.models import borrowed  # with torch
 
             borrowed.fetch_published(name)
     used: list[tuple[str, str, int | None]] = [(spec.student, spec.dataset, None) for spec in runs]
     used += [(each.network, dataset, each.size or each.resize) for each, dataset in foreign.items()]
     for name, dataset, own_size in dict.fromkeys(used):
-        known = ":" not in name or (accept is None and name in models.PUBLISHED_NETWORKS)
+        known = ":" not in name or (where.dry_run and name in models.PUBLISHED_NETWORKS)
         if known or dataset not in facts:
             continue
         from tfkd_cli.models import borrowed
 
         words = borrowed.weights_to_fetch(name)
         hint = "without `:pretrained` the network is trained from scratch."
-        if words is not None and not _accepted(words, name, accept, say=say, hint=hint):
+        if words is None:
+            console.say(f"Trying {name} …")
+        elif not _fetches(words, name, where, hint=hint):
             continue
-        say(f"Fetching {words} …" if words else f"Trying {name} …")
         build = _build_apart if name.startswith("python:") else models.build
         shape = facts[dataset]
         build(name, classes=shape.classes, channels=shape.channels, size=own_size or shape.size)
 
 
-def _accepted(
-    words: str,
-    name: str,
-    accept: Callable[[str], bool] | None,
-    *,
-    say: Callable[[str], None],
-    hint: str,
-) -> bool:
-    """Whether weights are fetched: not without `accept`, which is said; RequestError where it refuses."""
-    if accept is None:
-        say(f"{name}: its pretrained weights are not here; would fetch {words}.")
-    elif not accept(words):
+def _fetches(words: str, name: str, where: LaunchOptions, *, hint: str) -> bool:
+    """Whether weights are to be fetched: not in a dry run; RequestError where that is not accepted."""
+    if where.dry_run:
+        console.say(f"{name}: its pretrained weights are not here; would fetch {words}.")
+    elif not _accepts(words, where):
         raise RequestError(
             f'the pretrained weights of "{name}" are not on this machine.',
             expected=f"{words}.",
             hint=f"--yes fetches them; {hint}",
         )
-    return accept is not None
+    else:
+        console.say(f"Fetching {words} …")
+    return not where.dry_run
+
+
+def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
+    """How the teacher from a file does on each data set of these runs; RequestError when it is no teacher."""
+    from tfkd_cli.reproduction import foreign
+
+    for dataset, teacher in dict.fromkeys((spec.dataset, spec.teacher) for spec in runs):
+        if isinstance(teacher, ForeignTeacher) and not teacher.published:
+            execution = campaign.execution
+            console.say("Evaluating the teacher from the file …")
+            said = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
+            console.say(said)
+
+
+def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:
+    """What these runs would find in their first seconds, for a dry run: nothing is written or fetched.
+
+    RequestError for what would stop them. A device that is not here is said: it may be elsewhere.
+    """
+    missing = unready(campaign.request, runs)
+    if missing:
+        cache = campaign.execution.cache_path
+        session.check_writable(cache, "the cache folder", "--cache-dir DIR (or TFKD_CACHE)")
+    for each in campaign.request.data.values():
+        used = [spec for spec in runs if spec.dataset == each.name]
+        check_corrupt(each.facts, used)
+        if used and each.ready:
+            data.check_files(each.name, execution=campaign.execution)
+    make_networks_ready(campaign, runs, where)
+    decoded = {each.name for each in campaign.request.data.values() if each.ready}
+    show_foreign_teacher(campaign, [spec for spec in runs if spec.dataset in decoded])
+    if where.cluster == "local":
+        try:
+            check_device(where.device, gpus=where.gpus or 1)
+        except RequestError as error:
+            return console.say(f"Warning: {error.what}")
+    if runs and all(each.available for each in missing):
+        console.say("Checked: what these runs need is here. Nothing was trained.")
+    return None
 
 
 def _build_apart(name: str, *, classes: int, channels: int, size: int) -> None:
