@@ -113,7 +113,7 @@ class QueueState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Kept(Record):
-    """`submissions/queue.json`: what SLURM last said of each job (`<name of the array>_<index>`), and when."""
+    """`submissions/queue.json`: what SLURM last said of each job (`<array>_<index>`), and when."""
 
     asked: NotNegative = 0.0
     jobs: dict[str, QueueState] = msgspec.field(default_factory=dict)
