@@ -68,6 +68,7 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     drill.wait_epoch(spec)
     drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0].job)
     drill.wait_done(spec, seconds=240)
+    drill.wait(lambda: drill.lives()[-1]["event"] == "ended")  # a moment after the result
     assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["time limit", "done"]
     logs = [(attempt / "log").read_text() for attempt in drill.store.run(spec).attempts()]
     assert len(logs) == 2

@@ -139,8 +139,8 @@ def test_a_slurmd_that_is_killed_in_mid_run_and_comes_back_costs_nothing(drill: 
     time.sleep(1)
     drill.cluster.daemon("start", "slurmd-localhost")
     drill.wait_done(spec)
-    assert [life["event"] for life in drill.lives()] == ["began", "ended"]
     drill.wait(lambda: drill.queue()[spec.folder].state == "COMPLETED")
+    assert [life["event"] for life in drill.lives()] == ["began", "ended"]
 
 
 SUBMIT = """
