@@ -1,6 +1,6 @@
 """A real SLURM on one host, without systemd, for tests and for trying things out.
 
-python slurm/dev/cluster.py up DIR [--accounting] [--preempt-signal] [--gpus 4] [--set KEY=VALUE]
+python slurm/dev/cluster.py up DIR [--accounting] [--gpus 4] [--set KEY=VALUE]
 . DIR/env.sh && sinfo
 python slurm/dev/cluster.py stop DIR slurmctld       (also: kill, start; slurmd-localhost, slurmdbd, …)
 python slurm/dev/cluster.py down DIR
@@ -198,7 +198,6 @@ def _options(arguments: argparse.Namespace) -> Options:
         gpus=arguments.gpus,
         nodes=arguments.nodes,
         accounting=arguments.accounting,
-        preempt_signal=arguments.preempt_signal,
         settings=dict(pair.split("=", 1) for pair in arguments.set),
     )
 
@@ -215,7 +214,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=Options.gpus)
     parser.add_argument("--nodes", type=int, default=Options.nodes)
     parser.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB: a real sacct")
-    parser.add_argument("--preempt-signal", action="store_true", help="preemption sends USR2 first")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a line of slurm.conf"
     )

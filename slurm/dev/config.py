@@ -22,7 +22,6 @@ class Options:
     gpus: int = 4
     nodes: int = 1
     accounting: bool = False
-    preempt_signal: bool = False  # preemption sends USR2 first; off is SLURM's default (SIGTERM only)
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -131,8 +130,6 @@ def slurm_conf(layout: Layout, options: Options, *, bind_loopback: bool) -> str:
     }
     if bind_loopback:
         settings["CommunicationParameters"] = "NoInAddrAny,NoCtldInAddrAny"
-    if options.preempt_signal:
-        settings["SlurmctldParameters"] = "preempt_send_user_signal"  # the spelling of 22.05
     settings.update(options.settings)
     lines = [f"{key}={value}" for key, value in settings.items()]
     return "\n".join([*lines, *_nodes(layout, options), *_partitions()]) + "\n"

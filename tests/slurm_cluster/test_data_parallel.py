@@ -15,7 +15,7 @@ from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 from tfkd_cli.training import runner
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 TWO = """
 [submit]
@@ -54,7 +54,7 @@ def test_two_tasks_train_one_run_to_the_losses_of_one_process(
     here = Store.open(tmp_path / "here", create=True)
     for spec in (teacher, student):
         runner.run(spec, store=here, execution=drill.execution)
-    drill.wait_done(teacher, student, seconds=240)
+    drill.wait_done(teacher, student)
     for spec in (teacher, student):
         assert losses(drill.store, spec) == pytest.approx(losses(here, spec), rel=1e-5)
         result = drill.store.run(spec).result()
@@ -67,7 +67,8 @@ def test_a_time_limit_saves_once_and_both_tasks_go_on_together(drill: Any, run_o
     sent = drill.submit([spec], profile=TWO)
     drill.wait_epoch(spec)
     drill.cluster.ask("scancel", "--signal=USR2", sent.arrays[0].job)
-    drill.wait_done(spec, seconds=240)
+    drill.wait_done(spec)
+    drill.wait(lambda: drill.lives()[-1]["event"] == "ended")  # a moment after the result
     assert [life["cause"] for life in drill.lives() if life["event"] == "ended"] == ["time limit", "done"]
     logs = [(attempt / "log").read_text() for attempt in drill.store.run(spec).attempts()]
     assert len(logs) == 2
@@ -91,7 +92,7 @@ def test_a_task_that_is_lost_ends_the_job(
     sent = drill.submit([spec], profile=TWO)
     os.kill(processes(drill, spec)[rank], number)
     job = sent.arrays[0].job
-    drill.wait(lambda: drill.cluster.states()[job] != "RUNNING", seconds=200)
+    drill.wait(lambda: drill.cluster.states()[job] != "RUNNING")
     if rank == 1:  # rank 0 has said what happened
         failure = drill.store.run(spec).failure() or {}
         assert "rank 1 (process" in failure["message"]

@@ -19,7 +19,7 @@ from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
 from tfkd_cli.training import runner
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 Make = Callable[..., RunSpec]
 
@@ -54,7 +54,7 @@ def undisturbed(
 def tfkd(*arguments: str) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "tfkd_cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
 
 
 def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_path: Path, small: str) -> None:
@@ -75,7 +75,7 @@ def test_the_demo_on_slurm_is_the_demo_here_number_for_number(drill: Any, tmp_pa
     tfkd("reproduce", "demo", *common, "--results", there, "--cluster", toml)
     counts = json.loads(tfkd("status", "--results", there, "--json"))["counts"]
     assert (counts["todo"], sum(counts.values())) == (0, 8)
-    drill.wait(lambda: len(list(drill.store.root.glob("runs/*/result.json"))) == 8, seconds=180)
+    drill.wait(lambda: len(list(drill.store.root.glob("runs/*/result.json"))) == 8)
     drill.wait(lambda: {each.state for each in drill.queue().values()} == {"COMPLETED"})
     assert not list(drill.store.root.glob("submissions/*/array-*/*_result.pkl"))
     tfkd("reproduce", "demo", *common, "--results", here)
@@ -139,8 +139,8 @@ def test_a_slurmd_that_is_killed_in_mid_run_and_comes_back_costs_nothing(drill: 
     time.sleep(1)
     drill.cluster.daemon("start", "slurmd-localhost")
     drill.wait_done(spec)
-    assert [life["event"] for life in drill.lives()] == ["began", "ended"]
     drill.wait(lambda: drill.queue()[spec.folder].state == "COMPLETED")
+    assert [life["event"] for life in drill.lives()] == ["began", "ended"]
 
 
 SUBMIT = """
@@ -185,10 +185,10 @@ def test_a_submitter_killed_between_sbatch_calls_submits_every_run_once(
     specs = [teacher, *(student_of(teacher, seed=seed) for seed in range(2))]
     before = len(drill.cluster.states())
     dying = submitter(drill, specs, die_after=1)
-    dying.communicate(timeout=60)
+    dying.communicate(timeout=600)
     assert dying.returncode == -9
     again = submitter(drill, specs)
-    out, _ = again.communicate(timeout=60)
+    out, _ = again.communicate(timeout=600)
     assert (again.returncode, out.strip()) == (0, "0")
     assert len(drill.cluster.states()) - before == 3
     drill.wait_done(*specs)
@@ -201,7 +201,7 @@ def test_the_same_command_typed_twice_at_once_submits_every_run_once(
     teacher = run_of()
     specs = [teacher, student_of(teacher)]
     both = [submitter(drill, specs) for _ in range(2)]
-    counts = [int(process.communicate(timeout=60)[0]) for process in both]
+    counts = [int(process.communicate(timeout=600)[0]) for process in both]
     assert sorted(counts) == [0, 2]
     drill.wait_done(*specs)
 
@@ -270,12 +270,11 @@ def test_a_real_submit_limit_leaves_the_rest_in_the_plan(accounting_drill: Any, 
     drill.wait_done(*specs)
 
 
-@pytest.mark.timeout(480)
 def test_a_run_at_its_time_limit_comes_back_and_goes_on_at_the_exact_step(
     limited: Any, run_of: Make, undisturbed: Any
 ) -> None:
     spec = run_of("slow", epochs=40, seed=9)
-    limited.wait_done(spec, seconds=420)
+    limited.wait_done(spec)
     limited.wait(lambda: limited.lives()[-1]["cause"] == "done")
     lives = limited.lives()
     assert len(lives) >= 4
@@ -295,10 +294,10 @@ def test_a_node_that_is_lost_for_good_in_mid_run_costs_no_more_than_one_more_com
     drill.submit([spec])
     drill.wait_epoch(spec)
     drill.cluster.daemon("kill", "slurmd-localhost")
-    drill.wait(lambda: "down" in drill.cluster.ask("sinfo", "-h", "-o", "%T"), seconds=120)
+    drill.wait(lambda: "down" in drill.cluster.ask("sinfo", "-h", "-o", "%T"))
     drill.cluster.daemon("start", "slurmd-localhost")
     # The requeued job may start at the moment its orphan is killed, and fail without having run.
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while drill.status(spec) != "done" and time.monotonic() < deadline:
         drill.submit([spec])
         time.sleep(2)

@@ -13,7 +13,7 @@ import pytest
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.training import provenance
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 Make = Callable[..., RunSpec]
 
@@ -40,11 +40,11 @@ def test_two_commands_in_allocations_train_a_run_once_and_a_submission_leaves_it
                or list(drill.store.root.glob("runs/*/attempts/0001/metrics.jsonl")))  # fmt: skip
     toml = str(drill.profile(small).path)
     said = subprocess.run(
-        run_command(drill, "--cluster", toml), capture_output=True, text=True, check=True, timeout=100
+        run_command(drill, "--cluster", toml), capture_output=True, text=True, check=True, timeout=600
     )
     assert "Submitted 0 runs" in said.stderr
     assert "1 runs are left to the process that trains them" in said.stderr
-    told = [process.communicate(timeout=150)[0] for process in both]
+    told = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     [run] = drill.store.runs()
     assert len(run.attempts()) == 1
@@ -55,7 +55,7 @@ def test_a_submission_from_inside_an_allocation_inherits_nothing_of_it(drill: An
     command = [*run_command(drill, "--cluster", toml)]
     command[command.index("6")] = "1"
     inside = salloc(*command, options=["-c", "2", "--mem-per-cpu=700"])
-    out, _ = inside.communicate(timeout=100)
+    out, _ = inside.communicate(timeout=600)
     assert "Submitted 1 runs" in out
     drill.wait(lambda: list(drill.store.root.glob("runs/*/result.json")))
 

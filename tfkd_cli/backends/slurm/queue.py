@@ -7,13 +7,15 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from tfkd_cli.backends.slurm import arrays, client
 from tfkd_cli.errors import RunError
 from tfkd_cli.regular_files import open_regular
+from tfkd_cli.schema import NotNegative, Record
 from tfkd_cli.store import files, reading
 
 if TYPE_CHECKING:
@@ -65,8 +67,7 @@ _ENDS = (
 FAILURES = ("crash", "out of memory", "refused", "lost")  # causes of a life's end that mean a failed run
 
 
-@dataclass(frozen=True)
-class QueueState:
+class QueueState(msgspec.Struct, frozen=True, array_like=True):
     """What SLURM says of one run: its state (`VANISHED`: nothing any more), the reason, the job's id."""
 
     state: str
@@ -111,6 +112,13 @@ class QueueState:
         return ""
 
 
+class _Kept(Record):
+    """`submissions/queue.json`: what SLURM last said of each job (`<array>_<index>`), and when."""
+
+    asked: NotNegative = 0.0
+    jobs: dict[str, QueueState] = msgspec.field(default_factory=dict)
+
+
 class Queue(dict[str, QueueState]):
     """Folder of a run → its newest job; `error` when SLURM did not answer just now."""
 
@@ -125,13 +133,14 @@ def queue_states(store: Store, *, fresh: bool = False) -> Queue:
     known = [each for each in arrays.known_arrays(store) if each.job]
     if not known:
         return Queue()
-    kept, age = _read_kept(store)
-    found = _by_run(known, kept)
-    if not kept or fresh or not 0 <= age < CACHE_SECONDS:
+    kept = _read_kept(store)
+    age = time.time() - kept.asked
+    found = _by_run(known, kept.jobs)
+    if not kept.jobs or fresh or not 0 <= age < CACHE_SECONDS:
         try:
             return look(store, known, ask_jobs())
         except RunError as silent:
-            shown = f"What it said {age:.0f} s ago is shown." if kept else "Nothing is known of the jobs."
+            shown = f"What it said {age:.0f} s ago is shown." if found else "Nothing is known of the jobs."
             found.error = f"{silent.what} {shown}"
     return found
 
@@ -165,8 +174,7 @@ def parse_squeue(text: str) -> Jobs:
 
 def look(store: Store, known: Sequence[Array], jobs: Jobs) -> Queue:
     """The newest job of each run, from what squeue says; SLURM forgets ended jobs, the store does not."""
-    kept, _ = _read_kept(store)
-    ended = {key: each for key, each in kept.items() if not each.active}
+    ended = {key: each for key, each in _read_kept(store).jobs.items() if not each.active}
     states: dict[str, QueueState] = {}
     for array in known:
         for index, job_id in enumerate(array.ids):
@@ -175,7 +183,7 @@ def look(store: Store, known: Sequence[Array], jobs: Jobs) -> Queue:
             if state is None or name != array.name:  # a new cluster counts ids from 1 again
                 state = ended.get(key, QueueState(VANISHED, "", job_id))
             states[key] = state if state.active else _explained(state, store, array, index)
-    _keep(store, states, asked=time.time())
+    _keep(store, _Kept(asked=time.time(), jobs=states))
     return _by_run(known, states)
 
 
@@ -213,11 +221,11 @@ def _explained(state: QueueState, store: Store, array: Array, index: int) -> Que
         failed = "CANCELLED AT" not in log
         cause = "it ended before its run began" + (f": {said[-1][:200]}" if said else "")
     if vanished and failed:
-        state = replace(state, state="FAILED")
+        state = msgspec.structs.replace(state, state="FAILED")
     why = next((why for pattern, why in _ENDS if re.search(pattern, log or "", re.IGNORECASE)), "")
     if state.state in (VANISHED, "FAILED"):
         why = why or cause
-    return replace(state, reason=why) if why else state
+    return msgspec.structs.replace(state, reason=why) if why else state
 
 
 def _last_words(log: Path, *, below: Path) -> str | None:
@@ -230,22 +238,18 @@ def _last_words(log: Path, *, below: Path) -> str | None:
 
 def forget(store: Store) -> None:
     """Let the next look ask SLURM: something was just changed."""
-    _keep(store, _read_kept(store)[0], asked=0)
+    _keep(store, _Kept(jobs=_read_kept(store).jobs))
 
 
-def _keep(store: Store, states: Mapping[str, QueueState], *, asked: float) -> None:
-    """`submissions/queue.json`: `<name of the array>_<index>` → what SLURM last said of that job."""
-    rows = {key: [each.state, each.reason, each.job_id] for key, each in states.items()}
+def _keep(store: Store, kept: _Kept) -> None:
     with contextlib.suppress(OSError, RunError):  # a read-only store still has a status
-        data = files.encode_json({"asked": asked, "jobs": rows}, indent=None)
+        data = files.encode_json(msgspec.to_builtins(kept), indent=None)
         files.write_atomic(store.root / "submissions" / KEPT, data)
 
 
-def _read_kept(store: Store) -> tuple[dict[str, QueueState], float]:
-    """What `_keep` wrote, and how many seconds ago SLURM said so; nothing where that cannot be read."""
-    try:
-        data: Any = reading.read_object(store.root / "submissions" / KEPT, limit=64 << 20)
-        states = {key: QueueState(*map(str, row)) for key, row in data["jobs"].items()}
-        return states, time.time() - float(data["asked"])
-    except (RunError, KeyError, TypeError, ValueError, AttributeError):
-        return {}, 0.0
+def _read_kept(store: Store) -> _Kept:
+    """What `_keep` wrote; nothing where that cannot be read."""
+    with contextlib.suppress(RunError):
+        kept: _Kept | None = reading.read_as(store.root / "submissions" / KEPT, _Kept, limit=64 << 20)
+        return kept or _Kept()
+    return _Kept()

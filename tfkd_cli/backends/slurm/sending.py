@@ -43,6 +43,7 @@ class Submission:
     tell: Tell
     jobs: dict[str, str] = field(default_factory=dict)  # folder of a run → its active job; grows
     name: str = ""
+    calls: int = 0  # of sbatch; they number the arrays, so that the name of a refused one is not used again
     arrays: list[Array] = field(default_factory=list)
     queued: Mapping[str, str] = field(default_factory=dict)  # folders of runs that SLURM had before → job
     elsewhere: Sequence[RunSpec] = ()  # another process is at work on them, or on their teachers
@@ -123,9 +124,10 @@ class Submission:
                     size //= 2
 
     def _send(self, packs: Sequence[Pack], *, unfinished: Set[str], code: Path) -> None:
+        self.calls += 1
         array = Array(
             folder=self.store.submission_path(self.name).absolute(),
-            number=len(self.arrays) + 1,
+            number=self.calls,
             packs=tuple(tuple(run.spec.folder for run in pack) for pack in packs),
             after=tuple(  # the runs of a pack have the same unfinished parents
                 tuple(each.folder for each in pack[0].spec.parents if each.folder in unfinished)
