@@ -1,4 +1,4 @@
-"""The cache: whole or not there, one decoding for ten processes, nothing left of the killed."""
+"""The cache: whole or not there, one decoding for many processes, nothing left of the killed."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ def worker(root: Path, *, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WORKER, str(root), str(seconds)])
 
 
-def test_ten_processes_at_once_decode_it_once(tmp_path: Path) -> None:
-    workers = [worker(tmp_path, seconds=0.2) for _ in range(10)]
-    assert [each.wait(60) for each in workers] == [0] * 10
+def test_processes_that_start_at_once_decode_it_once(tmp_path: Path) -> None:
+    workers = [worker(tmp_path, seconds=0.2) for _ in range(4)]
+    assert [each.wait(60) for each in workers] == [0] * 4
     assert (tmp_path / "decodings").read_text() == "x"
     assert sorted(each.name for each in (tmp_path / "data").iterdir()) == [".lock-small", "small"]
 

@@ -226,26 +226,21 @@ def test_it_is_not_downloaded(execution: Execution) -> None:
 
 
 def official(size: int = 114_800) -> Layout:
-    """As many classes and images as the official set, all training images of this size."""
-    classes = tuple(f"n{number:08d}" for number in range(1_000))
-    counts = [1_282] * 167 + [1_281] * 833
-    images = zip(classes, counts, strict=True)
-    train = [listing.Item(wnid, f"{wnid}_{n}.JPEG", size) for wnid, count in images for n in range(count)]
-    val = [listing.Item(wnid, f"{number}.JPEG", 134_000) for wnid in classes for number in range(50)]
-    return listing._layout(Path("imagenet"), classes, {"train": train, "val": val})
+    """Three classes of 5, 5 and 6 training images of this size, and two validation images each."""
+    counts = zip(WNIDS, (6, 5, 5), strict=True)
+    train = [listing.Item(wnid, f"{wnid}_{n}.JPEG", size) for wnid, count in counts for n in range(count)]
+    val = [listing.Item(wnid, f"{number}.JPEG", 134_000) for wnid in WNIDS for number in range(2)]
+    return listing._layout(Path("imagenet"), WNIDS, {"train": train, "val": val})
 
 
 def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Archives of the sizes that this made-up set has stand for the official ones."""
-    layout = official()
-    monkeypatch.setattr(imagenet, "PER_CLASS", {"train": range(1_281, 1_283), "val": range(50, 51)})
-    inner = [
-        -(-(count * (512 + 115_200) + 1024) // 10_240) * 10_240 for count in [1_282] * 167 + [1_281] * 833
-    ]
-    train = -(-(sum(inner) + 1_000 * 512 + 1024) // 10_240) * 10_240
-    val = -(-(50_000 * (512 + 134_144) + 1024) // 10_240) * 10_240
-    monkeypatch.setattr(imagenet, "ARCHIVE_BYTES", {"train": train, "val": val})
-    facts = data.dataset("imagenet")
+    """A set with the counts and sizes of this made-up one stands for the official one."""
+    layout, facts = official(), data.dataset("imagenet")
+    monkeypatch.setattr(imagenet, "IMAGENET", replace(facts, classes=3, train_images=16))
+    monkeypatch.setattr(imagenet, "PER_CLASS", {"train": range(5, 7), "val": range(2, 3)})
+    packed = {"train": 16 * (512 + 115_200), "val": 6 * (512 + 134_144)}
+    monkeypatch.setattr(imagenet, "ARCHIVE_BYTES", {part: size + 10_240 for part, size in packed.items()})
+    monkeypatch.setattr(imagenet, "PADDING", 12_288)
     named = imagenet._identify(layout, facts)
     assert (named.name, named.full) == ("imagenet", True)
     assert "bytes were not hashed" in named.notes[0]
@@ -254,7 +249,7 @@ def test_the_official_name_needs_the_official_counts_and_sizes(monkeypatch: pyte
     assert (others.full, others.unchecked) == (False, True)
     moved = layout.files[0].replace(layout.classes[0], layout.classes[1], 1)  # to another class
     relabelled = replace(layout, files=[moved, *layout.files[1:]])
-    assert imagenet._identify(relabelled, facts).name.startswith("imagenet@")
+    assert not imagenet._identify(relabelled, facts).unchecked
 
 
 def test_the_sizes_of_the_files_in_a_tree_add_up_to_nearly_those_of_the_archives(

@@ -69,17 +69,6 @@ def test_every_tenth_of_the_thousand_classes_and_the_first_images_by_name_are_ta
         assert [Path(file).parent.name for file in layout.files[4:]] == list(WNIDS[:2])
 
 
-def test_a_file_that_is_named_after_another_class_keeps_its_folders_label_and_is_named(
-    tree: Path, execution: Execution
-) -> None:
-    (tree / "train" / WNIDS[0] / f"{WNIDS[1]}_7.JPEG").write_bytes(ilsvrc.jpeg(77))
-    made = prepared(tree, execution)
-    assert made.facts.train_images == 3 * TRAINED + 1
-    assert any(
-        "files named after another class than that of their folder" in note for note in made.facts.notes
-    )
-
-
 def test_a_truncated_file_is_left_out_and_named(tree: Path, execution: Execution) -> None:
     file = tree / "train" / WNIDS[2] / f"{WNIDS[2]}_1.JPEG"
     file.write_bytes(file.read_bytes()[:700])

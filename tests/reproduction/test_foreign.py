@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -52,11 +53,11 @@ def photographs(folder: Path, **levels: int) -> Path:
     return folder
 
 
+@cache
 def trained(
-    photos: Path,
     classes: int = 2,
     *,
-    levels: Sequence[int] = (60, 190),
+    levels: tuple[int, ...] = (60, 190),
     mean: float = 0.45,
     std: float = 0.226,
     steps: int = 12,
@@ -87,7 +88,7 @@ def test_a_foreign_teacher_is_shown_and_then_teaches(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "teacher.pt"
-    torch.save(FORMS["under state_dict, with module."](trained(photos)), file)
+    torch.save(FORMS["under state_dict, with module."](trained()), file)
     assert main(asked(photos, file)) == 0
     said = capfd.readouterr().err
     assert "Teacher plain-cnn from the file: 100.00 % on the validation part" in said
@@ -110,7 +111,7 @@ def test_weights_are_found_in_the_forms_other_code_bases_write(form: str, tmp_pa
 def otherwise_normalised(tmp_path: Path) -> list[str]:
     """The arguments for a teacher of three brightnesses that was trained with pixels from 0 to 1."""
     photos = photographs(tmp_path / "photos", bright=215, dark=40, grey=128)
-    weights = trained(photos, 3, levels=(215, 40, 128), mean=0.0, std=1.0, steps=60)
+    weights = trained(3, levels=(215, 40, 128), mean=0.0, std=1.0, steps=60)
     torch.save(weights, tmp_path / "teacher.pt")
     return asked(photos, tmp_path / "teacher.pt")
 
@@ -171,7 +172,7 @@ def test_a_normalisation_that_is_given_is_taken_without_trying_others(
 def test_inputs_of_a_teacher_that_mean_nothing_are_refused(
     more: list[str], said: str, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(trained(photos), tmp_path / "teacher.pt")
+    torch.save(trained(), tmp_path / "teacher.pt")
     assert main(asked(photos, tmp_path / "teacher.pt", *more)) == 2
     shown = capfd.readouterr().err
     assert said in shown
@@ -221,7 +222,7 @@ def test_what_a_teacher_is_given_is_part_of_the_key_and_of_the_record() -> None:
 def test_a_teacher_that_scores_as_chance_is_refused_before_anything_is_trained(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    weights = {name: torch.zeros_like(value) for name, value in trained(photos).items()}
+    weights = {name: torch.zeros_like(value) for name, value in trained().items()}
     torch.save(weights, tmp_path / "zeros.pt")
     assert main(asked(photos, tmp_path / "zeros.pt")) == 2
     said = capfd.readouterr().err
@@ -233,7 +234,7 @@ def test_a_teacher_that_scores_as_chance_is_refused_before_anything_is_trained(
 def test_a_teacher_whose_classes_are_in_another_order_is_refused_with_its_order(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    weights = dict(trained(photos))
+    weights = dict(trained())
     last = [name for name in weights if weights[name].shape[:1] == (2,)]
     torch.save({**weights, **{name: weights[name].flip(0) for name in last}}, tmp_path / "swapped.pt")
     assert main(asked(photos, tmp_path / "swapped.pt")) == 2
@@ -299,7 +300,7 @@ def test_an_enormous_file_is_refused_before_its_digest_is_taken(tmp_path: Path) 
 def test_a_teacher_of_other_classes_is_refused_with_both_numbers(
     photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(trained(photos, classes=5), tmp_path / "five.pt")
+    torch.save(trained(classes=5), tmp_path / "five.pt")
     assert main(asked(photos, tmp_path / "five.pt")) == 2
     said = capfd.readouterr().err
     assert "(5," in said

@@ -119,9 +119,11 @@ def prepare(
     if not resolved.available:
         _fetch(resolved, execution, damaged, allow_download=allow_download, progress=report)
         resolved = find()
-    moved = resolved.ready and source is not None and _indexed_elsewhere(resolved, execution)
+    meta = caches.described(execution.cache_path, resolved.name) or {}
+    # An index of the same files, in another place than the one that is given.
+    moved = source is not None and meta.get("archives") and meta.get("origin") != resolved.source
     if moved or not resolved.ready:
-        _decode(resolved, execution, progress=report, anew=moved)
+        _decode(resolved, execution, progress=report, anew=bool(moved))
     check_files(resolved.name, execution=execution)
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
@@ -344,12 +346,6 @@ def _fetch(
             expected=f"a network, or {facts.source}.",
             hint=hint,
         ) from error
-
-
-def _indexed_elsewhere(resolved: ResolvedData, execution: Execution) -> bool:
-    """Whether the cache has an index of the same files in another place."""
-    meta = caches.described(execution.cache_path, resolved.name) or {}
-    return bool(meta.get("archives")) and meta.get("origin") != resolved.source
 
 
 def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress, anew: bool) -> None:

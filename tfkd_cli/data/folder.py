@@ -27,7 +27,6 @@ SIZE = 64  # for images that are larger, or of several sizes
 SMALLEST, UPSCALED = 28, 32  # below the networks' smallest input, images are upscaled
 FINETUNE_SIZE = 128  # from here on, networks are finetuned: resized crops, and colours always
 SPLIT_NOTE = "split 70/15/15 by class and content, the same every time"
-OTHER_SPLIT = "; folder.split1:PATH asks for another split"
 STREAMED_NOTE = "decoded while a network trains: near-identical and blank images were not looked for"
 SPLIT_MARK = ".split"
 FORMAT = "folder 2"  # raised when the same files would become other arrays
@@ -94,13 +93,16 @@ def _survey(path: Path, facts: DataSet) -> Layout:
 def _identify(layout: Layout, facts: DataSet) -> DataSet:
     hashes, headers = _examine(layout)
     look = _look(headers, asked=facts.size)
-    if layout.parts and _seed(facts):
+    seed = _seed(facts)
+    if layout.parts and seed:
         raise RequestError(
             f"{str(layout.root)!r} has a train folder, and {facts.name} asks to split it anew.",
             expected="one folder per class, without a split.",
             hint="leave the split out: folder:PATH.",
         )
-    parts = layout.parts or _split(layout, hashes, seed=_seed(facts))
+    parts = layout.parts or _split(layout, hashes, seed=seed)
+    another = f"; split {seed}" if seed else "; folder.split1:PATH asks for another split"
+    split_notes = [] if layout.parts else [SPLIT_NOTE + another]
     colours = look.channels == 3
     digest = layout.identity(f"{FORMAT}\0{look.text}\0{sorted(parts)}", hashes)
     return layout.facts(
@@ -118,7 +120,7 @@ def _identify(layout: Layout, facts: DataSet) -> DataSet:
             of_counts(layout, parts),
             f"own images: {look.text}",
             *layout.notes,
-            *(() if layout.parts else (_split_note(facts),)),
+            *split_notes,
             *of_labels(layout, parts, hashes),
         ),
     )
@@ -131,11 +133,6 @@ def _split(layout: Layout, hashes: Sequence[bytes], *, seed: int) -> dict[str, l
 def _seed(facts: DataSet) -> int:
     """The split's seed, which is in the name: `folder224.split3@<12 hex>` → 3; 0 where none is."""
     return int(facts.name.partition("@")[0].partition(SPLIT_MARK)[2] or 0)
-
-
-def _split_note(facts: DataSet) -> str:
-    seed = _seed(facts)
-    return SPLIT_NOTE + (f"; split {seed}" if seed else OTHER_SPLIT)
 
 
 def _examine(layout: Layout) -> tuple[list[bytes], list[Header]]:

@@ -58,6 +58,12 @@ class Decoded(NamedTuple):
     skipped: tuple[str, ...] = ()  # what was wrong with corrupt files
     failure: tuple[str, str, str] | None = None  # why nothing was decoded: a RequestError in its three parts
 
+    def check(self) -> None:
+        """RunError where nothing was decoded."""
+        if self.failure:
+            what, expected, hint = self.failure
+            raise RunError(what, expected=expected, hint=hint)
+
 
 class Stream:
     """Decodes the files of a part, by `files.reading.workers` processes that live as long as this object."""
@@ -87,9 +93,7 @@ class Stream:
         with _signals_blocked(), _without_warnings():
             decoded = iter(self._loader)
         while (each := _next(decoded)) is not None:
-            if each.failure:
-                what, expected, hint = each.failure
-                raise RunError(what, expected=expected, hint=hint)
+            each.check()
             self.skipped.update(each.skipped)
             yield each
 
@@ -97,9 +101,7 @@ class Stream:
 def decoded(files: ImageFiles, indices: Sequence[int]) -> NDArray[np.uint8]:
     """These images as they are evaluated, uint8 NCHW, decoded in this process."""
     found = _Decoding(files)[Request(np.asarray(indices, dtype=np.int64), None)]
-    if found.failure:
-        what, expected, hint = found.failure
-        raise RunError(what, expected=expected, hint=hint)
+    found.check()
     return found.images_NCHW.numpy()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,6 +30,7 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5, BYTES = "90528d7ca1a48142e341f4ef8d21d0de", 248_100_043
 ZIP, FOLDER = "tiny-imagenet-200.zip", "tiny-imagenet-200"
 OFFICIAL_COUNTS = (200, 500, 50)  # classes, training and validation images of each
+TRAINED = re.compile(r"train/([^/]+)/images/[^/]+")
 LOOK = Look(size=64, channels=3)  # grey-scale JPEGs become RGB
 
 DOWNLOAD: str | None = "tiny-imagenet-200.zip from cs231n.stanford.edu, 248 MB"
@@ -86,11 +88,9 @@ def _contents(path: Path) -> _Contents:
 
     wnids = tuple(sorted(set(lines("wnids.txt"))))
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    images, wnid_of = [name for name in names if is_image(name)], {}
-    for name in images:
-        part, wnid, folder, *_ = [*name.split("/"), "", ""]
-        if part == "train" and folder == "images" and wnid in label_of and name.count("/") == 3:
-            wnid_of[name] = wnid
+    images = [name for name in names if is_image(name)]
+    matches = ((name, TRAINED.fullmatch(name)) for name in images)
+    wnid_of = {name: found[1] for name, found in matches if found and found[1] in label_of}
     trained = [*wnid_of]
     val = [name for name in images if name.startswith("val/images/")]
     wnid_of |= _validation(lines("val/val_annotations.txt"), val, label_of)
