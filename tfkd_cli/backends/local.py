@@ -52,7 +52,7 @@ def run_local(
     )
     pool = _Pool(runs, store=store, submission=name, slots=slots, on_event=on_event)
     try:
-        with _noting_ctrl_c(pool.outcome):
+        with _noting_ctrl_c(pool):
             pool.work()
     except KeyboardInterrupt:
         pool.outcome.interrupted = True
@@ -81,10 +81,10 @@ def left_seconds(runs: Sequence[PlannedRun]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _noting_ctrl_c(outcome: Outcome) -> Iterator[None]:
-    """The first Ctrl-C is noted, and the pool looks for it; the next raises KeyboardInterrupt, as usual.
+def _noting_ctrl_c(pool: _Pool) -> Iterator[None]:
+    """Each Ctrl-C is counted, and the pool looks at the count; the second raises KeyboardInterrupt, too.
 
-    What a signal handler raises may be lost (`worker.Stop`). A SIGINT that is ignored
+    What a signal handler raises may be lost (`worker.Stop`), so the count decides. A SIGINT that is ignored
     (`nohup`) stays ignored.
     """
     before = signal.getsignal(signal.SIGINT)
@@ -94,8 +94,10 @@ def _noting_ctrl_c(outcome: Outcome) -> Iterator[None]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        outcome.interrupted = True
-        signal.signal(signal.SIGINT, before)
+        pool.outcome.interrupted = True
+        pool.ctrl_c += 1
+        if pool.ctrl_c > 1:
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, note)
     try:
@@ -147,6 +149,7 @@ class _Pool:
     ) -> None:
         self._store, self._submission, self._slots, self._on_event = store, submission, slots, on_event
         self.outcome = Outcome()
+        self.ctrl_c = 0  # how often it was pressed
         specs = [run.spec for run in runs]
         self._index = {spec.folder: index for index, spec in enumerate(specs)}
         self._epochs = {spec.folder: spec.recipe.epochs for spec in specs}
@@ -173,7 +176,7 @@ class _Pool:
             self._look()
         for process in self._processes():
             process.terminate()
-        while self._running:
+        while self._running and self.ctrl_c < 2:
             self._look()
 
     def _ready(self) -> list[str]:

@@ -118,7 +118,8 @@ def begin(run: Path, *, given: Mapping[str, Any], alone: bool) -> Attempt | None
     publishing.finish(run)
     owner, newest = lease.new_owner(given), max(attempt_numbers(run), default=0)
     holder = lease.read(attempt_path(run, newest) / OWNER)
-    if alone and holder is not None and holder.live:
+    failed = (attempt_path(run, newest) / FAILURE).exists()
+    if alone and holder is not None and holder.live and not failed:
         return None
     files.make_folder(run / ATTEMPTS)
     content = {OWNER: lease.encode(owner, progress={})}

@@ -196,9 +196,9 @@ def move(source: Path, target: Path) -> bool:
 
 def make_folder(path: Path) -> None:
     """Make one folder (and its parents), durably, unless it is there."""
-    if path.is_dir():
-        return
     with _reported(path):
+        if path.is_dir():
+            return
         make_folder(path.parent)
         at_write_point(f"mkdir {path.name}")
         path.mkdir(exist_ok=True)
