@@ -35,7 +35,7 @@ def _bf16_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cpu_computes_in_bf16_only_with_units_that_make_it_faster(
     instructions: str, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "_cpu_instructions", lambda: frozenset(instructions.split()))
+    monkeypatch.setattr(provenance, "_cpuinfo", lambda: instructions)
     precision._has_bf16_units.cache_clear()
     try:
         assert precision.arithmetic("bf16", CPU) == used
