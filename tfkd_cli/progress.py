@@ -142,9 +142,8 @@ class Follower:
         folder = run.spec.folder
         if folder in self.ended:
             return run.seconds_left
-        before = 1 - run.left  # trained before this command
-        start = run.cost.start_seconds
-        share = max(0.0, self.shares.get(folder, 0.0) - before) / (1 - before) if before < 1 else 0.0
+        before, start = 1 - run.left, run.cost.start_seconds  # trained before this command
+        share = max(0.0, self.shares.get(folder, 0.0) - before) / run.left
         begun = self.begun.get(folder)
         waited = 0.0 if begun is None else start if share else min(start, time.monotonic() - begun)
         return waited + share * (run.seconds_left - start)
