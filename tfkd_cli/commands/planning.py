@@ -86,7 +86,7 @@ def dry_run(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, more
     ready.check_what_runs_need(campaign, plan.unfinished, place.where)
     if as_json:
         console.print_json(plan_json(campaign, plan, place))
-    elif place.profile is not None:
+    elif place.profile is not None and campaign.request.compared is None:  # its later stages are not known
         from tfkd_cli.commands import cluster
 
         cluster.show_scripts(campaign, plan, place)
