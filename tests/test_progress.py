@@ -25,7 +25,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: fl
         states={FIRST.key: state} if share else {},
         cost=lambda spec: Estimate(100.0, "estimate", start_seconds=20.0),
     )
-    made = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)})
+    made = Follower(plan)
     monkeypatch.setattr("time.monotonic", lambda: made.started)
     for spec in (FIRST, SECOND):
         made.tell(Event(kind="started", folder=spec.folder, epochs=10))
@@ -35,7 +35,7 @@ def follower(monkeypatch: pytest.MonkeyPatch, *, share: float = 0.0, elapsed: fl
 
 def test_before_anything_has_started_the_whole_plan_is_told() -> None:
     plan = make_plan({"run": (FIRST, SECOND)}, states={}, cost=lambda spec: Estimate(100.0, "estimate"))
-    followed = Follower(plan, {spec.folder: spec for spec in (FIRST, SECOND)}, slots=2)
+    followed = Follower(plan, slots=2)
     assert followed.left() == "about 1 min 40 s left (estimate)"
 
 

@@ -42,7 +42,7 @@ def _explained(error: Exception) -> Exception:
             expected="a readable and writable place with room on it.",
             hint="raise the limit on open files (ulimit -n)."
             if error.errno == errno.EMFILE
-            else "free some space or name another folder with --results; --debug shows where.",
+            else "free some space or name another folder (--results, --cache-dir); --debug shows where.",
         )
     cause = error.__cause__ or error  # pandas says only that numpy is missing
     reason = (str(cause).splitlines() or ["not enough memory"])[-1]

@@ -19,7 +19,7 @@ from tfkd_cli.errors import UNSEEN, parts, plain
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from tfkd_cli.plan import Counts, Plan
+    from tfkd_cli.plan import Plan
 
 PLAIN_WIDTH = 100
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -215,19 +215,13 @@ def in_one_unit(values: Sequence[float], units: Mapping[str, float]) -> tuple[st
     return name, [f"{value / units[name]:,.{1 if largest < 100 * units[name] else 0}f}" for value in values]
 
 
-SOURCES: Mapping[str, str] = {
+SOURCES: Mapping[str, str] = {  # of costs
     "measured": "from measured runs of the same network, data set and device",
     "calibrated": "from a calibration on this device",
     "estimate": "from a multiply-add model (an estimate, good to a factor of 2)",
     "uncalibrated": "from a multiply-add model that was never calibrated on a GPU (an estimate; current GPUs "
     "may be 5 to 10 times as fast)",
 }
-
-
-def cost_sources(counts: Counts) -> str:
-    """Where the costs come from, in a sentence."""
-    parts = [f"{number} {SOURCES.get(source, source)}" for source, number in counts.sources]
-    return "; ".join(parts)
 
 
 def parallel_lines(plan: Plan) -> list[str]:

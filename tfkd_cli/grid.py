@@ -64,17 +64,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
                 hint=f"--seeds {count}-{count} is the one seed {count}, --seeds 0-{count - 1} all of these.",
             )
         parts = [range(count)]
-    if not parts or not all(parts):
+    if not parts or not all(parts) or sum(map(len, parts)) > MOST_SEEDS:
         raise RequestError(
-            f'--seeds "{text}" names no seed.',
-            expected="a count (3 is 0, 1, 2), a range (0-4) or a list (7,9); at least one seed.",
+            f'--seeds "{text}" names no seed, or too many.',
+            expected="a count (3 is 0, 1, 2), a range (0-4) or a list (7,9); at least one seed, at most "
+            f"{MOST_SEEDS:,}.",
             hint="--seeds 3",
-        )
-    if sum(map(len, parts)) > MOST_SEEDS:
-        raise RequestError(
-            f'--seeds "{text}" names {sum(map(len, parts)):,} seeds.',
-            expected=f"at most {MOST_SEEDS:,}: each is a run of its own of every student and method.",
-            hint="--seeds 0-4",
         )
     return tuple(dict.fromkeys(seed for part in parts for seed in part))
 

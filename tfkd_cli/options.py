@@ -74,11 +74,7 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
 
 
 Student = Annotated[str, _option(
-    "--student", help="A network (`tfkd list models`).", panel=WHAT,
-    metavar="NETWORK", autocompletion=completing(_networks),
-)]  # fmt: skip
-Students = Annotated[str, _option(
-    "--student", help="A network (`tfkd list models`); several: A,B.", panel=WHAT,
+    "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
     metavar="NETWORK", autocompletion=completing(_networks),
 )]  # fmt: skip
 Teachers = Annotated[str | None, _option(

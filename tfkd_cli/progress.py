@@ -44,8 +44,7 @@ def following(plan: Plan, *, data: Mapping[str, str], slots: int) -> Iterator[Ca
 
     `data`: data set → what to call it.
     """
-    specs = {spec.folder: spec for spec in plan.unfinished}
-    follower = Follower(plan, specs, names=short_names(specs.values(), data), slots=slots)
+    follower = Follower(plan, names=short_names(plan.unfinished, data), slots=slots)
     if not sys.stderr.isatty():
         yield follower.tell
         return
@@ -62,7 +61,7 @@ def following(plan: Plan, *, data: Mapping[str, str], slots: int) -> Iterator[Ca
     )
     with Progress(*columns, console=talk, transient=True) as bars:
         follower.bars = bars
-        follower.whole = bars.add_task("runs", total=len(specs), note=follower.left())
+        follower.whole = bars.add_task("runs", total=len(plan.todo), note=follower.left())
         yield follower.tell
 
 
@@ -95,7 +94,6 @@ class Follower:
     """What is known of the runs under way, told as lines or bars."""
 
     plan: Plan
-    specs: dict[str, RunSpec]
     names: Mapping[str, str] = field(default_factory=dict)  # folder → what to call the run
     slots: int = 1  # the most runs that there can be under way
     bars: RichProgress | None = None
@@ -105,7 +103,6 @@ class Follower:
     shares: dict[str, float] = field(default_factory=dict)  # folder → of its epochs, those done
     begun: dict[str, float] = field(default_factory=dict)  # folder → when it was started
     at_once: int = 1  # the most runs seen under way
-    finished: int = 0
     started: float = field(default_factory=time.monotonic)
     last_line: float = field(default_factory=time.monotonic)
 
@@ -130,9 +127,8 @@ class Follower:
 
         A run that starts uses up the start that is planned for it, and no more until its first epoch is done.
         """
-        runs = {name: self.plan.runs[spec.key] for name, spec in self.specs.items()}
-        total = sum(run.seconds_left for run in runs.values())
-        spent = sum(self._spent(name, run) for name, run in runs.items())
+        total = sum(run.seconds_left for run in self.plan.todo)
+        spent = sum(self._spent(run) for run in self.plan.todo)
         if not self.begun:
             return f"about {console.duration(self.plan.wall_seconds(self.slots))} left (estimate)"
         elapsed = (time.monotonic() - min(self.begun.values())) * self.at_once
@@ -141,31 +137,31 @@ class Follower:
         estimate = "" if self.shares or self.ended else " (estimate)"
         return f"about {console.duration(pace * (total - spent) / self.at_once)} left{estimate}"
 
-    def _spent(self, folder: str, run: PlannedRun) -> float:
+    def _spent(self, run: PlannedRun) -> float:
         """Of what a run was to cost, what it has used up."""
+        folder = run.spec.folder
         if folder in self.ended:
             return run.seconds_left
-        before = 1 - run.left  # trained before this command
-        start = run.cost.start_seconds
-        share = max(0.0, self.shares.get(folder, 0.0) - before) / (1 - before) if before < 1 else 0.0
+        before, start = 1 - run.left, run.cost.start_seconds  # trained before this command
+        share = max(0.0, self.shares.get(folder, 0.0) - before) / run.left
         begun = self.begun.get(folder)
         waited = 0.0 if begun is None else start if share else min(start, time.monotonic() - begun)
         return waited + share * (run.seconds_left - start)
 
     def _ended(self, event: Event) -> None:
         self.ended.add(event.folder)
-        self.finished += 1
+        count, every = len(self.ended), len(self.plan.todo)
         accuracy = (
             f"{event.accuracy:.2f} %" if event.accuracy is not None else console.first_line(event.message)
         )
         mark = {"finished": "done", "failed": "FAILED", "blocked": "blocked"}[event.kind]
         # Live, the time left stands below.
-        left = f"  ({self.left()})" if self.finished < len(self.specs) and self.bars is None else ""
-        self._line(f"[{self.finished}/{len(self.specs)}] {mark:7} {self._name(event)}  {accuracy}{left}")
+        left = f"  ({self.left()})" if count < every and self.bars is None else ""
+        self._line(f"[{count}/{every}] {mark:7} {self._name(event)}  {accuracy}{left}")
         if self.bars is not None and self.whole is not None:
             if event.folder in self.tasks:
                 self.bars.remove_task(self.tasks.pop(event.folder))
-            self.bars.update(self.whole, completed=self.finished, note=self.left())
+            self.bars.update(self.whole, completed=count, note=self.left())
 
     def _moved(self, event: Event) -> None:
         assert self.bars is not None

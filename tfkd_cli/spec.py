@@ -328,12 +328,10 @@ def _plain(value: Any) -> Any:
 def _plain_fields(value: Any) -> dict[str, Any]:
     kind = {"kind": value.kind} if hasattr(value, "kind") else {}
     # A run and its teachers have one trainer version; `to_json` and the key name it once.
-    kept = (f for f in fields(value) if f.name != "trainer" and not _as_before(f, value))
-    return {**kind, **{f.name: _plain(getattr(value, f.name)) for f in kept}}
-
-
-def _as_before(each: Any, owner: Any) -> bool:
-    return "as_before" in each.metadata and getattr(owner, each.name) == each.metadata["as_before"]
+    values = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "trainer"}
+    before = {f.name: f.metadata["as_before"] for f in fields(value) if "as_before" in f.metadata}
+    kept = {name: _plain(each) for name, each in values.items() if name not in before or each != before[name]}
+    return {**kind, **kept}
 
 
 class _Run(Record):

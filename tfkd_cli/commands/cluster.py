@@ -141,7 +141,7 @@ def find_run(opened: Store, execution: Execution, text: str) -> RunSpec:
         return opened.find(text).spec()
     except RequestError:
         made, _ = session.campaigns(opened, execution)
-        asked = {run.spec for each in made for run in each.plan().runs.values()}
+        asked = session.runs_of(made).values()
         found = [spec for spec in asked if spec.folder == text or (text and spec.key.startswith(text))]
         if len(found) != 1:
             raise
@@ -154,10 +154,7 @@ def _specs(opened: Store, execution: Execution, item: str) -> list[RunSpec]:
     found = session.names_or_run(item, made, lambda word: find_run(opened, execution, word))
     if isinstance(found, RunSpec):
         return [found]
-    names = {*found}
-    chosen = [each for each in made if names & set(each.request.names)]
+    chosen = [each for each in made if set(found) & set(each.request.names)]
     if item == UNNAMED:
         del chosen[1:]  # the newest, as in `tfkd show run`: each `tfkd run` is a request of its own
-    return [
-        entry.spec for each in chosen for entry in each.plan().runs.values() if names & set(entry.wanted_by)
-    ]
+    return list(session.runs_of(chosen, found).values())

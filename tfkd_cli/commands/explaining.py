@@ -23,7 +23,7 @@ from tfkd_cli.options import (
     Methods,
     RunOptions,
     StoreOptions,
-    Students,
+    Student,
     Teachers,
     completing,
 )
@@ -47,7 +47,7 @@ def explain_setting(
     folder: FolderOptions,
     output: JsonOption,
     words: Words = None,
-    student: Students = "",
+    student: Student = "",
     method: Methods = "",
     teacher: Teachers = None,
     dataset: Dataset = "cifar100",

@@ -86,7 +86,7 @@ def dry_run(campaign: Campaign, plan: Plan, place: Place, *, as_json: bool, more
     ready.check_what_runs_need(campaign, plan.unfinished, place.where)
     if as_json:
         console.print_json(plan_json(campaign, plan, place))
-    elif place.profile is not None:
+    elif place.profile is not None and campaign.request.compared is None:  # its later stages are not known
         from tfkd_cli.commands import cluster
 
         cluster.show_scripts(campaign, plan, place)
@@ -129,7 +129,7 @@ def _remarks(campaign: Campaign, plan: Plan, place: Place) -> Iterator[str]:
         seconds = plan.wall_seconds(at_once)
         yield (
             f"Wall time with {at_once} at once: about {console.duration(seconds)}. "
-            f"Costs: {console.cost_sources(counts)}."
+            f"Costs: {'; '.join(f'{number} {console.SOURCES[source]}' for source, number in counts.sources)}."
         )
         if campaign.device == "cpu" and seconds > LONG_ON_A_CPU and request.scale != "quick":
             quick = "--scale quick (10 epochs) shows the same grid sooner, --dataset digits takes minutes, "
@@ -141,7 +141,14 @@ def _remarks(campaign: Campaign, plan: Plan, place: Place) -> Iterator[str]:
     yield from console.parallel_lines(plan)
     yield from console.logits_lines(plan, cap_gb=campaign.execution.teacher_cache_gb)
     yield from assumption_lines(request)
-    yield from pretrained_lines(plan.unfinished)
+    teachers = dict.fromkeys(spec.teacher for spec in plan.unfinished)
+    published = [each for each in teachers if isinstance(each, ForeignTeacher) and each.published]
+    if published:
+        named = ", ".join(f"{each.network} (sha256 {each.digest}…)" for each in published)
+        yield (
+            f"Teachers with torchvision's {models.PUBLISHED} weights, as in the released script: {named}; "
+            "--set teacher.weights=trained trains them here."
+        )
     yield from data_lines(campaign, plan.unfinished)
 
 
@@ -194,16 +201,6 @@ def grid_recipes(request: Request, table: Table) -> list[str]:
             f"{setting.student}: {', '.join(shown.values())}{note}; --epochs, --lr, --set recipe.… change it."
         )
     return list(lines.values())
-
-
-def pretrained_lines(runs: Sequence[RunSpec]) -> list[str]:
-    """Which teachers of these runs are torchvision's pretrained networks, if there are any."""
-    teachers = dict.fromkeys(spec.teacher for spec in runs if isinstance(spec.teacher, ForeignTeacher))
-    named = [f"{each.network} (sha256 {each.digest}…)" for each in teachers if each.published]
-    return [
-        f"Teachers with torchvision's {models.PUBLISHED} weights, as in the released script: "
-        f"{', '.join(named)}; --set teacher.weights=trained trains them here."
-    ] * bool(named)
 
 
 def data_lines(campaign: Campaign, runs: Sequence[RunSpec]) -> list[str]:

@@ -21,7 +21,7 @@ from tfkd_cli.options import (
     RunOptions,
     Seeds,
     StoreOptions,
-    Students,
+    Student,
     TeacherOptions,
     Teachers,
 )
@@ -54,7 +54,7 @@ TableSeeds = Annotated[
 
 def run(
     context: typer.Context,
-    student: Students,
+    student: Student,
     method: Methods,
     store: StoreOptions,
     how: RunOptions,

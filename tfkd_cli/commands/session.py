@@ -8,7 +8,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from tfkd_cli.reproduction import overrides, overview, requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
-from tfkd_cli.spec import ForeignTeacher
+from tfkd_cli.spec import ForeignTeacher, RunSpec
 from tfkd_cli.store import Store
 
 T = TypeVar("T")
@@ -109,6 +109,18 @@ def names_or_run(word: str, made: Iterable[Campaign], run: Callable[[str], T]) -
                 expected=f"{unknown.expected} Or a run's key or folder.",
                 hint=unknown.hint or error.hint,
             ) from error
+
+
+def runs_of(made: Iterable[Campaign], names: Collection[str] | None = None) -> dict[str, RunSpec]:
+    """Key → run, teachers included, of what these campaigns ask for under these names; None: of all."""
+    return {
+        each.key: each
+        for campaign in made
+        for name, specs in campaign.request.wanted.items()
+        if names is None or name in names
+        for spec in specs
+        for each in spec.lineage
+    }
 
 
 def check_name(campaign: Campaign) -> None:

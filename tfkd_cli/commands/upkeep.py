@@ -88,8 +88,7 @@ def pack(
     keys = None
     if items:
         made, _ = session.campaigns(opened, session.execution(store))
-        names = {*session.names_of(items, made)}
-        keys = [key for each in made for key, run in each.plan().runs.items() if names & set(run.wanted_by)]
+        keys = list(session.runs_of(made, session.names_of(items, made)))
     if not (opened.scan() if keys is None else keys):
         raise printing.nothing_of(" ".join(items or ["run"]), opened.source, items or ["demo"])
     size = opened.pack(keys, out, force=force)

@@ -7,7 +7,7 @@ used as `--method python:module:Class` or registered under the entry point group
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -60,30 +60,19 @@ def _of(loss: type[Loss], name: str = "") -> Method:
     return Method(name=name or loss.name, label=loss.label, loss=loss, teacher=teacher, does=loss.does)
 
 
+KD = _of(Distillation)
 METHODS: Mapping[str, Method] = {
     each.name: each
     for each in (
         _of(CrossEntropy),
         _of(LabelSmoothing),
-        _of(Distillation),
-        Method(
-            name="re-kd",
-            label="Re-KD",
-            loss=Distillation,
-            teacher="given",
-            does="a smaller network teaches a larger one",
-        ),
-        Method(
-            name="de-kd",
-            label="De-KD",
-            loss=Distillation,
-            teacher="given",
-            does="a badly trained teacher (a snapshot)",
-        ),
-        Method(
+        KD,
+        replace(KD, name="re-kd", label="Re-KD", does="a smaller network teaches a larger one"),
+        replace(KD, name="de-kd", label="De-KD", does="a badly trained teacher (a snapshot)"),
+        replace(
+            KD,
             name="tf-self",
             label="Tf-KD_self",
-            loss=Distillation,
             teacher="self",
             does="the student's own baseline teaches it",
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,17 @@ def measure(request: Request, item: Table | Figure, runs: pd.DataFrame) -> Measu
                 values.append(seed_value(spec, row))
             elif row.get("status") in ("damaged", "failed"):
                 left_out[f"{spec.folder}: {row['problem']}"] = None
+        changed = [each for each in values if ", then " in each.code]  # between the attempts of a run
         by_setting[setting] = Measured(
             values=tuple(values),
             wanted=len(specs),
-            warnings=(*cut_down(request, item, specs[0]), *changed_code(values)),
+            warnings=(
+                *cut_down(request, item, specs[0]),
+                *(
+                    f"the code changed during the training: {each.code} (seed {each.seed})"
+                    for each in changed
+                ),
+            ),
             unlike_paper=unlike_paper(request, item, setting, specs[0]),
         )
     return Measurements(by_setting, tuple(left_out))
@@ -61,12 +68,6 @@ def seed_value(spec: RunSpec, row: Mapping[str, Any]) -> SeedValue:
         precision=spec.recipe.precision,
         code=", then ".join(f"{commit[:12]}{plus}{diff}" for commit, plus, diff in versions),
     )
-
-
-def changed_code(values: Iterable[SeedValue]) -> tuple[str, ...]:
-    """A sentence for each run whose attempts had different versions of the code."""
-    changed = (value for value in values if ", then " in value.code)
-    return tuple(f"the code changed during the training: {each.code} (seed {each.seed})" for each in changed)
 
 
 def _teacher(spec: RunSpec) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Literal
+
+from msgspec import to_builtins
 
 from paper_tables.spec import Figure, Table, TeacherSeeds
 from tfkd_cli import data, grid, models, schema
@@ -21,6 +23,8 @@ from tfkd_cli.spec import ForeignTeacher, canonical_json
 
 SEEDS = 3  # of a table or figure that says nothing itself, as in the paper's tables with a spread
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
+AS_THEY_ARE = ("seeds", "scale", "form", "fast", "teacher_seeds", "axes", "compared", "foreign_teacher")
+"""Fields of a request that its record holds by the same names."""
 
 
 class _Record(schema.Record):
@@ -134,16 +138,9 @@ def to_json(request: Request) -> dict[str, Any]:
     """What `from_json` needs to ask the same again."""
     return {
         "names": list(request.names),
-        "axes": asdict(request.axes) if request.axes else None,
-        "scale": request.scale,
-        "form": request.form,
-        "fast": request.fast,
-        "teacher_seeds": request.teacher_seeds,
-        "seeds": list(request.seeds),
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
-        "foreign_teacher": asdict(request.foreign_teacher) if request.foreign_teacher else None,
-        "compared": asdict(request.compared) if request.compared else None,
+        **{name: to_builtins(getattr(request, name)) for name in AS_THEY_ARE},
     }
 
 
@@ -169,16 +166,9 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     return Request(
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
-        axes=record.axes,
-        compared=record.compared,
-        foreign_teacher=record.foreign_teacher,
-        data={name: _as_recorded(resolved, execution) for name, resolved in record.data.items()},
-        seeds=record.seeds,
-        scale=record.scale,
-        form=record.form,
-        fast=record.fast,
-        teacher_seeds=record.teacher_seeds,
         overrides=Overrides.from_json(record.overrides, losses=losses),
+        data={name: _as_recorded(resolved, execution) for name, resolved in record.data.items()},
+        **{name: getattr(record, name) for name in AS_THEY_ARE},
     )
 
 
