@@ -7,7 +7,7 @@ its default. A trial is an ordinary run: finished ones are shared, unfinished on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from paper_tables.spec import Setting, Values
@@ -97,11 +97,6 @@ def score(trial: Trial, states: Mapping[str, RunState]) -> tuple[float, float] |
         return None
     best = state.result["best"]
     return float(best["val_accuracy"]), float(best["val_loss"])
-
-
-def unfinished(trials: Iterable[Trial], states: Mapping[str, RunState]) -> bool:
-    """Whether a trial is still to be done."""
-    return any(score(each, states) is None for each in trials)
 
 
 def _rounded(value: float) -> float:
