@@ -165,14 +165,15 @@ def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     placed = done if level else sorted((each for each in done if each in accuracy), key=accuracy.__getitem__)
     if placed:
         values = [_spread(sources.measured[setting]) for setting in placed]
-        counts = [sources.measured[setting].n for setting in placed]
+        counts = sorted({sources.measured[setting].n for setting in placed})
+        n = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         yield Line(
-            label=f"{series.label} (ours ± std, n = {_range(counts)})",
+            label=f"{series.label} (ours ± std, n = {n})",
             x=() if level else tuple(accuracy[setting] for setting in placed),
             y=tuple(centre for centre, _, _ in values),
             low=tuple(low for _, low, _ in values),
             high=tuple(high for _, _, high in values),
-            n=min(counts),
+            n=counts[0],
             look="level" if level else "marked line",
             slot=slot,
         )
@@ -183,10 +184,6 @@ def _spread(measured: Measured) -> tuple[float, float, float]:
     values = list(measured.group("best").values())
     centre, std = fmean(values), deviation(values) or 0.0
     return centre, centre - std, centre + std
-
-
-def _range(counts: Sequence[int]) -> str:
-    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
 def _curves(series: Series, slot: int, sources: Sources) -> Iterator[Line]:

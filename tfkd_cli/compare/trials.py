@@ -45,7 +45,8 @@ def check_count(count: int) -> None:
 
 def rate_settings(baseline: Setting, count: int, *, lr: float) -> list[Setting]:
     """The baseline at `count` learning rates, the default first."""
-    return [replace(baseline, recipe=(("lr", _rounded(lr * each)),)) for each in RATE_FACTORS[:count]]
+    rates = (float(f"{lr * each:.6g}") for each in RATE_FACTORS[:count])
+    return [replace(baseline, recipe=(("lr", rate),)) for rate in rates]
 
 
 def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Setting]:
@@ -97,7 +98,3 @@ def score(trial: Trial, states: Mapping[str, RunState]) -> tuple[float, float] |
         return None
     best = state.result["best"]
     return float(best["val_accuracy"]), float(best["val_loss"])
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
