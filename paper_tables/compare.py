@@ -145,12 +145,8 @@ def _warnings(own: Measured, baseline: Measured) -> tuple[str, ...]:
     """What a reader must know before trusting the cell: mixtures within it, and against its baseline."""
     across: list[str] = []
     for name, words in (("precision", "precision"), ("code", "code version")):
-        ours = {getattr(value, name) for value in own.values}
-        theirs = {getattr(value, name) for value in baseline.values}
+        ours = {getattr(value, name) or "unknown" for value in own.values}
+        theirs = {getattr(value, name) or "unknown" for value in baseline.values}
         if len(ours) == len(theirs) == 1 and ours != theirs:
-            across.append(f"its baseline ran with another {words}: {_word(theirs)}, these runs {_word(ours)}")
+            across.append(f"its baseline ran with another {words}: {theirs.pop()}, these runs {ours.pop()}")
     return tuple(dict.fromkeys([*own.warnings, *own.unlike_paper, *own.mixtures(), *across]))
-
-
-def _word(values: set[str]) -> str:
-    return next(iter(values)) or "unknown"

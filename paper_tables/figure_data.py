@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from paper_tables.compare import Comparison
 from paper_tables.measured import NOTHING, Measured
-from paper_tables.spec import Figure, FigureKind, PaperTablesError, Series, Setting
+from paper_tables.spec import Figure, FigureKind, Series, Setting
 from paper_tables.statistics import Interval, deviation
 from paper_tables.verdicts import ClaimVerdict
 
-Distributions = Mapping[str, Callable[..., Sequence[float]]]
 NOT_MEASURED = "not measured yet"
 GAIN = "gain over the baseline (points)"
 MEAN_GAIN = "mean gain (points)"
@@ -77,15 +76,15 @@ class Sources:
     """What was measured for a figure. Each kind of figure takes its own; all may be empty.
 
     `teacher_accuracy`: by the student's setting, the test accuracy (percent) of the checkpoint that taught
-    it. `soft_targets`: by temperature, probabilities by class, most probable first. `distributions`: by
-    name, what computes target probabilities by class from the values of a series.
+    it. `soft_targets`: by temperature, probabilities by class, most probable first.
+    `virtual_teacher` computes target probabilities by class from the values of a series.
     """
 
     measured: Mapping[Setting, Measured] = field(default_factory=dict)
     teacher_accuracy: Mapping[Setting, float] = field(default_factory=dict)
     curves: Mapping[Setting, Sequence[Curve]] = field(default_factory=dict)
     soft_targets: Mapping[float, Sequence[float]] = field(default_factory=dict)
-    distributions: Distributions = field(default_factory=dict)
+    virtual_teacher: Callable[..., Sequence[float]] = lambda **values: ()
 
 
 def figure_data(figure: Figure, sources: Sources) -> FigureData:
@@ -147,18 +146,16 @@ def claim_gains(verdicts: Iterable[ClaimVerdict]) -> Iterator[GainRow]:
 
 
 def _published(series: Series, slot: int, kind: str) -> Iterator[Line]:
-    """The points by status; a flat line through several is a level (the baseline of Figure 2)."""
-    heights = {point.y for point in series.published}
-    if kind == "sweep" and len(series.published) > 1 and len(heights) == 1:
-        yield Line(label=f"{series.label} (paper)", y=(heights.pop(),), look="printed level", slot=slot)
+    """Its points; a flat line through several is a level (the baseline of Figure 2)."""
+    if not series.published:
         return
-    looks: tuple[tuple[str, str, Look], ...]
-    looks = (("CONFIRMED", "paper", "printed"), ("APPROXIMATE", "paper, read off", "read off"))
-    for status, source, look in looks:
-        found = [each for each in series.published if each.status == status]
-        if found:
-            x, y = tuple(each.x for each in found), tuple(each.y for each in found)
-            yield Line(label=f"{series.label} ({source})", x=x, y=y, look=look, slot=slot)
+    x, y = zip(*series.published, strict=True)
+    if kind == "sweep" and len(y) > 1 and len({*y}) == 1:
+        yield Line(label=f"{series.label} (paper)", y=y[:1], look="printed level", slot=slot)
+    elif series.status == "APPROXIMATE":
+        yield Line(label=f"{series.label} (paper, read off)", x=x, y=y, look="read off", slot=slot)
+    else:
+        yield Line(label=f"{series.label} (paper)", x=x, y=y, look="printed", slot=slot)
 
 
 def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
@@ -168,14 +165,15 @@ def _sweep(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     placed = done if level else sorted((each for each in done if each in accuracy), key=accuracy.__getitem__)
     if placed:
         values = [_spread(sources.measured[setting]) for setting in placed]
-        counts = [sources.measured[setting].n for setting in placed]
+        counts = sorted({sources.measured[setting].n for setting in placed})
+        n = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         yield Line(
-            label=f"{series.label} (ours ± std, n = {_range(counts)})",
+            label=f"{series.label} (ours ± std, n = {n})",
             x=() if level else tuple(accuracy[setting] for setting in placed),
             y=tuple(centre for centre, _, _ in values),
             low=tuple(low for _, low, _ in values),
             high=tuple(high for _, _, high in values),
-            n=min(counts),
+            n=counts[0],
             look="level" if level else "marked line",
             slot=slot,
         )
@@ -186,10 +184,6 @@ def _spread(measured: Measured) -> tuple[float, float, float]:
     values = list(measured.group("best").values())
     centre, std = fmean(values), deviation(values) or 0.0
     return centre, centre - std, centre + std
-
-
-def _range(counts: Sequence[int]) -> str:
-    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
 def _curves(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
@@ -220,19 +214,16 @@ def _line(label: str, runs: Sequence[Curve], slot: int) -> Iterator[Line]:
 
 def _bars(series: Series, slot: int, sources: Sources) -> Iterator[Line]:
     if series.values:
-        heights = _distribution(sources, **dict(series.values))
+        heights = _heights(sources, **dict(series.values))
         classes = tuple(float(each) for each in range(1, len(heights) + 1))
         yield Line(label=series.label, x=classes, y=heights, look="bars", slot=slot)
 
 
-def _distribution(sources: Sources, *, distribution: str, classes: int, **values: Any) -> tuple[float, ...]:
-    """Target probabilities by class: `uniform` (LSR), or one of those that `sources` computes."""
+def _heights(sources: Sources, *, distribution: str, classes: int, **values: Any) -> tuple[float, ...]:
+    """Target probabilities by class: uniform (LSR), or those of the virtual teacher."""
     if distribution == "uniform":
         return (1 / classes,) * classes
-    if distribution not in sources.distributions:
-        known = ", ".join(["uniform", *sources.distributions])
-        raise PaperTablesError(f'unknown distribution "{distribution}".', expected=f"Known: {known}.")
-    return tuple(sources.distributions[distribution](classes=classes, **values))
+    return tuple(sources.virtual_teacher(classes=classes, **values))
 
 
 def _soft_targets(series: Series, slot: int, sources: Sources) -> Iterator[Line]:

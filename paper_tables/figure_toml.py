@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, field
 
-from paper_tables.spec import Figure, FigureKind, Point, Series, Setting
+from paper_tables.spec import Figure, FigureKind, Series, Setting
 from paper_tables.strict import Epoch, Names, Plain, Text, parse, shared
 from paper_tables.table_toml import SettingKeys, setting
 
@@ -56,7 +56,8 @@ def figure(name: str, data: Any, names: Names) -> Figure:
         Series(
             label=each.label,
             settings=_settings(each, keys, names, where=f"{where}, series {number}"),
-            published=tuple(Point(x=x, y=y, status=each.status) for x, y in each.points),
+            published=each.points,
+            status=each.status,
             values=tuple(sorted(each.values.items())),
         )
         for number, each in enumerate(keys.series, 1)

@@ -57,7 +57,6 @@ STYLE: Any = {
     "svg.fonttype": "none",  # texts, not outlines: a fifth of the size; other fonts are narrower than DejaVu
     "svg.hashsalt": "tfkd",
     "savefig.dpi": 160,
-    "savefig.bbox": "tight",
 }
 UNDATED: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -74,10 +73,11 @@ def draw(data: FigureData, path: Path, formats: Sequence[str] = ("png", "svg", "
 
     figure, written = drawing(data), []
     with rc_context(STYLE):
+        room = figure.get_tightbbox().padded(0.1)  # once: for each file it takes as long as a drawing
         for each in formats:
             file = path.with_name(f"{path.name}.{each}")
             metadata = {**UNDATED.get(each, {}), "Title": data.title}
-            figure.savefig(file, format=each, metadata=metadata, **SAVED.get(each, {}))
+            figure.savefig(file, format=each, bbox_inches=room, metadata=metadata, **SAVED.get(each, {}))
             written.append(file)
     return tuple(written)
 

@@ -153,21 +153,13 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A published point of a figure."""
-
-    x: float
-    y: float
-    status: str = "CONFIRMED"  # or APPROXIMATE: read off the printed figure
-
-
-@dataclass(frozen=True, kw_only=True)
 class Series:
     """One line, bar group or set of points of a figure: what is measured, and what was published."""
 
     label: str
     settings: tuple[Setting, ...] = ()
-    published: tuple[Point, ...] = ()
+    published: tuple[tuple[float, float], ...] = ()  # points (x, y)
+    status: str = "CONFIRMED"  # of these points; or APPROXIMATE: read off the printed figure
     values: Values = ()  # parameters of a computed series (classes, correct_prob, temperature …)
 
 

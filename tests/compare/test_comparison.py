@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paper_tables.spec import Setting, Values
+from paper_tables.statistics import Interval
 from tfkd_cli import data
 from tfkd_cli.compare.answer import Answer, Difference, answer, at_chance
 from tfkd_cli.compare.comparison import Comparison, comparison_request
@@ -239,8 +240,9 @@ def test_a_training_that_is_too_short_is_warned_of() -> None:
 def difference(
     points: float, low: float | None, high: float | None, seeds: int | None, word: Any = "not shown"
 ) -> Difference:
+    interval = None if low is None or high is None else Interval(low, high)
     return Difference(
-        method="tf-reg", against="lsr", points=points, low=low, high=high, n=5, seeds_for_worth=seeds,
+        method="tf-reg", against="lsr", points=points, interval=interval, n=5, seeds_for_worth=seeds,
         p=0.5, p_holm=0.5, word=word,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paper_tables import printed
 from paper_tables.measured import Measured
 from paper_tables.spec import Claim, Contrast, Setting
-from paper_tables.statistics import deviation
+from paper_tables.statistics import Interval, deviation
 from paper_tables.verdicts import LEVEL, ClaimWord, judge_claims
 from tfkd_cli.compare.comparison import Comparison, States
 from tfkd_cli.compare.trials import Trial, chosen, score
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One method's accuracy over another's, in points; `low` and `high`: the 95 % interval.
+    """One method's accuracy over another's, in points, with the 95 % interval.
 
     `p_holm` is corrected for the number of differences, except for the first, which is the question.
     `at_chance`: those of the two methods that have learnt nothing.
@@ -74,8 +74,7 @@ class Difference:
     method: str
     against: str
     points: float
-    low: float | None
-    high: float | None
+    interval: Interval | None
     n: int
     seeds_for_worth: int | None
     p: float | None
@@ -86,7 +85,7 @@ class Difference:
     @property
     def equal(self) -> bool:
         """Whether all seeds have the same difference, which says nothing about other seeds."""
-        return self.low is not None and self.low == self.high
+        return self.interval is not None and self.interval.low == self.interval.high
 
     @property
     def verdict(self) -> str:
@@ -103,8 +102,9 @@ class Difference:
     @property
     def sentence(self) -> str:
         """The difference, how sure it is, and what it would take to be surer."""
-        known = self.low is not None and self.high is not None and not self.equal
-        interval = f", 95 % {signed(self.low or 0)} … {signed(self.high or 0)}" if known else ""
+        interval = ""
+        if self.interval and not self.equal:
+            interval = f", 95 % {signed(self.interval.low)} … {signed(self.interval.high)}"
         start = f"{self.method} − {self.against} = {signed(self.points)} points{interval}, n = {self.n}"
         return "; ".join(filter(None, [f"{start}: {self.verdict}", self._advice()]))
 
@@ -146,9 +146,11 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """The documented shape of `compare --json`."""
-        differences = [
-            {**asdict(each), "verdict": each.verdict, "sentence": each.sentence} for each in self.differences
-        ]
+        differences = []
+        for each in self.differences:
+            shown = asdict(each)
+            shown["low"], shown["high"] = shown.pop("interval") or (None, None)
+            differences.append({**shown, "verdict": each.verdict, "sentence": each.sentence})
         return {
             "name": self.name,
             "answer": self.sentence,
@@ -283,14 +285,13 @@ def _differences(
     ]
     verdicts = (*judge_claims(claims[:1], measured), *judge_claims(claims[1:], measured))
     for (method, against), verdict in zip(pairs, verdicts, strict=True):
-        gain, interval = verdict.gain, verdict.interval
+        gain = verdict.gain
         if gain is not None:
             yield Difference(
                 method=method,
                 against=against,
                 points=gain.mean,
-                low=interval.low if interval else None,
-                high=interval.high if interval else None,
+                interval=verdict.interval,
                 n=gain.pairs or min(verdict.contrasts[0].n),
                 seeds_for_worth=gain.seeds_for(WORTH),
                 p=gain.p,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from paper_tables.figure_data import GainRow
 from paper_tables.render.sheet import Field, Sheet, plain_sheet
 from paper_tables.render.sheet import Line as Text
-from paper_tables.statistics import Interval
 from tfkd_cli.compare.answer import Answer, Difference, Line, signed
 from tfkd_cli.console import duration
 
@@ -73,9 +72,7 @@ def document(found: Answer) -> list[Sheet]:
 def difference_rows(found: Answer) -> Iterator[GainRow]:
     """The differences for a forest plot."""
     for each in found.differences:
-        known = each.low is not None and each.high is not None
-        interval = Interval(each.low or 0, each.high or 0) if known else None
-        yield GainRow(labels=(f"{each.method} − {each.against}",), gain=each.points, interval=interval)
+        yield GainRow(labels=(f"{each.method} − {each.against}",), gain=each.points, interval=each.interval)
 
 
 def csv_text(found: Answer) -> str:
@@ -111,8 +108,7 @@ def _value(name: str, value: float, edge: str = "") -> str:
 
 
 def _interval(each: Difference) -> str:
-    known = each.low is not None and each.high is not None
-    return f"[{signed(each.low or 0)}, {signed(each.high or 0)}]" if known else ""
+    return f"[{signed(each.interval.low)}, {signed(each.interval.high)}]" if each.interval else ""
 
 
 def _p(each: Difference) -> str:

@@ -7,7 +7,7 @@ its default. A trial is an ordinary run: finished ones are shared, unfinished on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from paper_tables.spec import Setting, Values
@@ -45,7 +45,8 @@ def check_count(count: int) -> None:
 
 def rate_settings(baseline: Setting, count: int, *, lr: float) -> list[Setting]:
     """The baseline at `count` learning rates, the default first."""
-    return [replace(baseline, recipe=(("lr", _rounded(lr * each)),)) for each in RATE_FACTORS[:count]]
+    rates = (float(f"{lr * each:.6g}") for each in RATE_FACTORS[:count])
+    return [replace(baseline, recipe=(("lr", rate),)) for rate in rates]
 
 
 def loss_settings(setting: Setting, count: int, *, default: Loss) -> list[Setting]:
@@ -97,12 +98,3 @@ def score(trial: Trial, states: Mapping[str, RunState]) -> tuple[float, float] |
         return None
     best = state.result["best"]
     return float(best["val_accuracy"]), float(best["val_loss"])
-
-
-def unfinished(trials: Iterable[Trial], states: Mapping[str, RunState]) -> bool:
-    """Whether a trial is still to be done."""
-    return any(score(each, states) is None for each in trials)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")

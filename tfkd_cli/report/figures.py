@@ -65,7 +65,7 @@ def data_of(
         teacher_accuracy=taught,
         curves=curves,
         soft_targets=_soft_targets([run for each in done.values() for run in each]),
-        distributions={"virtual-teacher": virtual_teacher},
+        virtual_teacher=virtual_teacher,
     )
     return figure_data(figure, sources)
 

@@ -81,7 +81,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_function"] = _json
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
     environment.filters["duration"] = console.duration
-    environment.filters["marked"] = _marked
+    environment.filters["marked"] = lambda text: Markup(marked(plain(text)))
     environment.globals.update(
         signs=SIGNS,
         tones=TONES,
@@ -138,7 +138,3 @@ def _picture(staging: Staging, name: str, *, alt: str) -> Markup:
     return Markup('<img src="data:image/svg+xml;base64,{}" width="{:.0f}" height="{:.0f}" alt="{}">').format(
         base64.b64encode(drawn).decode(), float(width), float(height), plain(alt)
     )
-
-
-def _marked(text: str) -> Markup:
-    return Markup(marked(plain(text)))

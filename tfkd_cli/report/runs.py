@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paper_tables.spec import Setting
 from tfkd_cli import results
 from tfkd_cli.errors import RunError
 from tfkd_cli.report.items import Item
@@ -36,21 +37,11 @@ COLUMNS: columns.Columns = {
 """What runs.csv adds to the columns of `tfkd_cli.results`."""
 
 
-@dataclass
-class RunUse:
-    """Where one run is used: as which method, in which form, at which scale, in which tables."""
+class RunUse(NamedTuple):
+    """A run, and the items and settings that need it; a teacher's are those of its students."""
 
     spec: RunSpec
-    methods: dict[str, None] = field(default_factory=dict)
-    forms: dict[str, None] = field(default_factory=dict)
-    scales: dict[str, None] = field(default_factory=dict)
-    items: dict[str, None] = field(default_factory=dict)  # slugs; a teacher's are those of its students
-
-    @property
-    def method(self) -> str:
-        """The run's method; a kd run that was asked for as re-kd or de-kd only has that name."""
-        named = [name for name in self.methods if name in ("kd", "re-kd", "de-kd")]
-        return named[0] if self.spec.method == "kd" and named and "kd" not in named else self.spec.method
+    needed_by: list[tuple[Item, Setting]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +68,10 @@ def run_uses(items: Iterable[Item]) -> dict[str, RunUse]:
     """Folder → where that run is used: the runs of these items, and the teachers they need."""
     found: dict[str, RunUse] = {}
     for item in items:
-        request = item.campaign.request
-        for setting, specs in request.runs_by_setting(item.what).items():
+        for setting, specs in item.campaign.request.runs_by_setting(item.what).items():
             for spec in specs:
                 for each in spec.lineage:
-                    use = found.setdefault(each.folder, RunUse(each))
-                    use.forms[setting.form or request.form] = None
-                    use.scales[item.scale] = None
-                    use.items[item.slug] = None
-                use.methods[setting.method] = None  # the last of its lineage is the run itself
+                    found.setdefault(each.folder, RunUse(each, [])).needed_by.append((item, setting))
     return found
 
 
@@ -107,7 +93,7 @@ def requested_runs(
         name: RequestedRun(
             **vars(run),
             row=row,
-            items=sorted(wanted[name].items),
+            items=row["wanted_by"].split(),
             blocked_by=blocked.get(name, ""),
         )
         for (name, run), row in zip(runs.items(), results.records(frame), strict=True)
@@ -135,11 +121,15 @@ def _added(use: RunUse, run: results.Run, store: Store) -> dict[str, Any]:
     """What runs.csv says of a run besides its own columns, and the names it was asked for by."""
     processes = ((run.result or run.began).get("numerics") or {}).get("processes") or 1
     spent, wasted = (processes * seconds for seconds in _spent(run, store))
+    methods = [setting.method for _, setting in use.needed_by]
+    forms = {setting.form or item.campaign.request.form for item, setting in use.needed_by}
+    scales = {item.scale for item, _ in use.needed_by}
+    renamed = use.spec.method == "kd" and "kd" not in methods  # it was asked for as re-kd or de-kd only
     return {
-        "method": use.method,
-        "form": next(iter(use.forms)) if len(use.forms) == 1 else None,
-        "scale": next(scale for scale in SCALES if scale in use.scales),
-        "wanted_by": " ".join(sorted(use.items)),
+        "method": methods[0] if renamed else use.spec.method,
+        "form": forms.pop() if len(forms) == 1 else None,
+        "scale": next(scale for scale in SCALES if scale in scales),
+        "wanted_by": " ".join(sorted({item.slug for item, _ in use.needed_by})),
         "spent_seconds": spent,
         "wasted_seconds": wasted,
     }

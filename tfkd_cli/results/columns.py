@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 
 from tfkd_cli.methods import LOSSES, Distillation, LabelSmoothing, Loss, TfReg
@@ -128,9 +128,5 @@ EPOCHS: Columns = {**IDENTITY, **EPOCH}
 
 def markdown(columns: Columns) -> str:
     """The columns as a Markdown table."""
-    return "\n".join(_lines(columns))
-
-
-def _lines(columns: Columns) -> Iterator[str]:
-    yield from ("| column | unit or values | meaning |", "|---|---|---|")
-    yield from (f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in columns.items())
+    rows = (f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in columns.items())
+    return "\n".join(["| column | unit or values | meaning |", "|---|---|---|", *rows])
