@@ -125,7 +125,7 @@ def _settings(runs: pd.DataFrame) -> str:
         ]
         for name, own in runs.groupby(by, dropna=False)
     ]
-    return markdown([*by, "finished", "validation %", "best epoch %", "last epoch %"], rows)
+    return markdown([*by, "finished", "validation %, best epoch", "best epoch %", "last epoch %"], rows)
 
 
 class _Point(NamedTuple):

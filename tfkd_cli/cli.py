@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. Each family is a module in `commands/`, imported when it is asked for."""
+"""The command line: a table of commands, imported from `commands/` when they are used; help and errors."""
 
 from __future__ import annotations
 

@@ -146,14 +146,15 @@ class RunOptions:
         metavar="RECIPE", autocompletion=completing(lambda: ["finetune"]),
     )] = None  # fmt: skip
     fast: Annotated[bool, _option(
-        "--fast", help="bf16, and the same augmented images for all seeds: other runs, marked.", panel=RUN,
+        "--fast", help="bf16, and the same augmented images for all seeds; such runs are marked.", panel=RUN,
     )] = False  # fmt: skip
     teacher_seeds: Annotated[str, _option(
         "--teacher-seeds", help="One teacher (seed 0) for all seeds, or one for each seed.",
         panel=RUN, metavar="one|paired", autocompletion=completing(lambda: ["one", "paired"]),
     )] = "one"  # fmt: skip
     set_: Annotated[list[str] | None, _option(
-        "--set", help="recipe.FIELD=VALUE, loss.FIELD=VALUE or teacher.weights=VALUE; can be repeated.",
+        "--set", help="recipe.FIELD=VALUE, loss.FIELD=VALUE, data.FIELD=VALUE or teacher.weights=VALUE; "
+        "can be repeated.",
         panel=RUN, metavar="FIELD=VALUE",
     )] = None  # fmt: skip
     epochs: Annotated[int | None, _option(
@@ -213,7 +214,7 @@ class ExecutionOptions(PlaceOptions):
     )] = None  # fmt: skip
     gpus: Annotated[int | None, _option(
         "--gpus", "--processes", help="GPUs of each run, with a process for each; with --device cpu, "
-        "processes. [default: 1]", panel=WHERE, metavar="N", min=1,
+        "processes. [default: 1; for ImageNet on a cluster 4]", panel=WHERE, metavar="N", min=1,
     )] = None  # fmt: skip
     sync_batch_norm: Annotated[
         bool, _option("--sync-batch-norm", help="With --gpus, BatchNorm over all of them.", panel=WHERE)

@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 class PlannedRun:
     """One run of a plan: what is left of it, what that costs, and what its students need of it.
 
-    Backends do what they are handed and decide nothing of it again.
+    Backends follow it, and check again only what another process can have done since.
     """
 
     spec: RunSpec
@@ -58,12 +58,12 @@ class PlannedRun:
 
     @property
     def seconds_left(self) -> float:
-        """What is still to be spent on it."""
+        """Seconds that it still takes, cached teacher logits used."""
         return self.seconds_left_alone - self.seconds_cached
 
     @property
     def seconds_left_alone(self) -> float:
-        """The same if it has to run its teacher for every epoch itself."""
+        """Seconds that it still takes if it runs its teacher in every epoch."""
         if self.done:
             return 0.0
         return self.left * (self.cost.seconds - self.cost.start_seconds) + self.cost.start_seconds
@@ -184,8 +184,8 @@ def make_plan(
 ) -> Plan:
     """The plan for `wanted` (table → runs); a teacher comes before its first student.
 
-    A finished run is never planned again. A teacher that only finished students had is not planned at
-    all; one whose weights are gone is planned again when an unfinished student needs them.
+    A finished run is never planned again. A teacher is not planned when all of its students are
+    finished; one whose weights are gone is planned again when an unfinished student needs them.
     RequestError for a run of an older trainer version, which nothing can continue.
 
     `cached_epochs`: of a teacher's logits, how many are cached; `cache_limit`: bytes of the whole cache.
@@ -252,6 +252,7 @@ def _cached_logits(
         cached, size = min(cached_epochs(teacher), epochs), max(run.cost.logits_bytes for run in students)
         share = min(1.0, room / size) if size else 1.0  # that fits below the cap
         room -= share * size
+        # Seconds of the writer for epochs that fit below the cap, are not past and are not cached.
         computed = max(0.0, share - max(1 - writer.left, cached / epochs)) * writer.cost.teacher_seconds
         for run in students:
             saved = share * run.left * run.cost.teacher_seconds - (computed if run is writer else 0.0)

@@ -51,7 +51,7 @@ AugmentStream = Literal["seed", "shared"]
 
 
 def _later(default: Any) -> Any:
-    """A field that came after keys were published: left out of the key while it has its old meaning."""
+    """A field that is newer than some stored runs: left out of the key while it has the value it had then."""
     return field(default=default, metadata={"as_before": default})
 
 
@@ -282,7 +282,7 @@ class RunSpec:
         return snapshot_epochs(self.recipe.epochs) if self.loss == CrossEntropy() else ()
 
     def to_json(self) -> dict[str, Any]:
-        """All resolved values as JSON types; a teacher stands as its own full description."""
+        """All resolved values as JSON types; a teacher as its own full description."""
         return {"schema": self.SCHEMA, "trainer": self.trainer, **_plain(self)}
 
     @classmethod

@@ -151,7 +151,8 @@ def load(
 
 def check_files(name: str, *, execution: Execution) -> None:
     """RequestError where the cache has an index of image files, and they are not where `load` looks."""
-    _arrays(name, execution)
+    if (caches.described(execution.cache_path, name) or {}).get("archives"):  # else all is in the cache
+        _arrays(name, execution)
 
 
 def _arrays(name: str, execution: Execution, reading: Reading = caches.READING) -> Arrays | None:

@@ -55,7 +55,7 @@ class Method:
 
 
 def _of(loss: type[Loss], name: str = "") -> Method:
-    """The method that a loss is by itself."""
+    """The method that has no teacher, or any, with this loss."""
     teacher: Literal["none", "given"] = "given" if loss.needs_teacher else "none"
     return Method(name=name or loss.name, label=loss.label, loss=loss, teacher=teacher, does=loss.does)
 

@@ -30,7 +30,7 @@ TEMPERATURE: Mapping[str, str] = {
 T_SQUARED: Mapping[str, str] = {
     "meaning": "whether the KL term is multiplied by τ²",
     "unit": "true, false",
-    "forms_differ": "τ² is in the released code and not in the paper",
+    "forms_differ": "τ² is in the released code of Normal KD and Tf-KD_self and not in the paper",
 }
 
 
@@ -39,13 +39,13 @@ class WeightedKL(Loss):
     """The weights that Distillation and TfReg share: (1-α)·CE + α·m·[τ²]·D_KL, [/K]."""
 
     alpha: Share = parameter(
-        "weight of the soft targets (the ε of label smoothing)", default=0.95, unit="0 to 1", sign="α"
+        "weight of the soft targets (for lsr: its ε)", default=0.95, unit="0 to 1", sign="α"
     )
     temperature: Factor = parameter(default=20.0, **TEMPERATURE)
     multiplier: Factor = parameter(
         "factor on the KL term",
         default=1.0,
-        forms_differ="the released code multiplies this model's KL, the paper has no such factor",
+        forms_differ="the released code multiplies the KL term of some networks, the paper does not",
     )
     reduction: Reduction = parameter(
         "whether the KL term is a mean over classes or their sum",

@@ -101,7 +101,7 @@ class Loss:
         raise NotImplementedError
 
     def weights(self, classes: int) -> Mapping[str, float]:
-        """What each part weighs in the total, after any warm-up; divergences are *summed over classes*."""
+        """The factor of each term of `equation`, after any warm-up; divergences are *summed over classes*."""
         raise NotImplementedError
 
     def epsilon(self, classes: int) -> float | None:

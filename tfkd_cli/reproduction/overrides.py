@@ -135,6 +135,6 @@ def _typed(
 def _no_setting(text: str) -> RequestError:
     return RequestError(
         f'--set "{text[:80]}" is not a setting.',
-        expected="--set recipe.FIELD=VALUE, --set loss.FIELD=VALUE or --set teacher.weights=VALUE.",
+        expected="--set recipe.FIELD=VALUE, loss.FIELD=VALUE, data.FIELD=VALUE or teacher.weights=VALUE.",
         hint="--set recipe.epochs=30 --set loss.temperature=4",
     )

@@ -40,8 +40,10 @@ class Request:
     overrides: Overrides = field(default_factory=Overrides)
     data: Mapping[str, ResolvedData] = field(default_factory=dict)  # by the name a setting uses
     axes: Axes | None = None  # the grid behind the table of `tfkd run`
-    compared: Compared | None = None  # what is behind the table of `tfkd compare`
-    trials: frozenset[Setting] = frozenset()  # settings of that table which have one run, with its trial seed
+    compared: Compared | None = None  # the comparison behind the table of `tfkd compare`
+    trials: frozenset[Setting] = (
+        frozenset()
+    )  # settings of that table that have one run each, with the seed of trials
     foreign_teacher: ForeignTeacher | None = None  # stands in for `--teacher` when it comes from a file
 
     def __post_init__(self) -> None:
@@ -105,7 +107,8 @@ class Request:
     def spec(
         self, setting: Setting, *, seed: int = 0, own_epochs: bool = False, fast: bool = False
     ) -> RunSpec:
-        """The run of one setting and seed; `own_epochs`: a teacher's epoch counts in its own recipe."""
+        """The run of one setting and seed; a teacher's checkpoint is an epoch of
+        its own recipe with `own_epochs`, else one of 200 that is scaled to it."""
         form = setting.form or self.form
         known = self.looked_up(replace(setting, loss=(), recipe=()), form)
         loss = self._loss(setting, form, known.loss)

@@ -26,7 +26,7 @@ IDENTITY: Columns = {
         "weights from a file, `file:<8 hex>` those that torchvision publishes; then the `mean`, `std`, "
         "`size` and `resize` of its images, where they are not the student's",
     ),
-    "seed": ("whole number", "of weights, batch order and augmentation"),
+    "seed": ("whole number", "of weights, batch order and, unless `augment_stream` is shared, augmentation"),
 }
 
 RECIPE: Columns = {
@@ -53,7 +53,10 @@ RECIPE: Columns = {
 }
 
 OUTCOME: Columns = {
-    "status": ("done, running, resumable, blocked, failed, damaged, todo", "see `tfkd status`"),
+    "status": (
+        "done, running, resumable, failed, damaged, todo",
+        "see `tfkd status`; a report's files also have blocked: its teacher has failed",
+    ),
     "best_accuracy": (
         "percent",
         "test accuracy of the best epoch: the best on the validation part where the data set has one, "
@@ -88,7 +91,7 @@ OUTCOME: Columns = {
         "text",
         "why the run failed, is damaged, or cannot be compared (an older trainer version); empty otherwise",
     ),
-    "key": ("64 hex digits", "the run's key: sha256 of everything that decides its numbers"),
+    "key": ("64 hex digits", "the run's key: sha256 of its resolved values"),
 }
 
 

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("tfkd")
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - a stop is not an error
     """The run was asked to stop; its state is saved."""
 
 
-class Blocked(RunError):  # noqa: N818 - it waits
+class Blocked(RunError):  # noqa: N818 - the run can start later
     """A run cannot start: its teacher is not finished, or another process is training it."""
 
 
@@ -156,7 +156,7 @@ def check_parents(spec: RunSpec, store: Store) -> None:
 
 
 def _start_attempt(folder: RunFolder) -> Attempt:
-    """SLURM gives a run one job; elsewhere, Blocked if another process has a fresh heartbeat."""
+    """A new attempt. Blocked if another process has a fresh heartbeat; a SLURM job has no rival."""
     if os.environ.get(lease.JOB_VARIABLE):
         return folder.start_attempt(owner={})
     attempt = folder.claim_attempt(owner={})

@@ -1,4 +1,4 @@
-"""The epoch loop: `for epoch in training.epochs()`. It knows nothing of the run's folder; `runner` saves.
+"""The epoch loop: `for epoch in training.epochs()`. It knows nothing of the run's folder; `recorder` saves.
 
 Nothing random is carried from step to step. Weights depend on the seed; the order of images on (seed,
 epoch); an image's view on (stream, epoch, image); dropout on (seed, epoch, step, rank). So `state()` at any
