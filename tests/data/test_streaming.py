@@ -33,6 +33,12 @@ CPU = torch.device("cpu")
 SIZE = 32  # of the views; 224 would test the same
 
 
+@pytest.fixture(autouse=True)
+def _decoding_processes_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of a loader that the garbage collector ends are not told so: its queues are gone already."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds; else 5
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "tree")
