@@ -32,7 +32,7 @@ def report(root: Path) -> tuple[float, float, int]:
 def test_a_thousand_runs_are_reported_within_time_memory_and_page_size(
     stores: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    campaign = stores.campaign(tmp_path, [*TABLES, "fig2a", "fig2b", "fig3", "fig4"], seeds=range(12))
+    campaign = stores.campaign(tmp_path, [*TABLES, "fig2a", "fig2b", "fig3", "fig4"], seeds=tuple(range(12)))
     specs = stores.wanted(campaign)[: RUNS + 1]
     assert len(specs) == RUNS + 1
     with stores.in_memory():

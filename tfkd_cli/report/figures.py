@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -33,12 +34,15 @@ CURVE_FORMATS = FORMATS[:2]  # a PDF takes longer than both
 MANY = 10  # pictures of training curves from which they are SVG only: a PNG takes 0.2 s of a processor
 MOST_LINES = len(plot.COLOURS)  # in one picture, so that no two lines share a colour or a dash
 DRAW = """
-import pickle, sys
+import os, pickle, sys
 import matplotlib.figure
 from matplotlib.backends import backend_agg, backend_pdf, backend_svg
 from paper_tables import plot
-for task in pickle.load(sys.stdin.buffer):
+tasks = pickle.load(sys.stdin.buffer)
+other = os.fork()  # it draws every second one
+for task in tasks[bool(other) :: 2]:
     plot.draw(*task)
+sys.exit(other and os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
 """
 
 
@@ -195,12 +199,12 @@ class Drawing:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
 
 
 def drawing_process() -> Any:
-    """A process that imports matplotlib, then draws the pickled tasks of its standard input.
+    """A process that imports matplotlib, forks, and draws the pickled tasks of its standard input.
 
     Ctrl-C does not reach it, and it ends with its work, or when this process ends.
     """
