@@ -120,6 +120,7 @@ def test_a_named_grid_is_shown_again_by_its_name_and_the_name_means_no_other(
         assert main([command, "frist", *where]) == 2
         assert 'did you mean "first"?' in capfd.readouterr().err
     assert main(["show", "first", "--plot", *where]) == 2
+    assert main(["show", run, "--plot", "--format", "json", *where]) == 2
     assert "no learning curve of its own" in capfd.readouterr().err
 
 

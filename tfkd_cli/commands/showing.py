@@ -168,6 +168,8 @@ def _draw(shown: FigureData, figure: Figure, campaign: Campaign) -> Path:
 
 def show_run(store: Store, folder: RunFolder, *, form: str, plot: bool) -> int:
     """What one run is, how far it is, and its result; `plot`: also its learning curve."""
+    if plot and form != "text":
+        raise RequestError(f"--plot draws on a terminal, --format {form} was given.", expected="one of them.")
     run = results.read_run(store, folder)
     spec, state = run.spec, run.state
     shown: dict[str, Any] = {
