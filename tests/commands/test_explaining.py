@@ -26,7 +26,7 @@ def test_resnet18s_released_tf_reg_is_label_smoothing(
 ) -> None:
     said = explained(["table9", "ResNet18", "tf_reg"], tmp_path, capfd)
     assert "In words: label smoothing with ε = 0.100; the virtual teacher is near uniform" in said
-    assert "multiplies this model's KL" in said
+    assert "multiplies the KL term" in said
 
 
 def test_only_the_differences_of_this_loss_are_told(
