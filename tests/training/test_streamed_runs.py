@@ -27,12 +27,6 @@ from tfkd_cli.training import checkpoints, runner, worker
 RECIPE = Recipe(epochs=3, batch_size=6, milestones=(2,), warmup_epochs=1, augment="crop-flip")
 
 
-@pytest.fixture(autouse=True)
-def _decoding_processes_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of a loader that the garbage collector ends are not told so: its queues are gone already."""
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds; else 5
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "results", create=True)

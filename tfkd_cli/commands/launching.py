@@ -60,9 +60,7 @@ def with_teacher_inputs(campaign: Campaign, where: LaunchOptions) -> Request:
     from tfkd_cli.reproduction import foreign
 
     ready.make_data_ready(campaign, request.specs, where, before_plan=True)
-    chosen, why = foreign.with_usual_inputs(
-        teacher, dataset.facts, execution=execution, sources=execution.sources
-    )
+    chosen, why = foreign.with_usual_inputs(teacher, dataset.facts, execution=execution)
     console.say(why)
     return replace(request, foreign_teacher=chosen)
 

@@ -182,10 +182,8 @@ def show_foreign_teacher(campaign: Campaign, runs: Sequence[RunSpec]) -> None:
 
     for dataset, teacher in dict.fromkeys((spec.dataset, spec.teacher) for spec in runs):
         if isinstance(teacher, ForeignTeacher) and not teacher.published:
-            execution = campaign.execution
             console.say("Evaluating the teacher from the file …")
-            said = foreign.judge(teacher, dataset=dataset, execution=execution, sources=execution.sources)
-            console.say(said)
+            console.say(foreign.judge(teacher, dataset=dataset, execution=campaign.execution))
 
 
 def check_what_runs_need(campaign: Campaign, runs: Sequence[RunSpec], where: LaunchOptions) -> None:

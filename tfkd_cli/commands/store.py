@@ -27,7 +27,7 @@ from tfkd_cli.options import (
 )
 from tfkd_cli.regular_files import open_regular
 from tfkd_cli.reproduction import overview, requests
-from tfkd_cli.reproduction.campaign import Campaign, described
+from tfkd_cli.reproduction.campaign import Campaign, with_specs
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
 
@@ -96,7 +96,7 @@ def _look(options: StoreOptions, item: str | None) -> overview.Overview:
     )
     shown = {run.key for run in seen.runs}
     others = [] if names else [state for key, state in states.items() if key not in shown]
-    specs = [spec for spec, _ in described(store, others)]
+    specs = [spec for spec, _ in with_specs(store, others)]
     return replace(seen, notes=(*seen.notes, *overview.outdated(specs)))
 
 

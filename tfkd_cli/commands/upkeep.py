@@ -14,7 +14,7 @@ from tfkd_cli.commands import printing, session
 from tfkd_cli.errors import Check
 from tfkd_cli.options import ExecutionOptions, JsonOption, PlaceOptions, StoreOptions
 from tfkd_cli.reproduction import health
-from tfkd_cli.reproduction.campaign import described
+from tfkd_cli.reproduction.campaign import with_specs
 from tfkd_cli.spec import RunSpec, Teacher
 
 MARKS = {"ok": "ok", "warn": "WARN", "fail": "FAIL"}
@@ -40,7 +40,7 @@ def clean(
         console.say("Snapshots and cached teacher logits are kept until this is mended.")
     states = opened.scan()
     open_states = [each for each in states.values() if each.status not in ("done", "todo")]
-    begun = [spec for spec, _ in described(opened, open_states)]  # whoever asked for them
+    begun = [spec for spec, _ in with_specs(opened, open_states)]  # whoever asked for them
     wanted = [spec for each in made for spec in each.request.specs]
     missing = [spec for each in made for spec in each.plan(states).unfinished]
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}

@@ -19,6 +19,7 @@ from tfkd_cli.compare.sheets import DIFFERENCE, difference_rows
 from tfkd_cli.costs import CostModel, measured_rates
 from tfkd_cli.data import DataSet
 from tfkd_cli.data import cache as caches
+from tfkd_cli.plan import PlannedRun
 from tfkd_cli.report.figures import Picture, data_of, gains_name, pictures
 from tfkd_cli.report.items import Item
 from tfkd_cli.report.runs import RequestedRun, requested_runs, run_uses
@@ -218,11 +219,8 @@ def _missing(
     for item in items:
         own = [run for run in runs if item.slug in run.items]
         model = models[item.campaign.device]
-        seconds = 0.0
-        for run in own:
-            if not run.done:
-                share = min(0.99, (run.state.epoch or 0) / run.spec.recipe.epochs)
-                seconds += model(run.spec).seconds * (1 - share)
+        planned = [PlannedRun(run.spec, run.state, model(run.spec)) for run in own if not run.done]
+        seconds = sum(each.left * each.cost.seconds for each in planned)
         found.append(Missing(item=item, counts=Counter(run.status for run in own), seconds=seconds))
     return found
 

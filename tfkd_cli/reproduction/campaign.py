@@ -100,7 +100,7 @@ class Campaign:
         """Costs from this store's own runs where there are like ones, else calibrated or modelled."""
         facts = self.facts()
         done = [state for state in states.values() if state.status == "done"]
-        finished = ((spec, state.result or {}) for spec, state in described(self.store, done))
+        finished = ((spec, state.result or {}) for spec, state in with_specs(self.store, done))
         measured = measured_rates(finished, device=self.device, facts=facts)
         return CostModel(
             self.device,
@@ -151,7 +151,7 @@ class Campaign:
         return compare(table, values, lambda setting: assumed(self.request, setting))
 
 
-def described(store: Store, states: Iterable[RunState]) -> Iterator[tuple[RunSpec, RunState]]:
+def with_specs(store: Store, states: Iterable[RunState]) -> Iterator[tuple[RunSpec, RunState]]:
     """These runs with their descriptions, without those whose description is damaged."""
     for state in states:
         with contextlib.suppress(TfkdError):  # it is named where the store is scanned

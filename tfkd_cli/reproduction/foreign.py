@@ -73,14 +73,14 @@ def identify(path: Path, networks: tuple[str, ...], **inputs: Any) -> ForeignTea
 
 
 def with_usual_inputs(
-    teacher: ForeignTeacher, facts: DataSet, *, execution: Execution, sources: Mapping[str, str]
+    teacher: ForeignTeacher, facts: DataSet, *, execution: Execution
 ) -> tuple[ForeignTeacher, str]:
     """The teacher with the usual normalisation that suits it best on a decoded data set, and why, in words.
 
     The data set's own normalisation is among them and changes nothing. What was found is remembered in the
     cache folder.
     """
-    path, known = Path(sources[teacher.digest]), _normalisations(facts)
+    path, known = Path(execution.sources[teacher.digest]), _normalisations(facts)
 
     def tried() -> dict[str, list[float]]:
         from tfkd_cli.training.teacher_logits import OwnInputs
@@ -130,7 +130,7 @@ def _normalisations(facts: DataSet) -> Normalisations:
     return {name: own, **usual}
 
 
-def judge(teacher: ForeignTeacher, *, dataset: str, execution: Execution, sources: Mapping[str, str]) -> str:
+def judge(teacher: ForeignTeacher, *, dataset: str, execution: Execution) -> str:
     """The teacher's scores on the validation part of a data set, else on some training images, in words.
 
     RequestError when the file does not fit the network and the classes, the teacher scores as chance, or its
@@ -138,7 +138,7 @@ def judge(teacher: ForeignTeacher, *, dataset: str, execution: Execution, source
     """
     import numpy as np
 
-    arrays, path = data.load(dataset, execution=execution), Path(sources[teacher.digest])
+    arrays, path = data.load(dataset, execution=execution), Path(execution.sources[teacher.digest])
     facts = arrays.facts
     part, images, labels_N = _part_to_judge(arrays)
     network, note = loaded(teacher, path, facts)

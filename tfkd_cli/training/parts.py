@@ -52,6 +52,9 @@ class MemoryPart:
         for indices_N, images_NCHW in self.images(batches):
             yield Images(indices_N, augment(images_NCHW, views_NV[indices_N]))
 
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamedPart:
@@ -80,6 +83,10 @@ class StreamedPart:
             if not crops_of:
                 images_NCHW = augment(images_NCHW, augment.draw(indices_N=indices_N, **view))
             yield Images(indices_N, images_NCHW)
+
+    def close(self) -> None:
+        """End the processes that decode; no images are given after that."""
+        self.stream.close()
 
     def _decoded(self, batches: Sequence[Tensor], crops_of: tuple[int, int] | None) -> Iterator[Images]:
         device = self.labels_N.device

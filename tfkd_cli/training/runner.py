@@ -204,9 +204,10 @@ class _Work:
             record.resume(training)
         if self._ranks.size > 1:
             training.load(self._ranks.of_first(training.state))
-        for epoch in training.epochs():
-            if record is not None:
-                record.add(epoch, training)
+        with contextlib.closing(training):
+            for epoch in training.epochs():
+                if record is not None:
+                    record.add(epoch, training)
         self._ranks.leave()
         return training, arrays
 

@@ -153,6 +153,11 @@ class Training:
         while self.epoch <= self.spec.recipe.epochs:
             yield self._do_epoch()
 
+    def close(self) -> None:
+        """End what decodes images: nothing is trained or evaluated after that."""
+        for part in self._parts:
+            part.close()
+
     @property
     def best_accuracy(self) -> float:
         """Test accuracy (percent) of the epoch that is best on the part `chosen_on`; -1 before the first."""

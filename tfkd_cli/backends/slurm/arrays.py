@@ -13,6 +13,7 @@ All are written once; a crash in between is repaired from SLURM's own list of na
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -222,12 +223,9 @@ def set_dependencies(
     """
     waiting: dict[tuple[str, ...], list[int]] = {}
     orphans = []
+    done = functools.cache(lambda folder: store.folder(folder).state().status == "done")  # of many students
     for index in indices:
-        parents = [
-            folder
-            for folder in array.after[index]
-            if folder in jobs or store.folder(folder).state().status != "done"
-        ]
+        parents = [folder for folder in array.after[index] if folder in jobs or not done(folder)]
         if all(folder in jobs for folder in parents):
             waiting.setdefault(tuple(dict.fromkeys(jobs[each] for each in parents)), []).append(index)
         else:
