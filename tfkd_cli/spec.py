@@ -67,7 +67,7 @@ class Recipe:
     optimizer: Optimizer = "sgd"
     milestones: tuple[Epochs, ...] = (60, 120, 160)  # epochs done before each drop, ascending
     lr_factor: Annotated[float, Meta(gt=0, le=1)] = 0.2
-    # Linear per step, from lr/N to lr (*released main.py*; not in the paper).
+    # Linear per step, from lr/N to lr over N steps (*released main.py*; not in the paper).
     warmup_epochs: NotNegative = 1.0
     augment: str = "crop-flip-rotate15"
     augment_stream: AugmentStream = "seed"
@@ -240,7 +240,7 @@ class RunSpec:
 
     @cached_property
     def depth(self) -> int:
-        """0 without a teacher, else one more than its teacher's."""
+        """0 without a teacher that is a run, else one more than that run's."""
         return 1 + max((parent.depth for parent in self.parents), default=-1)
 
     @property

@@ -22,7 +22,8 @@ class TfReg(WeightedKL):
 
     `printed` is *paper Eq. 9*; how p^d is softened there is not defined: ours is p^(1/τ), normalised
     (assumed). `released` is `loss_kd_regularization`: softmax of the *probabilities* over τ, the
-    student not softened, no τ², averaged over batch and classes.
+    student not softened, no τ², averaged over batch and classes, times a
+    `multiplier` that the released commands give for each network (hyperparameters.toml).
     """
 
     name = "tf-reg"
@@ -117,17 +118,19 @@ class TfReg(WeightedKL):
         target = f"softmax(p^d/{t})" if self.softening == "softmax" else f"p^d_{t}"
         return f"D_KL({target} ‖ {f'p_{t}' if self.soften_student else 'p'})"
 
+    @property
+    def _softens(self) -> bool:
+        return self.soften_student and self.temperature != 1
+
     def epsilon(self, classes: int) -> float | None:
-        if self.soften_student:
+        if self._softens:
             return None
         weights = self.weights(classes)
         share = weights["kl"] / sum(weights.values())
         return share * self.virtual_probabilities(classes)[1] * classes
 
     def remark(self, classes: int) -> str:
-        if self.soften_student:
-            return "the student is softened too: no label smoothing, whatever its temperature"
+        if self._softens:
+            return "the student is softened too, which no label smoothing does"
         right, wrong = self.virtual_probabilities(classes)
-        return (
-            f"the virtual teacher is near uniform ({right:.4f} on the label, {wrong:.5f} on each other class)"
-        )
+        return f"the virtual teacher gives {right:.4f} to the label and {wrong:.5f} to each other class"

@@ -16,7 +16,7 @@ IDENTITY: Columns = {
     "method": (
         "text",
         "baseline, lsr, kd, de-kd, tf-self, tf-reg or scaled-ce, from loss and teacher. In a report's "
-        "files a kd run that was asked for as re-kd (de-kd) only has that name",
+        "files, a kd run that was requested only as re-kd or de-kd has that name",
     ),
     "form": ("released, printed", "the loss as in the released code, or as in the paper's equation"),
     "teacher": ("text", "network of the teacher; empty without one"),
