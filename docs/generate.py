@@ -1,4 +1,4 @@
-"""Writes the parts of docs/ that come from the code: `python -m docs.generate`.
+"""Writes the parts of README and docs/ that come from the code: `python -m docs.generate`.
 
 A test fails when they are stale.
 """
@@ -99,6 +99,8 @@ def filled(text: str, pictures: Path) -> str:
     blocks: dict[str, Callable[[], str]] = {
         **BLOCKS,
         "published": partial(measured.published, pictures=pictures),
+        "paper": measured.beside_the_paper,
+        "state": measured.state,
     }
 
     def block(match: re.Match[str]) -> str:
@@ -110,7 +112,8 @@ def filled(text: str, pictures: Path) -> str:
 
 def pages(pictures: Path) -> dict[Path, str]:
     """Every page as it should be; the figures of measured results are written to the folder `pictures`."""
-    found = {path: filled(path.read_text(encoding="utf-8"), pictures) for path in sorted(DOCS.glob("*.md"))}
+    written = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+    found = {path: filled(path.read_text(encoding="utf-8"), pictures) for path in written}
     return {**found, DOCS / "commands.md": commands()}
 
 

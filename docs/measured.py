@@ -1,4 +1,4 @@
-"""The part of docs/results.md that comes from the packs of records in results/reference/.
+"""What docs/results.md and README say from the packs of records in results/reference/.
 
 Tables, intervals and verdicts are those of `tfkd report --results PACK`. What the report does not have (best
 minus last epoch, accuracy against the teacher's checkpoint) is calculated from the frames of `results.load`.
@@ -18,13 +18,21 @@ from typing import Any, NamedTuple
 import pandas as pd  # noqa: TID253 - it reads results, and is no command
 
 from paper_tables import plot
+from paper_tables.compare import CellComparison, Comparison, Reading, compare
 from paper_tables.figure_data import FigureData, Line
+from paper_tables.statistics import Error, t_interval
 from tfkd_cli import results
+from tfkd_cli.execution import Execution
+from tfkd_cli.reproduction import requests
+from tfkd_cli.reproduction.measure import assumed, measure
+from tfkd_cli.reproduction.paper import paper
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.results import columns
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 SUBJECT = ["dataset", "student"]
 TAUGHT = ["dataset", "student", "teacher"]
+SEEDS = (0, 1, 2)
 
 
 def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
@@ -34,6 +42,86 @@ def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
     if not packs:
         return "No runs are published yet."
     return "\n\n".join(part for pack in packs for part in _pack(pack, pictures))
+
+
+def against_the_paper(folder: Path = REFERENCE) -> list[Comparison]:
+    """The paper's tables, with what the packs in `folder` have measured at paper scale."""
+    frames = [results.load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]
+    request = requests.for_names(["all"], Request(seeds=SEEDS), execution=Execution(cache="no-cache"))
+    runs = pd.concat(frames).drop_duplicates("run") if frames else results.runs_frame([])
+    return [
+        compare(table, measure(request, table, runs).by_setting, lambda setting: assumed(request, setting))
+        for table in paper().tables.values()
+        if table.kind == "paper"
+    ]
+
+
+def _counted(comparisons: Sequence[Comparison]) -> tuple[int, list[tuple[Comparison, CellComparison]]]:
+    """How many values the paper prints, and those that are measured; a gain needs its baseline, too."""
+    printed = [
+        (each, cell) for each in comparisons for cell in each.cells() if _printed(cell) != (None, None)
+    ]
+    return len(printed), [(each, cell) for each, cell in printed if cell.best and _value(cell, cell.best)]
+
+
+def _printed(cell: CellComparison) -> tuple[float | None, float | None]:
+    """The printed accuracy, and the printed gain where it stands alone."""
+    published = cell.cell.published
+    return published.mean, published.gain if published.mean is None else None
+
+
+def state(folder: Path = REFERENCE) -> str:
+    """One sentence for README: how many of the published values are measured."""
+    total, measured = _counted(against_the_paper(folder))
+    settings = len({cell.cell.setting for _, cell in measured})
+    which = f" ({settings} {'setting' if settings == 1 else 'settings'})" if settings else ""
+    return f"{len(measured)} of {total} published values{which} are measured so far."
+
+
+def beside_the_paper(folder: Path = REFERENCE) -> str:
+    """The published values that are measured, as Markdown."""
+    total, measured = _counted(against_the_paper(folder))
+    if not measured:
+        return f"None of the {total} published values is measured yet."
+    rows = [
+        [
+            comparison.table.name,
+            " / ".join(comparison.table.rows[cell.cell.row].labels),
+            next(each.label for each in comparison.table.columns if each.name == cell.cell.column),
+            next(f"{each:.2f}" for each in _printed(cell) if each is not None),
+            f"{cell.n} of {len(SEEDS)}",
+            *(_value(cell, reading) for reading in (cell.best, cell.last) if reading),
+            "; ".join(cell.assumed) or "–",
+        ]
+        for comparison, cell in measured
+    ]
+    heads = ["table", "row", "column", "published", "seeds", "best epoch", "last epoch", "assumed"]
+    return markdown(heads, rows)
+
+
+def _value(cell: CellComparison, reading: Reading) -> str:
+    """`86.90 ± 0.15 [86.53, 87.27] (-0.24)`: mean ± std, 95 % interval, difference from the printed value.
+
+    Percent; points for a gain, which has no standard deviation. Empty for a gain without its baseline.
+    """
+    mean, gain = _printed(cell)
+    if mean is not None:
+        spread, interval = "", None
+        if reading.std is not None:
+            error = Error(se=reading.std / cell.n**0.5, df=cell.n - 1)
+            spread, interval = f" ± {reading.std:.2f}", t_interval(reading.mean, error)
+        value, difference = f"{reading.mean:.2f}{spread}", reading.mean - mean
+    elif reading.gain is None or gain is None:
+        return ""
+    else:
+        value, interval, difference = (
+            f"{reading.gain.mean:+.2f}",
+            reading.gain.interval,
+            reading.gain.mean - gain,
+        )
+    return (
+        value + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else "") + f" ({difference:+.2f})"
+    )
 
 
 def _pack(pack: Path, pictures: Path) -> Iterator[str]:

@@ -122,7 +122,7 @@ def tost(estimate: float, error: Error, *, margin: float) -> float:
 
 
 def beyond(estimate: float, error: Error, *, margin: float) -> float:
-    """p that the truth lies outside ±margin, doubled because the estimate chose the side."""
+    """p of the t test of a truth within ±margin, one-sided, doubled because the estimate chose the side."""
     return min(1.0, 2 * below(abs(estimate) - margin, error))
 
 

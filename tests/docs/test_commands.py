@@ -14,9 +14,10 @@ import torchvision
 from PIL import Image
 
 from docs.generate import pages
-from docs.measured import published
+from docs.measured import beside_the_paper, published, state
 from tests.docs.blocks import Block, blocks
 from tests.report import stores
+from tfkd_cli import results
 from tfkd_cli.__main__ import main
 from tfkd_cli.cli import COMMANDS
 
@@ -149,3 +150,22 @@ def test_published_packs_become_the_tables_verdicts_and_figures_of_their_report(
     for picture in re.findall(r"\(images/(.+?)\)", page):
         assert (tmp_path / "images" / picture).stat().st_size > 1000
     assert published(tmp_path / "nothing", pictures=tmp_path) == "No runs are published yet."
+
+
+def test_published_values_stand_beside_what_the_packs_have_measured(tmp_path: Path) -> None:
+    made = stores.campaign(tmp_path / "results", ["table2", "table5"], seeds=(0, 1))
+    with stores.in_memory():
+        for spec in stores.wanted(made):
+            subject = spec.dataset, spec.student, spec.method
+            if subject in {("cifar10", "plain-cnn", "baseline"), ("cifar100", "googlenet", "kd")}:
+                stores.finish(made.store, spec)
+    made.store.pack(None, tmp_path / "some.tar.gz")
+    assert state(tmp_path) == "3 of 177 published values (2 settings) are measured so far."
+    table = beside_the_paper(tmp_path)
+    runs, _ = results.load(tmp_path / "some.tar.gz")
+    own = runs.loc[runs["student"] == "plain-cnn", "best_accuracy"].dropna()
+    mean, std, half = own.mean(), own.std(), 12.706 * own.std() / 2**0.5  # t(0.975; 1) = 12.706
+    value = f"{mean:.2f} ± {std:.2f} [{mean - half:.2f}, {mean + half:.2f}] ({mean - 87.14:+.2f})"
+    assert table.count(f"| Small: baseline | 87.14 | 2 of 3 | {value} |") == 2  # it stands in two rows
+    assert "table5" not in table  # it prints the gain of GoogLeNet alone, whose baseline is not here
+    assert state(tmp_path / "nothing") == "0 of 177 published values are measured so far."
