@@ -195,3 +195,36 @@ def test_a_run_whose_loss_is_no_longer_there_says_so(outside: Path) -> None:
     forget()
     with pytest.raises(RequestError, match="No module named 'decoupled_kd'"):
         RunSpec.from_json(described)
+
+
+SILENT = """
+from dataclasses import dataclass
+
+from tfkd_cli.methods import Loss, LossParts, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(Loss):
+    name = label = does = "silent"
+    reports = {"ce": "cross-entropy"}
+
+    def __call__(self, logits_NK, labels_N, teacher_NK=None, *, epoch=0):
+        ce = cross_entropy(logits_NK, labels_N)
+        return LossParts(ce, {"ce": ce})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Silent):
+    def weights(self, classes):
+        return {"ce": 1 / 0}
+"""
+
+
+def test_a_method_that_does_not_say_its_equation_or_fails_to_is_explained_without_a_traceback(
+    outside: Path, tfkd: Tfkd, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (outside / "silent.py").write_text(SILENT)
+    setting = ("explain", "--student", "plain-cnn", "--dataset", "digits", "--method")
+    assert "the class does not say its equation" in tfkd(*setting, "python:silent:Silent")
+    assert main([*setting, "python:silent:Broken"]) == 2
+    assert '"python:silent:Broken" failed: ZeroDivisionError: division by zero.' in capfd.readouterr().err

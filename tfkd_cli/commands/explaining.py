@@ -137,7 +137,7 @@ def _print(made: dict[str, Any], setting: Setting) -> None:
     console.show(console.simple_table(("form", "weights", "loss scale", "equals LSR with ε"), rows))
     console.show("Divergences are summed over classes; q is the label, u uniform, K the number of classes.")
     for name, each in forms.items():
-        console.show(f"{name}: {each['equation']}")
+        console.show(f"{name}: {each['equation'] or 'the class does not say its equation'}")
         if each["remark"]:
             console.show(f"  In words: {_in_words(each)}.")
     for text in made["differences"]:
@@ -150,7 +150,7 @@ def _print(made: dict[str, Any], setting: Setting) -> None:
 def _in_words(each: dict[str, Any]) -> str:
     if not each["epsilon"]:
         return str(each["remark"])
-    times = "" if math.isclose(each["scale"], 1) else f"{each['scale']:.4g} times "
+    times = "" if math.isclose(each["scale"] or 1, 1) else f"{each['scale']:.4g} times "
     return f"{times}label smoothing with ε = {each['epsilon']:.3f}; {each['remark']}"
 
 
@@ -170,4 +170,5 @@ def _print_values(values: list[dict[str, Any]]) -> None:
 def _row(name: str, each: dict[str, Any]) -> tuple[object, ...]:
     epsilon = "-" if each["epsilon"] is None else f"{each['epsilon']:.3f}"
     weights = ", ".join(f"{part} {weight:.4g}" for part, weight in each["weights"].items())
-    return name, weights, f"{each['scale']:.4g}", epsilon
+    scale = "-" if each["scale"] is None else f"{each['scale']:.4g}"
+    return name, weights or "-", scale, epsilon

@@ -97,12 +97,15 @@ class Loss:
         raise NotImplementedError
 
     def equation(self) -> str:
-        """The loss with its numbers, in the paper's notation."""
-        raise NotImplementedError
+        """The loss with its numbers, in the paper's notation; empty where the class does not say it."""
+        return ""
 
     def weights(self, classes: int) -> Mapping[str, float]:
-        """The factor of each term of `equation`, after any warm-up; divergences are *summed over classes*."""
-        raise NotImplementedError
+        """The factor of each term of `equation`, after any warm-up; divergences are *summed over classes*.
+
+        Empty where the class does not say them.
+        """
+        return {}
 
     def epsilon(self, classes: int) -> float | None:
         """The ε of the label smoothing over all classes that this loss equals, its scale apart; or None."""

@@ -10,6 +10,7 @@ from msgspec import to_builtins
 
 from paper_tables import hyperparameters
 from paper_tables.spec import Setting
+from tfkd_cli import own_code
 from tfkd_cli.methods import Form, Loss, loss_type
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -56,16 +57,23 @@ def explain(request: Request, setting: Setting, *, own_epochs: bool = False) -> 
 def _arithmetic(loss: Loss, classes: int) -> dict[str, Any]:
     """What each part of a loss weighs, divergences summed over classes, and what that amounts to.
 
-    `epsilon` is the weight of the uniform distribution; None where the target is a teacher's.
+    `epsilon` is the weight of the uniform distribution; None where the target is a teacher's. RequestError
+    where a loss from outside tfkd fails to say it.
     """
-    weights = dict(loss.weights(classes))
-    return {
-        "equation": loss.equation(),
-        "weights": weights,
-        "scale": sum(weights.values()),
-        "epsilon": loss.epsilon(classes),
-        "remark": loss.remark(classes),
-    }
+    try:
+        weights = dict(loss.weights(classes))
+        return {
+            "equation": loss.equation(),
+            "weights": weights,
+            "scale": sum(weights.values()) if weights else None,
+            "epsilon": loss.epsilon(classes),
+            "remark": loss.remark(classes),
+        }
+    except Exception as error:
+        if not own_code.is_own(loss.kind):
+            raise
+        expected = "equation, weights, epsilon and remark as docs/library.md describes them."
+        raise own_code.failed(loss.kind, error, expected=expected) from error
 
 
 def _values(request: Request, setting: Setting, run: RunSpec, *, form: Form) -> Iterator[dict[str, Any]]:
