@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tfkd_cli import own_code
 from tfkd_cli.data.cache import Draft
@@ -43,7 +44,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     draft.class_names = tuple(map(str, draft.class_names)) or tuple(map(str, range(facts.classes)))
     if wrong := next(_misfits(found, draft), ""):
         raise RequestError(f'"{facts.name}" {wrong}.', expected=expected, hint="docs/library.md shows one.")
-    counts = {f"{part}_images": len(draft.labels(part)) for part in PARTS}
+    counts: dict[str, Any] = {f"{part}_images": len(draft.labels(part)) for part in PARTS}
     return replace(found, name=f"{facts.name}@{_digest(found, draft)}", **counts)
 
 
