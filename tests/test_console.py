@@ -40,6 +40,13 @@ def test_no_word_and_no_number_of_a_table_is_broken(rows: list[tuple[str, ...]],
         assert all(number in shown for number in row[1::2])
 
 
+def test_a_word_that_is_wider_than_the_terminal_is_broken_and_stays_whole() -> None:
+    shown = drawn(["field", "value"], [("run", "x" * 100), ("epoch", "3")], 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("x") == 100
+    assert {"field", "value", "run", "epoch", "3"} <= set(shown.split())
+
+
 def test_a_table_that_fits_stays_one_and_a_wide_one_repeats_its_first_column() -> None:
     row = ("name", *(f"value-{i}-of-twenty-cells" for i in range(4)))
     assert drawn(["who", "a", "b", "c", "d"], [row], 140).count("name") == 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,32 +17,25 @@ import torch
 from tfkd_cli import data, methods, results
 from tfkd_cli.__main__ import main
 from tfkd_cli.errors import RequestError
+from tfkd_cli.execution import Execution
 from tfkd_cli.methods import LossParts
+from tfkd_cli.reproduction import requests
+from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec, Teacher
 
-DKD = Path(__file__).parents[1] / "docs" / "examples" / "decoupled_kd.py"
-STRIPES = Path(__file__).parent / "data" / "stripes.py"
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 METHOD, DATA, NETWORK = (
     "python:decoupled_kd:DecoupledKD",
     "python:stripes:STRIPES",
     "python:pooled:pooled_pixels",
 )
-POOLED = """
-from torch import nn
-
-
-def pooled_pixels(*, num_classes):
-    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
-"""
 Tfkd = Callable[..., str]
 
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the three files; nothing of them is remembered afterwards."""
-    shutil.copy(DKD, tmp_path)
-    shutil.copy(STRIPES, tmp_path)
-    (tmp_path / "pooled.py").write_text(POOLED)
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [each for each in sys.path if each])
     forget()
@@ -51,6 +47,7 @@ def forget() -> None:
     """As in a new process."""
     methods.method.cache_clear()
     methods.loss_type.cache_clear()
+    importlib.invalidate_caches()
     for name in ("decoupled_kd", "stripes", "pooled"):
         sys.modules.pop(name, None)
 
@@ -105,7 +102,8 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     (folder,) = outside.glob("results/runs/*-dkd-from-plain-cnn-s0-*")
     spec = RunSpec.from_json(json.loads((folder / "spec.json").read_text()))
     assert isinstance(spec.teacher, Teacher)
-    assert (spec.loss.kind, spec.dataset, spec.student) == (METHOD, DATA, NETWORK)
+    assert (spec.loss.kind, spec.student) == (METHOD, NETWORK)
+    assert re.fullmatch(DATA + "@[0-9a-f]{12}", spec.dataset)
     assert spec.recipe.augment == "none"  # as the data set says
     assert spec.teacher.run.recipe.augment == "none"
 
@@ -114,7 +112,7 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert "tckd 16, nckd 128" in said
     assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
     assert f"DKD on {DATA}" in tfkd("show", "run")
-    assert folder.name in tfkd("show", folder.name)
+    assert folder.name in "".join(tfkd("show", folder.name).split())  # too long for a line
     tfkd("report")
     assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/index.html").read_text()
 
@@ -155,7 +153,7 @@ def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
     (package / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(str(outside))
     assert {"dkd", "kd"} <= methods.all_methods().keys()
-    assert data.dataset("Stripes").name == "stripes"
+    assert data.dataset("Stripes").name == DATA
     assert "DKD" in tfkd("list", "methods")
     assert "Stripes" in tfkd("list", "datasets")
 
@@ -165,6 +163,100 @@ def test_an_installed_package_registers_a_method_and_a_data_set_under_names(
     )
     assert by_name == by_place
     assert by_name["loss"]["kind"] == METHOD
+
+
+def decoded(outside: Path, *changes: tuple[str, str]) -> data.ResolvedData:
+    """What the data set is now, after these changes of its file."""
+    file = outside / "stripes.py"
+    for old, new in changes:
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    forget()
+    shutil.rmtree(outside / "__pycache__", ignore_errors=True)
+    return data.prepare(DATA, execution=Execution(cache=str(outside / "cache")))
+
+
+def test_a_data_set_outside_the_package_is_known_by_what_it_decodes_and_declares(outside: Path) -> None:
+    first = decoded(outside)
+    assert decoded(outside, ('"""Horizontal', '"""Comment: horizontal')).name == first.name
+    other_images = decoded(outside, ("count) % 2", "count) // 2 % 2"))
+    other_mean = decoded(outside, ("mean=(0.5,)", "mean=(0.4,)"))
+    other_views = decoded(outside, ('"none"', '"shift"'))
+    other_classes = decoded(outside, ("classes=2", "classes=3"), ('"vertical")', '"vertical", "none")'))
+    found = [first, other_images, other_mean, other_views, other_classes]
+    assert len({each.name for each in found}) == len(found)
+    assert [each.facts.augmentation for each in found] == ["none", "none", "none", "shift", "shift"]
+
+    (outside / "stripes.py").unlink()
+    forget()
+    execution = Execution(cache=str(outside / "cache"))
+    assert data.load(first.name, execution=execution).train_labels_N.tolist() == [0, 1] * 20
+    with pytest.raises(RequestError, match="No module named 'stripes'"):
+        data.resolve(DATA, execution=execution)
+
+
+def test_a_data_set_that_decodes_to_another_content_than_planned_is_refused(outside: Path) -> None:
+    planned = decoded(outside).name
+    shutil.rmtree(outside / "cache")
+    now = decoded(outside, ("count) % 2", "count) // 2 % 2")).name
+    with pytest.raises(RequestError, match=f"is {now} now, {planned} was asked for"):
+        data.load(planned, execution=Execution(cache=str(outside / "cache")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("return facts", "raise SystemExit(3)", "failed: SystemExit: 3"),
+        ("return facts", "", "gave NoneType instead of its facts"),
+        ("[images]", "[images / 255]", "a chunk of images that is float64"),
+        ("[images]", "images", r"a chunk of images that is uint8 of shape \(3, 28, 28\)"),
+        ("[images]", "[images[:, :1]]", r"has images of shape \(1, 28, 28\) in its part train"),
+        ("% 2", "% 3", "has labels from 0 to 2 in its part train"),
+        ('"vertical")', '"vertical", "none")', "names 3 classes, and declares 2"),
+        ('("test"', '("testing"', "writes a part testing"),
+        ('("test"', '("val"', "has no images in its part test"),
+    ],
+)
+def test_what_decodes_no_data_set_is_refused_with_what_one_is(
+    outside: Path, old: str, new: str, said: str
+) -> None:
+    with pytest.raises(RequestError, match=said) as refused:
+        decoded(outside, (old, new))
+    assert "(N, 3, 28, 28), uint8, and a label from 0 to 1" in refused.value.expected
+    assert refused.value.hint
+    assert not list((outside / "cache").rglob("*.npy"))
+
+
+def test_a_request_keeps_its_runs_when_the_data_set_is_changed_or_gone(outside: Path) -> None:
+    cache = outside / "cache"
+    axes = requests.axes_of(dataset=DATA, students=["plain-cnn"], methods=["lsr"])
+    made = requests.for_axes(axes, Request(), execution=Execution(cache=str(cache)))
+    kept = requests.to_json(made)
+    old = {**kept, "data": {DATA: DATA}}  # as runs of earlier versions knew it
+    del old["augmentation"]
+
+    def read(stored: dict[str, Any]) -> Request:
+        forget()
+        return requests.from_json(stored, execution=Execution(cache=str(outside / "other cache")))
+
+    (spec, *_) = read(old).specs
+    assert (spec.dataset, spec.recipe.augment) == (DATA, "none")
+    (outside / "stripes.py").unlink()
+    assert read(kept).specs == made.specs
+    assert not (outside / "other cache").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", ["alpha=inf", "alpha=nan", "beta=-1", "temperature=0", "warmup=0", "warmup=-1", "warmup=nan"]
+)
+def test_a_value_outside_the_range_of_a_field_is_refused(
+    outside: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--student", "resnet8", "--teacher", "resnet8", "--dataset", "digits", "--method", METHOD]
+    assert main(["run", *run, "--set", f"loss.{setting}", "--dry-run"]) == 2
+    assert re.search(
+        r"Error: .*loss\.\w+ is .*\n  Expected: a (finite|whole) number", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

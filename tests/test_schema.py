@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pytest
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
+from tfkd_cli.methods import Loss, Meta
 from tfkd_cli.reproduction import overrides, requests
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.settings import Request
@@ -94,6 +96,27 @@ def test_overrides_are_typed_by_their_fields_and_read_back_the_same() -> None:
 def test_a_recipe_is_checked_however_it_is_made(change: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=f"recipe.{next(iter(change))} is"):
         Recipe(**change)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Loss):
+    """A loss whose fields have no ranges, or one that is open above."""
+
+    name, label, does = "own", "Own", "nothing"
+    weight: float = 1.0
+    weights_of: tuple[float, ...] = ()
+    above: Annotated[float, Meta(ge=0)] = 1.0
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+@pytest.mark.parametrize("field", ["loss.weight", "loss.weights_of", "loss.above", "loss.alpha", "recipe.lr"])
+def test_a_number_that_is_not_finite_is_refused_whatever_its_range(field: str, value: str) -> None:
+    with pytest.raises(RequestError, match=f"--set {field}.* is '{value}'") as caught:
+        overrides.parse([f"{field}={value}"], {}, losses=[Own])
+    assert caught.value.expected.startswith("a finite number")
+    assert caught.value.hint
+    with pytest.raises(ValueError, match=r"loss\.above is inf"):
+        Own(above=float("inf"))
 
 
 @pytest.mark.parametrize("change", [{"threads": 0}, {"threads": HUGE}, {"teacher_cache_gb": float("inf")}])

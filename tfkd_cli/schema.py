@@ -1,13 +1,16 @@
 """Values from outside, checked against types by msgspec: parsed JSON and TOML, and texts that were typed.
 
-Ranges stand in the annotations, beside the fields: `epochs: Annotated[int, Meta(ge=1)]`. A value that does
-not fit is a RequestError that names the key, the value and what was expected; readers of files add the file.
+Ranges stand in the annotations, beside the fields: `epochs: Annotated[int, Meta(ge=1)]`. Numbers are finite
+in values that are typed and in all fields of dataclasses, whatever their ranges. A value that does not fit is
+a RequestError that names the key, the value and what was expected; readers of files add the file.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, NotRequired, TypedDict, get_type_hints
@@ -65,10 +68,24 @@ def convert(value: Any, kind: Any, *, of: str = "", lax: bool = False, hint: str
             for name in value.keys() - shape.__annotations__.keys():
                 raise msgspec.ValidationError(f"Object contains unknown field `{name}`")
         found = msgspec.convert(value, shape, strict=not lax)
+        if path := _not_finite(found):
+            raise msgspec.ValidationError(f"Expected `float` - at `{path}`")
     except (msgspec.ValidationError, RecursionError) as error:
         raise _misfit(str(error), value, shape, of=of, hint=hint) from None
     # By its constructor: msgspec leaves defaults out of the `vars` of a dataclass.
     return kind(**found) if is_domain else found
+
+
+def _not_finite(value: Any, path: str = "$") -> str:
+    """The path, as msgspec writes it, of the first number that is infinite or NaN; empty where none is."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else path
+    inner: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        inner = ((f"{path}.{name}", each) for name, each in value.items())
+    elif isinstance(value, list | tuple):
+        inner = ((f"{path}[{index}]", each) for index, each in enumerate(value))
+    return next(filter(None, (_not_finite(each, place) for place, each in inner)), "")
 
 
 def types_of(kind: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import CrossEntropy, Loss, loss_type
 from tfkd_cli.schema import (
-    LARGEST,
     PUBLISHED_DIGITS,
     Count,
     Meta,
@@ -61,7 +60,7 @@ class Recipe:
 
     epochs: Epochs = 200
     batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
-    lr: Annotated[float, Meta(gt=0, le=LARGEST)] = 0.1  # at a batch of 128; linear in the batch
+    lr: Annotated[float, Meta(gt=0)] = 0.1  # at a batch of 128; linear in the batch
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
     optimizer: Optimizer = "sgd"

@@ -6,12 +6,15 @@ tfkd run --student resnet8 --teacher resnet14 --dataset digits --method python:d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from tfkd_cli.methods import LATE, Loss, LossParts, cross_entropy, parameter
+from tfkd_cli.methods import LATE, Factor, Loss, LossParts, Meta, cross_entropy, parameter
 
 if TYPE_CHECKING:  # `tfkd status` then needs no torch
     from torch import Tensor
+
+Weight = Annotated[float, Meta(ge=0, le=1000)]  # a factor, which may be larger than 1
+Epochs = Annotated[int, Meta(ge=1, le=1_000_000)]  # 1: no warm-up, since epochs count from 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +36,10 @@ class DecoupledKD(Loss):
     }
     trials = tuple({"beta": each} for each in (8.0, 2.0, 4.0, 1.0, 6.0, 0.5, 10.0, 0.0))
 
-    alpha: float = parameter("weight of the target class's divergence", default=1.0, sign="α")
-    beta: float = parameter("weight of the other classes' divergence", default=8.0, sign="β")
-    temperature: float = parameter("τ", default=4.0, sign="τ")
-    warmup: int = parameter("epochs until both divergences have their whole weight", default=20)
+    alpha: Weight = parameter("weight of the target class's divergence", default=1.0, sign="α")
+    beta: Weight = parameter("weight of the other classes' divergence", default=8.0, sign="β")
+    temperature: Factor = parameter("τ", default=4.0, sign="τ")
+    warmup: Epochs = parameter("epochs until both divergences have their whole weight", default=20)
 
     def __call__(
         self, logits_NK: Tensor, labels_N: Tensor, teacher_NK: Tensor | None = None, *, epoch: float = LATE

@@ -13,7 +13,7 @@ from tfkd_cli.execution import Execution
 
 
 def test_a_data_set_is_one_entry_and_one_file(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "docs" / "examples"))
     entry = dataclasses.replace(data.dataset("python:stripes:STRIPES"), name="stripes")
     monkeypatch.setitem(data.DATASETS, "stripes", entry)
     assert data.dataset("Stripes") == entry

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -59,12 +60,17 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
 
 
 def called(store: Store) -> dict[str, str]:
-    """Data set as runs name it → as the commands did: `folder32@47a3460ef20f` → `folder32:tiles`."""
-    return {
+    """Data set as runs name it → as the commands did: `folder32@47a3460ef20f` → `folder32:tiles`.
+
+    A name that commands gave to several contents stands for none of them.
+    """
+    found = {
         resolved: given
         for record in store.requests()
         for given, resolved in (record.get("data") or {}).items()
     }
+    contents = Counter(found.values())
+    return {resolved: given for resolved, given in found.items() if contents[given] == 1}
 
 
 def names_of(words: Iterable[str], made: Iterable[Campaign]) -> list[str]:

@@ -86,15 +86,15 @@ def _models() -> Rows:
 def _datasets() -> Rows:
     rows: list[tuple[Any, ...]] = [
         (
-            d.name,
+            name,
             d.label,
             d.classes,
             f"{d.size}×{d.size}",
             d.train_images,
             d.test_images,
-            d.augmentation or _augmentation(d.name),
+            d.augmentation or _augmentation(name),
         )
-        for d in data.all_datasets().values()
+        for name, d in data.all_datasets().items()
     ]
     rows.append(
         (

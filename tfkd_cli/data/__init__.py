@@ -12,13 +12,14 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkd_cli import own_code
 from tfkd_cli.data import cache as caches
+from tfkd_cli.data import own
 from tfkd_cli.data.facts import (
     AUGMENTATIONS,
     DATASETS,
@@ -49,6 +50,7 @@ __all__ = [
     "dataset",
     "load",
     "prepare",
+    "recorded",
     "resolve",
 ]
 
@@ -68,10 +70,10 @@ def dataset(name: str) -> DataSet:
     RequestError with the nearest known name otherwise.
     """
     if name in DATASETS or name.startswith(own_code.PREFIX):
-        return DATASETS.get(name) or _loaded(name, name)
+        return DATASETS.get(name) or _loaded(name)
     others = own_code.registered(GROUP)
     known = canonical(name, [*DATASETS, *others], kind="data set", hint=OWN)
-    return DATASETS.get(known) or _loaded(own_code.of_entry_point(others[known]), known)
+    return DATASETS.get(known) or _loaded(own_code.of_entry_point(others[known]))
 
 
 def all_datasets() -> dict[str, DataSet]:
@@ -79,18 +81,29 @@ def all_datasets() -> dict[str, DataSet]:
     return {name: dataset(name) for name in (*DATASETS, *own_code.registered(GROUP))}
 
 
-def _loaded(place: str, name: str) -> DataSet:
-    """The data set outside tfkd at `python:module:NAME`, which runs know as `name`."""
+def _loaded(place: str) -> DataSet:
+    """The data set outside tfkd at `python:module:NAME`, as declared now; that module reads it by default."""
     expected = "a tfkd_cli.data.DataSet whose `module` reads it (see tfkd_cli/data/reader.py)."
     found = own_code.load(place, expected=expected)
     if not isinstance(found, DataSet):
         raise RequestError(f'"{place}" is a {type(found).__name__}.', expected=expected)
-    return replace(found, name=name)
+    module = place.removeprefix(own_code.PREFIX).partition(":")[0]
+    return replace(found, name=place, module=found.module or module)
 
 
 def resolve(name: str, *, execution: Execution, progress: Progress = silent) -> ResolvedData:
     """What `name` means here: official content, other content by fingerprint, ready or not. No network."""
     return _resolve(_asked(name, execution), None, execution, progress)
+
+
+def recorded(name: str, *, execution: Execution) -> ResolvedData:
+    """What a resolved name in a record means. Of a data set outside tfkd, nothing is decoded to tell that."""
+    if name.partition("@")[0] in DATASETS or OWN_NAME.fullmatch(name):
+        return resolve(name, execution=execution)
+    known = caches.read_meta(execution.cache_path, name)
+    if known is None:
+        return ResolvedData(facts=replace(dataset(name.partition("@")[0]), name=name))
+    return ResolvedData(facts=DataSet.from_json(known["facts"]), ready=True, available=True)
 
 
 def prepare(
@@ -123,7 +136,9 @@ def prepare(
     # An index of the same files, in another place than the one that is given.
     moved = source is not None and meta.get("archives") and meta.get("origin") != resolved.source
     if moved or not resolved.ready:
-        _decode(resolved, execution, progress=report, anew=bool(moved))
+        path = Path(resolved.source) if resolved.source else EMBEDDED
+        decode = reader_of(resolved.facts).decode
+        _decode(resolved.facts, path, execution, decode, progress=report, anew=bool(moved))
     check_files(resolved.name, execution=execution)
     if source is not None and asked.facts.name in DATASETS and resolved.name != asked.facts.name:
         caches.point(execution.cache_path, asked.facts.name, to=resolved.name)
@@ -176,6 +191,7 @@ class Asked:
     facts: DataSet
     name: str  # "cifar100", "tiny-imagenet@<12 hex>", "folder@<12 hex>", "folder" with a path
     path: Path | None = None
+    own: bool = False  # outside tfkd: its content has the name that `own.decode` gives it
 
 
 def _asked(name: str, execution: Execution) -> Asked:
@@ -183,8 +199,10 @@ def _asked(name: str, execution: Execution) -> Asked:
     match = OWN_NAME.fullmatch(name.strip())
     if match is None:
         base, separator, digest = name.partition("@")
-        facts = dataset(base)
-        return Asked(facts, f"{facts.name}{separator}{digest}")
+        known = caches.described(execution.cache_path, name) if own_code.is_own(base) and digest else None
+        # Of what is decoded, the module may be gone.
+        facts = replace(DataSet.from_json(known["facts"]), name=base) if known else dataset(base)
+        return Asked(facts, f"{facts.name}{separator}{digest}", own=own_code.is_own(facts.name))
     kind, rest = match["kind"].lower(), match["rest"]
     size, split = int(match["size"] or 0), int(match["split"] or 0)
     if split and kind != "folder":
@@ -213,7 +231,8 @@ def _asked(name: str, execution: Execution) -> Asked:
 def _resolve(asked: Asked, given: Path | None, execution: Execution, progress: Progress) -> ResolvedData:
     """What is asked for; where a path is given (`--from PATH`), this alone decides."""
     cache, facts = execution.cache_path, asked.facts
-    if given is asked.path is None and caches.read_meta(cache, asked.name):
+    changing = asked.own and asked.name == facts.name  # its content is what its module decodes now
+    if given is asked.path is None and not changing and caches.read_meta(cache, asked.name):
         source = _source(asked.name, execution)
         return _resolved(replace(facts, name=asked.name), execution, path=source)
     reader = reader_of(facts)
@@ -227,16 +246,21 @@ def _resolve(asked: Asked, given: Path | None, execution: Execution, progress: P
         return resolve(pointed, execution=execution, progress=progress)
     if found is None:
         return _missing(asked, reader, execution)
-    # A reader that takes long says how far it is, where it has a parameter for that.
-    watched = "progress" in inspect.signature(reader.identify).parameters
-    more: dict[str, Any] = {"progress": progress} if watched else {}
-    identified = reader.identify(found, facts, cache=cache, **more)
+    if asked.own:
+        identified = _decode(facts, found, execution, own.decode, progress=progress, anew=True) or facts
+    else:
+        # A reader that takes long says how far it is, where it has a parameter for that.
+        watched = "progress" in inspect.signature(reader.identify).parameters
+        more: dict[str, Any] = {"progress": progress} if watched else {}
+        identified = reader.identify(found, facts, cache=cache, **more)
     if asked.name not in (facts.name, identified.name):
         raise RequestError(
-            f"{found} is {identified.name} now, {asked.name} was asked for.",
+            f"{facts.label if asked.own else found} is {identified.name} now, {asked.name} was asked for.",
             expected="the content the run was planned with.",
             hint="undo the change, or plan anew: other content gives other runs.",
         )
+    if asked.own:  # as it is declared now
+        return ResolvedData(facts=identified, source=_text(found), ready=True, available=True)
     return _resolved(identified, execution, path=found)
 
 
@@ -349,15 +373,22 @@ def _fetch(
         ) from error
 
 
-def _decode(resolved: ResolvedData, execution: Execution, *, progress: Progress, anew: bool) -> None:
-    facts, reader = resolved.facts, reader_of(resolved.facts)
-    path = Path(resolved.source) if resolved.source else EMBEDDED
+def _decode(
+    facts: DataSet,
+    path: Path,
+    execution: Execution,
+    decode: Callable[..., DataSet],
+    *,
+    progress: Progress,
+    anew: bool,
+) -> DataSet | None:
+    """Decode what is at `path` into the cache; the facts that `decode` gave, None where it was there."""
 
     def fill(draft: caches.Draft) -> DataSet:
-        draft.origin = resolved.source or ""
+        draft.origin = _text(path) or ""
         draft.memory = caches.memory() / 4 if execution.memory_gb is None else execution.memory_gb * 1e9
-        decoded = reader.decode(path, facts, draft, progress=progress)
+        decoded = decode(path, facts, draft, progress=progress)
         draft.found = tuple(each for each in decoded.notes if each not in facts.notes)
         return decoded
 
-    caches.build(execution.cache_path, facts.name, fill, progress=progress, anew=anew)
+    return caches.build(execution.cache_path, facts.name, fill, progress=progress, anew=anew)

@@ -21,6 +21,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -65,19 +66,26 @@ class Draft:
     ) -> None:
         """One part ("train", "test", "val"): chunks of NCHW uint8, and as many labels.
 
-        Labels are read after the images, so whoever decodes these may fill in those.
+        Labels are read after the images, so whoever decodes these may fill in those. TypeError for chunks of
+        another type than uint8, and of different shapes.
         """
         import numpy as np
 
-        written = 0
+        written, shape = 0, None
         with _durable(self.folder / f"{part}_images.npy") as file:
             for chunk_NCHW in images:
-                if written == 0:
-                    _write_header(file, (len(labels), *chunk_NCHW.shape[1:]))
-                file.write(np.ascontiguousarray(chunk_NCHW, dtype=np.uint8).data)
+                if shape is None:
+                    shape = chunk_NCHW.shape[1:]
+                    _write_header(file, (len(labels), *shape))
+                if chunk_NCHW.dtype != np.uint8 or len(shape) != 3 or chunk_NCHW.shape[1:] != shape:
+                    found = f"{chunk_NCHW.dtype} of shape {chunk_NCHW.shape}"
+                    raise TypeError(f"the part {part} is given a chunk of images that is {found}")
+                file.write(np.ascontiguousarray(chunk_NCHW).data)
                 written += len(chunk_NCHW)
         if written != len(labels):
-            raise RunError(f"{part} has {written} images and {len(labels)} labels.")
+            raise RunError(
+                f"{part} has {written} images and {len(labels)} labels.", expected="a label for each image."
+            )
         self._write_labels(part, labels)
 
     def write_index(
@@ -110,12 +118,23 @@ class Draft:
         images_NCHW: NDArray[uint8] = np.load(self.folder / f"{part}_images.npy", mmap_mode="r")
         return images_NCHW
 
-    def finish(self, facts: DataSet) -> None:
-        """meta.json, last: what is here, and what each file must be."""
-        files = {
+    def labels(self, part: str) -> NDArray[int64]:
+        """The labels written so far; none of a part that is not there."""
+        import numpy as np
+
+        labels_N = np.load(self.folder / f"{part}_labels.npy") if part in self.parts else []
+        return np.asarray(labels_N, dtype=np.int64)
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The size and sha256 of each file, once all parts are written."""
+        return {
             each.name: {"size": each.stat().st_size, "sha256": _sha256(each)}
             for each in sorted(self.folder.glob("*.npy"))
         }
+
+    def finish(self, facts: DataSet) -> None:
+        """meta.json, last: what is here, and what each file must be."""
         meta = {
             "schema": SCHEMA,
             "facts": facts.to_json(),
@@ -124,7 +143,7 @@ class Draft:
             "class_names": list(self.class_names),
             "origin": self.origin,
             "archives": self.archives,
-            "files": files,
+            "files": self.files,
         }
         write_record(self.folder / "meta.json", meta)
 
@@ -238,35 +257,42 @@ def _found(files: ImageFiles, places: Sequence[Path]) -> ImageFiles:
 
 def build(
     cache: Path, name: str, fill: Callable[[Draft], DataSet], *, progress: Progress, anew: bool = False
-) -> None:
+) -> DataSet | None:
     """Have the data set `name` in the cache: decoded by `fill`, unless somebody has done it already.
 
-    `anew`: what is there is replaced.
+    `anew`: it is decoded in any case. Gives the facts that `fill` gave; they may have another name, that of
+    the content, under which it then is in the cache.
     """
     folder = place(cache, name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".lock-{folder.name}", progress=progress) as alone:
             if anew or damaged(cache, name) is not None or read_meta(cache, name) is None:
-                _build(folder, fill, alone=alone)
+                return _build(cache, name, fill, alone=alone)
     except OSError as error:
         raise RunError(
             f"{name} could not be decoded into {folder.parent}: {error.strerror or error}.",
             expected="a cache folder that can be written, with room for the decoded images.",
             hint="choose another with --cache-dir; the same command then goes on.",
         ) from error
+    return None
 
 
-def _build(folder: Path, fill: Callable[[Draft], DataSet], *, alone: bool) -> None:
+def _build(cache: Path, name: str, fill: Callable[[Draft], DataSet], *, alone: bool) -> DataSet:
     """`alone`: the lock is held, so a draft of this host is that of a process that was killed."""
     import shutil
 
     unique = "" if alone else f"-{secrets.token_hex(4)}"
-    draft = Draft(folder.parent / f".draft-{folder.name}-{os.uname().nodename}{unique}")
+    asked = place(cache, name)
+    draft = Draft(asked.parent / f".draft-{asked.name}-{os.uname().nodename}{unique}")
     shutil.rmtree(draft.folder, ignore_errors=True)
     draft.folder.mkdir()
     try:
-        draft.finish(fill(draft))
+        facts = fill(draft)
+        folder = place(cache, facts.name)
+        if folder != asked and folder.exists() and damaged(cache, facts.name) is None:
+            return facts  # the same content was decoded before
+        draft.finish(facts)
         if folder.exists():  # damaged, or nothing would be decoded
             folder.rename(draft.folder / "damaged")
         try:
@@ -277,6 +303,7 @@ def _build(folder: Path, fill: Callable[[Draft], DataSet], *, alone: bool) -> No
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
     shutil.rmtree(folder / "damaged", ignore_errors=True)
+    return facts
 
 
 def locked(path: Path, *, progress: Progress) -> contextlib.AbstractContextManager[bool]:

@@ -1,7 +1,7 @@
 """What each data set is, without torch: classes, sizes, normalisation, reader.
 
 A data set is a `DataSet` and a module that reads it (see `reader.py`): here an entry in `DATASETS`; outside
-tfkd `--dataset python:module:NAME`, or registered under the entry point group `tfkd.datasets`.
+tfkd `--dataset python:module:NAME`, or registered under the entry point group `tfkd.datasets` (see `own.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DataSet:
     val_images: int = 0  # only own folders have a validation part
     mean: Channels
     std: Channels
-    module: str = ""  # its reader; "" where training is not built yet
+    module: str = ""  # its reader; outside tfkd the module that declares it, unless another is named
     source: str = ""  # where the content comes from
     full: bool = True
     unchecked: bool = False  # as many images as the official content, which nothing here can compare

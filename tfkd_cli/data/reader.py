@@ -1,7 +1,8 @@
 """What a data set's own file offers: where its files are, what they are, their pixels.
 
 A reader is a module with these functions; `DataSet.module` names it. Only `decode` is needed: without the
-others, the set has one content, which comes with a package.
+others, the set has one content, which comes with a package. Of a data set outside tfkd, `decode` identifies
+the content, too (see `own.py`), and `identify` is not called.
 """
 
 from __future__ import annotations

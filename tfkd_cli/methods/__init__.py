@@ -15,8 +15,19 @@ from tfkd_cli import own_code, schema
 from tfkd_cli.errors import RequestError, canonical
 from tfkd_cli.methods.distillation import Distillation
 from tfkd_cli.methods.label_smoothing import CrossEntropy, LabelSmoothing
-from tfkd_cli.methods.loss import LATE, Form, Loss, LossParts, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.loss import (
+    LATE,
+    Factor,
+    Form,
+    Loss,
+    LossParts,
+    Share,
+    cross_entropy,
+    kl_divergence,
+    parameter,
+)
 from tfkd_cli.methods.tf_reg import TfReg
+from tfkd_cli.schema import Meta
 
 __all__ = [
     "LATE",
@@ -24,11 +35,14 @@ __all__ = [
     "METHODS",
     "CrossEntropy",
     "Distillation",
+    "Factor",
     "Form",
     "LabelSmoothing",
     "Loss",
     "LossParts",
+    "Meta",
     "Method",
+    "Share",
     "TfReg",
     "all_methods",
     "cross_entropy",

@@ -37,7 +37,8 @@ class _Record(schema.Record):
     fast: bool
     overrides: dict[str, Any]
     data: dict[str, str]
-    teacher_seeds: TeacherSeeds = "one"  # earlier requests lack it
+    augmentation: Mapping[str, str] = {}  # of data sets outside tfkd; earlier requests lack it, and the next
+    teacher_seeds: TeacherSeeds = "one"
     axes: Axes | None = None
     foreign_teacher: ForeignTeacher | None = None
     compared: Compared | None = None
@@ -135,11 +136,14 @@ def resolve_data(
 
 
 def to_json(request: Request) -> dict[str, Any]:
-    """What `from_json` needs to ask the same again."""
+    """What `from_json` needs to ask the same again, without the code of data sets outside tfkd."""
+    declared = {name: each.facts.augmentation for name, each in request.data.items()}
+    augmentation = {name: each for name, each in declared.items() if each}
     return {
         "names": list(request.names),
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
+        **({"augmentation": augmentation} if augmentation else {}),
         **{name: to_builtins(getattr(request, name)) for name in AS_THEY_ARE},
     }
 
@@ -167,18 +171,21 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
         overrides=Overrides.from_json(record.overrides, losses=losses),
-        data={name: _as_recorded(resolved, execution) for name, resolved in record.data.items()},
+        data={
+            name: _as_recorded(resolved, record.augmentation.get(name, ""), execution)
+            for name, resolved in record.data.items()
+        },
         **{name: getattr(record, name) for name in AS_THEY_ARE},
     )
 
 
-def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
+def _as_recorded(resolved: str, augmentation: str, execution: Execution) -> ResolvedData:
     """The data set an earlier request resolved to; when its files are gone, its name is all that is known."""
     try:
-        found = data.resolve(resolved, execution=execution)
+        found = data.recorded(resolved, execution=execution)
     except TfkdError:
         found = None
-    if found is not None and found.name == resolved:
-        return found
-    base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
-    return ResolvedData(facts=replace(base, name=resolved, full=False))
+    if found is None or found.name != resolved:
+        base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
+        found = ResolvedData(facts=replace(base, name=resolved, full=False))
+    return replace(found, facts=replace(found.facts, augmentation=augmentation)) if augmentation else found

@@ -1,4 +1,7 @@
-"""A data set in one file: horizontal and vertical stripes."""
+"""Horizontal and vertical stripes, as a data set outside tfkd.
+
+tfkd run --student plain-cnn --dataset python:stripes:STRIPES --method lsr
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ STRIPES = DataSet(
     mean=(0.5,) * 3,
     std=(0.5,) * 3,
     augmentation="none",
-    module=__name__,
 )
 
 
 def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> DataSet:
+    """Write all parts: images (N, channels, size, size), uint8, in one chunk or several, and N labels."""
     for part, count, darkest in (("train", facts.train_images, 100), ("test", facts.test_images, 200)):
         images = np.zeros((count, 3, 28, 28), np.uint8)
         images[:, :, ::2] = np.arange(darkest, darkest + count)[:, None, None, None]  # no two are equal
