@@ -49,7 +49,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     """As in a new process."""
-    methods.method.cache_clear()
+    methods.imported.cache_clear()
     methods.loss_type.cache_clear()
     for name in ("decoupled_kd", "stripes", "pooled"):
         sys.modules.pop(name, None)

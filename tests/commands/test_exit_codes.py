@@ -87,7 +87,7 @@ def test_a_library_that_a_limit_on_memory_would_end_is_not_loaded(megabytes: int
 def test_under_a_limit_on_memory_a_table_is_shown_or_an_error(tmp_path: Path, megabytes: int) -> None:
     limit = megabytes << 20
     ended = subprocess.run(
-        [sys.executable, "-m", "tfkd_cli", "runs", "--results", str(tmp_path / "results")],
+        [sys.executable, "-m", "tfkd_cli", "runs", "--results", str(tmp_path)],
         env=worker.environment(),
         capture_output=True,
         text=True,

@@ -221,6 +221,7 @@ def _run_rows(folder: RunFolder, run: results.Run) -> Iterator[tuple[str, str]]:
         yield "failed", str(state.failure.get("message"))
     yield "folder", str(folder.path)
     if spec:
+        yield "method", spec.method
         yield from ((name, _short(value)) for name, value in spec.to_json().items() if name != "schema")
 
 

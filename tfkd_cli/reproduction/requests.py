@@ -9,12 +9,12 @@ from typing import Any, Literal
 from msgspec import to_builtins
 
 from paper_tables.spec import Figure, Table, TeacherSeeds
-from tfkd_cli import data, grid, models, schema
-from tfkd_cli.data import ResolvedData
+from tfkd_cli import data, grid, models, own_code, schema
+from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes, Compared
-from tfkd_cli.methods import Form, method
+from tfkd_cli.methods import Form, describe, imported, method, remember
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request, Scale
@@ -25,6 +25,13 @@ SEEDS = 3  # of a table or figure that says nothing itself, as in the paper's ta
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 AS_THEY_ARE = ("seeds", "scale", "form", "fast", "teacher_seeds", "axes", "compared", "foreign_teacher")
 """Fields of a request that its record holds by the same names."""
+
+
+class _Described(schema.Record):
+    """What the methods (by name) and data sets outside tfkd are, for where they cannot be imported."""
+
+    methods: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
 
 
 class _Record(schema.Record):
@@ -42,6 +49,7 @@ class _Record(schema.Record):
     foreign_teacher: ForeignTeacher | None = None
     compared: Compared | None = None
     keys: dict[str, list[Digest]] | None = None
+    described: _Described | None = None
     schema: Literal[1] = 1
     command: str = ""
     id: str = ""
@@ -106,7 +114,7 @@ def axes_of(
         name=name,
         dataset=data_name(dataset, finetune=finetune or pretrained),
         students=found_students,
-        methods=tuple(dict.fromkeys(method(each).name for each in methods)),
+        methods=tuple(dict.fromkeys(imported(each).name for each in methods)),
         teachers=found_teachers,
         teacher_epochs=tuple(teacher_epochs),
     )
@@ -144,6 +152,16 @@ def to_json(request: Request) -> dict[str, Any]:
     }
 
 
+def described(request: Request) -> dict[str, Any]:
+    """What a request has from outside tfkd, as `_Described`; empty where there is nothing of that."""
+    given = request.axes or request.compared
+    losses = {name: method(name).loss for name in (given.methods if given else ())}
+    methods = {name: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)}
+    facts = (each.facts for each in request.data.values())
+    sets = {each.name: each.to_json() for each in facts if not each.module.startswith("tfkd_cli.")}
+    return {"described": {"methods": methods, "data": sets}} if methods or sets else {}
+
+
 def identity(request: Request) -> str:
     """What makes two requests one campaign: everything but the seeds."""
     whole = {name: value for name, value in to_json(request).items() if name != "seeds"}
@@ -156,6 +174,8 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
     record = schema.convert(stored, _Record, hint="a newer tfkd may have written it.")
+    own = record.described or _Described(methods={}, data={})
+    remember(own.methods)
     items: list[Table | Figure] = []
     given = record.axes or record.compared
     losses = [method(name).loss for name in given.methods] if given else []
@@ -167,18 +187,23 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
         overrides=Overrides.from_json(record.overrides, losses=losses),
-        data={name: _as_recorded(resolved, execution) for name, resolved in record.data.items()},
+        data={name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()},
         **{name: getattr(record, name) for name in AS_THEY_ARE},
     )
 
 
-def _as_recorded(resolved: str, execution: Execution) -> ResolvedData:
-    """The data set an earlier request resolved to; when its files are gone, its name is all that is known."""
+def _as_recorded(resolved: str, facts: Mapping[str, Any] | None, execution: Execution) -> ResolvedData:
+    """The data set an earlier request resolved to; when its files are gone, its name is all that is known.
+
+    `facts`: those of one outside tfkd, which the request holds.
+    """
     try:
         found = data.resolve(resolved, execution=execution)
     except TfkdError:
         found = None
     if found is not None and found.name == resolved:
         return found
+    if facts is not None:
+        return ResolvedData(facts=DataSet.from_json(facts))
     base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
     return ResolvedData(facts=replace(base, name=resolved, full=False))
