@@ -167,8 +167,8 @@ def loss_from(
         if not own_code.is_own(kind):
             raise
         name = kind.rpartition(":")[2]
-        own = {"kind": kind, "name": name, "label": name, "needs_teacher": taught, "fields": values}
-        loss = schema.convert(values, stand_in(described or own, missing), of="loss", hint=hint)
+        own = described or {"name": name, "label": name, "needs_teacher": taught, "fields": values}
+        loss = schema.convert(values, stand_in({**own, "kind": kind}, missing), of="loss", hint=hint)
     return loss
 
 

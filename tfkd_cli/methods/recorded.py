@@ -66,14 +66,20 @@ def stand_in(described: Mapping[str, Any], missing: RequestError) -> type[Loss]:
         loss = _class(msgspec.json.encode(found))
     except (TypeError, ValueError) as error:  # no name of a field
         raise RequestError(f"the record of {found.kind} describes no loss: {error}.") from error
+    if str(loss.missing) != str(missing):  # said once
+        log.warning("%s Its runs are shown from their records. Hint: %s", missing.what, missing.hint)
     loss.missing = missing
-    log.warning("%s Its runs are shown from their records. Hint: %s", missing.what, missing.hint)
     return loss
 
 
 @cache
 def _class(encoded: bytes) -> type[Loss]:
     found = msgspec.json.decode(encoded, type=Description)
+    used = {name for values in (*found.trials, *found.forms.values()) for name in values}
+    if bad := [name for name in found.fields if name.startswith("_") or hasattr(Loss, name)]:
+        raise ValueError(f"{bad[0][:60]!r} is no name of a field")
+    if unknown := sorted(used - found.fields.keys()):
+        raise ValueError(f"it has no field {unknown[0][:60]!r}")
     named = [
         (name, Any, parameter("", default=hashable(default), sign=found.signs.get(name, "")))
         for name, default in found.fields.items()
@@ -96,5 +102,9 @@ def _class(encoded: bytes) -> type[Loss]:
 
 
 def hashable(value: Any) -> Any:
-    """A JSON value as a loss has it, its lists as tuples."""
+    """A JSON value as a loss has it, its lists as tuples; RequestError for what no field can hold."""
+    if isinstance(value, dict) or (isinstance(value, int) and abs(value) >= 1 << 63):
+        raise RequestError(
+            f"{value!r:.60} is no value of a loss.", expected="numbers, texts and lists of them."
+        )
     return tuple(map(hashable, value)) if isinstance(value, list) else value
