@@ -30,7 +30,7 @@ class Description(schema.Record):
     needs_teacher: bool
     fields: dict[str, Any]  # → default
     signs: dict[str, str] = msgspec.field(default_factory=dict)
-    trials: list[dict[str, float]] = msgspec.field(default_factory=list)
+    trials: list[dict[str, Any]] = msgspec.field(default_factory=list)
     forms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
@@ -43,10 +43,10 @@ def describe(loss: type[Loss]) -> dict[str, Any]:
         needs_teacher=loss.needs_teacher,
         fields={each.name: _default(each) for each in fields(loss)},
         signs={each.name: sign for each in fields(loss) if (sign := each.metadata.get("sign"))},
-        trials=[{name: float(value) for name, value in each.items()} for each in loss.trials],
+        trials=[dict(each) for each in loss.trials],
         forms={form: dict(values) for form, values in loss.FORMS.items()},
     )
-    found: dict[str, Any] = msgspec.to_builtins(described, enc_hook=str)
+    found: dict[str, Any] = msgspec.to_builtins(described, enc_hook=float)  # NumPy's numbers
     return found
 
 
