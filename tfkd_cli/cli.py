@@ -177,7 +177,8 @@ def refusal(error: Any) -> RequestError:
     if hasattr(error, "possibilities"):  # no such option
         names = {name.strip("-"): name for each in params for name in each.opts}
         near = difflib.get_close_matches(error.option_name.strip("-"), names, n=1)
-        hint = f"did you mean {names[near[0]]}? {more}" if near else more
+        other = more if example else hint  # an example says nothing about options
+        hint = f"did you mean {names[near[0]]}? {more}" if near else other
         return RequestError(f"{command} has no option {error.option_name}.", hint=hint)
     if param is None:
         words = re.search(r"unexpected extra argument.* \((.*)\)", error.message)
