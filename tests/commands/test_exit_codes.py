@@ -209,7 +209,7 @@ def nobody(uid):
 pwd.getpwuid = nobody
 sys.exit(main())
 """
-    results = ["--results", str(tmp_path / "results")]
+    results = ["--results", str(tmp_path)]
     for more, code in ([], 2), (["--cache-dir", str(tmp_path)], 0):
         ended = subprocess.run(
             [sys.executable, "-c", script, "status", *results, *more],

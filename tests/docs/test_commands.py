@@ -35,6 +35,7 @@ def small_cnn(num_classes):
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as the documentation's reader has it: photos, a network, another code base's teacher."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
     monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
     photographs(tmp_path / "photos")
