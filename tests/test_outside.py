@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from tests.report import stores
 from tfkd_cli import data, methods, results
 from tfkd_cli.__main__ import main
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import LossParts
+from tfkd_cli.report import figures
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec, Teacher
+from tfkd_cli.store import Store
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 METHOD, DATA, NETWORK = (
@@ -45,9 +48,10 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def forget() -> None:
     """As in a new process."""
-    methods.method.cache_clear()
+    methods.imported.cache_clear()
     methods.loss_type.cache_clear()
     importlib.invalidate_caches()
+    methods._remembered.clear()
     for name in ("decoupled_kd", "stripes", "pooled"):
         sys.modules.pop(name, None)
 
@@ -108,10 +112,13 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert spec.teacher.run.recipe.augment == "none"
 
     said = tfkd("explain", *run)
+    assert said.startswith("DKD of ")
     assert "H(q, p) + 4²·[1·TCKD_4 + 8·NCKD_4]" in said
     assert "tckd 16, nckd 128" in said
     assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
     assert f"DKD on {DATA}" in tfkd("show", "run")
+    assert ",dkd," in tfkd("show", "run", "--format", "csv")
+    assert "\nmethod,dkd\n" in tfkd("show", folder.name, "--format", "csv")
     assert folder.name in "".join(tfkd("show", folder.name).split())  # too long for a line
     tfkd("report")
     assert "dkd from plain-cnn β=4 τ=4" in (outside / "results/index.html").read_text()
@@ -128,10 +135,10 @@ def test_a_method_outside_the_package_is_compared_with_the_others(outside: Path,
     what = ("--dataset", DATA, "--student", "plain-cnn", "--teacher", "plain-cnn", "--method", METHOD)
     length = ("--epochs", "2", "--batch-size", "8", "--seeds", "1", "--trials", "2", "--threads", "1")
     answer = json.loads(tfkd("compare", *what, *length, "--json"))
-    tried = [each["values"] for each in answer["trials"] if each["method"] == METHOD]
+    tried = [each["values"] for each in answer["trials"] if each["method"] == "dkd"]
     assert [each["beta"] for each in tried] == [8, 2]
-    assert (METHOD, "baseline") in {(each["method"], each["against"]) for each in answer["differences"]}
-    assert METHOD in tfkd("show", "compare")
+    assert ("dkd", "baseline") in {(each["method"], each["against"]) for each in answer["differences"]}
+    assert METHOD not in tfkd("show", "compare")
     tfkd("report")
     assert "dkd from plain-cnn" in (outside / "results/index.html").read_text()
 
@@ -231,9 +238,8 @@ def test_a_request_keeps_its_runs_when_the_data_set_is_changed_or_gone(outside: 
     cache = outside / "cache"
     axes = requests.axes_of(dataset=DATA, students=["plain-cnn"], methods=["lsr"])
     made = requests.for_axes(axes, Request(), execution=Execution(cache=str(cache)))
-    kept = requests.to_json(made)
-    old = {**kept, "data": {DATA: DATA}}  # as runs of earlier versions knew it
-    del old["augmentation"]
+    kept = {**requests.to_json(made), **requests.described(made)}
+    old = {**requests.to_json(made), "data": {DATA: DATA}}  # as runs of earlier versions knew it
 
     def read(stored: dict[str, Any]) -> Request:
         forget()
@@ -276,7 +282,64 @@ def test_what_is_no_loss_is_refused_with_what_one_is(outside: Path, name: str, s
     assert "tfkd_cli.methods.Loss" in refused.value.expected
 
 
-def test_a_run_whose_loss_is_no_longer_there_says_so(outside: Path) -> None:
+def test_where_code_outside_the_package_is_gone_its_runs_are_shown_from_their_records(
+    outside: Path, tfkd: Tfkd, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = outside / "results"
+    finished_grid(root, monkeypatch)
+    shown = [("show", "run", "--format", "csv"), ("status", "--json"), ("runs", "--json")]
+    before = [tfkd(*each) for each in shown]
+    tfkd("report")
+    report = {path: path.read_bytes() for path in (root / "report").glob("*.csv")}
+    assert len(report) == 3
+    for path in outside.glob("*.py"):
+        path.unlink()
+    assert [tfkd(*each) for each in shown] == before
+    tfkd("report")
+    assert {path: path.read_bytes() for path in (root / "report").glob("*.csv")} == report
+    assert "Its runs are shown from their records" in (root / "index.html").read_text()
+    assert json.loads(tfkd("clean", "--json"))["items"] == []
+    runs, epochs = results.load(root)
+    own = runs[runs["method"] == "dkd"].iloc[0]
+    assert (own["student"], own["beta"], own["status"]) == (NETWORK, 8, "done")
+    assert own["best_accuracy"] == epochs.loc[epochs["run"] == own["run"], "test_accuracy"].max()
+    for words in (["retry", own["run"]], ["explain", "--student", "resnet8", "--method", METHOD]):
+        assert main([*words, "--results", str(root)]) == 2
+        assert "Hint: give the command in the folder of the module" in capfd.readouterr().err
+
+
+def test_a_request_that_cannot_be_read_without_its_code_loses_nothing_to_a_report_or_to_cleaning(
+    outside: Path, tfkd: Tfkd, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = outside / "results"
+    finished_grid(root, monkeypatch)
+    (request,) = (root / "requests").glob("*.json")
+    record = json.loads(request.read_text())
+    request.unlink()  # an earlier tfkd wrote it without `described`
+    Store(root).add_request({name: value for name, value in record.items() if name != "described"})
+    tfkd("report")
+    files = {*(root / "report").rglob("*")}
+    (outside / "decoupled_kd.py").unlink()
+    forget()
+    assert main(["report", "--results", str(root)]) == 1
+    said = capfd.readouterr().err
+    assert "Hint: give the command in the folder of the module" in said
+    assert ".bad" not in said
+    shutil.copy(EXAMPLES / "decoupled_kd.py", outside)  # back, but the report is that without it
+    tfkd("clean", "--yes")
+    assert {*(root / "report").rglob("*")} == files
+
+
+def finished_grid(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished grid of the method, the data set and the network outside the package."""
+    monkeypatch.setattr(figures, "FORMATS", ("svg",))
+    monkeypatch.setattr(figures, "CURVE_FORMATS", ())
+    monkeypatch.setitem(stores.GAIN, "dkd", 1.0)
+    axes = {"dataset": DATA, "students": [NETWORK], "methods": [METHOD], "teachers": ["resnet8"]}
+    stores.finish_all(stores.grid(root, seeds=(0, 1), **axes))
+
+
+def test_a_run_whose_loss_has_no_class_cannot_be_trained(outside: Path) -> None:
     teacher = RunSpec(dataset="digits", student="resnet8")
     spec = RunSpec(
         dataset="digits", student="resnet8", loss=methods.loss_type(METHOD)(), teacher=Teacher(run=teacher)
@@ -285,8 +348,10 @@ def test_a_run_whose_loss_is_no_longer_there_says_so(outside: Path) -> None:
     assert RunSpec.from_json(described) == spec
     (outside / "decoupled_kd.py").unlink()
     forget()
+    found = RunSpec.from_json(described)
+    assert found.key == spec.key
     with pytest.raises(RequestError, match="No module named 'decoupled_kd'"):
-        RunSpec.from_json(described)
+        found.loss(torch.zeros(2, 5), torch.tensor([0, 1]), torch.zeros(2, 5))
 
 
 SILENT = """

@@ -78,13 +78,16 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Each panel of `options.PANELS` that has an option."""
         panels: dict[str, list[tuple[str, str]]] = {}
+        from_file = any(each.name == "from_file" for each in self.get_params(ctx))
+        required = "[required, here or in --from]" if from_file else "[required]"
         for each in self.get_params(ctx):
             own = "Arguments" if each.param_type_name == "argument" else "Options"
             own = OUTPUT if each.name == "help" else own
             record = each.get_help_record(ctx)
             if record is not None:
                 name = str(each.metavar) if each.param_type_name == "argument" else record[0]  # without <str>
-                panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append((name, record[1]))
+                text = record[1].replace("[required]", required)
+                panels.setdefault(getattr(each, "rich_help_panel", None) or own, []).append((name, text))
         for panel in sorted(panels, key=PANELS.index):
             with formatter.section(panel):
                 formatter.write_dl(panels[panel])
@@ -174,7 +177,8 @@ def refusal(error: Any) -> RequestError:
     if hasattr(error, "possibilities"):  # no such option
         names = {name.strip("-"): name for each in params for name in each.opts}
         near = difflib.get_close_matches(error.option_name.strip("-"), names, n=1)
-        hint = f"did you mean {names[near[0]]}? {more}" if near else hint
+        other = more if example else hint  # an example says nothing about options
+        hint = f"did you mean {names[near[0]]}? {more}" if near else other
         return RequestError(f"{command} has no option {error.option_name}.", hint=hint)
     if param is None:
         words = re.search(r"unexpected extra argument.* \((.*)\)", error.message)

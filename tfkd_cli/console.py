@@ -185,7 +185,7 @@ def chart(series: Mapping[str, Sequence[tuple[float, float]]], *, width: int, he
 
 
 def plan_table(plan: Plan, *, device: str) -> RenderableType:
-    """Per table and in total: runs wanted, shared, done, resumable, to do, and what the rest costs.
+    """Per table and in total: runs wanted, shared, done, resumable, damaged, to do; what the rest costs.
 
     Columns of runs in which there is nothing but zeros are left out.
     """
@@ -194,7 +194,7 @@ def plan_table(plan: Plan, *, device: str) -> RenderableType:
         counts["all together"] = plan.counts()
     parts = counts.values()
     columns: dict[str, Sequence[object]] = {"table": [*counts]}
-    for head in ("wanted", "shared", "done", "resumable", "to do"):
+    for head in ("wanted", "shared", "done", "resumable", "damaged", "to do"):
         values = [getattr(each, head.replace(" ", "")) for each in parts]
         columns |= {head: values} if any(values) or head in ("wanted", "to do") else {}
     time, work = in_one_unit([each.seconds for each in parts], TIMES)

@@ -50,10 +50,14 @@ def load(name: str, *, expected: str) -> Any:
 
 def failed(name: str, error: BaseException, *, expected: str) -> RequestError:
     """The error that says how the user's own code failed."""
+    module = name.removeprefix(PREFIX).partition(":")[0]
+    is_absent = isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0])
     return RequestError(
         f'"{name}" failed: {type(error).__name__}: {error}.',
         expected=expected,
-        hint="modules are looked for in the current folder first; --debug shows where it failed.",
+        hint="give the command in the folder of the module, or add that folder to PYTHONPATH."
+        if is_absent
+        else "modules are looked for in the current folder first; --debug shows where it failed.",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tfkd_cli.errors import RequestError
 from tfkd_cli.spec import ForeignTeacher, RunSpec, Teacher
 from tfkd_cli.store import RunState
+from tfkd_cli.store.run_state import found_in
 
 
 class Estimate(NamedTuple):
@@ -96,8 +97,9 @@ class CachedLogits:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many runs: wanted, shared by several tables, done, resumable, to do; and what the rest costs.
+    """How many runs: wanted, shared by several tables, done, to do; and what the rest costs.
 
+    Of those to do, `resumable` have been begun, and `damaged` have records that cannot be believed.
     `seconds` are those of all devices together: a run in four processes counts four times its duration.
     """
 
@@ -105,6 +107,7 @@ class Counts:
     shared: int
     done: int
     resumable: int
+    damaged: int
     todo: int
     seconds: float
     critical_path_seconds: float
@@ -113,7 +116,8 @@ class Counts:
 
     def to_json(self) -> dict[str, Any]:
         """The documented shape of `plan --json`; `gpu_hours` are hours of the device that it names."""
-        runs = {name: getattr(self, name) for name in ("wanted", "shared", "done", "resumable", "todo")}
+        names = ("wanted", "shared", "done", "resumable", "damaged", "todo")
+        runs = {name: getattr(self, name) for name in names}
         return {
             "runs": runs,
             "gpu_hours": round(self.seconds / 3600, 4),
@@ -152,6 +156,7 @@ class Plan:
             shared=sum(len(run.wanted_by) > 1 for run in runs),
             done=statuses["done"],
             resumable=sum(run.left < 1 for run in todo),
+            damaged=statuses["damaged"],
             todo=len(todo),
             seconds=sum(run.seconds_left * run.cost.processes for run in todo),
             critical_path_seconds=_list_schedule(todo, max(1, len(todo))),
@@ -198,7 +203,7 @@ def make_plan(
     planned: dict[str, PlannedRun] = {}
     for spec in order:
         todo = RunState(key=spec.key, name=spec.folder, status="todo")
-        seen, needed = states.get(spec.key, todo), weights.get(spec.key, set())
+        seen, needed = found_in(states, spec.key) or todo, weights.get(spec.key, set())
         if needed & set(seen.missing):
             seen = todo  # its result stands, but weights that must teach are gone
         if seen.status == "done" or needed or spec.key in requested:

@@ -19,7 +19,7 @@ from tfkd_cli import models, schema
 from tfkd_cli.data.facts import AUGMENTATIONS
 from tfkd_cli.data.image_files import Corrupt, Decoder
 from tfkd_cli.errors import RequestError
-from tfkd_cli.methods import CrossEntropy, Loss, loss_type
+from tfkd_cli.methods import CrossEntropy, Loss, loss_from
 from tfkd_cli.schema import (
     PUBLISHED_DIGITS,
     Count,
@@ -287,8 +287,8 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` wrote, by this trainer version or an older one; else RequestError."""
-        described = schema.convert(data, _Description, hint=NEWER)
-        return _run_from(described, trainer=described.trainer)
+        found = schema.convert(data, _Description, hint=NEWER)
+        return _run_from(found, trainer=found.trainer, described=found.described)
 
 
 def snapshot_epochs(epochs: int) -> tuple[int, ...]:
@@ -345,11 +345,12 @@ class _Run(Record):
 
 
 class _Description(_Run):
-    """spec.json."""
+    """spec.json; `described` is its loss, where that is outside tfkd (see `methods.recorded`)."""
 
     schema: Literal[1]
     trainer: TrainerVersion
     key: str = ""
+    described: dict[str, Any] | None = None
 
 
 class _Teaching(Record):
@@ -359,23 +360,16 @@ class _Teaching(Record):
     checkpoint: Literal["best", "last"] | Positive
 
 
-def _run_from(data: _Run, *, trainer: int) -> RunSpec:
+def _run_from(data: _Run, *, trainer: int, described: Mapping[str, Any] | None = None) -> RunSpec:
     return RunSpec(
         dataset=data.dataset,
         student=data.student,
-        loss=_loss_from(data.loss),
+        loss=loss_from(data.loss, described, taught=data.teacher is not None, hint=NEWER),
         teacher=_teacher_from(data.teacher, trainer=trainer),
         recipe=schema.convert(data.recipe, Recipe, of="recipe", hint=NEWER),
         seed=data.seed,
         trainer=trainer,
     )
-
-
-def _loss_from(data: Mapping[str, Any]) -> Loss:
-    kind = loss_type(schema.convert(data.get("kind"), Name, of="loss.kind", hint=NEWER))
-    values = {name: value for name, value in data.items() if name != "kind"}
-    loss: Loss = schema.convert(values, kind, of="loss", hint=NEWER)
-    return loss
 
 
 def _teacher_from(data: Mapping[str, Any] | None, *, trainer: int) -> Teacher | ForeignTeacher | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -74,9 +75,10 @@ def _reading(reading: Reading | None) -> dict[str, Any]:
     }
 
 
-def comparison_csv(comparison: Comparison) -> str:
-    """One line per cell; the columns are the same for every table."""
+def comparison_csv(comparison: Comparison, *, called: Callable[[str], str] = str) -> str:
+    """One line per cell; the columns are the same for every table. `called`: what to call a method."""
     lines = [_line(comparison, each) for each in comparison.cells()]
+    lines = [{**line, "method": called(line["method"])} for line in lines]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()

@@ -42,6 +42,27 @@ def test_a_failed_run_says_what_to_do_where_it_failed(
     assert "Hint: remove it" in said
 
 
+@pytest.mark.parametrize(
+    "words", ["status", "runs", "report", "clean --yes", "pack --out a.tar.gz", "logs 8d4c", "cancel run"]
+)
+def test_a_results_folder_that_is_not_there_is_an_error_and_is_not_made(
+    words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words.split(), "--results", str(tmp_path / "nothere")]) == 2
+    said = capfd.readouterr().err
+    assert f"there is no results folder {tmp_path / 'nothere'}" in said
+    assert "Expected:" in said
+    assert "Hint: name it with --results" in said
+    assert not (tmp_path / "nothere").exists()
+
+
+def test_an_option_that_does_not_exist_is_answered_with_where_the_others_are(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["data", "digits", "-y"]) == 2
+    assert "Hint: `tfkd help data` lists all options." in capfd.readouterr().err
+
+
 def test_a_command_asks_nvidia_smi_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
     program.write_text(f"#!/bin/sh\necho once >> {asked}\necho 'GPU 0: one'\n")
@@ -87,7 +108,7 @@ def test_a_library_that_a_limit_on_memory_would_end_is_not_loaded(megabytes: int
 def test_under_a_limit_on_memory_a_table_is_shown_or_an_error(tmp_path: Path, megabytes: int) -> None:
     limit = megabytes << 20
     ended = subprocess.run(
-        [sys.executable, "-m", "tfkd_cli", "runs", "--results", str(tmp_path / "results")],
+        [sys.executable, "-m", "tfkd_cli", "runs", "--results", str(tmp_path)],
         env=worker.environment(),
         capture_output=True,
         text=True,
@@ -188,7 +209,7 @@ def nobody(uid):
 pwd.getpwuid = nobody
 sys.exit(main())
 """
-    results = ["--results", str(tmp_path / "results")]
+    results = ["--results", str(tmp_path)]
     for more, code in ([], 2), (["--cache-dir", str(tmp_path)], 0):
         ended = subprocess.run(
             [sys.executable, "-c", script, "status", *results, *more],

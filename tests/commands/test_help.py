@@ -53,6 +53,7 @@ def test_the_options_of_a_command_stand_in_panels(capfd: pytest.CaptureFixture[s
     ]
     assert "--student NETWORK" in shown
     assert "--dataset DATASET" in shown
+    assert "[required, here or in --from]" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paper_tables.spec import PaperTablesError
+from tests.report import stores
 from tfkd_cli.__main__ import main
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
@@ -168,3 +173,47 @@ def test_status_of_a_table_that_nobody_asked_for_says_so(
 ) -> None:
     assert main(["status", "table1", "--results", str(results)]) == 2
     assert "tfkd reproduce table1" in capfd.readouterr().err
+
+
+def test_a_damaged_run_is_called_so_everywhere_and_its_hint_taken_literally_has_it_trained_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = stores.grid(tmp_path, seeds=(0,), dataset="digits", students=["resnet8"], methods=["lsr"])
+    damaged = stores.finish_all(made)[1].folder
+    for path in (tmp_path / "runs" / damaged).rglob("metrics.jsonl"):
+        path.unlink()
+
+    def said() -> tuple[Any, Any, Any, str]:
+        where = ["--results", str(tmp_path)]
+        plan = [
+            "run",
+            "--student",
+            "resnet8",
+            "--method",
+            "lsr",
+            "--dataset",
+            "digits",
+            "--dry-run",
+            "--json",
+        ]
+        shown, hints = [], ""
+        for words in (["status", "--json"], plan, ["runs", "--json"]):
+            assert main([*words, *where]) == 0
+            out, err = capfd.readouterr()
+            shown.append(json.loads(out))
+            hints += err
+        return shown[0]["counts"], shown[1]["runs"], shown[2], hints
+
+    status, plan, runs, hint = said()
+    assert (status["done"], status["damaged"], status["todo"]) == (1, 1, 0)
+    assert (plan["done"], plan["damaged"], plan["todo"]) == (1, 1, 1)
+    row = next(each for each in runs if each["run"] == damaged)
+    assert row["status"] == "damaged"
+    assert "\n" not in row["problem"]
+    move = re.search(r"Hint: move the run away \((mv .*?)\), then give the command", hint)
+    assert move is not None
+    assert move[1] in row["problem"]
+    subprocess.run(shlex.split(move[1]), check=True)
+    status, plan, runs, _ = said()
+    assert (status["done"], status["damaged"], status["todo"]) == (1, 0, 1)
+    assert (plan["damaged"], plan["todo"], len(runs)) == (0, 1, 1)

@@ -69,6 +69,7 @@ def test_a_pack_of_nothing_is_refused_and_a_pack_says_what_it_does_not_hold(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     results, pack = ["--results", str(tmp_path / "results")], tmp_path / "records.tar.gz"
+    (tmp_path / "results").mkdir()
     for what in ([], ["table1"]):
         assert main(["pack", *what, "--out", str(pack), *results]) == 2
         assert f"there is no {(what or ['run'])[0]} in" in capfd.readouterr().err

@@ -37,6 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as the documentation's reader has it: examples, photos, networks, another's teacher."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "docs" / "examples", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "results").mkdir()
     monkeypatch.setenv("TFKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(tmp_path)
     photographs(tmp_path / "photos")

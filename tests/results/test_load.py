@@ -143,18 +143,19 @@ def test_a_pack_is_loaded_like_the_folder_it_came_from(store: Store, tmp_path: P
         pd.testing.assert_frame_equal(ours, theirs)
 
 
-def test_a_folder_that_is_not_there_gives_empty_frames_with_all_columns(tmp_path: Path) -> None:
-    runs, epochs = results.load(tmp_path / "nowhere")
+def test_an_empty_folder_gives_empty_frames_with_all_columns(tmp_path: Path) -> None:
+    runs, epochs = results.load(tmp_path)
     assert (len(runs), len(epochs)) == (0, 0)
     assert [*runs.columns, *epochs.columns] == [*columns.RUNS, *columns.EPOCHS]
-    assert not (tmp_path / "nowhere").exists()
     assert runs.groupby("method")["best_accuracy"].mean().empty
 
 
-def test_what_is_neither_a_folder_nor_a_pack_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "said"), [("file", "cannot read"), ("nowhere", "no results folder")])
+def test_what_is_neither_a_folder_nor_a_pack_is_refused(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "file").write_text("no results")
-    with pytest.raises(RequestError, match="cannot read"):
-        results.load(tmp_path / "file")
+    with pytest.raises(RequestError, match=said):
+        results.load(tmp_path / name)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_runs_that_are_not_finished_have_a_status_and_no_accuracy(store: Store) -> None:

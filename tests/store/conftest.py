@@ -63,7 +63,7 @@ def train(root: Path, spec: RunSpec, *, flavour: str = "") -> bool:
     for step in range(state["step"] + 1, STEPS * EPOCHS + 1):
         state["step"], state["value"] = step, _hash(state["value"] + flavour + str(step))
         if step % STEPS == 0:
-            state["lines"].append({"epoch": step // STEPS, "test_accuracy": float(step)})
+            state["lines"].append({"epoch": step // STEPS, "test_accuracy": 90.0})
             attempt.append_metrics(state["lines"][-1])
         if step % 2:
             _save(attempt, state)

@@ -45,7 +45,7 @@ def list_runs(
 
     Example: tfkd runs --where method=kd,baseline --sort -best_accuracy
     """
-    opened = session.open_store(store, write=False)
+    opened = session.open_existing(store)
     found = results.read(opened)
     frame = results.runs_frame(found.values())
     for condition in where or ():
@@ -119,7 +119,7 @@ def diff(
 
     Example: tfkd diff 3f2a 91c0
     """
-    opened = session.open_store(store, write=False)
+    opened = session.open_existing(store)
     runs = [results.read_run(opened, opened.find(each)) for each in (first, second)]
     names = [run.name for run in runs]
     different = list(_differences([_values(run) for run in runs]))

@@ -76,7 +76,7 @@ def cancel(
     """
     from tfkd_cli.backends.slurm.submit import cancel as cancel_jobs
 
-    opened = session.open_store(store, write=True)
+    opened = session.open_existing(store, write=True)
     specs = _specs(opened, session.execution(store), item)
     cancelled = cancel_jobs(opened, [spec.folder for spec in specs])
     print(f"Cancelled {cancelled} jobs." if cancelled else f"No run of {item} is in SLURM's queue.")
@@ -94,10 +94,12 @@ def retry(
     """
     from tfkd_cli.backends.slurm.submit import submit as send
 
-    opened = session.open_store(store, write=True)
+    opened = session.open_existing(store, write=True)
     profile = profiles.find("slurm" if where.cluster == "local" else where.cluster)
     execution = session.execution(store, where)
     spec = find_run(opened, execution, run)
+    if spec.loss.missing is not None:
+        raise spec.loss.missing
     plan, execution = _planned(spec, opened, execution)
     runs = [each for each in plan.todo if each.spec in spec.lineage]  # with unfinished teachers of its own
     if spec not in [each.spec for each in runs]:

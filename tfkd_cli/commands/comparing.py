@@ -13,7 +13,7 @@ from tfkd_cli.commands import launching, planning, readiness, session, showing
 from tfkd_cli.compare.comparison import UNTAUGHT, Comparison, Stage, comparison_request
 from tfkd_cli.compare.trials import tried
 from tfkd_cli.execution import Execution
-from tfkd_cli.methods import all_methods
+from tfkd_cli.methods import all_methods, called
 from tfkd_cli.options import (
     WHAT,
     Dataset,
@@ -154,7 +154,7 @@ def _do_stage(
 
 def _lines(comparison: Comparison, request: Request, plan: Plan) -> list[str]:
     """What a plan says of a comparison: its trials, what is held out, and whether it is long enough."""
-    tries = "; ".join(f"{each} its {tried(each)}" for each in comparison.methods)
+    tries = "; ".join(f"{called(each)} its {tried(each)}" for each in comparison.methods)
     count = comparison.compared.trials
     lines = [
         f"{count} validation trial{'s' * (count > 1)} for every method ({tries}). The learning rate that is "

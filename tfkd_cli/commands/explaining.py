@@ -130,7 +130,9 @@ def _names(setting: Setting) -> set[str]:
 def _print(made: dict[str, Any], setting: Setting) -> None:
     taught = f", taught by {setting.teacher}" if setting.teacher else ""
     epoch = f" (epoch {setting.teacher_epoch} of 200)" if setting.teacher_epoch else ""
-    console.show(f"{setting.method} of {setting.student}{taught}{epoch} on {setting.dataset}")
+    console.show(
+        f"{find_method(setting.method).label} of {setting.student}{taught}{epoch} on {setting.dataset}"
+    )
     forms, variants = made["forms"], made["variants"]
     rows = [_row(name + " (chosen)" * (name == made["form"]), each) for name, each in forms.items()]
     rows += [_row(each["suite"], each["weights"]) for each in variants if each["weights"]]

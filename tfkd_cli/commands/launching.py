@@ -87,7 +87,8 @@ def run_here(campaign: Campaign, plan: Plan, place: Place) -> bool:
         console.say(f"Failed: {name}")
         for line in words.splitlines():
             console.say(f"  {line.strip()}")
-        console.say(f"  `tfkd logs {name}` is its log; the same command tries again.")
+        again = "" if "Hint:" in words else "; the same command tries again"
+        console.say(f"  `tfkd logs {name}` is its log{again}.")
     for name in outcome.blocked:
         console.say(f"Blocked by a failed teacher: {name}")
     return bool(outcome.failed or outcome.blocked)

@@ -15,6 +15,7 @@ from tfkd_cli import console
 from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, plain
 from tfkd_cli.execution import Execution
+from tfkd_cli.methods import called
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
@@ -28,7 +29,7 @@ FORMATS = ("text", "md", "csv", "tex", "json")
 def print_table(comparison: Comparison, *, form: str) -> None:
     """One table beside what was measured, to stdout: `form` is one of FORMATS but JSON."""
     if form == "csv":
-        print(plain(comparison_csv(comparison)), end="")
+        print(plain(comparison_csv(comparison, called=called)), end="")
     else:
         print_sheets(comparison_sheet(comparison), form=form)
 

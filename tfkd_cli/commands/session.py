@@ -19,7 +19,7 @@ from tfkd_cli.compare import comparison
 from tfkd_cli.errors import RequestError
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes
-from tfkd_cli.methods import method
+from tfkd_cli.methods import imported
 from tfkd_cli.options import ExecutionOptions, FolderOptions, RunOptions, StoreOptions, TeacherOptions
 from tfkd_cli.regular_files import expanded
 from tfkd_cli.reproduction import overrides, overview, requests
@@ -41,9 +41,14 @@ def open_store(options: StoreOptions, *, write: bool) -> Store:
     return Store.open(options.results, create=write, writable=write)
 
 
+def open_existing(options: StoreOptions, *, write: bool = False) -> Store:
+    """The store, for commands that are about what is in it; RequestError where there is no such folder."""
+    return Store.existing(options.results, writable=write)
+
+
 def open_folder(options: StoreOptions, what: str) -> Store:
     """The store, to read `what` of its runs; RequestError for a packed file, which has none of it."""
-    opened = open_store(options, write=False)
+    opened = open_existing(options)
     if opened.source != opened.root:
         raise RequestError(
             f"{opened.source} is a file of records, which holds no {what}.",
@@ -205,7 +210,7 @@ def cache_folder(given: Path | None) -> Path:
 
 def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -> Request:
     """A request of nothing yet: seeds, scale, form and overrides, checked; `methods`: those it will name."""
-    losses = [method(each).loss for each in methods]
+    losses = [imported(each).loss for each in methods]
     return Request(
         seeds=grid.parse_seeds(seeds),
         scale=options.scale,  # type: ignore[arg-type]  # checked by Request

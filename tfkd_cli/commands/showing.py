@@ -177,6 +177,7 @@ def show_run(store: Store, folder: RunFolder, *, form: str, plot: bool) -> int:
         "status": state.status,
         "epoch": state.epoch,
         "attempts": state.attempts,
+        "damage": state.damage or None,
         "spec": spec.to_json() if spec else None,
         "numerics": folder.numerics(),
         "failure": state.failure,
@@ -217,10 +218,13 @@ def _run_rows(folder: RunFolder, run: results.Run) -> Iterator[tuple[str, str]]:
         best, last = state.result["best"], state.result["last"]
         yield "best", f"{best['accuracy']:.2f} % (epoch {best['epoch']})"
         yield "last", f"{last['accuracy']:.2f} %"
+    if state.damage:
+        yield "damaged", state.damage
     if state.failure:
         yield "failed", str(state.failure.get("message"))
     yield "folder", str(folder.path)
     if spec:
+        yield "method", spec.method
         yield from ((name, _short(value)) for name, value in spec.to_json().items() if name != "schema")
 
 

@@ -73,7 +73,7 @@ def status(
 
 
 def _look(options: StoreOptions, item: str | None) -> overview.Overview:
-    store = session.open_store(options, write=False)
+    store = session.open_existing(options)
     made, notes = session.campaigns(store, session.execution(options), device=device_kind("auto"))
     names: list[str] = []
     if item is not None:
@@ -154,7 +154,7 @@ def _count(seen: overview.Overview, name: str, state: str) -> int:
 
 def _is_listed(run: overview.RunStatus, *, among: int) -> bool:
     """Whether `status` lists a run without `--all`: what needs a look, and all that is left of a few."""
-    return run.status in ("running", "failed", "blocked") or (run.status != "done" and among <= FEW_RUNS)
+    return run.status in ("running", *overview.STOPPED) or (run.status != "done" and among <= FEW_RUNS)
 
 
 def _why(run: overview.RunStatus) -> str:
@@ -265,8 +265,8 @@ def report(
 
     Example: tfkd report --out results/
     """
-    opened = session.open_store(store, write=False)
-    where = to or (store.results if store.results.is_dir() or not store.results.exists() else Path("report"))
+    opened = session.open_existing(store)
+    where = to or (store.results if store.results.is_dir() else Path("report"))
     written = printing.write_report(
         opened,
         session.execution(store),

@@ -32,12 +32,12 @@ def clean(
     from tfkd_cli.report.staging import outdated
     from tfkd_cli.store import cleaning
 
-    opened = session.open_store(store, write=yes)
+    opened = session.open_existing(store, write=yes)
     made, notes = session.campaigns(opened, session.execution(store))
     for note in notes:
         console.say(f"Note: {note}")
     if notes:  # a request that cannot be read may need any of them
-        console.say("Snapshots and cached teacher logits are kept until this is mended.")
+        console.say("Snapshots, cached teacher logits and report files are kept until it can be read.")
     states = opened.scan()
     open_states = [each for each in states.values() if each.status not in ("done", "todo")]
     begun = [spec for spec, _ in with_specs(opened, open_states)]  # whoever asked for them
@@ -46,7 +46,7 @@ def clean(
     teachers = {spec.teacher.cache_prefix for spec in (*begun, *missing) if spec.teacher is not None}
     needed = None if notes else _needed_snapshots([*begun, *wanted])
     found = opened.cleanable(needed=needed, teachers=teachers)
-    found = cleaning.inside([*found, *outdated(opened.root)], opened.root)
+    found = cleaning.inside([*found, *([] if notes else outdated(opened.root))], opened.root)
     if output.json:
         rows = [{"path": str(each.path), "bytes": each.bytes, "why": each.why} for each in found]
         console.print_json({"bytes": sum(each.bytes for each in found), "deleted": yes, "items": rows})
@@ -84,7 +84,7 @@ def pack(
 
     Example: tfkd pack table1 --out table1.tar.gz
     """
-    opened = session.open_store(store, write=False)
+    opened = session.open_existing(store)
     keys = None
     if items:
         made, _ = session.campaigns(opened, session.execution(store))
@@ -118,7 +118,7 @@ def doctor(
 
 def _checks(store: StoreOptions, where: PlaceOptions) -> Iterable[Check]:
     execution = session.execution(store, ExecutionOptions(**vars(where)))
-    yield from health.examine(execution, store.results, say=console.say)
+    yield from health.examine(execution, store.results, cluster=where.cluster != "local", say=console.say)
     if where.cluster != "local":
         from tfkd_cli.backends.slurm import doctor as cluster_doctor
         from tfkd_cli.backends.slurm import profile

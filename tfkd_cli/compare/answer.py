@@ -15,6 +15,7 @@ from paper_tables.statistics import Interval, deviation
 from paper_tables.verdicts import LEVEL, ClaimWord, judge_claims
 from tfkd_cli.compare.comparison import Comparison, States
 from tfkd_cli.compare.trials import Trial, chosen, score
+from tfkd_cli.methods import called
 from tfkd_cli.reproduction.measure import measure
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.spec import RunSpec
@@ -222,7 +223,7 @@ def _line(
     values = {name: [float(each) for each in own[column]] for name, column in QUALITIES.items()}
     picked = {name: float(value) for name, value in (*setting.recipe, *setting.loss)}
     return Line(
-        method=method,
+        method=called(method),
         chosen=picked,
         edges=dict(_edges(picked, trials)),
         n=len(own),
@@ -288,8 +289,8 @@ def _differences(
         gain = verdict.gain
         if gain is not None:
             yield Difference(
-                method=method,
-                against=against,
+                method=called(method),
+                against=called(against),
                 points=gain.mean,
                 interval=verdict.interval,
                 n=gain.pairs or min(verdict.contrasts[0].n),
@@ -297,7 +298,7 @@ def _differences(
                 p=gain.p,
                 p_holm=verdict.p_holm,
                 word=verdict.word,
-                at_chance=tuple(each for each in (method, against) if each in at_chance),
+                at_chance=tuple(each for each in map(called, (method, against)) if each in at_chance),
             )
 
 
@@ -307,7 +308,7 @@ def _trials(by_method: Mapping[str, Sequence[Trial]], states: States) -> Iterato
         for trial in trials:
             accuracy, loss = score(trial, states) or (None, None)
             yield {
-                "method": method,
+                "method": called(method),
                 "values": trial.values,
                 "val_accuracy": accuracy,
                 "val_loss": loss,

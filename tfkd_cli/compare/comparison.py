@@ -21,6 +21,7 @@ from tfkd_cli.compare.trials import (
 )
 from tfkd_cli.errors import RequestError
 from tfkd_cli.grid import Axes, Compared
+from tfkd_cli.methods import called
 from tfkd_cli.methods import method as find_method
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
@@ -182,7 +183,9 @@ class Comparison:
 
     def _stage(self, name: str, settings: Iterable[Setting], *, final: Sequence[Setting]) -> Stage:
         rows = [
-            Row(labels=(setting.method,), cells=(Cell(row=index, column="accuracy", setting=setting),))
+            Row(
+                labels=(called(setting.method),), cells=(Cell(row=index, column="accuracy", setting=setting),)
+            )
             for index, setting in enumerate(dict.fromkeys(settings))
         ]
         table = Table(

@@ -26,6 +26,7 @@ from tfkd_cli.methods.loss import (
     kl_divergence,
     parameter,
 )
+from tfkd_cli.methods.recorded import describe, hashable, stand_in
 from tfkd_cli.methods.tf_reg import TfReg
 from tfkd_cli.schema import Meta
 
@@ -45,15 +46,21 @@ __all__ = [
     "Share",
     "TfReg",
     "all_methods",
+    "called",
     "cross_entropy",
+    "describe",
     "field_types",
+    "imported",
     "kl_divergence",
+    "loss_from",
     "loss_type",
     "method",
     "parameter",
+    "remember",
 ]
 
 GROUP = "tfkd.methods"
+_remembered: dict[str, Mapping[str, Any]] = {}
 EXPECTED = "a frozen dataclass derived from tfkd_cli.methods.Loss with a name, a label and what it does."
 
 
@@ -104,12 +111,33 @@ def all_methods() -> dict[str, Method]:
     return {name: method(name) for name in (*METHODS, *own_code.registered(GROUP))}
 
 
-@cache
+def remember(described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Name → description of a method (`recorded.describe`), for where its class cannot be imported."""
+    _remembered.update(described)
+
+
 def method(name: str) -> Method:
     """The method called `name`; RequestError with the nearest known name.
 
-    It may be the paper's, one that an installed package registers, or `python:module:Class`.
+    It may be the paper's, one that an installed package registers, or `python:module:Class`. One that cannot
+    be imported, and is remembered from a record, has a loss without a value (`Loss.missing` says why).
     """
+    try:
+        return imported(name)
+    except RequestError as missing:
+        if name not in _remembered:
+            raise
+        return _of(stand_in(_remembered[name], missing), name)
+
+
+def called(name: str) -> str:
+    """What columns and file names call a method: its name, outside tfkd the one that its class says."""
+    return name if name in METHODS else method(name).loss.name
+
+
+@cache
+def imported(name: str) -> Method:
+    """The method called `name`, its class imported; RequestError where that fails."""
     if name in METHODS:
         return METHODS[name]
     if name.startswith(own_code.PREFIX):
@@ -134,6 +162,28 @@ def loss_type(kind: str) -> type[Loss]:
     if missing:
         raise RequestError(f'"{kind}" does not say its {" and ".join(missing)}.', expected=EXPECTED)
     return found
+
+
+def loss_from(
+    data: Mapping[str, Any], described: Mapping[str, Any] | None, *, taught: bool, hint: str
+) -> Loss:
+    """The loss that a record holds; RequestError where it holds none.
+
+    One outside tfkd whose class is not to be had, or has changed, has no value; then `described` says what it
+    is. Records of an earlier tfkd lack that: the values and whether a teacher `taught` must do.
+    """
+    kind = schema.convert(data.get("kind"), schema.Name, of="loss.kind", hint=hint)
+    values = {name: hashable(value) for name, value in data.items() if name != "kind"}
+    loss: Loss
+    try:
+        loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
+    except RequestError as missing:
+        if not own_code.is_own(kind):
+            raise
+        name = kind.rpartition(":")[2]
+        own = described or {"name": name, "label": name, "needs_teacher": taught, "fields": values}
+        loss = schema.convert(values, stand_in({**own, "kind": kind}, missing), of="loss", hint=hint)
+    return loss
 
 
 def field_types(*losses: type[Loss]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from tfkd_cli import schema
-from tfkd_cli.errors import InvalidValueError
+from tfkd_cli.errors import InvalidValueError, RequestError
 from tfkd_cli.schema import Meta
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Loss:
     trials: ClassVar[Sequence[Mapping[str, float]]] = ()
     """The values of fields that `tfkd compare` may try besides the defaults, in this order."""
     FORMS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"released": {}, "printed": {}}
+    missing: ClassVar[RequestError | None] = None
+    """Why its class cannot be had, where only a record of it is (see `methods.recorded`)."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

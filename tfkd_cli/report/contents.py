@@ -237,6 +237,10 @@ def _notes(
         meta = caches.read_meta(path, name) or {}
         yield from (f"{name}: {note}" for note in meta.get("notes") or ())
     yield from (run.note for run in runs.values() if run.note)
+    missing = (run.spec.loss.missing for run in runs.values())
+    yield from dict.fromkeys(
+        f"{each.what} Its runs are shown from their records." for each in missing if each
+    )
     for run in runs.values():
         if skipped := run.result.get("skipped"):
             yield f"{run.name} has skipped {len(skipped):,} corrupt files (the first: {skipped[0]})"

@@ -162,7 +162,8 @@ def label(run: RequestedRun) -> str:
     loss = run.spec.loss
     if row["form"] == "printed" and loss.FORMS["printed"] != loss.FORMS["released"]:
         parts.append("printed")
-    parts += [f"{sign}={value:g}" for sign, value in loss.signs().items() if value != 1]
+    shown = {sign: value for sign, value in loss.signs().items() if value != 1}
+    parts += [f"{k}={v:g}" if isinstance(v, int | float) else f"{k}={v}" for k, v in shown.items()]
     fast = row["scale"] == "paper" and (row["precision"], row["augment_stream"]) != ("fp32", "seed")
     return " ".join([*parts, *(["fast"] if fast else [])])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from paper_tables.spec import Figure, Table
+from tfkd_cli.methods import called
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.reproduction.judging import departures
@@ -97,7 +98,12 @@ def slug_of(what: Table | Figure, request: Request) -> str:
         return slug("-".join(parts).replace("@", "-"))
     if request.axes is not None:
         axes = request.axes
-        parts[1:1] = [axes.dataset.partition(":")[0], *axes.students, *axes.methods, *axes.teachers]
+        parts[1:1] = [
+            axes.dataset.partition(":")[0],
+            *axes.students,
+            *map(called, axes.methods),
+            *axes.teachers,
+        ]
     settings = [asdict(setting) for setting in what.settings()] if request.axes is None else []
     whole = canonical_json([requests.identity(alone), settings])
     words = slug("-".join(parts).replace("@", "-"))[:LONGEST_SLUG].rstrip("-.")

@@ -11,6 +11,7 @@ from paper_tables.spec import Setting
 from tfkd_cli import results
 from tfkd_cli.errors import RunError
 from tfkd_cli.report.items import Item
+from tfkd_cli.reproduction.overview import STOPPED
 from tfkd_cli.results import columns
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunState, Store, reading
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCALES = ("paper", "quick", "demo", "custom")
-STOPPED = ("failed", "damaged", "blocked")
 
 COLUMNS: columns.Columns = {
     "scale": (

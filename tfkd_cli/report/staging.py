@@ -101,11 +101,18 @@ class Staging:
         made = (path for path in self._new.rglob("*") if path.is_file())
         return sorted(path.relative_to(self._new).as_posix() for path in made)
 
-    def publish(self, index: str, *, items: Sequence[str]) -> Path:
-        """Put everything in place, the page last; gives the page's path. Nothing is removed."""
+    def publish(self, index: str, *, items: Sequence[str], complete: bool = True) -> Path:
+        """Put everything in place, the page last; gives the page's path. Nothing is removed.
+
+        Unless it is `complete`, what the last report showed may still be asked for: it counts as shown.
+        """
         names, before = self.names, _noted(self.folder)
-        older = {*before.files, *before.older} - {*names}
-        noted = Noted(files=names, items=list(items), older=sorted(older))
+        still = Noted() if complete else before
+        noted = Noted(
+            files=sorted({*names, *still.files}),
+            items=[*dict.fromkeys((*items, *still.items))],
+            older=sorted({*before.files, *before.older} - {*names, *still.files}),
+        )
         self.write(FILES, msgspec.json.encode(noted).decode())
         self.write(INDEX, index)
         with reported(self.out):
@@ -125,9 +132,9 @@ class Staging:
 def outdated(out: Path) -> list[Cleanable]:
     """Files in `out/report/` that an earlier report wrote and the last one did not, for `tfkd clean`."""
     folder = out / FOLDER
-    paths = [folder / name for name in _noted(folder).older]
+    paths = [folder / name for name in _noted(folder).older if ".." not in Path(name).parts]
     inside = (path for path in paths if path.parent.resolve().is_relative_to(folder.resolve()))
-    found = (path for path in inside if path.is_file() and not path.is_symlink() and ".." not in path.parts)
+    found = (path for path in inside if path.is_file() and not path.is_symlink())
     return [
         Cleanable(path, path.stat().st_size, "no table or figure of the report uses it") for path in found
     ]

@@ -17,6 +17,7 @@ from paper_tables.render.claims import claims_record, claims_sheet
 from paper_tables.verdicts import NOTES
 from tfkd_cli import results
 from tfkd_cli.compare import sheets
+from tfkd_cli.methods import called
 from tfkd_cli.report import page
 from tfkd_cli.report.contents import Contents, Missing, gather
 from tfkd_cli.report.details import page_data, place_of, why
@@ -95,7 +96,7 @@ def write(
         progress("writing the page", 0.0)
         index, files = page.render(contents, data, staging), tuple(staging.names)
         return Written(
-            index=staging.publish(index, items=[item.slug for item in shown]),
+            index=staging.publish(index, items=[item.slug for item in shown], complete=not unreadable),
             left_out=contents.left_out,
             notes=contents.notes,
             files=files,
@@ -110,7 +111,7 @@ def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
     shown = {"claims": [claims_sheet(judged.best, judged.last)]}
     for slug, comparison in contents.comparisons.items():
         shown[slug] = [comparison_sheet(comparison)]
-        yield f"{slug}.csv", comparison_csv(comparison)
+        yield f"{slug}.csv", comparison_csv(comparison, called=called)
     for slug, answer in contents.answers.items():
         shown[slug] = sheets.document(answer)
         yield f"{slug}.csv", sheets.csv_text(answer)

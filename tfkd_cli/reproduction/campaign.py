@@ -127,6 +127,7 @@ class Campaign:
                 "schema": 1,
                 "command": command,
                 **requests.to_json(self.request),
+                **requests.described(self.request),
                 "keys": {name: [spec.key for spec in specs] for name, specs in self.request.wanted.items()},
             }
         )

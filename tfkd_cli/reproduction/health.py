@@ -22,18 +22,22 @@ PACKAGES = ("torchvision", "pandas", "matplotlib", "submitit", "scikit-learn", "
 
 
 def examine(
-    execution: Execution, results: Path, *, say: Callable[[str], None] = lambda what: None
+    execution: Execution,
+    results: Path,
+    *,
+    cluster: bool = False,
+    say: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Check]:
     """Look at everything, one by one; each check is given as soon as it is known.
 
-    `say` is called before each check that takes a second or more.
+    `cluster`: a profile is checked after it. `say` is called before each check that takes a second or more.
     """
     yield Check("python", "ok", platform.python_version())
     yield _packages()
     yield from _data_sets(execution)
     for name, path in (("results", results), ("cache", execution.cache_path)):
         yield _disk(name, path)
-    there = "sbatch is here; `tfkd doctor --cluster NAME` checks a profile"
+    there = "sbatch is here" + "; `tfkd doctor --cluster NAME` checks a profile" * (not cluster)
     yield Check(
         "slurm", "ok", there if shutil.which("sbatch") else "not on this machine; only --cluster needs it"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tfkd_cli.errors import TfkdError
 from tfkd_cli.execution import Execution
@@ -13,12 +13,15 @@ from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import DamagedFile, RunState, Store
+from tfkd_cli.store.run_state import found_in
 
 if TYPE_CHECKING:
     from tfkd_cli.backends.slurm.queue import QueueState
 
-Shown = Literal["done", "running", "queued", "blocked", "failed", "todo"]
-SHOWN: tuple[Shown, ...] = ("done", "running", "queued", "blocked", "failed", "todo")
+Shown = Literal["done", "running", "queued", "blocked", "failed", "damaged", "todo"]
+SHOWN: tuple[Shown, ...] = get_args(Shown)
+STOPPED = ("failed", "damaged", "blocked")
+"""Their students wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ def campaigns(store: Store, execution: Execution, *, device: str = "cpu") -> tup
             _ = request.specs  # what it asks for exists
         except TfkdError as error:
             path = store.root / "requests" / f"{record['id']}.json"
-            notes.append(str(DamagedFile(path, error.what, expected=error.expected)))
+            notes.append(str(DamagedFile(path, error.what, expected=error.expected, hint=error.hint)))
             continue
         typed = tuple(filter(None, [record.get("command")]))
         campaign = Campaign(request, store, execution, device=device, commands=typed)
@@ -115,7 +118,7 @@ def overview(
     shown: dict[str, RunStatus] = {}
     for key, spec in specs.items():
         queued = (queue or {}).get(spec.folder)
-        shown[key] = _status(spec, states.get(key), queued, shown, tuple(tables[key]), called)
+        shown[key] = _status(spec, found_in(states, key), queued, shown, tuple(tables[key]), called)
     return Overview(tuple(shown.values()), seconds, tuple(notes))
 
 
@@ -176,12 +179,14 @@ def _shown(
         return "running", ""
     for parent in spec.parents:
         teacher = before.get(parent.key)
-        if teacher is not None and teacher.status in ("failed", "blocked"):
+        if teacher is not None and teacher.status in STOPPED:
             return "blocked", f"its teacher {teacher.run} is {teacher.status}"
     if queued and queued.status in ("queued", "blocked"):
         return "queued" if queued.status == "queued" else "blocked", queued.told
-    if known in ("failed", "damaged") and state is not None:
-        return "failed", state.damage or str((state.failure or {}).get("message", "failed"))
+    if known == "damaged" and state is not None:
+        return "damaged", state.damage
+    if known == "failed" and state is not None:
+        return "failed", str((state.failure or {}).get("message", "failed"))
     told = queued.told if queued else ""
     if known == "resumable":
         return "todo", f"resumable; {told}" if told else "resumable"

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from msgspec import to_builtins
 
 from paper_tables.spec import Figure, Table, TeacherSeeds
-from tfkd_cli import data, grid, models, schema
-from tfkd_cli.data import ResolvedData
+from tfkd_cli import data, grid, models, own_code, schema
+from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes, Compared
-from tfkd_cli.methods import Form, method
+from tfkd_cli.methods import Form, describe, imported, method, remember
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request, Scale
@@ -27,6 +27,13 @@ AS_THEY_ARE = ("seeds", "scale", "form", "fast", "teacher_seeds", "axes", "compa
 """Fields of a request that its record holds by the same names."""
 
 
+class _Described(schema.Record):
+    """What the methods (by name) and data sets outside tfkd are, for where they cannot be imported."""
+
+    methods: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
+
+
 class _Record(schema.Record):
     """A request as `Campaign.record` writes it."""
 
@@ -37,12 +44,12 @@ class _Record(schema.Record):
     fast: bool
     overrides: dict[str, Any]
     data: dict[str, str]
-    augmentation: Mapping[str, str] = {}  # of data sets outside tfkd; earlier requests lack it, and the next
-    teacher_seeds: TeacherSeeds = "one"
+    teacher_seeds: TeacherSeeds = "one"  # earlier requests lack it
     axes: Axes | None = None
     foreign_teacher: ForeignTeacher | None = None
     compared: Compared | None = None
     keys: dict[str, list[Digest]] | None = None
+    described: _Described | None = None
     schema: Literal[1] = 1
     command: str = ""
     id: str = ""
@@ -107,7 +114,7 @@ def axes_of(
         name=name,
         dataset=data_name(dataset, finetune=finetune or pretrained),
         students=found_students,
-        methods=tuple(dict.fromkeys(method(each).name for each in methods)),
+        methods=tuple(dict.fromkeys(imported(each).name for each in methods)),
         teachers=found_teachers,
         teacher_epochs=tuple(teacher_epochs),
     )
@@ -136,16 +143,23 @@ def resolve_data(
 
 
 def to_json(request: Request) -> dict[str, Any]:
-    """What `from_json` needs to ask the same again, without the code of data sets outside tfkd."""
-    declared = {name: each.facts.augmentation for name, each in request.data.items()}
-    augmentation = {name: each for name, each in declared.items() if each}
+    """What `from_json` needs to ask the same again."""
     return {
         "names": list(request.names),
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
-        **({"augmentation": augmentation} if augmentation else {}),
         **{name: to_builtins(getattr(request, name)) for name in AS_THEY_ARE},
     }
+
+
+def described(request: Request) -> dict[str, Any]:
+    """What a request has from outside tfkd, as `_Described`; empty where there is nothing of that."""
+    given = request.axes or request.compared
+    losses = {name: method(name).loss for name in (given.methods if given else ())}
+    methods = {name: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)}
+    facts = (each.facts for each in request.data.values())
+    sets = {each.name: each.to_json() for each in facts if not each.module.startswith("tfkd_cli.")}
+    return {"described": {"methods": methods, "data": sets}} if methods or sets else {}
 
 
 def identity(request: Request) -> str:
@@ -160,6 +174,8 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     That of a comparison has no table: which settings it has depends on its trials (see `tfkd_cli.compare`).
     """
     record = schema.convert(stored, _Record, hint="a newer tfkd may have written it.")
+    own = record.described or _Described(methods={}, data={})
+    remember(own.methods)
     items: list[Table | Figure] = []
     given = record.axes or record.compared
     losses = [method(name).loss for name in given.methods] if given else []
@@ -171,16 +187,16 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
         overrides=Overrides.from_json(record.overrides, losses=losses),
-        data={
-            name: _as_recorded(resolved, record.augmentation.get(name, ""), execution)
-            for name, resolved in record.data.items()
-        },
+        data={name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()},
         **{name: getattr(record, name) for name in AS_THEY_ARE},
     )
 
 
-def _as_recorded(resolved: str, augmentation: str, execution: Execution) -> ResolvedData:
-    """The data set an earlier request resolved to; when its files are gone, its name is all that is known."""
+def _as_recorded(resolved: str, facts: Mapping[str, Any] | None, execution: Execution) -> ResolvedData:
+    """The data set an earlier request resolved to; when its files are gone, its name is all that is known.
+
+    `facts`: those of one outside tfkd, which the request holds.
+    """
     try:
         found = data.recorded(resolved, execution=execution)
     except TfkdError:
@@ -188,4 +204,4 @@ def _as_recorded(resolved: str, augmentation: str, execution: Execution) -> Reso
     if found is None or found.name != resolved:
         base = data.DATASETS.get(resolved.partition("@")[0], data.DATASETS["cifar100"])
         found = ResolvedData(facts=replace(base, name=resolved, full=False))
-    return replace(found, facts=replace(found.facts, augmentation=augmentation)) if augmentation else found
+    return found if facts is None else replace(found, facts=DataSet.from_json(facts))

@@ -38,7 +38,7 @@ def load(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Every record is checked against its digest; a run whose records are damaged has the status "damaged",
     the reason in the column `problem`, no accuracy and no epochs. RequestError where `path` is neither a
-    folder nor a pack.
+    folder nor a pack, or is not there.
     """
-    found = read(Store.open(Path(path), create=False, writable=False)).values()
+    found = read(Store.existing(Path(path))).values()
     return runs_frame(found), epochs_frame(found)

@@ -103,7 +103,8 @@ def _problem(run: Run) -> str | None:
     failure = run.state.failure or {}
     unread = run.note if run.spec is None else ""
     what = run.state.damage or failure.get("message") or unread
-    return "; ".join(filter(None, [run.spec.outdated if run.spec else "", what])) or None
+    found = "; ".join(filter(None, [run.spec.outdated if run.spec else "", what]))
+    return " ".join(found.split()) or None  # a CSV file has a line per run
 
 
 def _of_spec(spec: RunSpec) -> dict[str, Any]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tfkd_cli.errors import RunError
 from tfkd_cli.spec import RunSpec
-from tfkd_cli.store import DamagedFile, RunFolder, RunState, Store, attempts
-from tfkd_cli.store.run_state import METRICS
+from tfkd_cli.store import RunFolder, RunState, Store, attempts
+from tfkd_cli.store.reading import Lines
 
 log = logging.getLogger("tfkd")
-
-SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +87,12 @@ def _run(store: Store, spec: RunSpec | None, state: RunState) -> Run:
     if state.status == "damaged":
         return run
     try:
-        if state.result is not None:
-            return replace(run, lines=_checked(folder, state.result))
-        metrics = folder.read_metrics(None)
+        metrics = folder.read_metrics(state.result)
     except RunError as error:
-        return replace(run, state=replace(state, status="damaged", result=None, damage=str(error)))
-    began = _began(folder) if state.attempts else {}
+        if state.result is not None:  # damaged since the state was derived
+            return replace(run, state=replace(state, status="damaged", result=None, damage=str(error)))
+        metrics = Lines([], str(error))  # the next attempt writes its own
+    began = _began(folder) if state.attempts and state.result is None else {}
     return replace(run, lines=metrics.lines, began=began, note=metrics.damage or note)
 
 
@@ -105,26 +103,3 @@ def _began(folder: RunFolder) -> Mapping[str, Any]:
             if began := attempts.environment(folder.path, int(attempt.name)):
                 return began
     return {}
-
-
-def _checked(folder: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The epochs of a finished run; DamagedFile unless they say what its result says."""
-    lines = folder.read_metrics(result).lines
-    for wrong in _contradictions(lines, result):
-        raise DamagedFile(
-            folder.path / METRICS,
-            f"and the result.json beside it contradict each other: {wrong}.",
-            expected="the numbers of one training.",
-            hint=f"move the run away (mv '{folder.path}' ELSEWHERE) to train it again.",
-        )
-    return lines
-
-
-def _contradictions(lines: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> Iterator[str]:
-    by_epoch = {line.get("epoch"): line.get("test_accuracy") for line in lines}
-    if not lines or lines[-1].get("epoch") != result["last"]["epoch"]:
-        yield f"{len(lines)} epochs, and {result['last']['epoch']} in the result"
-    for name in ("best", "last"):
-        ours, theirs = by_epoch.get(result[name]["epoch"]), result[name]["accuracy"]
-        if not isinstance(ours, int | float) or theirs is None or abs(ours - theirs) > SAME:
-            yield f"{ours} % as its {name} accuracy, and {theirs} % in the result"

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from tfkd_cli import own_code
 from tfkd_cli.errors import RequestError, RunError
+from tfkd_cli.methods import describe
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.reading import DamagedFile
@@ -21,8 +23,9 @@ log = logging.getLogger("tfkd")
 
 
 def encode(spec: RunSpec) -> bytes:
-    """The bytes of spec.json: the full key, then every resolved value."""
-    return files.encode_json({"key": spec.key, **spec.to_json()})
+    """The bytes of spec.json: the full key, every resolved value, and what a loss outside tfkd is."""
+    own = {"described": describe(type(spec.loss))} if own_code.is_own(spec.loss.kind) else {}
+    return files.encode_json({"key": spec.key, **spec.to_json(), **own})
 
 
 def write(run: Path, spec: RunSpec) -> None:

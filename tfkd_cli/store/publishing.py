@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ WEIGHTS = "weights"
 WINNER = "winner.json"
 ATTEMPTS = "attempts"
 STAGED = "publish"
+SAME = 1e-9  # percent: a result and its metrics hold the same number, written twice
 
 log = logging.getLogger("tfkd")
 
@@ -89,17 +91,37 @@ def parse_result(data: bytes, path: Path, *, key: str) -> dict[str, Any]:
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
-    """The run's result, its digest and that of its metrics checked; None while there is none.
+    """The run's result, its digest and its metrics checked; None while there is none.
 
-    What is damaged is repaired from the copy of the attempt; DamagedFile where that is damaged too.
+    What is damaged is repaired from the copy of the attempt; DamagedFile where that is damaged too, and where
+    the metrics contradict the result.
     """
     path, copy = run / RESULT, run / ATTEMPTS / WINNER
     if not os.path.lexists(path):
         return None
     parse = partial(parse_result, key=run.name[-12:])
-    result: dict[str, Any] = files.read_or_repair(path, [copy], parse, hint=_bring_back(run))
-    read_metrics(run, result)
+    result: dict[str, Any] = files.read_or_repair(path, [copy], parse, hint=moving_away(run))
+    if wrong := next(_contradictions(read_metrics(run, result).splitlines(), result), None):
+        raise DamagedFile(
+            run / METRICS,
+            f"and the result.json beside it contradict each other: {wrong}.",
+            expected="the numbers of one training.",
+            hint=moving_away(run),
+        )
     return result
+
+
+def _contradictions(lines: Sequence[bytes], result: Mapping[str, Any]) -> Iterator[str]:
+    """In what the epochs (a line each) differ from what the result says of the best and the last one."""
+    last = result["last"]["epoch"]
+    if len(lines) != last:
+        yield f"{len(lines)} epochs, and {last} in the result"
+    for name in ("best", "last"):
+        epoch, theirs = result[name]["epoch"], result[name]["accuracy"]
+        line = json.loads(lines[epoch - 1]) if 0 < epoch <= len(lines) else {}
+        ours = line.get("test_accuracy") if line.get("epoch") == epoch else None
+        if ours is None or theirs is None or abs(ours - theirs) > SAME:
+            yield f"{ours} % as its {name} accuracy, and {theirs} % in the result"
 
 
 def finish(run: Path) -> None:
@@ -160,11 +182,12 @@ def read_metrics(run: Path, result: Mapping[str, Any]) -> bytes:
         return data
 
     copy = attempt_path(run, result.get("attempt") or 1) / METRICS
-    return files.read_or_repair(run / METRICS, [copy], check, hint=_bring_back(run), limit=LINES_LIMIT)
+    return files.read_or_repair(run / METRICS, [copy], check, hint=moving_away(run), limit=LINES_LIMIT)
 
 
-def _bring_back(run: Path) -> str:
-    return f"bring it back, or move the run away (mv '{run}' ELSEWHERE) to train it again."
+def moving_away(run: Path) -> str:
+    """What to do about a damaged run; under its new name it counts for nothing."""
+    return f"move the run away (mv '{run}' '{run}.damaged'), then give the command that trains it again."
 
 
 def _refuse_link(folder: Path) -> None:

@@ -143,7 +143,7 @@ class RunFolder:
         if path.is_symlink() or path.parent.is_symlink():
             raise DamagedFile(path, "is a link.", expected="a file of the store.")
         teaches = name != STUDENT  # which no command trains again for the sake of it
-        anew = f"move the run away (mv '{self.path}' ELSEWHERE) and give the command that trains it again."
+        anew = publishing.moving_away(self.path)
         if not path.is_file():
             raise RunError(
                 f"{self.name} is finished, but its weights {name} are gone.",

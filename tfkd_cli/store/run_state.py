@@ -48,6 +48,11 @@ class RunState:
         return self.result is not None and name in self.result["weights"] and name not in self.missing
 
 
+def found_in(states: Mapping[str, RunState], key: str) -> RunState | None:
+    """The state of the run with this key; where its records are damaged, 12 digits of the key may be left."""
+    return states.get(key) or states.get(key[:12])
+
+
 class _Line(msgspec.Struct):
     epoch: Positive
 

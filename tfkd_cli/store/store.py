@@ -59,6 +59,17 @@ class Store:
         return cls(root)
 
     @classmethod
+    def existing(cls, root: Path, *, writable: bool = False) -> Store:
+        """The store at `root`, which must be there; RequestError where it is not, or as `open` raises it."""
+        if not os.path.lexists(root):
+            raise RequestError(
+                f"there is no results folder {root}.",
+                expected="a folder that tfkd has trained into, or a file made by `tfkd pack`.",
+                hint="name it with --results DIR (or TFKD_RESULTS); `tfkd reproduce demo` makes a first one.",
+            )
+        return cls.open(root, create=False, writable=writable)
+
+    @classmethod
     def _open_file(cls, root: Path, *, writable: bool) -> Store:
         """The records of a pack, in a temporary folder that goes when the store does."""
         if writable:

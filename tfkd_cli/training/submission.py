@@ -99,7 +99,8 @@ def _encoded(run: PlannedRun) -> dict[str, Any]:
 def read_job(store: str, submission: str, index: str) -> Job:
     """The job at `index` of a submission; `3.1` is the second run of job 3 alone.
 
-    RequestError when there is none, DamagedFile when the submission's files cannot be believed.
+    RequestError when there is none, or the class of a loss cannot be imported; DamagedFile when the
+    submission's files cannot be believed.
     """
     opened = Store.open(Path(store), create=False)
     folder = opened.submission_path(submission)
@@ -120,6 +121,9 @@ def read_job(store: str, submission: str, index: str) -> Job:
         ) from error
     with reading.found_in(path):
         runs = tuple(JobRun(RunSpec.from_json(r.spec), r.weights, r.caches_logits) for r in chosen)
+    for run in runs:
+        if run.spec.loss.missing is not None:
+            raise run.spec.loss.missing
     with reading.found_in(folder / "submission.json"):
         execution = Execution.from_json(settings.execution)
     threads = execution.threads or max(1, provenance.cores() // max(1, len(pack)))
