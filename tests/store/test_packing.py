@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tfkd_cli.errors import RequestError
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import Store
+from tfkd_cli.store.attempts import environment
 
 
 @pytest.fixture
@@ -41,6 +42,25 @@ def test_a_pack_is_read_like_the_store_it_came_from(store: Store, packed: Path, 
     assert {state.status for state in states.values()} == {"done", "failed"}
     assert states[tiny_spec.key].missing
     assert not list(reader.root.rglob("*.pt"))
+
+
+def test_a_pack_does_not_say_host_process_and_where_folders_are(
+    store: Store, tiny_spec: RunSpec, tmp_path: Path
+) -> None:
+    folder = store.run(tiny_spec)
+    folder.declare(tiny_spec)
+    attempt = folder.start_attempt(owner={})
+    attempt.write_env({"host": "my-host", "pid": 1, "argv": ["/home/me/tfkd"], "cores": 2})
+    store.add_request({"names": ["demo"], "command": "tfkd reproduce demo --results '/home/my self/it' -j 2"})
+    packs = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
+    store.pack(None, packs[0])
+    reader = Store.open(packs[0], create=False, writable=False)
+    reader.pack(None, packs[1])
+    assert packs[0].read_bytes() == packs[1].read_bytes()
+    assert not [each for each in reader.root.rglob("*.json") if b"home" in each.read_bytes()]
+    assert environment(reader.run(tiny_spec).path, 1) == {"cores": 2}
+    assert reader.requests()[0]["command"] == "tfkd reproduce demo --results it -j 2"
+    assert environment(folder.path, 1)["host"] == "my-host"
 
 
 def test_a_packs_temporary_folder_goes_with_its_store(packed: Path) -> None:

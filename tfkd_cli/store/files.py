@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -28,6 +29,11 @@ log = logging.getLogger("tfkd")
 
 def at_write_point(name: str) -> None:
     """Called before and after each durable change; tests replace it, to stop or kill a process there."""
+
+
+def short_digest(data: bytes) -> str:
+    """What the name of a request ends with: 10 hex digits of sha256."""
+    return hashlib.sha256(data).hexdigest()[:10]
 
 
 def encode_json(value: Any, *, indent: int | None = 1) -> bytes:

@@ -1,4 +1,7 @@
-"""Records in one file, to send and to read: what a table needs of each run, and no weights."""
+"""Records in one file, to send and to read: what a table needs of each run, and no weights.
+
+A pack is made to be published: it does not say the host, the process, and where folders are on it.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,29 @@ import io
 import logging
 import os
 import re
+import shlex
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.store import files, reading
-from tfkd_cli.store.attempts import FAILURE
+from tfkd_cli.store.attempts import ENVIRONMENT, FAILURE
 from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
-from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
+from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile, as_kind
 from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
-from tfkd_cli.store.run_state import METRICS
+from tfkd_cli.store.run_state import METRICS, Environment, sealed, unsealed
 
 log = logging.getLogger("tfkd")
 
 _TOTAL_LIMIT = 2 << 30  # bytes unpacked: 10,000 runs are 600 MB
 _MEMBERS_LIMIT = 500_000
 _RUN_FILES = (SPEC, RESULT, METRICS, "numerics.json")  # the last was written by an earlier tfkd
-_ATTEMPT_FILES = ("env.json", FAILURE)
+_ATTEMPT_FILES = (ENVIRONMENT, FAILURE)
+_OF_THE_HOST = ("host", "pid", "argv")  # keys of env.json
 _MEMBER = re.compile(
     rf"runs/{RUN_NAME.pattern}/(?:{'|'.join(map(re.escape, _RUN_FILES))}"
     rf"|attempts/[0-9]{{4,9}}/(?:{'|'.join(map(re.escape, _ATTEMPT_FILES))}))"
@@ -101,11 +107,37 @@ def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple
         for path in paths:
             data = _bytes_of(path)
             if data is not None:
+                data = _environment(path, data) if path.name == ENVIRONMENT else data
                 yield f"runs/{run.name}/{path.relative_to(run.path).as_posix()}", data
     for path in sorted(requests.glob("*.json")) if requests else ():
         data = _bytes_of(path)
         if data is not None and _MEMBER.fullmatch(f"requests/{path.name}"):
-            yield f"requests/{path.name}", data
+            yield _request(path, data)
+
+
+def _environment(path: Path, data: bytes) -> bytes:
+    """env.json without the host, the process and its command line; a damaged one as it is."""
+    with contextlib.suppress(DamagedFile):
+        record = unsealed(data, Environment, path=path)
+        kept = {key: value for key, value in record.items() if key not in _OF_THE_HOST}
+        return data if kept == record else sealed(kept)
+    return data
+
+
+def _request(path: Path, data: bytes) -> tuple[str, bytes]:
+    """Name and bytes of a request: of absolute paths in its command, the last part is left.
+
+    A damaged one stays as it is.
+    """
+    time, _, digest = path.stem.rpartition("-")
+    with contextlib.suppress(DamagedFile, ValueError):  # the latter: the command is none of a shell
+        record = as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
+        words = shlex.split(str(record.get("command", "")))
+        if digest == files.short_digest(data) and any(word.startswith("/") for word in words):
+            command = shlex.join(Path(word).name if word.startswith("/") else word for word in words)
+            data = files.encode_json({**record, "command": command})
+            return f"requests/{time}-{files.short_digest(data)}.json", data
+    return f"requests/{path.name}", data
 
 
 def _bytes_of(path: Path) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -189,7 +188,7 @@ class Store:
     def add_request(self, data: Mapping[str, Any]) -> str:
         """Keep what was asked, as `requests/<id>.json`; an equal request keeps its id."""
         encoded = files.encode_json(dict(data))
-        digest = _short_digest(encoded)
+        digest = files.short_digest(encoded)
         folder = self.root / "requests"
         files.make_folder(folder)
         for path in folder.glob(f"*-{digest}.json"):
@@ -231,16 +230,11 @@ class Store:
         return self.root / "submissions" / name
 
 
-def _short_digest(data: bytes) -> str:
-    """What the name of a request ends with."""
-    return hashlib.sha256(data).hexdigest()[:10]
-
-
 def _read_request(path: Path) -> dict[str, Any]:
     """A request, checked against the digest in its name; DamagedFile for anything else."""
     hint = f"move it away (mv '{path}' '{path}.bad') and give the command again; its runs are not touched."
     data = reading.read_bytes(path) or b""
-    if path.stem.rpartition("-")[2] != _short_digest(data):
+    if path.stem.rpartition("-")[2] != files.short_digest(data):
         raise DamagedFile(
             path, "does not hold what was asked.", expected="the bytes whose digest ends its name.", hint=hint
         )
