@@ -385,3 +385,14 @@ def test_a_method_that_does_not_say_its_equation_or_fails_to_is_explained_withou
     assert "the class does not say its equation" in tfkd(*setting, "python:silent:Silent")
     assert main([*setting, "python:silent:Broken"]) == 2
     assert '"python:silent:Broken" failed: ZeroDivisionError: division by zero.' in capfd.readouterr().err
+
+
+def test_a_slow_decode_is_told_with_the_name_that_spares_it(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tfkd_cli.data.own.SLOW", -1.0)
+    found = decoded(outside)
+    assert f"Hint: --dataset {found.name} takes these images from the cache." in caplog.text
+    caplog.clear()
+    data.resolve(found.name, execution=Execution(cache=str(outside / "cache")))
+    assert not caplog.text

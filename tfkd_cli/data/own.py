@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,13 @@ from tfkd_cli.data.facts import DataSet
 from tfkd_cli.data.reader import Progress, reader_of
 from tfkd_cli.errors import RequestError, TfkdError
 
+log = logging.getLogger("tfkd")
+
 DECIDING = ("classes", "channels", "size", "mean", "std", "augmentation", "full_size")
 """Declared facts that numbers depend on, besides what is decoded."""
 
 PARTS = ("train", "test", "val")
+SLOW = 2.0  # seconds
 EXPECTED = (
     "`decode` gives the facts back and writes the parts train and test, perhaps val: images of shape "
     "(N, {channels}, {size}, {size}), uint8, and a label from 0 to {last} for each."
@@ -35,6 +40,7 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     RequestError, whatever that module does.
     """
     expected = EXPECTED.format(channels=facts.channels, size=facts.size, last=facts.classes - 1)
+    started = time.monotonic()
     try:
         found = reader_of(facts).decode(path, facts, draft, progress=progress)
     except (KeyboardInterrupt, TfkdError):
@@ -45,7 +51,16 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     if wrong := next(_misfits(found, draft), ""):
         raise RequestError(f'"{facts.name}" {wrong}.', expected=expected, hint="docs/library.md shows one.")
     counts: dict[str, Any] = {f"{part}_images": len(draft.labels(part)) for part in PARTS}
-    return replace(found, name=f"{facts.name}@{_digest(found, draft)}", **counts)
+    identified = replace(found, name=f"{facts.name}@{_digest(found, draft)}", **counts)
+    if (seconds := time.monotonic() - started) > SLOW:
+        log.warning(
+            "%s was decoded in %.0f s, as each command does that plans runs with it. Hint: --dataset %s takes "
+            "these images from the cache.",
+            facts.name,
+            seconds,
+            identified.name,
+        )
+    return identified
 
 
 def _misfits(found: object, draft: Draft) -> Iterator[str]:
