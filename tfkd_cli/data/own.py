@@ -54,8 +54,8 @@ def decode(path: Path, facts: DataSet, draft: Draft, *, progress: Progress) -> D
     identified = replace(found, name=f"{facts.name}@{_digest(found, draft)}", **counts)
     if (seconds := time.monotonic() - started) > SLOW:
         log.warning(
-            "%s was decoded in %.0f s, as each command does that plans runs with it. Hint: --dataset %s takes "
-            "these images from the cache.",
+            "%s was decoded in %.0f s, as each command does that plans runs with it. Hint: --dataset %s "
+            "takes these images from the cache.",
             facts.name,
             seconds,
             identified.name,
