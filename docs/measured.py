@@ -21,7 +21,7 @@ from paper_tables import plot
 from paper_tables.compare import CellComparison, Comparison, Reading, compare
 from paper_tables.figure_data import FigureData, Line
 from paper_tables.statistics import Error, t_interval
-from tfkd_cli import results
+from tfkd_cli import data, results
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.measure import assumed, measure
@@ -33,6 +33,7 @@ REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 SUBJECT = ["dataset", "student"]
 TAUGHT = ["dataset", "student", "teacher"]
 SEEDS = (0, 1, 2)
+SHOWN = 3  # settings that README shows
 
 
 def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
@@ -71,11 +72,18 @@ def _printed(cell: CellComparison) -> tuple[float | None, float | None]:
 
 
 def state(folder: Path = REFERENCE) -> str:
-    """One sentence for README: how many of the published values are measured."""
+    """The sentence of README that says how many of the published values are measured."""
     total, measured = _counted(against_the_paper(folder))
-    settings = len({cell.cell.setting for _, cell in measured})
-    which = f" ({settings} {'setting' if settings == 1 else 'settings'})" if settings else ""
-    return f"{len(measured)} of {total} published values{which} are measured so far."
+    settings = {cell.cell.setting: cell for _, cell in measured}
+    which = f" ({len(settings)} {'setting' if len(settings) == 1 else 'settings'})" if settings else ""
+    first = "".join(
+        f" {data.dataset(setting.dataset).label}, {setting.student}, {setting.method}: {_text(cell)} "
+        f"published, {_value(cell, cell.best)} measured with {cell.n} of {len(SEEDS)} seeds."
+        for setting, cell in list(settings.items())[:SHOWN]
+        if cell.best
+    )
+    share = f"{len(measured)} of {total} published values{which} are measured so far"
+    return f"**State of the reproduction.** {share} ([all of them](docs/results.md)).{first}"
 
 
 def beside_the_paper(folder: Path = REFERENCE) -> str:
@@ -88,7 +96,7 @@ def beside_the_paper(folder: Path = REFERENCE) -> str:
             comparison.table.name,
             " / ".join(comparison.table.rows[cell.cell.row].labels),
             next(each.label for each in comparison.table.columns if each.name == cell.cell.column),
-            next(f"{each:.2f}" for each in _printed(cell) if each is not None),
+            _text(cell),
             f"{cell.n} of {len(SEEDS)}",
             *(_value(cell, reading) for reading in (cell.best, cell.last) if reading),
             "; ".join(cell.assumed) or "–",
@@ -97,6 +105,12 @@ def beside_the_paper(folder: Path = REFERENCE) -> str:
     ]
     heads = ["table", "row", "column", "published", "seeds", "best epoch", "last epoch", "assumed"]
     return markdown(heads, rows)
+
+
+def _text(cell: CellComparison) -> str:
+    """The printed accuracy in percent, or the printed gain in points."""
+    mean, gain = _printed(cell)
+    return f"{gain:+.2f}" if mean is None else f"{mean:.2f}"
 
 
 def _value(cell: CellComparison, reading: Reading) -> str:
