@@ -217,3 +217,18 @@ def test_a_damaged_run_is_called_so_everywhere_and_its_hint_taken_literally_has_
     status, plan, runs, _ = said()
     assert (status["done"], status["damaged"], status["todo"]) == (1, 0, 1)
     assert (plan["damaged"], plan["todo"], len(runs)) == (0, 1, 1)
+
+
+def test_a_table_that_no_command_asked_for_is_reported_with_the_runs_that_others_have_finished(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = stores.campaign(tmp_path / "results", ["table9"], seeds=(0,))
+    with stores.in_memory():
+        for spec in stores.wanted(made):
+            if spec.student == "resnet18" and spec.method == "baseline":
+                stores.finish(made.store, spec)
+    where = ("--results", str(tmp_path / "results"), "--out", str(tmp_path / "page"))
+    assert main(["report", "table5", *where]) == 0
+    assert "n=1/3" in (tmp_path / "page/report/table5.md").read_text()
+    assert main(["report", "table6", *where]) == 2
+    assert "there is no table6 in" in capfd.readouterr().err

@@ -16,6 +16,8 @@ from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, plain
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import called
+from tfkd_cli.options import RunOptions
+from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
@@ -75,13 +77,20 @@ def write_report(
 ) -> Written:
     """The report of all requests in `store`, into `out`.
 
-    `words`: only these tables, figures and comparisons, and what the report in `out` already shows.
+    `words`: only these tables, figures and comparisons, and what the report in `out` already shows. Those of
+    the paper that no command asked for are shown with the runs that other commands have finished.
     RequestError when the store holds nothing of them.
     """
     from tfkd_cli import progress, report
 
     campaigns, notes = session.campaigns(store, execution, device=device)
     names = session.names_of(words, campaigns)
+    asked = {name for each in campaigns for name in each.request.names}
+    for name in set(names) - asked - set(session.STORED):
+        bare = session.bare_request(RunOptions(), requests.usual_seeds([name]))
+        made = Campaign(requests.for_names([name], bare, execution=execution), store, execution)
+        states = store.scan(spec.key for spec in made.request.specs)
+        campaigns += [made] * any(state.status == "done" for state in states.values())
     if names and not any({*names} & {*each.request.names} for each in campaigns):
         raise nothing_of(" ".join(names), store.source, names)
     return report.write(
