@@ -75,7 +75,7 @@ def state(folder: Path = REFERENCE) -> str:
     """The sentence of README that says how many of the published values are measured."""
     total, measured = _counted(against_the_paper(folder))
     settings = {cell.cell.setting: cell for _, cell in measured}
-    which = f" ({len(settings)} {'setting' if len(settings) == 1 else 'settings'})" if settings else ""
+    which = f" (of {len(settings)} {'setting' if len(settings) == 1 else 'settings'})" if settings else ""
     first = "".join(
         f" {data.dataset(setting.dataset).label}, {setting.student}, {setting.method}: {_text(cell)} "
         f"published, {_value(cell, cell.best)} measured with {cell.n} of {len(SEEDS)} seeds."

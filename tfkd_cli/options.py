@@ -74,7 +74,8 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
 
 
 Student = Annotated[str, _option(
-    "--student", help="A network (`tfkd list models`); `run` takes several: A,B.", panel=WHAT,
+    "--student", help="A network (`tfkd list models`) or python:MODULE:FACTORY; `run` takes several: A,B.",
+    panel=WHAT,
     metavar="NETWORK", autocompletion=completing(_networks),
 )]  # fmt: skip
 Teachers = Annotated[str | None, _option(
@@ -86,7 +87,8 @@ Methods = Annotated[str, _option(
     panel=WHAT, metavar="METHOD", autocompletion=completing(_methods),
 )]  # fmt: skip
 Dataset = Annotated[str, _option(
-    "--dataset", help="A data set (`tfkd list datasets`), folder:PATH or torchvision:NAME.",
+    "--dataset",
+    help="A data set (`tfkd list datasets`), folder:PATH, torchvision:NAME or python:MODULE:NAME.",
     panel=WHAT, metavar="DATASET", autocompletion=completing(_datasets),
 )]  # fmt: skip
 Seeds = Annotated[str, _option(
@@ -115,7 +117,7 @@ class StoreOptions:
     """Where results, data sets and the cache are."""
 
     results: Annotated[Path, _option(
-        "--results", help="The results folder, or a file made by `tfkd pack`.", panel=STORE,
+        "--results", help="The results folder; to read, also a file made by `tfkd pack`.", panel=STORE,
         metavar="PATH", envvar="TFKD_RESULTS",
     )] = Path("results")  # fmt: skip
     data_dir: Annotated[Path | None, _option(
@@ -209,8 +211,8 @@ class ExecutionOptions(PlaceOptions):
         metavar="N", min=1,
     )] = None  # fmt: skip
     threads: Annotated[int | None, _option(
-        "--threads", help="Threads of each run. [default: cores ÷ runs at once]", panel=WHERE,
-        metavar="N", min=1,
+        "--threads", help="Threads of each run; a resumed one keeps its own. [default: cores ÷ runs at once]",
+        panel=WHERE, metavar="N", min=1,
     )] = None  # fmt: skip
     gpus: Annotated[int | None, _option(
         "--gpus", "--processes", help="GPUs of each run, with a process for each; with --device cpu, "
