@@ -396,3 +396,28 @@ def test_a_slow_decode_is_told_with_the_name_that_spares_it(
     caplog.clear()
     data.resolve(found.name, execution=Execution(cache=str(outside / "cache")))
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    alpha: Weight", '    gamma: Weight = parameter("new", default=2.0)\n    alpha: Weight'),
+        ("default=8.0", "default=4.0"),
+        ("needs_teacher = True", "needs_teacher = False"),
+        ("Meta(ge=0, le=1000)", "Meta(ge=0, le=5)"),
+    ],
+)
+def test_where_a_class_has_changed_its_runs_are_shown_as_they_were_made(
+    outside: Path, tfkd: Tfkd, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    root, code = outside / "results", outside / "decoupled_kd.py"
+    finished_grid(root, monkeypatch)
+    shown = [("show", "run", "--format", "csv"), ("status", "--json"), ("runs", "--json"), ("report",)]
+    before = [tfkd(*each) for each in shown]
+    tables = {path: path.read_bytes() for path in (root / "report").glob("*.csv")}
+    assert old in code.read_text()
+    code.write_text(code.read_text().replace(old, new))
+    shutil.rmtree(outside / "__pycache__", ignore_errors=True)
+    assert [tfkd(*each) for each in shown] == before
+    assert {path: path.read_bytes() for path in (root / "report").glob("*.csv")} == tables
+    assert "DecoupledKD&#34; has changed since" in (root / "index.html").read_text()

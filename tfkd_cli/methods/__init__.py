@@ -6,6 +6,7 @@ used as `--method python:module:Class` or registered under the entry point group
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
@@ -26,11 +27,12 @@ from tfkd_cli.methods.loss import (
     kl_divergence,
     parameter,
 )
-from tfkd_cli.methods.recorded import describe, hashable, stand_in
+from tfkd_cli.methods.recorded import DECIDING, describe, hashable, stand_in
 from tfkd_cli.methods.tf_reg import TfReg
 from tfkd_cli.schema import Meta
 
 __all__ = [
+    "DECIDING",
     "LATE",
     "LOSSES",
     "METHODS",
@@ -60,7 +62,7 @@ __all__ = [
 ]
 
 GROUP = "tfkd.methods"
-_remembered: dict[str, Mapping[str, Any]] = {}
+_remembered: dict[str, tuple[Mapping[str, Any], RequestError]] = {}
 EXPECTED = "a frozen dataclass derived from tfkd_cli.methods.Loss with a name, a label and what it does."
 
 
@@ -111,23 +113,27 @@ def all_methods() -> dict[str, Method]:
     return {name: method(name) for name in (*METHODS, *own_code.registered(GROUP))}
 
 
-def remember(described: Mapping[str, Mapping[str, Any]]) -> None:
-    """Name → description of a method (`recorded.describe`), for where its class cannot be imported."""
-    _remembered.update(described)
+def remember(described: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Name of each method that a record describes (`recorded.describe`) → its name for `method`.
+
+    That is another one, `NAME@<12 hex>`, where the class is gone or has changed.
+    """
+    found = {}
+    for name, each in described.items():
+        missing = _departure(each)
+        found[name] = f"{name}@{hashlib.sha256(repr(each).encode()).hexdigest()[:12]}" if missing else name
+        if missing:
+            _remembered[found[name]] = each, missing
+    return found
 
 
 def method(name: str) -> Method:
     """The method called `name`; RequestError with the nearest known name.
 
-    It may be the paper's, one that an installed package registers, or `python:module:Class`. One that cannot
-    be imported, and is remembered from a record, has a loss without a value (`Loss.missing` says why).
+    It may be the paper's, one that an installed package registers, or `python:module:Class`. One that is
+    remembered from a record has a loss without a value (`Loss.missing` says why).
     """
-    try:
-        return imported(name)
-    except RequestError as missing:
-        if name not in _remembered:
-            raise
-        return _of(stand_in(_remembered[name], missing), name)
+    return _of(stand_in(*_remembered[name]), name) if name in _remembered else imported(name)
 
 
 def called(name: str) -> str:
@@ -176,6 +182,8 @@ def loss_from(
     values = {name: hashable(value) for name, value in data.items() if name != "kind"}
     loss: Loss
     try:
+        if described and (changed := _departure({**described, "kind": kind})):
+            raise changed
         loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
     except RequestError as missing:
         if not own_code.is_own(kind):
@@ -184,6 +192,23 @@ def loss_from(
         own = described or {"name": name, "label": name, "needs_teacher": taught, "fields": values}
         loss = schema.convert(values, stand_in({**own, "kind": kind}, missing), of="loss", hint=hint)
     return loss
+
+
+def _departure(described: Mapping[str, Any]) -> RequestError | None:
+    """Why the class is not what a record describes: it is gone, or has changed; None where it is."""
+    kind = str(described.get("kind"))
+    try:
+        now = describe(loss_type(kind))
+    except RequestError as missing:
+        return missing
+    changed = [name for name in DECIDING if name in described and now[name] != described[name]]
+    if not changed:
+        return None
+    return RequestError(
+        f'"{kind}" has changed since ({", ".join(changed)}).',
+        expected="the class that the runs were made with.",
+        hint="give the command again for the class as it is now; another name keeps the two apart.",
+    )
 
 
 def field_types(*losses: type[Loss]) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from tfkd_cli.methods.loss import Loss, parameter
 
 log = logging.getLogger("tfkd")
 
+DECIDING = ("name", "needs_teacher", "fields", "types", "trials", "forms")
+"""What of a description decides which runs there are, and their keys."""
+
 
 class Description(schema.Record):
     """A loss outside tfkd in JSON."""
@@ -29,19 +32,21 @@ class Description(schema.Record):
     label: str
     needs_teacher: bool
     fields: dict[str, Any]  # → default
+    types: dict[str, str] = msgspec.field(default_factory=dict)  # with the ranges
     signs: dict[str, str] = msgspec.field(default_factory=dict)
     trials: list[dict[str, Any]] = msgspec.field(default_factory=list)
     forms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
 def describe(loss: type[Loss]) -> dict[str, Any]:
-    """The loss as `stand_in` takes it."""
-    described = Description(
+    """The loss as `stand_in` takes it; of a stand-in, what it was made from."""
+    described = vars(loss).get("_described") or Description(
         kind=loss.kind,
         name=loss.name,
         label=loss.label,
         needs_teacher=loss.needs_teacher,
         fields={each.name: _default(each) for each in fields(loss)},
+        types={name: repr(kind) for name, kind in schema.types_of(loss).items()},
         signs={each.name: sign for each in fields(loss) if (sign := each.metadata.get("sign"))},
         trials=[dict(each) for each in loss.trials],
         forms={form: dict(values) for form, values in loss.FORMS.items()},
@@ -93,7 +98,7 @@ def _class(encoded: bytes) -> type[Loss]:
     forms = {
         form: {name: hashable(each) for name, each in values.items()} for form, values in found.forms.items()
     }
-    own |= {"trials": found.trials, "FORMS": {**Loss.FORMS, **forms}, "__call__": call}
+    own |= {"_described": found, "trials": found.trials, "FORMS": {**Loss.FORMS, **forms}, "__call__": call}
     loss: type[Loss] = make_dataclass(
         "Recorded", named, bases=(Loss,), namespace=own, frozen=True, kw_only=True
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import to_builtins
 
@@ -14,7 +14,7 @@ from tfkd_cli.data import DataSet, ResolvedData
 from tfkd_cli.errors import RequestError, TfkdError, fold
 from tfkd_cli.execution import Execution
 from tfkd_cli.grid import Axes, Compared
-from tfkd_cli.methods import Form, describe, imported, method, remember
+from tfkd_cli.methods import DECIDING, Form, describe, imported, method, remember
 from tfkd_cli.reproduction.overrides import Overrides
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request, Scale
@@ -25,6 +25,9 @@ SEEDS = 3  # of a table or figure that says nothing itself, as in the paper's ta
 FINETUNE_PIXELS = 224  # what ImageNet networks were trained at
 AS_THEY_ARE = ("seeds", "scale", "form", "fast", "teacher_seeds", "axes", "compared", "foreign_teacher")
 """Fields of a request that its record holds by the same names."""
+
+
+Given = TypeVar("Given", Axes | None, Compared | None)
 
 
 class _Described(schema.Record):
@@ -144,11 +147,14 @@ def resolve_data(
 
 def to_json(request: Request) -> dict[str, Any]:
     """What `from_json` needs to ask the same again."""
+    given = request.axes or request.compared
+    names = {each: each.partition("@")[0] for each in given.methods} if given else {}
+    plain = replace(request, axes=_renamed(request.axes, names), compared=_renamed(request.compared, names))
     return {
         "names": list(request.names),
         "overrides": request.overrides.to_json(),
         "data": {name: each.name for name, each in request.data.items()},
-        **{name: to_builtins(getattr(request, name)) for name in AS_THEY_ARE},
+        **{name: to_builtins(getattr(plain, name)) for name in AS_THEY_ARE},
     }
 
 
@@ -156,15 +162,20 @@ def described(request: Request) -> dict[str, Any]:
     """What a request has from outside tfkd, as `_Described`; empty where there is nothing of that."""
     given = request.axes or request.compared
     losses = {name: method(name).loss for name in (given.methods if given else ())}
-    methods = {name: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)}
+    methods = {
+        name.partition("@")[0]: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)
+    }
     facts = (each.facts for each in request.data.values())
     sets = {each.name: each.to_json() for each in facts if not each.module.startswith("tfkd_cli.")}
     return {"described": {"methods": methods, "data": sets}} if methods or sets else {}
 
 
 def identity(request: Request) -> str:
-    """What makes two requests one campaign: everything but the seeds."""
+    """What makes two requests one campaign: everything but the seeds, and what methods outside tfkd are."""
     whole = {name: value for name, value in to_json(request).items() if name != "seeds"}
+    methods = described(request).get("described", {}).get("methods", {})
+    if methods:
+        whole["methods"] = {name: [each[part] for part in DECIDING] for name, each in methods.items()}
     return canonical_json(whole).decode()
 
 
@@ -175,21 +186,27 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     """
     record = schema.convert(stored, _Record, hint="a newer tfkd may have written it.")
     own = record.described or _Described(methods={}, data={})
-    remember(own.methods)
+    names = remember(own.methods)
+    axes, compared = _renamed(record.axes, names), _renamed(record.compared, names)
     items: list[Table | Figure] = []
-    given = record.axes or record.compared
+    given = axes or compared
     losses = [method(name).loss for name in given.methods] if given else []
-    if record.axes:
-        items = [grid.table(record.axes)]
-    elif not record.compared:
+    if axes:
+        items = [grid.table(axes)]
+    elif not compared:
         items = list(paper().expand(record.names))
     return Request(
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
         overrides=Overrides.from_json(record.overrides, losses=losses),
         data={name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()},
-        **{name: getattr(record, name) for name in AS_THEY_ARE},
+        **{**{name: getattr(record, name) for name in AS_THEY_ARE}, "axes": axes, "compared": compared},
     )
+
+
+def _renamed(given: Given, names: Mapping[str, str]) -> Given:
+    """Axes or a comparison with other names of its methods."""
+    return replace(given, methods=tuple(names.get(each, each) for each in given.methods)) if given else given
 
 
 def _as_recorded(resolved: str, facts: Mapping[str, Any] | None, execution: Execution) -> ResolvedData:
