@@ -17,7 +17,6 @@ from torch import Tensor
 from tfkd_cli.errors import RequestError
 from tfkd_cli.methods import (
     LOSSES,
-    METHODS,
     CrossEntropy,
     Distillation,
     LabelSmoothing,
@@ -279,8 +278,10 @@ def test_labels_that_are_no_class_indices_are_refused(loss_type: type[Loss], lab
 def test_a_loss_is_the_weighted_sum_of_the_parts_it_reports(loss: Loss) -> None:
     logits_NK, labels_N, teacher_NK = batch(0)
     total, parts = loss(logits_NK, labels_N, teacher_NK)
-    assert parts.keys() == loss.reports.keys() == loss.weights(7).keys()
-    if not isinstance(loss, LabelSmoothing) or loss.spread == "all":  # whose KL is of another distribution
+    assert parts.keys() == loss.reports.keys()
+    assert loss.weights(7).keys() in (parts.keys(), set())  # which may be left out
+    smoothed = isinstance(loss, LabelSmoothing) and loss.spread == "others"
+    if loss.weights(7) and not smoothed:  # whose KL is of another distribution
         weighted = sum(weight * parts[name].item() for name, weight in loss.weights(7).items())
         assert total.item() == pytest.approx(weighted)
 
@@ -299,7 +300,6 @@ def test_a_teacher_that_contradicts_itself_with_zero_probability_gives_no_nan() 
 
 def test_method_names_ignore_case_dashes_and_underscores() -> None:
     assert [method(name).name for name in ("TF_Self", "tfself", "RE-KD")] == ["tf-self", "tf-self", "re-kd"]
-    assert len(METHODS) == 7
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_one() -> None:

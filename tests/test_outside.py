@@ -214,6 +214,10 @@ def test_a_data_set_that_decodes_to_another_content_than_planned_is_refused(outs
     ("old", "new", "said"),
     [
         ("return facts", "raise SystemExit(3)", "failed: SystemExit: 3"),
+        ("std=(0.5,) * 3", "std=(0.5,) * 2", "declares 3 means and 2 deviations, 3 channels"),
+        ("mean=(0.5,)", "mean=(float('nan'),)", "which normalise nothing"),
+        ("std=(0.5,)", "std=(0.0,)", "which normalise nothing"),
+        ('"none"', '"flip"', "declares the augmentation 'flip'; known are none, shift, crop-flip,"),
         ("return facts", "", "gave NoneType instead of its facts"),
         ("[images]", "[images / 255]", "a chunk of images that is float64"),
         ("[images]", "images", r"a chunk of images that is uint8 of shape \(3, 28, 28\)"),

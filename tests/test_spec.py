@@ -32,8 +32,8 @@ positive = st.floats(0.01, 50, allow_nan=False)
 losses: st.SearchStrategy[Loss] = st.one_of(
     st.builds(CrossEntropy, scale=positive),
     st.builds(LabelSmoothing, alpha=st.floats(0, 1)),
-    st.builds(TfReg, alpha=st.floats(0, 1), temperature=positive),
-    st.builds(Distillation, alpha=st.floats(0, 1), temperature=positive, multiplier=positive),
+    st.builds(TfReg, alpha=st.floats(0, 1), temperature=st.floats(0.1, 1000)),
+    st.builds(Distillation, alpha=st.floats(0, 1), temperature=st.floats(0.1, 1000), multiplier=positive),
 )
 recipes = st.builds(
     Recipe,

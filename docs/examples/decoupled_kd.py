@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from tfkd_cli.methods import LATE, Factor, Loss, LossParts, Meta, cross_entropy, parameter
+from tfkd_cli.methods import LATE, Loss, LossParts, Meta, Temperature, cross_entropy, parameter
 
 if TYPE_CHECKING:  # `tfkd status` then needs no torch
     from torch import Tensor
@@ -38,7 +38,7 @@ class DecoupledKD(Loss):
 
     alpha: Weight = parameter("weight of the target class's divergence", default=1.0, sign="α")
     beta: Weight = parameter("weight of the other classes' divergence", default=8.0, sign="β")
-    temperature: Factor = parameter("τ", default=4.0, sign="τ")
+    temperature: Temperature = parameter("τ", default=4.0, sign="τ")
     warmup: Epochs = parameter("epochs until both divergences have their whole weight", default=20)
 
     def __call__(

@@ -51,7 +51,13 @@ def test_a_pack_does_not_say_host_process_and_where_folders_are(
     folder.declare(tiny_spec)
     attempt = folder.start_attempt(owner={})
     attempt.write_env({"host": "my-host", "pid": 1, "argv": ["/home/me/tfkd"], "cores": 2})
-    store.add_request({"names": ["demo"], "command": "tfkd reproduce demo --results '/home/my self/it' -j 2"})
+    photos = "folder:/home/me/photos"
+    store.add_request(
+        {"command": f"tfkd run --dataset {photos} --results=/home/me/it", "data": {photos: "x"}}
+    )
+    store.run(replace(tiny_spec, seed=1)).declare(replace(tiny_spec, seed=1))
+    failed = store.run(replace(tiny_spec, seed=1)).start_attempt(owner={})
+    failed.fail({"message": "no /home/me/x.png", "traceback": 'File "/home/me/tfkd/a.py", line 1\n'})
     packs = [tmp_path / "one.tar.gz", tmp_path / "two.tar.gz"]
     store.pack(None, packs[0])
     reader = Store.open(packs[0], create=False, writable=False)
@@ -59,7 +65,11 @@ def test_a_pack_does_not_say_host_process_and_where_folders_are(
     assert packs[0].read_bytes() == packs[1].read_bytes()
     assert not [each for each in reader.root.rglob("*.json") if b"home" in each.read_bytes()]
     assert environment(reader.run(tiny_spec).path, 1) == {"cores": 2}
-    assert reader.requests()[0]["command"] == "tfkd reproduce demo --results it -j 2"
+    (request,) = reader.requests()
+    assert request["command"] == "tfkd run --dataset folder:photos --results=it"
+    assert request["data"] == {"folder:photos": "x"}
+    state = reader.run(replace(tiny_spec, seed=1)).state()
+    assert (state.failure or {})["message"] == "no x.png"
     assert environment(folder.path, 1)["host"] == "my-host"
 
 

@@ -115,7 +115,8 @@ def _datasets() -> Rows:
 def _augmentation(dataset: str) -> str:
     """The augmentation of a network that hyperparameters.toml does not single out."""
     found = lookup(Setting(dataset=dataset, student="", method="baseline"), form="released")
-    return str(found.recipe["augment"].value)
+    named = found.recipe.get("augment")
+    return str(named.value) if named else Recipe().augment
 
 
 def _tables() -> Rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any
 
 from tfkd_cli import own_code
 from tfkd_cli.data.cache import Draft
-from tfkd_cli.data.facts import DataSet
+from tfkd_cli.data.facts import AUGMENTATIONS, DataSet
 from tfkd_cli.data.reader import Progress, reader_of
 from tfkd_cli.errors import RequestError, TfkdError
 
@@ -68,6 +69,12 @@ def _misfits(found: object, draft: Draft) -> Iterator[str]:
     if not isinstance(found, DataSet):
         yield f"gave {type(found).__name__} instead of its facts"
         return
+    if {len(found.mean), len(found.std)} != {found.channels}:
+        yield f"declares {len(found.mean)} means and {len(found.std)} deviations, {found.channels} channels"
+    if not all(map(math.isfinite, found.mean + found.std)) or min(found.std, default=1.0) <= 0:
+        yield f"declares the mean {found.mean} and the deviation {found.std}, which normalise nothing"
+    if found.augmentation and found.augmentation not in AUGMENTATIONS:
+        yield f"declares the augmentation {found.augmentation!r}; known are {', '.join(AUGMENTATIONS)}"
     yield from (f"writes a part {each}" for each in draft.parts if each not in PARTS)
     needed = dict.fromkeys(("train", "test", *draft.parts))
     yield from (f"has no images in its part {each}" for each in needed if not draft.labels(each).size)

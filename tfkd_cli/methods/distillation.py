@@ -12,6 +12,7 @@ from tfkd_cli.methods.loss import (
     Loss,
     LossParts,
     Share,
+    Temperature,
     cross_entropy,
     kl_divergence,
     parameter,
@@ -41,7 +42,7 @@ class WeightedKL(Loss):
     alpha: Share = parameter(
         "weight of the soft targets (for lsr: its ε)", default=0.95, unit="0 to 1", sign="α"
     )
-    temperature: Factor = parameter(default=20.0, **TEMPERATURE)
+    temperature: Temperature = parameter(default=20.0, **TEMPERATURE)
     multiplier: Factor = parameter(
         "factor on the KL term",
         default=1.0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tfkd_cli.errors import InvalidValueError
 from tfkd_cli.methods.distillation import T_SQUARED, TEMPERATURE, WeightedKL
-from tfkd_cli.methods.loss import LATE, Factor, LossParts, cross_entropy, kl_divergence, parameter
+from tfkd_cli.methods.loss import LATE, LossParts, Temperature, cross_entropy, kl_divergence, parameter
 from tfkd_cli.schema import Meta
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TfReg(WeightedKL):
         },
     }
 
-    temperature: Factor = parameter(default=40.0, **TEMPERATURE)
+    temperature: Temperature = parameter(default=40.0, **TEMPERATURE)
     correct_prob: Annotated[float, Meta(gt=0, lt=1)] = parameter(
         "of the label in Tf-KD_reg's virtual teacher", default=0.99, unit="probability"
     )

@@ -139,10 +139,10 @@ class Request:
         found = hyperparameters.lookup(
             replace(setting, dataset=self.data_at_scale(setting.dataset)), form=form
         )
-        own = self.facts(setting.dataset).augmentation
-        if not own:
-            return found
-        named = hyperparameters.Sourced(own, "declared", "by the data set")
+        if own := self.facts(setting.dataset).augmentation:
+            named = hyperparameters.Sourced(own, "declared", "by the data set")
+        else:
+            named = hyperparameters.Sourced(Recipe().augment, "assumed", "the default of a data set")
         return replace(found, recipe={"augment": named, **found.recipe})
 
     def _loss(self, setting: Setting, form: Form, looked_up: Mapping[str, hyperparameters.Sourced]) -> Loss:

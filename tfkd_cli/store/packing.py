@@ -11,19 +11,17 @@ import io
 import logging
 import os
 import re
-import shlex
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tfkd_cli.errors import RequestError
 from tfkd_cli.store import files, reading
 from tfkd_cli.store.attempts import ENVIRONMENT, FAILURE
 from tfkd_cli.store.description import SPEC
 from tfkd_cli.store.publishing import RESULT
-from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile, as_kind
+from tfkd_cli.store.reading import LINES_LIMIT, DamagedFile
 from tfkd_cli.store.run_folder import RUN_NAME, RunFolder
 from tfkd_cli.store.run_state import METRICS, Environment, sealed, unsealed
 
@@ -34,6 +32,8 @@ _MEMBERS_LIMIT = 500_000
 _RUN_FILES = (SPEC, RESULT, METRICS, "numerics.json")  # the last was written by an earlier tfkd
 _ATTEMPT_FILES = (ENVIRONMENT, FAILURE)
 _OF_THE_HOST = ("host", "pid", "argv")  # keys of env.json
+_FOLDERS = re.compile(rb"(?<![\w.~/-])/(?:[^\s\"'/:,\\]+/)+")
+"""The folders of an absolute path, in a command, a name of a data set or a message: `/home/me/` of a file."""
 _MEMBER = re.compile(
     rf"runs/{RUN_NAME.pattern}/(?:{'|'.join(map(re.escape, _RUN_FILES))}"
     rf"|attempts/[0-9]{{4,9}}/(?:{'|'.join(map(re.escape, _ATTEMPT_FILES))}))"
@@ -107,12 +107,16 @@ def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple
         for path in paths:
             data = _bytes_of(path)
             if data is not None:
-                data = _environment(path, data) if path.name == ENVIRONMENT else data
+                if path.name in _ATTEMPT_FILES:
+                    data = _environment(path, data) if path.name == ENVIRONMENT else _FOLDERS.sub(b"", data)
                 yield f"runs/{run.name}/{path.relative_to(run.path).as_posix()}", data
+    asked = {}  # two may differ in the folders of a path alone
     for path in sorted(requests.glob("*.json")) if requests else ():
         data = _bytes_of(path)
         if data is not None and _MEMBER.fullmatch(f"requests/{path.name}"):
-            yield _request(path, data)
+            name, data = _request(path, data)
+            asked[name] = data
+    yield from asked.items()
 
 
 def _environment(path: Path, data: bytes) -> bytes:
@@ -125,19 +129,12 @@ def _environment(path: Path, data: bytes) -> bytes:
 
 
 def _request(path: Path, data: bytes) -> tuple[str, bytes]:
-    """Name and bytes of a request: of absolute paths in its command, the last part is left.
-
-    A damaged one stays as it is.
-    """
+    """Name and bytes of a request without the folders of absolute paths; a damaged one as it is."""
     time, _, digest = path.stem.rpartition("-")
-    with contextlib.suppress(DamagedFile, ValueError):  # the latter: the command is none of a shell
-        record = as_kind(reading.parse_json(data, path=path), dict[str, Any], path=path)
-        words = shlex.split(str(record.get("command", "")))
-        if digest == files.short_digest(data) and any(word.startswith("/") for word in words):
-            command = shlex.join(Path(word).name if word.startswith("/") else word for word in words)
-            data = files.encode_json({**record, "command": command})
-            return f"requests/{time}-{files.short_digest(data)}.json", data
-    return f"requests/{path.name}", data
+    if digest != files.short_digest(data):
+        return f"requests/{path.name}", data
+    data = _FOLDERS.sub(b"", data)
+    return f"requests/{time}-{files.short_digest(data)}.json", data
 
 
 def _bytes_of(path: Path) -> bytes | None:
