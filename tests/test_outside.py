@@ -116,7 +116,7 @@ def test_a_method_a_data_set_and_a_network_outside_the_package_go_all_the_way(
     assert "H(q, p) + 4²·[1·TCKD_4 + 8·NCKD_4]" in said
     assert "tckd 16, nckd 128" in said
     assert json.loads(tfkd("status", "--json"))["counts"]["done"] == 3  # with the teacher and the baseline
-    assert f"DKD on {DATA}" in tfkd("show", "run")
+    assert f"DKD on {spec.dataset}" in tfkd("show", "run")
     assert ",dkd," in tfkd("show", "run", "--format", "csv")
     assert "\nmethod,dkd\n" in tfkd("show", folder.name, "--format", "csv")
     assert folder.name in "".join(tfkd("show", folder.name).split())  # too long for a line

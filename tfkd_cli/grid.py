@@ -79,8 +79,11 @@ def _seed_range(part: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def table(axes: Axes) -> Table:
-    """The grid as a table: a row for each student, method and teacher, and for each student's baseline."""
+def table(axes: Axes, *, dataset: str = "") -> Table:
+    """The grid as a table: a row for each student, method and teacher, and for each student's baseline.
+
+    `dataset`: what its title calls the data set, where that is not its name in the axes.
+    """
     methods = [method(name) for name in axes.methods]
     _check_teacher(methods, axes)
     settings = dict[Setting, tuple[str, ...]]()  # → what heads its row
@@ -102,7 +105,7 @@ def table(axes: Axes) -> Table:
     )
     return Table(
         name=axes.name,
-        title=f"{', '.join(each.label for each in methods)} on {axes.dataset}",
+        title=f"{', '.join(each.label for each in methods)} on {dataset or axes.dataset}",
         kind="grid",
         heads=("Method", "Student", "Teacher"),
         columns=(Column(name="accuracy", label="Accuracy"),),

@@ -87,9 +87,14 @@ def for_axes(
     axes: Axes, bare: Request, *, execution: Execution, foreign: ForeignTeacher | None = None
 ) -> Request:
     """`bare` with a grid of `tfkd run`."""
-    made = grid.table(axes)
-    data = resolve_data((made,), bare, execution)
-    return replace(bare, tables=(made,), axes=axes, foreign_teacher=foreign, data=data)
+    data = resolve_data((grid.table(axes),), bare, execution)
+    return replace(bare, tables=(_grid(axes, data),), axes=axes, foreign_teacher=foreign, data=data)
+
+
+def _grid(axes: Axes, data: Mapping[str, ResolvedData]) -> Table:
+    """The table of a grid; over a data set outside tfkd, its title says which content."""
+    is_own = own_code.is_own(axes.dataset) and axes.dataset in data
+    return grid.table(axes, dataset=data[axes.dataset].name if is_own else axes.dataset)
 
 
 def axes_of(
@@ -189,17 +194,18 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     names = remember(own.methods)
     axes, compared = _renamed(record.axes, names), _renamed(record.compared, names)
     items: list[Table | Figure] = []
+    contents = {name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()}
     given = axes or compared
     losses = [method(name).loss for name in given.methods] if given else []
     if axes:
-        items = [grid.table(axes)]
+        items = [_grid(axes, contents)]
     elif not compared:
         items = list(paper().expand(record.names))
     return Request(
         tables=tuple(each for each in items if isinstance(each, Table)),
         figures=tuple(each for each in items if isinstance(each, Figure)),
         overrides=Overrides.from_json(record.overrides, losses=losses),
-        data={name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()},
+        data=contents,
         **{**{name: getattr(record, name) for name in AS_THEY_ARE}, "axes": axes, "compared": compared},
     )
 
