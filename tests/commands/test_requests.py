@@ -41,7 +41,7 @@ def refused(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[s
         ([*RUN[:4], "lsr", "--dataset", "digits", "--alpha", "1.5"], "from 0 to 1"),
         ([*RUN[:4], "lsr", "--dataset", "digits", "--alpha", "0.95"], "at most (K-1)/K = 0.9"),
         ([*RUN[:4], "python:os:system", "--dataset", "digits"], "names no code of your own"),
-        ([*RUN[:4], "tf-reg", "--dataset", "digits", "-T", "0"], "> 0"),
+        ([*RUN[:4], "tf-reg", "--dataset", "digits", "-T", "0"], "from 0.1 to 1000"),
         ([*RUN, "--alpha", "0.5"], "reaches none of these runs"),
         ([*RUN, "--set", "recipe.epoch=3"], 'did you mean "epochs"?'),
         ([*RUN, "--set", "recipe.epochs=three"], "a whole number"),

@@ -151,7 +151,7 @@ def test_claims_of_quick_runs_are_shown_apart_as_not_comparable(stores: ModuleTy
     stores.finish_all(campaign)
     written = report.write([campaign], store=campaign.store, out=tmp_path)
     page = written.index.read_text()
-    assert "there is no run at the paper’s own scale" in page
+    assert "none at the paper’s own scale is finished" in page
     assert "The same claims with other runs: quick" in page
     assert page.index('id="tables"') < page.index('id="claims"')
     assert "claims that hold" not in page
