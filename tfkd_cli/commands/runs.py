@@ -32,7 +32,9 @@ from tfkd_cli.reproduction.settings import Request
 TeacherEpoch = Annotated[
     int | None,
     typer.Option(
-        "--teacher-epoch", help="The epoch of the teacher's run that teaches. [default: its best]",
+        "--teacher-epoch",
+        help="The epoch of the teacher's run that teaches: of 200 epochs, 1, 10, 20, 35, 50, 80, 120 and 160 "
+        "are saved. [default: its best; of de-kd 1]",
         metavar="N", min=1, rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
