@@ -115,14 +115,17 @@ def all_methods() -> dict[str, Method]:
     return {name: method(name) for name in (*METHODS, *own_code.registered(GROUP))}
 
 
-def remember(described: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def remember(
+    described: Mapping[str, Mapping[str, Any]], *, refused: RequestError | None = None
+) -> dict[str, str]:
     """Name of each method that a record describes (`recorded.describe`) → its name for `method`.
 
-    That is another one, `NAME@<12 hex>`, where the class is gone or has changed.
+    That is another one, `NAME@<12 hex>`, where the class is gone or has changed, or has `refused` the values
+    of the record.
     """
     found = {}
     for name, each in described.items():
-        missing = _departure(each)
+        missing = _departure(each) or (refused and _changed(str(each.get("kind")), refused.what))
         found[name] = f"{name}@{hashlib.sha256(repr(each).encode()).hexdigest()[:12]}" if missing else name
         if missing:
             _remembered[found[name]] = each, missing
@@ -183,16 +186,20 @@ def loss_from(
     kind = schema.convert(data.get("kind"), schema.Name, of="loss.kind", hint=hint)
     values = {name: hashable(value) for name, value in data.items() if name != "kind"}
     loss: Loss
-    try:
-        if described and (changed := _departure({**described, "kind": kind})):
-            raise changed
+    if not own_code.is_own(kind):
         loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
-    except RequestError as missing:
-        if not own_code.is_own(kind):
-            raise
-        name = kind.rpartition(":")[2]
-        own = described or {"name": name, "label": name, "needs_teacher": taught, "fields": values}
-        loss = schema.convert(values, stand_in({**own, "kind": kind}, missing), of="loss", hint=hint)
+        return loss
+    missing = _departure({**(described or {}), "kind": kind})
+    if missing is None:
+        try:
+            loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
+        except RequestError as refused:
+            missing = _changed(kind, refused.what)
+        else:
+            return loss
+    name = kind.rpartition(":")[2]
+    own = described or {"name": name, "label": name, "needs_teacher": taught, "fields": values}
+    loss = schema.convert(values, stand_in({**own, "kind": kind}, missing), of="loss", hint=hint)
     return loss
 
 
@@ -204,10 +211,12 @@ def _departure(described: Mapping[str, Any]) -> RequestError | None:
     except RequestError as missing:
         return missing
     changed = [name for name in DECIDING if name in described and now[name] != described[name]]
-    if not changed:
-        return None
+    return _changed(kind, f"its {', '.join(changed)}") if changed else None
+
+
+def _changed(kind: str, how: str) -> RequestError:
     return RequestError(
-        f'"{kind}" has changed since ({", ".join(changed)}).',
+        f'"{kind}" has changed since: {how.removesuffix(".")}.',
         expected="the class that the runs were made with.",
         hint="give the command again for the class as it is now; another name keeps the two apart.",
     )

@@ -20,7 +20,7 @@ from tfkd_cli.methods.loss import Loss, parameter
 
 log = logging.getLogger("tfkd")
 
-DECIDING = ("name", "needs_teacher", "fields", "types", "trials", "forms")
+DECIDING = ("name", "needs_teacher", "fields", "trials", "forms")
 """What of a description decides which runs there are, and their keys."""
 
 
@@ -32,7 +32,6 @@ class Description(schema.Record):
     label: str
     needs_teacher: bool
     fields: dict[str, Any]  # → default
-    types: dict[str, str] = msgspec.field(default_factory=dict)  # with the ranges
     signs: dict[str, str] = msgspec.field(default_factory=dict)
     trials: list[dict[str, Any]] = msgspec.field(default_factory=list)
     forms: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
@@ -46,7 +45,6 @@ def describe(loss: type[Loss]) -> dict[str, Any]:
         label=loss.label,
         needs_teacher=loss.needs_teacher,
         fields={each.name: _default(each) for each in fields(loss)},
-        types={name: repr(kind) for name, kind in schema.types_of(loss).items()},
         signs={each.name: sign for each in fields(loss) if (sign := each.metadata.get("sign"))},
         trials=[dict(each) for each in loss.trials],
         forms={form: dict(values) for form, values in loss.FORMS.items()},

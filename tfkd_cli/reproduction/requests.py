@@ -191,7 +191,18 @@ def from_json(stored: Mapping[str, Any], *, execution: Execution) -> Request:
     """
     record = schema.convert(stored, _Record, hint="a newer tfkd may have written it.")
     own = record.described or _Described(methods={}, data={})
-    names = remember(own.methods)
+    if not own.methods:
+        return _read(record, own, {}, execution)
+    try:
+        found = _read(record, own, remember(own.methods), execution)
+        _ = found.specs  # the classes take the values of the record
+    except RequestError as refused:
+        return _read(record, own, remember(own.methods, refused=refused), execution)
+    return found
+
+
+def _read(record: _Record, own: _Described, names: Mapping[str, str], execution: Execution) -> Request:
+    """The request of a record, its methods by these names."""
     axes, compared = _renamed(record.axes, names), _renamed(record.compared, names)
     items: list[Table | Figure] = []
     contents = {name: _as_recorded(each, own.data.get(each), execution) for name, each in record.data.items()}
