@@ -24,6 +24,7 @@ QUICK_EPOCHS = 10
 QUICK_DATA: Mapping[str, str] = {"imagenet": "imagenet-quick"}  # the data set that quick scale takes instead
 PRETRAINED_CLASSES = DATASETS["imagenet"].classes  # of torchvision's weights
 TEACHER_SEED = 0  # of the one teacher per architecture that serves all student seeds, as in the paper
+USUAL_AUGMENTATION = hyperparameters.Sourced(Recipe().augment, "assumed", "the default of a data set")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ class Request:
         if own := self.facts(setting.dataset).augmentation:
             named = hyperparameters.Sourced(own, "declared", "by the data set")
         else:
-            named = hyperparameters.Sourced(Recipe().augment, "assumed", "the default of a data set")
+            named = USUAL_AUGMENTATION
         return replace(found, recipe={"augment": named, **found.recipe})
 
     def _loss(self, setting: Setting, form: Form, looked_up: Mapping[str, hyperparameters.Sourced]) -> Loss:
