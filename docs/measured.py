@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
     return "\n\n".join(part for pack in packs for part in _pack(pack, pictures))
 
 
+@cache
 def against_the_paper(folder: Path = REFERENCE) -> list[Comparison]:
     """The paper's tables, with what the packs in `folder` have measured at paper scale."""
     frames = [results.load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]

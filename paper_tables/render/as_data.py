@@ -77,8 +77,10 @@ def _reading(reading: Reading | None) -> dict[str, Any]:
 
 def comparison_csv(comparison: Comparison, *, called: Callable[[str], str] = str) -> str:
     """One line per cell; the columns are the same for every table. `called`: what to call a method."""
-    lines = [_line(comparison, each) for each in comparison.cells()]
-    lines = [{**line, "method": called(line["method"])} for line in lines]
+    lines = [
+        {**line, "method": called(line["method"])}
+        for line in (_line(comparison, each) for each in comparison.cells())
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()

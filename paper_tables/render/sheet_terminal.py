@@ -50,9 +50,8 @@ def _widths(
     found = {at: natural[at] for at in (*heads, *others)}
     while sum(found.values()) + GAP * (len(found) - 1) + EDGES > width:
         wide = [at for at in others if found[at] > least[at]] or [at for at in heads if found[at] > least[at]]
-        wide = wide or [
-            at for at in others if found[at] > LONGEST_VALUE
-        ]  # a word that is wider than the table
+        # A word that is wider than the table is broken.
+        wide = wide or [at for at in others if found[at] > LONGEST_VALUE]
         if not wide:
             break
         found[max(wide, key=found.__getitem__)] -= 1

@@ -16,8 +16,6 @@ from tfkd_cli.commands import session
 from tfkd_cli.errors import RequestError, plain
 from tfkd_cli.execution import Execution
 from tfkd_cli.methods import called
-from tfkd_cli.options import RunOptions
-from tfkd_cli.reproduction import requests
 from tfkd_cli.reproduction.campaign import Campaign
 from tfkd_cli.store import Store
 
@@ -87,8 +85,7 @@ def write_report(
     names = session.names_of(words, campaigns)
     asked = {name for each in campaigns for name in each.request.names}
     for name in set(names) - asked - set(session.STORED):
-        bare = session.bare_request(RunOptions(), requests.usual_seeds([name]))
-        made = Campaign(requests.for_names([name], bare, execution=execution), store, execution)
+        made = session.as_asked_now(name, store, execution)
         states = store.scan(spec.key for spec in made.request.specs)
         campaigns += [made] * any(state.status == "done" for state in states.values())
     if names and not any({*names} & {*each.request.names} for each in campaigns):

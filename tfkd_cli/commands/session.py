@@ -223,6 +223,19 @@ def bare_request(options: RunOptions, seeds: str, methods: Iterable[str] = ()) -
     )
 
 
+def as_asked_now(
+    name: str,
+    store: Store,
+    execution: Execution,
+    *,
+    how: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    seeds: str | None = None,
+) -> Campaign:
+    """A table or figure of the paper that no command in the store has asked for, as if one did now."""
+    bare = bare_request(how, seeds or requests.usual_seeds([name]))
+    return Campaign(requests.for_names([name], bare, execution=execution), store, execution)
+
+
 def foreign_teacher(given: TeacherOptions, axes: Axes) -> tuple[ForeignTeacher | None, dict[str, str]]:
     """The teacher of `--teacher-checkpoint`, and its digest → its file; None when it was not given."""
     path = given.teacher_checkpoint

@@ -26,7 +26,7 @@ from tfkd_cli.options import (
     completing,
 )
 from tfkd_cli.regular_files import open_regular
-from tfkd_cli.reproduction import overview, requests
+from tfkd_cli.reproduction import overview
 from tfkd_cli.reproduction.campaign import Campaign, with_specs
 from tfkd_cli.spec import RunSpec
 from tfkd_cli.store import RunFolder, Store, reading
@@ -240,9 +240,7 @@ def _found(
         elif name in session.STORED:
             raise printing.nothing_of(name, options.results, [name])
         else:
-            bare = session.bare_request(how, seeds or requests.usual_seeds([name]))
-            request = requests.for_names([name], bare, execution=execution)
-            found.append(Campaign(request, opened, execution))
+            found.append(session.as_asked_now(name, opened, execution, how=how, seeds=seeds))
     return found
 
 

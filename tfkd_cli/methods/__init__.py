@@ -186,14 +186,14 @@ def loss_from(
     kind = schema.convert(data.get("kind"), schema.Name, of="loss.kind", hint=hint)
     values = {name: hashable(value) for name, value in data.items() if name != "kind"}
     loss: Loss
-    if not own_code.is_own(kind):
-        loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
-        return loss
-    missing = _departure({**(described or {}), "kind": kind})
+    is_own = own_code.is_own(kind)
+    missing = _departure({**(described or {}), "kind": kind}) if is_own else None
     if missing is None:
         try:
             loss = schema.convert(values, loss_type(kind), of="loss", hint=hint)
         except RequestError as refused:
+            if not is_own:
+                raise
             missing = _changed(kind, refused.what)
         else:
             return loss

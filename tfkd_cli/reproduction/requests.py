@@ -165,21 +165,25 @@ def to_json(request: Request) -> dict[str, Any]:
 
 def described(request: Request) -> dict[str, Any]:
     """What a request has from outside tfkd, as `_Described`; empty where there is nothing of that."""
-    given = request.axes or request.compared
-    losses = {name: method(name).loss for name in (given.methods if given else ())}
-    methods = {
-        name.partition("@")[0]: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)
-    }
+    methods = _own_methods(request)
     facts = (each.facts for each in request.data.values())
     sets = {each.name: each.to_json() for each in facts if not each.module.startswith("tfkd_cli.")}
     return {"described": {"methods": methods, "data": sets}} if methods or sets else {}
 
 
+def _own_methods(request: Request) -> dict[str, dict[str, Any]]:
+    """Name → description of each method from outside tfkd."""
+    given = request.axes or request.compared
+    losses = {name: method(name).loss for name in (given.methods if given else ())}
+    return {
+        name.partition("@")[0]: describe(loss) for name, loss in losses.items() if own_code.is_own(loss.kind)
+    }
+
+
 def identity(request: Request) -> str:
     """What makes two requests one campaign: everything but the seeds, and what methods outside tfkd are."""
     whole = {name: value for name, value in to_json(request).items() if name != "seeds"}
-    methods = described(request).get("described", {}).get("methods", {})
-    if methods:
+    if methods := _own_methods(request):
         whole["methods"] = {name: [each[part] for part in DECIDING] for name, each in methods.items()}
     return canonical_json(whole).decode()
 

@@ -107,8 +107,10 @@ def _members(runs: Iterable[RunFolder], requests: Path | None) -> Iterator[tuple
         for path in paths:
             data = _bytes_of(path)
             if data is not None:
-                if path.name in _ATTEMPT_FILES:
-                    data = _environment(path, data) if path.name == ENVIRONMENT else _FOLDERS.sub(b"", data)
+                if path.name == ENVIRONMENT:
+                    data = _environment(path, data)
+                elif path.name == FAILURE:
+                    data = _FOLDERS.sub(b"", data)
                 yield f"runs/{run.name}/{path.relative_to(run.path).as_posix()}", data
     asked = {}  # two may differ in the folders of a path alone
     for path in sorted(requests.glob("*.json")) if requests else ():
