@@ -101,6 +101,7 @@ def filled(text: str, pictures: Path) -> str:
         "published": partial(measured.published, pictures=pictures),
         "paper": measured.beside_the_paper,
         "state": measured.state,
+        "audit": partial(measured.audit, pictures=pictures),
     }
 
     def block(match: re.Match[str]) -> str:

@@ -20,11 +20,13 @@ import pandas as pd  # noqa: TID253 - it reads results, and is no command
 
 from paper_tables import plot
 from paper_tables.compare import CellComparison, Comparison, Reading, compare
-from paper_tables.figure_data import FigureData, Line
+from paper_tables.figure_data import FigureData, GainRow, Line
+from paper_tables.render.claims import mean_gain_text, verdict_text
 from paper_tables.statistics import Error, t_interval
+from paper_tables.verdicts import ClaimVerdict
 from tfkd_cli import data, results
 from tfkd_cli.execution import Execution
-from tfkd_cli.reproduction import requests
+from tfkd_cli.reproduction import judging, requests
 from tfkd_cli.reproduction.measure import assumed, measure
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
@@ -35,6 +37,11 @@ SUBJECT = ["dataset", "student"]
 TAUGHT = ["dataset", "student", "teacher"]
 SEEDS = (0, 1, 2)
 SHOWN = 3  # settings that README shows
+QUESTIONS = {  # what the audit's claims compare, by the names of their two tests
+    ("audit-tf-reg", "audit-tf-reg-equal"): "Tf-KD_reg minus label smoothing with its ε and loss scale",
+    ("audit-tf-self", "audit-tf-self-equal"): "Tf-KD_self minus cross-entropy with the same weight",
+    ("audit-teacher", "audit-teacher-equal"): "Normal KD from a trained teacher minus from one of one epoch",
+}
 
 
 def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
@@ -47,13 +54,22 @@ def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
 
 
 @cache
+def _runs(folder: Path) -> pd.DataFrame:
+    """The runs of all packs in `folder`, each once."""
+    frames = [results.load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]
+    return pd.concat(frames).drop_duplicates("run") if frames else results.runs_frame([])
+
+
+@cache
 def against_the_paper(folder: Path = REFERENCE) -> list[Comparison]:
     """The paper's tables, with what the packs in `folder` have measured at paper scale."""
-    frames = [results.load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]
     request = requests.for_names(["all"], Request(seeds=SEEDS), execution=Execution(cache="no-cache"))
-    runs = pd.concat(frames).drop_duplicates("run") if frames else results.runs_frame([])
     return [
-        compare(table, measure(request, table, runs).by_setting, lambda setting: assumed(request, setting))
+        compare(
+            table,
+            measure(request, table, _runs(folder)).by_setting,
+            lambda setting: assumed(request, setting),
+        )
         for table in paper().tables.values()
         if table.kind == "paper"
     ]
@@ -86,6 +102,43 @@ def state(folder: Path = REFERENCE) -> str:
     )
     share = f"{len(measured)} of {total} published values{which} are measured so far"
     return f"**State of the reproduction.** {share} ([all of them](docs/results.md)).{first}"
+
+
+def audit(folder: Path = REFERENCE, *, pictures: Path) -> str:
+    """The audit's answer for README: its three differences at the best epoch, both tests, and a figure."""
+    verdicts = {each.claim.name: each for each in judging.judge([], _runs(folder))[0].best}
+    asked = [
+        (question, *map(verdicts.__getitem__, claims))
+        for claims, question in QUESTIONS.items()
+        if verdicts[claims[0]].gain
+    ]
+    if not asked:
+        return "An [audit](docs/audit.md) with controls and many seeds has begun; no method is compared yet."
+    title = "The audit's differences, with 95 % intervals"
+    rows = [GainRow(labels=(question, data.dataset(part.dataset).label), gain=part.gain.mean,
+                    interval=part.gain.interval)
+            for question, better, _ in asked for part in better.by_dataset if part.gain]  # fmt: skip
+    figure = FigureData(
+        name="audit", title=title, x_label="difference (points)", y_label="", gains=tuple(rows)
+    )
+    pictures.mkdir(parents=True, exist_ok=True)
+    plot.draw(figure, pictures / "audit", formats=("svg",))
+    answers = "; ".join(_answer(*each) for each in asked)
+    return (
+        f"**[Audit](docs/audit.md)**, test accuracy in points, on the plain CNN: {answers}.\n\n"
+        f"![{title}](docs/images/audit.svg)"
+    )
+
+
+def _answer(question: str, better: ClaimVerdict, equal: ClaimVerdict) -> str:
+    """`Tf-KD_self minus ...: +0.12 [-0.05, +0.29] 95 % (better: not shown; equal within ±0.3: holds)`.
+
+    The verdicts are left out until all seeds that were declared are in.
+    """
+    judged = f"better: {verdict_text(better)}; equal within ±{equal.claim.margin:g}: {verdict_text(equal)}"
+    so_far = f"{better.runs} of {better.runs_wanted} runs, not judged yet"
+    text = judged if better.runs == better.runs_wanted else so_far
+    return f"{question}: {mean_gain_text(better)} ({text})"
 
 
 def beside_the_paper(folder: Path = REFERENCE) -> str:

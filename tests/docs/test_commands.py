@@ -14,7 +14,7 @@ import torchvision
 from PIL import Image
 
 from docs.generate import pages
-from docs.measured import beside_the_paper, published, state
+from docs.measured import audit, beside_the_paper, published, state
 from tests.docs.blocks import Block, blocks
 from tests.report import stores
 from tfkd_cli import results
@@ -152,6 +152,24 @@ def test_published_packs_become_the_tables_verdicts_and_figures_of_their_report(
     for picture in re.findall(r"\(images/(.+?)\)", page):
         assert (tmp_path / "images" / picture).stat().st_size > 1000
     assert published(tmp_path / "nothing", pictures=tmp_path) == "No runs are published yet."
+
+
+def test_the_audit_is_answered_in_one_sentence_and_judged_when_all_its_seeds_are_in(tmp_path: Path) -> None:
+    made = stores.campaign(tmp_path / "results", ["audit"], seeds=tuple(range(20)))
+    with stores.in_memory():
+        for spec in stores.wanted(made):
+            few = spec.method in ("baseline", "scaled-ce", "tf-self") and spec.seed < 3
+            if spec.student == "plain-cnn" and (spec.method in ("tf-reg", "lsr") or few):
+                stores.finish(made.store, spec)
+    made.store.pack(None, tmp_path / "audit.tar.gz")
+    text = audit(tmp_path, pictures=tmp_path)
+    number = r"[+-]\d+\.\d\d"
+    gain = rf"{number} \[{number}, {number}\] 95 %"
+    assert re.search(rf"loss scale: {gain} \(better: (holds|not shown); equal within ±0.3: ", text)
+    assert re.search(rf"the same weight: {gain} \(12 of 80 runs, not judged yet\)", text)
+    assert "one epoch" not in text  # nothing of it is measured
+    assert (tmp_path / "audit.svg").stat().st_size > 1000
+    assert "no method is compared yet" in audit(tmp_path / "nothing", pictures=tmp_path)
 
 
 def test_published_values_stand_beside_what_the_packs_have_measured(tmp_path: Path) -> None:
