@@ -57,7 +57,7 @@ def costs() -> str:
         store = Store.open(Path(empty), create=True)
         plan = Campaign(request, store, execution, device="cuda").plan()
     lines = [
-        "| table | runs | GPU-hours | longest chain | disk | cells that rest on an assumed setting |",
+        "| table | runs | GPU-hours | longest chain | disk | assumed settings (of cells without baselines) |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for item in request.items:

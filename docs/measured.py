@@ -93,15 +93,16 @@ def state(folder: Path = REFERENCE) -> str:
     """The sentence of README that says how many of the published values are measured."""
     total, measured = _counted(against_the_paper(folder))
     settings = {cell.cell.setting: cell for _, cell in measured}
-    which = f" (of {len(settings)} {'setting' if len(settings) == 1 else 'settings'})" if settings else ""
+    which = f", by the runs of {len(settings)} {'setting' if len(settings) == 1 else 'settings'}"
     first = "".join(
         f" {data.dataset(setting.dataset).label}, {setting.student}, {setting.method}: {_text(cell)} "
-        f"published, {_value(cell, cell.best)} measured with {cell.n} of {len(SEEDS)} seeds."
+        f"published, {_value(cell, cell.best)} measured at the best epoch with {cell.n} of {len(SEEDS)} "
+        f"seeds (verdict: {cell.best.level.word})."
         for setting, cell in list(settings.items())[:SHOWN]
         if cell.best
     )
-    share = f"{len(measured)} of {total} published values{which} are measured so far"
-    return f"**State of the reproduction.** {share} ([all of them](docs/results.md)).{first}"
+    share = f"{len(measured)} of {total} published values are measured so far{which if settings else ''}"
+    return f"**State of the reproduction.** {share} ([details](docs/results.md)).{first}"
 
 
 def audit(folder: Path = REFERENCE, *, pictures: Path) -> str:
@@ -220,9 +221,16 @@ def _state(record: Mapping[str, Any], runs: pd.DataFrame) -> str:
     failed = runs.loc[runs["status"] == "failed", "run"]
     return (
         f"{finished} runs are finished and {waiting} are not. Time in runs: {spent or 'none'}. "
-        f"Trainer version {', '.join(map(str, sorted(runs['trainer'].unique())))}. "
+        f"Trainer version {', '.join(map(str, sorted(runs['trainer'].unique())))}; "
+        f"code: {'; '.join(_commits(runs)) or 'no commit'}. "
         f"Failed runs: {', '.join(failed) or 'none'}."
     )
+
+
+def _commits(runs: pd.DataFrame) -> list[str]:
+    """The commits that trained them; `a, then b` where one run was continued by other code."""
+    changes = (str(each).split("; ") for each in runs["commit"].dropna().unique())
+    return [", then ".join(commit[:12] for commit in each) for each in changes]
 
 
 def _verdicts(record: Mapping[str, Any]) -> str:

@@ -249,7 +249,7 @@ def test_a_plan_says_how_many_cells_rest_on_an_assumption(
 ) -> None:
     assert main(["plan", "table1", "controls-cifar10", "--results", str(tmp_path / "results")]) == 0
     said = capfd.readouterr().out
-    assert "table1: 1 of 16 cells rest on an assumed setting" in said
+    assert "table1: 1 of 16 cells (baselines apart) rest on an assumed setting" in said
     assert "controls-cifar10: " in said
 
 

@@ -180,7 +180,7 @@ def test_published_values_stand_beside_what_the_packs_have_measured(tmp_path: Pa
             if subject in {("cifar10", "plain-cnn", "baseline"), ("cifar100", "googlenet", "kd")}:
                 stores.finish(made.store, spec)
     made.store.pack(None, tmp_path / "some.tar.gz")
-    assert "3 of 177 published values (of 2 settings) are measured so far" in state(tmp_path)
+    assert "3 of 177 published values are measured so far, by the runs of 2 settings" in state(tmp_path)
     table = beside_the_paper(tmp_path)
     runs, _ = results.load(tmp_path / "some.tar.gz")
     own = runs.loc[runs["student"] == "plain-cnn", "best_accuracy"].dropna()

@@ -119,7 +119,7 @@ def retry(
             hint="`tfkd status` says what it waits for; `tfkd cancel` takes it out of the queue.",
         )
     what = f"the teacher of {spec.folder} (in the queue already, as job {own})" if own else spec.folder
-    print(f"Submitted {what} again: job {', '.join(sent.by_array)}.")
+    print(f"Submitted {what} again, with the profile {profile.name}: job {', '.join(sent.by_array)}.")
     print(f"{sent.repointed} waiting jobs point to it now.")
     return 0
 

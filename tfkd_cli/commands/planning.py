@@ -132,7 +132,8 @@ def _remarks(campaign: Campaign, plan: Plan, place: Place) -> Iterator[str]:
             f"Costs: {'; '.join(f'{number} {console.SOURCES[source]}' for source, number in counts.sources)}."
         )
         if campaign.device == "cpu" and seconds > LONG_ON_A_CPU and request.scale != "quick":
-            quick = "--scale quick (10 epochs) shows the same grid sooner, --dataset digits takes minutes, "
+            small = "--dataset digits" if request.axes else "`tfkd reproduce demo`"
+            quick = f"--scale quick (10 epochs) shows the same grid sooner, {small} takes minutes, "
             own_recipe = any(table.has_own_recipe for table in request.tables)
             yield (
                 f"That is long on this CPU: {'' if own_recipe else quick}--cluster NAME uses other machines. "
@@ -177,8 +178,8 @@ def assumption_lines(request: Request) -> list[str]:
         resting = sum(bool(assumed(request, cell.setting)) for cell in cells)
         if resting:
             lines.append(
-                f"{table.name}: {resting} of {len(cells)} cells rest on an assumed setting; "
-                "a difference there may be our guess, not the paper's."
+                f"{table.name}: {resting} of {len(cells)} cells (baselines apart) rest on an assumed "
+                "setting; a difference there may be our guess, not the paper's."
             )
     return lines
 

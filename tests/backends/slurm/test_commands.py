@@ -90,7 +90,8 @@ def test_a_run_that_never_started_can_be_cancelled_and_sent_again_by_its_key(
     fake_slurm.move("1_1", "PENDING", queue.NEVER)
     profile = tmp_path / "plain.toml"
     told = tfkd("retry", teacher.folder, "--cluster", str(profile))
-    assert told == f"Submitted {teacher.folder} again: job 3.\n1 waiting jobs point to it now.\n"
+    submitted = f"Submitted {teacher.folder} again, with the profile {profile}: job 3.\n"
+    assert told == f"{submitted}1 waiting jobs point to it now.\n"
     assert int(fake_slurm.options("3")["time"]) < 60  # of the plan
     assert fake_slurm.dependencies("1")[1] == "afterok:3"
 
