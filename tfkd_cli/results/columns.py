@@ -41,7 +41,11 @@ RECIPE: Columns = {
     "warmup_epochs": ("epochs", "length of the linear warm-up"),
     "augment": ("text", "augmentation of the training images"),
     "augment_stream": ("seed, shared", "`shared`: all seeds see the same views"),
-    "precision": ("fp32, bf16", "arithmetic of the recipe"),
+    "precision": (
+        "fp32, bf16",
+        "what the recipe asks for; bf16 is fp32 on a device without units for it, as `numerics` in a run's "
+        "result.json says",
+    ),
     "trainer": (
         "whole number",
         "trainer version, raised by a change of the code that changes numbers: runs of different versions "
