@@ -27,7 +27,7 @@ from paper_tables.verdicts import ClaimVerdict
 from tfkd_cli import data, results
 from tfkd_cli.execution import Execution
 from tfkd_cli.reproduction import judging, requests
-from tfkd_cli.reproduction.measure import assumed, measure
+from tfkd_cli.reproduction.measure import assumed, code, measure
 from tfkd_cli.reproduction.paper import paper
 from tfkd_cli.reproduction.settings import Request
 from tfkd_cli.results import columns
@@ -37,10 +37,10 @@ SUBJECT = ["dataset", "student"]
 TAUGHT = ["dataset", "student", "teacher"]
 SEEDS = (0, 1, 2)
 SHOWN = 3  # settings that README shows
-QUESTIONS = {  # what the audit's claims compare, by the names of their two tests
-    ("audit-tf-reg", "audit-tf-reg-equal"): "Tf-KD_reg minus label smoothing with its ε and loss scale",
-    ("audit-tf-self", "audit-tf-self-equal"): "Tf-KD_self minus cross-entropy with the same weight",
-    ("audit-teacher", "audit-teacher-equal"): "Normal KD from a trained teacher minus from one of one epoch",
+QUESTIONS = {  # what each claim of the audit compares; the same name with `-equal` tests for equality
+    "audit-tf-reg": "Tf-KD_reg minus label smoothing with its ε and loss scale",
+    "audit-tf-self": "Tf-KD_self minus cross-entropy with the same weight",
+    "audit-teacher": "Normal KD from a trained teacher minus from one of one epoch",
 }
 
 
@@ -53,10 +53,12 @@ def published(folder: Path = REFERENCE, *, pictures: Path) -> str:
     return "\n\n".join(part for pack in packs for part in _pack(pack, pictures))
 
 
-@cache
+_load = cache(results.load)
+
+
 def _runs(folder: Path) -> pd.DataFrame:
     """The runs of all packs in `folder`, each once."""
-    frames = [results.load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]
+    frames = [_load(pack)[0] for pack in sorted(folder.glob("*.tar.gz"))]
     return pd.concat(frames).drop_duplicates("run") if frames else results.runs_frame([])
 
 
@@ -64,12 +66,9 @@ def _runs(folder: Path) -> pd.DataFrame:
 def against_the_paper(folder: Path = REFERENCE) -> list[Comparison]:
     """The paper's tables, with what the packs in `folder` have measured at paper scale."""
     request = requests.for_names(["all"], Request(seeds=SEEDS), execution=Execution(cache="no-cache"))
+    runs = _runs(folder)
     return [
-        compare(
-            table,
-            measure(request, table, _runs(folder)).by_setting,
-            lambda setting: assumed(request, setting),
-        )
+        compare(table, measure(request, table, runs).by_setting, lambda setting: assumed(request, setting))
         for table in paper().tables.values()
         if table.kind == "paper"
     ]
@@ -93,7 +92,8 @@ def state(folder: Path = REFERENCE) -> str:
     """The sentence of README that says how many of the published values are measured."""
     total, measured = _counted(against_the_paper(folder))
     settings = {cell.cell.setting: cell for _, cell in measured}
-    which = f", by the runs of {len(settings)} {'setting' if len(settings) == 1 else 'settings'}"
+    plural = "setting" if len(settings) == 1 else "settings"
+    which = f", by the runs of {len(settings)} {plural}" if settings else ""
     first = "".join(
         f" {data.dataset(setting.dataset).label}, {setting.student}, {setting.method}: {_text(cell)} "
         f"published, {_value(cell, cell.best)} measured at the best epoch with {cell.n} of {len(SEEDS)} "
@@ -101,7 +101,7 @@ def state(folder: Path = REFERENCE) -> str:
         for setting, cell in list(settings.items())[:SHOWN]
         if cell.best
     )
-    share = f"{len(measured)} of {total} published values are measured so far{which if settings else ''}"
+    share = f"{len(measured)} of {total} published values are measured so far{which}"
     return f"**State of the reproduction.** {share} ([details](docs/results.md)).{first}"
 
 
@@ -109,9 +109,9 @@ def audit(folder: Path = REFERENCE, *, pictures: Path) -> str:
     """The audit's answer for README: its three differences at the best epoch, both tests, and a figure."""
     verdicts = {each.claim.name: each for each in judging.judge([], _runs(folder))[0].best}
     asked = [
-        (question, *map(verdicts.__getitem__, claims))
-        for claims, question in QUESTIONS.items()
-        if verdicts[claims[0]].gain
+        (question, verdicts[claim], verdicts[f"{claim}-equal"])
+        for claim, question in QUESTIONS.items()
+        if verdicts[claim].gain
     ]
     if not asked:
         return "An [audit](docs/audit.md) with controls and many seeds has begun; no method is compared yet."
@@ -195,7 +195,7 @@ def _value(cell: CellComparison, reading: Reading) -> str:
 
 
 def _pack(pack: Path, pictures: Path) -> Iterator[str]:
-    runs, epochs = results.load(pack)
+    runs, epochs = _load(pack)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tfkd_cli", "report", "--results", str(pack), "--out", folder]
         subprocess.run(command, check=True, capture_output=True)
@@ -222,15 +222,9 @@ def _state(record: Mapping[str, Any], runs: pd.DataFrame) -> str:
     return (
         f"{finished} runs are finished and {waiting} are not. Time in runs: {spent or 'none'}. "
         f"Trainer version {', '.join(map(str, sorted(runs['trainer'].unique())))}; "
-        f"code: {'; '.join(_commits(runs)) or 'no commit'}. "
+        f"code: {'; '.join(map(code, runs['commit'].dropna().unique())) or 'no commit'}. "
         f"Failed runs: {', '.join(failed) or 'none'}."
     )
-
-
-def _commits(runs: pd.DataFrame) -> list[str]:
-    """The commits that trained them; `a, then b` where one run was continued by other code."""
-    changes = (str(each).split("; ") for each in runs["commit"].dropna().unique())
-    return [", then ".join(commit[:12] for commit in each) for each in changes]
 
 
 def _verdicts(record: Mapping[str, Any]) -> str:

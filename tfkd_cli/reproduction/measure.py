@@ -58,7 +58,6 @@ def measure(request: Request, item: Table | Figure, runs: pd.DataFrame) -> Measu
 
 def seed_value(spec: RunSpec, row: Mapping[str, Any]) -> SeedValue:
     """One finished run as a value of its seed."""
-    versions = [commit.partition("+") for commit in str(row["commit"]).split("; ")]
     return SeedValue(
         seed=spec.seed,
         best=float(row["best_accuracy"]),
@@ -66,8 +65,14 @@ def seed_value(spec: RunSpec, row: Mapping[str, Any]) -> SeedValue:
         run=spec.folder,
         teacher=_teacher(spec),
         precision=spec.recipe.precision,
-        code=", then ".join(f"{commit[:12]}{plus}{diff}" for commit, plus, diff in versions),
+        code=code(str(row["commit"])),
     )
+
+
+def code(commits: str) -> str:
+    """The column `commit` of a run, shortened: `7fbc83ac2488, then c7eedc40bc4e+0123abcd`."""
+    versions = [commit.partition("+") for commit in commits.split("; ")]
+    return ", then ".join(f"{commit[:12]}{plus}{diff}" for commit, plus, diff in versions)
 
 
 def _teacher(spec: RunSpec) -> str:
